@@ -1,0 +1,76 @@
+"""What a click model is worth on impressions after its training: metrics by slice, beside the oracle's ceiling on a simulated shop."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from moon_ops.ctr import metrics
+from moon_ops.ctr.dataset import Rows, Tables
+from moon_ops.ctr.score import Scorer
+from moon_ops.errors import LeakError
+from moon_ops.lake.tables import Lake
+
+NEW_ITEM_DAYS = 7
+TAIL_IMPRESSIONS = 20  # an item shown less often than this before the row's time is long tail
+SMALL_SELLERS = 0.2  # the smallest sellers, which together have this share of the impressions
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Labels, users and scores [R] of one model on one window, with the slices' masks."""
+
+    rows: Rows
+    scores: NDArray[np.float64]
+    slices: dict[str, NDArray[np.bool_]]
+
+    def metrics(self, suffix: str = "") -> dict[str, float]:
+        """The public metric names, e.g. ``ctr/auc`` and ``ctr/auc:new_items``; ``suffix`` tells models apart (``ctr/auc_id_only``)."""
+        return metrics.report(self.rows.labels, self.scores, self.rows.user_ids, self.slices, suffix)
+
+
+def score(scorer: Scorer, joined: pa.Table, tables: Tables, lake: Lake, *, start: dt.datetime) -> Scored:
+    """Score impressions of a window that starts at ``start``; :class:`LeakError` if the model or its encoder was trained into it."""
+    until = dt.datetime.fromisoformat(scorer.meta["trained_until"])
+    if start < until:
+        raise LeakError(
+            f"the window starts at {start:%Y-%m-%dT%H:%MZ}, but the click model was trained until {until:%Y-%m-%dT%H:%MZ}",
+            action="evaluate on impressions after its training",
+        )
+    rows = scorer.encode(joined, tables)
+    return Scored(rows, scorer.score(rows, tables), slices(joined, lake))
+
+
+def slices(joined: pa.Table, lake: Lake) -> dict[str, NDArray[np.bool_]]:
+    """Where IDs know little: items in their first week, items hardly shown before, sellers with few impressions."""
+    first = lake.read("items", ["item_id", "event_timestamp"]).group_by("item_id").aggregate([("event_timestamp", "min")])  # noqa: F841
+    rows = joined.select(["item_id", "event_timestamp", "impressions", "seller_id"]).append_column(  # noqa: F841
+        "number", pa.array(range(joined.num_rows), pa.int64())
+    )
+    query = f"""
+    WITH sellers AS (SELECT seller_id, count(*) AS shown FROM rows WHERE seller_id >= 0 GROUP BY 1),
+    ranked AS (SELECT seller_id, sum(shown) OVER (ORDER BY shown, seller_id) / sum(shown) OVER () AS share FROM sellers)
+    SELECT rows.event_timestamp < first.event_timestamp_min + INTERVAL {NEW_ITEM_DAYS} DAY AS new_items,
+           coalesce(rows.impressions, 0) < {TAIL_IMPRESSIONS} AS long_tail,
+           coalesce(ranked.share <= {SMALL_SELLERS}, false) AS small_sellers
+    FROM rows LEFT JOIN first USING (item_id) LEFT JOIN ranked USING (seller_id) ORDER BY number"""
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        found = connection.sql(query).to_arrow_table()
+    return {name: found[name].to_numpy(zero_copy_only=False).astype(bool) for name in found.column_names}
+
+
+def oracle(path: Path, joined: pa.Table, column: str = "click_probability") -> NDArray[np.float64]:
+    """The simulated shop's true click probability [R] of each impression, NaN where it has none. Only reports read it, never training."""
+    rows = joined.select(["session_id", "item_id"]).append_column("number", pa.array(range(joined.num_rows), pa.int64()))  # noqa: F841
+    with duckdb.connect() as connection:
+        found = connection.sql(
+            f"""SELECT o.{column} AS truth FROM rows LEFT JOIN read_parquet('{path}') o USING (session_id, item_id) ORDER BY number"""
+        ).to_arrow_table()
+    return found["truth"].to_numpy(zero_copy_only=False).astype(np.float64)

@@ -1,0 +1,58 @@
+"""Score rows with an exported click model: the one path for offline evaluation and for ``/v1/score``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from moon_ops.ctr.dataset import Rows, Tables, columns_of, encode
+from moon_ops.ctr.vocabulary import Vocabulary
+from moon_ops.errors import ContractError
+from moon_ops.lake.contract import require_same
+
+GRAPH = "model.onnx"
+BATCH = 4096
+
+
+class Scorer:
+    """An exported click model with its vocabulary; it scores only with the vectors of its own contract."""
+
+    def __init__(self, directory: Path, *, threads: int = 2) -> None:
+        if not (directory / "ctr.json").is_file():
+            raise ContractError(f"{directory} holds no ctr.json: it is not a click model", action="train it with `moon ctr`")
+        self.meta: dict[str, Any] = json.loads((directory / "ctr.json").read_text())
+        self.vocabulary = Vocabulary.load(directory)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        self._session = ort.InferenceSession(directory / GRAPH, options, providers=["CPUExecutionProvider"])
+        self._inputs = [i.name for i in self._session.get_inputs()]
+
+    @property
+    def contract_id(self) -> str:
+        """The contract of the vectors that the model was trained on."""
+        return str(self.meta["contract_id"])
+
+    def encode(self, joined: pa.Table, tables: Tables) -> Rows:
+        """Encode impressions joined with features as this model reads them."""
+        return encode(joined, self.vocabulary, tables, int(self.meta["behaviors"]))
+
+    def score(self, rows: Rows, tables: Tables) -> NDArray[np.float64]:
+        """Click probabilities [R]."""
+        require_same(tables.items.contract_id, self.contract_id, what="click model and vectors")
+        out = np.empty(len(rows), np.float64)
+        for start in range(0, len(rows), BATCH):
+            chosen = np.arange(start, min(start + BATCH, len(rows)))
+            out[chosen] = self.probabilities(columns_of(rows, tables, chosen))
+        return out
+
+    def probabilities(self, columns: dict[str, NDArray[Any]]) -> NDArray[np.float64]:
+        """Click probabilities [B] of a batch's inputs by name."""
+        logits = np.asarray(self._session.run(None, {name: columns[name] for name in self._inputs})[0], np.float64)
+        return 1.0 / (1.0 + np.exp(-logits))

@@ -1,0 +1,184 @@
+"""Vectors and statistics as Feast features: one view per live encoder, keyed by item id, the same offline and online.
+
+Entities: item, user, query. Views: ``item_embedding_v<N>`` and ``query_embedding_v<N>`` (tagged with the contract), ``item_profile``,
+``item_stats``, ``user_behavior``. Service ``ctr_v<N>`` names exactly what a click model on encoder N uses.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import datetime as dt
+import fcntl
+import io
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import ibis
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, ValueType
+from feast.infra.data_sources.contrib.lance.lance_source import LanceSource
+from feast.types import Array, Float32, Float64, Int64, String
+from numpy.typing import NDArray
+
+from moon_ops.embeddings.produce import contract_of, query_table_name, table_name
+from moon_ops.errors import StageError
+from moon_ops.lake import statistics
+from moon_ops.lake.tables import Lake
+
+REPO = Path(__file__).resolve().parents[2] / "feature_repo"
+BEGINNING = dt.datetime(1990, 1, 1, tzinfo=dt.UTC)  # of time, for materialisation: every catalogue is younger
+FOREVER = dt.timedelta(0)  # Feast's spelling
+ITEM = Entity(name="item", join_keys=["item_id"], value_type=ValueType.INT64)
+USER = Entity(name="user", join_keys=["user_id"], value_type=ValueType.INT64)
+QUERY = Entity(name="query", join_keys=["query_id"], value_type=ValueType.INT64)
+VECTOR = {"embedding": Array(Float32)}
+KEYS = ("item_id", "user_id", "query_id")
+_offline = threading.Lock()  # the offline store has one DuckDB connection per process, and it is not thread-safe
+
+Thing = Entity | FeatureView | FeatureService
+
+
+def prepare(home: Path, redis: str) -> None:
+    """Set the two variables that ``feature_store.yaml`` names, unless the environment has them, and make the place they point to."""
+    place = home / "feature_store"
+    place.mkdir(parents=True, exist_ok=True)
+    online = f'{{type: redis, connection_string: "{redis}"}}' if redis else f"{{type: sqlite, path: {place / 'online.db'}}}"
+    os.environ["MOON_REGISTRY"] = os.environ.get("MOON_REGISTRY_URL") or f"sqlite:///{place / 'registry.db'}"
+    os.environ["MOON_ONLINE_STORE"] = online
+
+
+def open_store(home: Path, redis: str = "") -> FeatureStore:
+    """The feature store of ``home``; opening it creates an empty registry when there is none."""
+    prepare(home, redis)
+    backend = ibis.duckdb.connect(threads=os.cpu_count() or 2)
+    ibis.set_backend(backend)
+    atexit.register(setattr, ibis.options, "default_backend", None)  # else its native objects outlive the interpreter and complain
+    with _locked(home):
+        return FeatureStore(repo_path=str(REPO))
+
+
+def versions(lake: Lake) -> list[int]:
+    """The encoders that have an embeddings table, oldest first, found by asking the lake for v1, v2, … (numbers have no long gaps)."""
+    found, number, absent = [], 1, 0
+    while absent < 10:
+        there = lake.exists(table_name(number))
+        found += [number] if there else []
+        absent, number = (0 if there else absent + 1), number + 1
+    return found
+
+
+def definitions(lake: Lake, live: Sequence[int]) -> list[Thing]:
+    """All entities, views and services for the ``live`` encoders."""
+    profile = _view("item_profile", ITEM, FOREVER, _PROFILE, lake.address(statistics.PROFILE))
+    stats = _view("item_stats", ITEM, dt.timedelta(days=2), _STATS, lake.address(statistics.STATS))  # there is a row a day
+    behavior = _view("user_behavior", USER, FOREVER, _BEHAVIOR, lake.address(statistics.BEHAVIOR))
+    things: list[Thing] = [ITEM, USER, QUERY, profile, stats, behavior]
+    for version in live:
+        tags = {"contract_id": contract_of(lake, version), "encoder": str(version)}
+        item = _view(f"item_embedding_v{version}", ITEM, FOREVER, VECTOR, lake.address(table_name(version)), tags)
+        query = _view(f"query_embedding_v{version}", QUERY, FOREVER, VECTOR, lake.address(query_table_name(version)), tags)
+        things += [item, query, FeatureService(name=service_name(version), features=[profile, stats, behavior, item, query], tags=tags)]
+    return things
+
+
+_PROFILE = {"spu_id": Int64, "category": String, "brand": String, "seller_id": Int64, "price": Float64}
+_STATS = {"impressions": Int64, "clicks": Int64, "purchases": Int64}
+_BEHAVIOR = {"item_ids": Array(Int64), "query_ids": Array(Int64), "times": Array(Int64)}
+
+
+def service_name(version: int) -> str:
+    """The feature service of the click models on encoder ``version``."""
+    return f"ctr_v{version}"
+
+
+def _view(
+    name: str, entity: Entity, ttl: dt.timedelta, fields: dict[str, Any], uri: str, tags: dict[str, str] | None = None
+) -> FeatureView:
+    source = LanceSource(name=name, uri=uri, timestamp_field="event_timestamp", created_timestamp_column="created")
+    schema = [Field(name=field, dtype=kind) for field, kind in fields.items()]
+    return FeatureView(name=name, entities=[entity], ttl=ttl, schema=schema, source=source, tags=tags or {})
+
+
+def apply(store: FeatureStore, home: Path, things: Sequence[Thing]) -> None:
+    """Register the objects; what is registered and not named stays as it is."""
+    with _locked(home):
+        store.refresh_registry()
+        store.apply(list(things))
+
+
+def materialize(store: FeatureStore, names: Sequence[str], end: dt.datetime) -> None:
+    """Hand the newest row of every entity up to ``end`` to the online store."""
+    with _offline, contextlib.redirect_stdout(io.StringIO()):  # Feast prints its progress
+        store.materialize(BEGINNING, end, feature_views=list(names))
+    for name in names:  # Feast notes every materialisation for ever; the last one says it all
+        view = store.get_feature_view(name)
+        view.materialization_intervals = view.materialization_intervals[-1:]
+        store.registry.apply_feature_view(view, store.project, commit=True)
+
+
+def historical(store: FeatureStore, rows: pa.Table, version: int) -> pa.Table:
+    """``rows`` (item_id, user_id, event_timestamp, …) in their order, with the features of ``ctr_v<version>`` as known strictly before.
+
+    Vectors are not joined into the rows: they are gathered from the representation table, which costs memory per item, not per row.
+    """
+    service = _service(store, version)
+    references = [f"{p.name}:{f.name}" for p in service.feature_view_projections for f in p.features if "_embedding_" not in p.name]
+    frame = rows.select(["item_id", "user_id"]).to_pandas()
+    # Feast joins rows at the very time of an event, too; one microsecond earlier is strictly before it.
+    frame["event_timestamp"] = rows["event_timestamp"].to_pandas() - pd.Timedelta(1, "us")
+    frame["row_number"] = np.arange(len(frame))
+    with _offline:
+        found = store.get_historical_features(frame, references).to_arrow()
+    found = found.sort_by("row_number")  # Feast keeps no order
+    for name in found.column_names:
+        if name not in ("row_number", "event_timestamp", *KEYS):
+            rows = rows.append_column(name, found[name])
+    return rows
+
+
+def vectors(
+    store: FeatureStore, view: str, key: str, ids: NDArray[np.int64], at: dt.datetime
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Ids [N] that have a vector in ``view`` at the time ``at``, ascending, and their vectors [N, D]: each fetched once."""
+    frame = pd.DataFrame({key: np.unique(ids), "event_timestamp": pd.Timestamp(at)})
+    with _offline:
+        found = store.get_historical_features(frame, [f"{view}:embedding"]).to_arrow()
+    found = found.filter(pc.is_valid(found["embedding"])).sort_by(key)
+    column = found["embedding"].combine_chunks()
+    if not len(column):
+        return np.zeros(0, np.int64), np.zeros((0, 1), np.float32)
+    return found[key].to_numpy(), column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
+
+
+def online(store: FeatureStore, version: int, item_ids: Sequence[int], user_id: int) -> dict[str, list[Any]]:
+    """The online values of ``ctr_v<version>``'s features but the vectors, by name, one per item."""
+    service = _service(store, version)
+    references = [f"{p.name}:{f.name}" for p in service.feature_view_projections for f in p.features if "_embedding_" not in p.name]
+    entities = {"item_id": list(item_ids), "user_id": [user_id] * len(item_ids)}
+    return store.get_online_features(features=references, entity_rows=entities).to_dict()
+
+
+def _service(store: FeatureStore, version: int) -> FeatureService:
+    try:
+        return store.get_feature_service(service_name(version))
+    except Exception as missing:  # Feast has a class of its own per registry
+        raise StageError(
+            f"Feast has no feature service {service_name(version)}", action=f"run `moon publish --encoder {version}`"
+        ) from missing
+
+
+@contextlib.contextmanager
+def _locked(home: Path) -> Iterator[None]:
+    """One process at a time: creating and changing the registry's tables is not safe otherwise."""
+    place = home / "feature_store"
+    place.mkdir(parents=True, exist_ok=True)
+    with (place / "apply.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

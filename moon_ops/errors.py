@@ -1,0 +1,69 @@
+"""Everything that can go wrong in a way a user can mend.
+
+::
+
+    MoonError                what happened, and what to do next
+    ├── SettingsError        an environment variable or a recipe is wrong
+    ├── InputError           a directory, file, row or request that was brought to us is wrong
+    ├── StageError           a stage was run before the one it needs
+    ├── ContractError        vectors or models of two encoders were about to be combined
+    ├── LeakError            an evaluation would see what its model was trained on
+    ├── GateError            a release that failed its gates was about to be promoted
+    └── ServiceError         a port, a server or a registry is not available
+
+Other exceptions are faults of ours and keep their traceback. The command line turns this family, and no other, into one line and
+exit code 1; the HTTP service turns :class:`InputError` into 422 and the rest into 503.
+"""
+
+from __future__ import annotations
+
+
+class MoonError(Exception):
+    """A fault that the reader of its message can mend.
+
+    ``problem`` names the field and the value and what follows from it; ``action`` says what to do next.
+    """
+
+    def __init__(self, problem: str, *, action: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.action = action
+
+    def __str__(self) -> str:
+        return f"{self.problem} → {self.action}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Keep ``action`` when the error crosses a process boundary (a worker, an Airflow task)."""
+        return (_rebuild, (type(self), self.problem, self.action))
+
+
+def _rebuild(kind: type[MoonError], problem: str, action: str) -> MoonError:
+    return kind(problem, action=action)
+
+
+class SettingsError(MoonError):
+    """An environment variable or a recipe is missing, malformed or breaks a rule."""
+
+
+class InputError(MoonError):
+    """What was brought to us (a directory, a file, a row, a request) cannot be used."""
+
+
+class StageError(MoonError):
+    """A stage was asked for before the stage that makes its input has run."""
+
+
+class ContractError(MoonError):
+    """Two things made by different encoders were about to be combined. Names both contracts."""
+
+
+class LeakError(MoonError):
+    """An evaluation window that begins before the model's ``trained_until``: its figures would be too good."""
+
+
+class GateError(MoonError):
+    """A release without passing evidence was about to be made champion."""
+
+
+class ServiceError(MoonError):
+    """A port, a server, a database or a registry cannot be used now."""

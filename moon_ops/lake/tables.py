@@ -1,0 +1,183 @@
+"""The lake's tables: their schemas, and reading and appending to them. Nothing is edited in place.
+
+A table is a Lance dataset under the lake's address (a directory, or an object store). Appends commit atomically, so a reader
+sees all rows of a commit or none, and a killed writer leaves nothing behind that a reader could meet.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import lance
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from moon_ops.errors import StageError
+
+EVENTS = ("impression", "click", "cart", "purchase")
+STAMP = pa.timestamp("us", tz="UTC")
+STRINGS = pa.list_(pa.string())
+SCHEMAS = {  # the tables a shop fills; per-encoder tables are named embeddings/v<N>
+    "items": pa.schema(
+        [
+            pa.field("item_id", pa.int64(), nullable=False),
+            pa.field("spu_id", pa.int64(), nullable=False),
+            ("source_id", pa.string()),
+            pa.field("title", pa.string(), nullable=False),
+            ("category", STRINGS),  # root → leaf
+            ("brand", pa.string()),
+            ("description", pa.string()),
+            ("attributes", pa.map_(pa.string(), pa.string())),
+            ("seller_id", pa.int64()),
+            ("price", pa.float64()),
+            pa.field("status", pa.string(), nullable=False),
+            ("image_ids", STRINGS),
+            pa.field("content_hash", pa.string(), nullable=False),  # of all that an encoder reads
+            pa.field("event_timestamp", STAMP, nullable=False),  # valid from
+            pa.field("created", STAMP, nullable=False),  # learned at
+        ]
+    ),
+    "images": pa.schema(
+        [
+            pa.field("image_id", pa.string(), nullable=False),  # sha256 of the bytes
+            pa.field("bytes", pa.large_binary(), nullable=False),
+            ("format", pa.string()),
+            ("width", pa.int32()),
+            ("height", pa.int32()),
+            ("phash", pa.string()),
+            ("created", STAMP),
+        ]
+    ),
+    "queries": pa.schema(
+        [
+            pa.field("query_id", pa.int64(), nullable=False),
+            ("source_id", pa.string()),
+            ("text", pa.string()),
+            ("image_id", pa.string()),
+            pa.field("event_timestamp", STAMP, nullable=False),
+            ("created", STAMP),
+        ]
+    ),
+    "events": pa.schema(
+        [
+            pa.field("event_timestamp", STAMP, nullable=False),
+            ("user_id", pa.int64()),
+            pa.field("item_id", pa.int64(), nullable=False),
+            ("query_id", pa.int64()),
+            pa.field("event", pa.string(), nullable=False),
+            ("session_id", pa.int64()),
+            ("position", pa.int32()),
+            ("created", STAMP),
+        ]
+    ),
+    "quarantine": pa.schema(
+        [
+            ("source", pa.string()),  # file and row number
+            ("row", pa.string()),  # the refused row, as JSON
+            ("column", pa.string()),
+            ("reason", pa.string()),
+            ("created", STAMP),
+        ]
+    ),
+}
+
+
+def embeddings_schema(dim: int) -> pa.Schema:
+    """One row is the vector [dim] of one item version; the encoder is in the table's name, its contract in the metadata."""
+    return pa.schema(
+        [
+            pa.field("item_id", pa.int64(), nullable=False),
+            pa.field("content_hash", pa.string(), nullable=False),
+            pa.field("embedding", pa.list_(pa.float32(), dim), nullable=False),
+            pa.field("event_timestamp", STAMP, nullable=False),
+            pa.field("created", STAMP, nullable=False),
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class Lake:
+    """The address under which the tables lie, e.g. ``.moon/lake`` or ``s3://shop/lake``."""
+
+    uri: str
+
+    def address(self, table: str) -> str:
+        """Where ``table`` is, e.g. ``embeddings/v3`` → ``.moon/lake/embeddings/v3.lance``."""
+        return f"{self.uri.rstrip('/')}/{table}.lance"
+
+    def exists(self, table: str) -> bool:
+        """Whether the table has ever been written."""
+        try:
+            lance.dataset(self.address(table))
+        except (ValueError, OSError):
+            return False
+        return True
+
+    def open(self, table: str, *, needs: str = "moon ingest DIRECTORY") -> lance.LanceDataset:
+        """The table at its newest version; a :class:`StageError` that names the command to run first when there is none."""
+        try:
+            return lance.dataset(self.address(table))
+        except (ValueError, OSError) as missing:
+            raise StageError(f"the lake at {self.uri} has no table '{table}' yet", action=f"run `{needs}` first") from missing
+
+    def append(self, table: str, rows: pa.Table) -> int:
+        """Commit ``rows`` atomically and return how many; an empty table still creates the dataset."""
+        there = self.exists(table)
+        if rows.num_rows or not there:
+            lance.write_dataset(rows, self.address(table), mode="append" if there else "create")
+        return rows.num_rows
+
+    def read(self, table: str, columns: Sequence[str] | None = None, where: str | None = None) -> pa.Table:
+        """All rows in the order they were written; empty, with the right schema, for a shop's table not written yet."""
+        if table in SCHEMAS and not self.exists(table):
+            schema = SCHEMAS[table]
+            return schema.empty_table().select(list(columns) if columns else schema.names)
+        return self.open(table).to_table(columns=list(columns) if columns else None, filter=where)
+
+    def count(self, table: str) -> int:
+        """Rows of the table, 0 when it has not been written."""
+        return self.open(table).count_rows() if self.exists(table) else 0
+
+
+def items_as_of(lake: Lake, when: dt.datetime, columns: Sequence[str] | None = None) -> pa.Table:
+    """The version of each item that is valid at ``when``, active ones only, ordered by item_id.
+
+    Of several versions the one that became valid last is taken, and among those the one learned last.
+    """
+    keys = ["item_id", "event_timestamp", "created", "status"]
+    wanted = list(columns) if columns is not None else SCHEMAS["items"].names
+    lake.open("items")  # a shop without items is an error here, not an empty catalogue
+    table = lake.read("items", list(dict.fromkeys(wanted + keys)))
+    table = table.filter(pc.less_equal(table["event_timestamp"], pa.scalar(when, STAMP)))
+    table = table.append_column("_row", pa.array(range(table.num_rows), pa.int64()))
+    order = pc.sort_indices(
+        table,
+        [
+            ("item_id", "ascending"),
+            ("event_timestamp", "descending"),
+            ("created", "descending"),
+            ("_row", "descending"),
+        ],
+    )
+    table = table.take(order)
+    ids = table["item_id"].combine_chunks()
+    first = (
+        pa.concat_arrays([pa.array([True] * min(1, len(ids))), pc.not_equal(ids[1:], ids[:-1])]) if len(ids) else pa.array([], pa.bool_())
+    )
+    table = table.filter(first)
+    return table.filter(pc.equal(table["status"], "active")).select(wanted)
+
+
+def image_bytes(lake: Lake, image_ids: Sequence[str], batch: int = 4096) -> Iterator[tuple[str, bytes]]:
+    """``(image_id, bytes)`` of the pictures wanted, in the table's order, a bounded number in memory at a time."""
+    wanted = set(image_ids)
+    if not wanted:
+        return
+    few = len(wanted) <= 500  # a filter of few ids reads only those rows; of many, the scan is cheaper
+    where = "image_id IN (" + ", ".join(f"'{i}'" for i in sorted(wanted)) + ")" if few else None
+    for rows in lake.open("images").to_batches(columns=["image_id", "bytes"], filter=where, batch_size=batch):
+        for image_id, content in zip(rows["image_id"].to_pylist(), rows["bytes"].to_pylist(), strict=True):
+            if image_id in wanted:
+                yield image_id, content

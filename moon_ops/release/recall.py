@@ -1,0 +1,132 @@
+"""Image-search recall: the query is a picture that a user uploaded, the target the item bought after it (MOON's intermediate metric).
+
+Recall@K is the share of queries whose bought item, or another SKU of its SPU, is among the first K of the whole catalogue. Text queries
+are measured the same way. Q queries, N items, D dimensions.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from moon_ops.errors import LeakError, StageError
+from moon_ops.lake.contract import Sample, query_sample
+from moon_ops.lake.tables import STAMP, Lake, items_as_of
+
+KS = (1, 5, 10)
+NEW_ITEM_DAYS = 7  # an item counts as new in its first days
+SCORE_BATCH = 256  # queries scored at a time: Q x N similarities are never all in memory
+
+Embed = Callable[[list[Sample]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Queries of one window that led to a purchase: sample, bought item, its SPU, and whether that item was new."""
+
+    query_ids: NDArray[np.int64]
+    samples: list[Sample]
+    item_ids: NDArray[np.int64]
+    spu_ids: NDArray[np.int64]
+    is_new: NDArray[np.bool_]
+    is_image: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+
+@dataclass(frozen=True)
+class RecallReport:
+    """``metrics`` by public name, and the rank [Q] of each query's first hit (1 is best)."""
+
+    metrics: dict[str, float]
+    queries: Queries
+    ranks: NDArray[np.int64]
+
+
+def bought_after(lake: Lake, start: dt.datetime, end: dt.datetime, *, trained_until: dt.datetime) -> Queries:
+    """The queries in [start, end) that led to a purchase, each with the first item bought.
+
+    Raises :class:`LeakError` if the window begins before ``trained_until``, :class:`StageError` if nothing was bought in it.
+    """
+    if start < trained_until:
+        raise LeakError(
+            f"the window starts at {start:%Y-%m-%dT%H:%MZ}, but the encoder was trained until {trained_until:%Y-%m-%dT%H:%MZ}: it knows the answers",
+            action="evaluate on queries after trained_until",
+        )
+    events = lake.read("events", ["event_timestamp", "item_id", "query_id", "event"], "event = 'purchase' AND query_id IS NOT NULL")
+    stamp = events["event_timestamp"]
+    inside = pc.and_(pc.greater_equal(stamp, pa.scalar(start, STAMP)), pc.less(stamp, pa.scalar(end, STAMP)))
+    events = events.filter(inside).sort_by([("event_timestamp", "ascending"), ("query_id", "ascending"), ("item_id", "ascending")])
+    queries = {q["query_id"]: q for q in lake.read("queries", ["query_id", "text", "image_id"]).to_pylist()}
+    items = {i["item_id"]: i for i in items_as_of(lake, end, ["item_id", "spu_id", "event_timestamp"]).to_pylist()}
+    first: dict[int, dict[str, object]] = {}
+    for event in events.to_pylist():
+        if event["item_id"] in items and event["query_id"] in queries:
+            first.setdefault(event["query_id"], event)
+    if not first:
+        raise StageError(
+            f"nothing was bought after a query between {start:%Y-%m-%d} and {end:%Y-%m-%d}: recall cannot be measured",
+            action="widen the window",
+        )
+    return _collect(first, queries, items)
+
+
+def _collect(first: dict[int, dict[str, object]], queries: dict[int, dict[str, object]], items: dict[int, dict[str, object]]) -> Queries:
+    bought = [items[e["item_id"]] for e in first.values()]  # type: ignore[index]
+    ages = [e["event_timestamp"] - i["event_timestamp"] for e, i in zip(first.values(), bought, strict=True)]  # type: ignore[operator]
+    return Queries(
+        query_ids=np.array(list(first)),
+        samples=[query_sample(queries[q]) for q in first],
+        item_ids=np.array([i["item_id"] for i in bought]),
+        spu_ids=np.array([i["spu_id"] for i in bought]),
+        is_new=np.array([age < dt.timedelta(days=NEW_ITEM_DAYS) for age in ages]),
+        is_image=np.array([queries[q]["image_id"] is not None for q in first]),
+    )
+
+
+def evaluate(
+    queries: Queries, vectors: NDArray[np.float32], ids: NDArray[np.int64], spus: NDArray[np.int64], items: NDArray[np.float32]
+) -> RecallReport:
+    """Recall of query ``vectors`` [Q, D] against a catalogue: ids and SPUs [N], vectors ``items`` [N, D]."""
+    ranks = first_hits(vectors, items, queries.spu_ids, spus)
+    metrics: dict[str, float] = {"catalogue_items": float(len(ids))}
+    for name, chosen in (("image_search", queries.is_image), ("text_search", ~queries.is_image)):
+        slices = {"": chosen, ":new_items": chosen & queries.is_new}
+        for suffix, rows in slices.items():
+            if rows.any():
+                metrics[f"{name}/queries{suffix}"] = float(rows.sum())
+                metrics |= {f"{name}/recall@{k}{suffix}": float((ranks[rows] <= k).mean()) for k in KS}
+    return RecallReport(metrics, queries, ranks)
+
+
+def first_hits(
+    queries: NDArray[np.float32], items: NDArray[np.float32], wanted: NDArray[np.int64], spus: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Rank [Q], from 1, of the best item of each query's SPU.
+
+    A tie counts against the query, so vectors that have collapsed to one point get the worst rank, not the best. A query whose SPU is not
+    in the catalogue gets rank N + 1.
+    """
+    ranks = np.empty(len(queries), np.int64)
+    for start in range(0, len(queries), SCORE_BATCH):
+        rows = slice(start, start + SCORE_BATCH)
+        scores = queries[rows] @ items.T
+        own = wanted[rows, None] == spus[None, :]
+        best = np.where(own, scores, -np.inf).max(axis=1)
+        ranks[rows] = 1 + ((scores >= best[:, None]) & ~own).sum(axis=1)
+        ranks[rows][~own.any(axis=1)] = len(items) + 1
+    return ranks
+
+
+def catalogue_spus(lake: Lake, ids: NDArray[np.int64], when: dt.datetime) -> NDArray[np.int64]:
+    """The SPU [N] of each item id."""
+    items = items_as_of(lake, when, ["item_id", "spu_id"])
+    known, spus = items["item_id"].to_numpy(), items["spu_id"].to_numpy()
+    return spus[np.searchsorted(known, ids)]

@@ -1,0 +1,192 @@
+"""Places and secrets from the environment, and named recipes from ``models/*.toml``.
+
+Everything that an embedded run writes lies under ``MOON_HOME``. In production the same variables name an object store, Redis and an
+MLflow server. A recipe is a frozen dataclass: a wrong key, a wrong type or a broken rule fails when it is read, with the rule.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked
+
+from moon_ops.errors import SettingsError
+from moon_ops.lake.tables import Lake
+
+STRICT = ConfigDict(extra="forbid")
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where things are. Made by :meth:`from_environment`; nothing else reads the environment."""
+
+    home: Path
+    lake: Lake
+    tracking_uri: str  # MLflow: sqlite:///… or http(s)://…
+    redis: str = ""  # host:port of the online store; empty: SQLite
+    models: Path = ROOT / "models"
+    workers: int = 2
+    host: str = "127.0.0.1"
+    port: int = 8321
+
+    @classmethod
+    def from_environment(cls, home: Path | None = None) -> Settings:
+        """Read ``MOON_HOME``, ``MOON_LAKE``, ``MOON_TRACKING_URI``, ``MOON_REDIS``, ``MOON_MODELS``, ``MOON_WORKERS``, ``MOON_HOST``,
+        ``MOON_PORT``; :class:`SettingsError` names the variable that is wrong.
+        """
+        at = (home or Path(os.environ.get("MOON_HOME") or ".moon")).absolute()
+        if at.exists() and not at.is_dir():
+            raise SettingsError(f"MOON_HOME = {at} is a file, so nothing can be kept there", action="name a directory")
+        return cls(
+            home=at,
+            lake=Lake(os.environ.get("MOON_LAKE") or str(at / "lake")),
+            tracking_uri=os.environ.get("MOON_TRACKING_URI") or f"sqlite:///{at / 'mlflow.db'}",
+            redis=os.environ.get("MOON_REDIS", ""),
+            models=Path(os.environ.get("MOON_MODELS") or ROOT / "models"),
+            workers=_whole("MOON_WORKERS", min(os.cpu_count() or 1, 8)),
+            host=os.environ.get("MOON_HOST") or "127.0.0.1",
+            port=_whole("MOON_PORT", 8321),
+        )
+
+
+def _whole(name: str, default: int) -> int:
+    value = os.environ.get(name) or str(default)
+    if not value.isdecimal() or int(value) < 1:
+        raise SettingsError(f"{name} = {value!r} is not a whole number from 1", action=f"set {name} to e.g. {default}")
+    return int(value)
+
+
+@checked(frozen=True, config=STRICT)
+class Inputs:
+    """What an encoder reads of an item or a query."""
+
+    picture_size: int  # pixels, square
+    max_pictures: int = 2
+    max_text_tokens: int = 40
+
+    def __post_init__(self) -> None:
+        _rule(self.picture_size >= 16, "picture_size", self.picture_size, "at least 16 pixels")
+        _rule(self.max_pictures >= 1, "max_pictures", self.max_pictures, "at least 1")
+        _rule(self.max_text_tokens >= 4, "max_text_tokens", self.max_text_tokens, "at least 4 tokens")
+
+
+@checked(frozen=True, config=STRICT)
+class Training:
+    """How an encoder is trained. Temperature = 1 / logit scale, learned from this start."""
+
+    steps: int
+    batch: int  # pairs per step; each one's item is a negative of all the others
+    learning_rate: float
+    warmup_steps: int = 20
+    weight_decay: float = 0.05
+    temperature: float = 0.07
+    augment: bool = True  # crops, flips and light, on pictures of both sides
+
+    def __post_init__(self) -> None:
+        _rule(self.steps >= 0, "steps", self.steps, "0 or more (0: an untrained encoder)")
+        _rule(self.batch >= 2, "batch", self.batch, "at least 2: one pair has no negatives")
+        _rule(0 < self.learning_rate < 1, "learning_rate", self.learning_rate, "between 0 and 1")
+        _rule(0 < self.temperature <= 1, "temperature", self.temperature, "above 0, at most 1")
+        _rule(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "0 or more")
+
+
+@checked(frozen=True, config=STRICT)
+class EncoderRecipe:
+    """A named encoder: ``models/<name>.toml``. Either ``checkpoint`` (a directory or a hub name) or ``vision`` and ``text`` are given."""
+
+    name: str
+    family: Literal["smolvlm"]
+    inputs: Inputs
+    training: Training
+    checkpoint: str = ""
+    revision: str = ""
+    vocabulary: int = 4096  # tokens; only where the tokenizer is trained on the catalogue
+    scale_factor: int = 2  # pixel shuffle: patches per picture / scale_factor² = tokens per picture
+    vision: dict[str, int | float] = field(default_factory=dict)  # SmolVLMVisionConfig
+    text: dict[str, int | float] = field(default_factory=dict)  # LlamaConfig
+
+    def __post_init__(self) -> None:
+        _rule(bool(self.checkpoint) != bool(self.vision and self.text), "checkpoint", self.checkpoint, "given, or else [vision] and [text]")
+        if not self.vision:
+            return
+        patch = int(self.vision.get("patch_size", 16))
+        side = self.inputs.picture_size // patch
+        fits = self.inputs.picture_size % patch == 0 and side % self.scale_factor == 0
+        _rule(
+            fits, "inputs.picture_size", self.inputs.picture_size, f"a multiple of patch_size × scale_factor = {patch * self.scale_factor}"
+        )
+        _rule(self.vocabulary >= 300, "vocabulary", self.vocabulary, "at least 300: 256 bytes and the special tokens")
+
+
+@checked(frozen=True, config=STRICT)
+class CtrRecipe:
+    """A named click model: ``models/<name>.toml``."""
+
+    name: str
+    extractor: Literal["din", "cube"]
+    epochs: int
+    batch: int
+    learning_rate: float
+    embedding_dim: int = 16
+    hidden: tuple[int, ...] = (64, 32)
+    behaviors: int = 20  # the user's last L clicked items
+    weight_decay: float = 1e-5
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        _rule(self.epochs >= 1, "epochs", self.epochs, "at least 1")
+        _rule(self.batch >= 1, "batch", self.batch, "at least 1 row")
+        _rule(self.behaviors >= 1, "behaviors", self.behaviors, "at least 1")
+        _rule(0 <= self.dropout < 1, "dropout", self.dropout, "from 0, below 1")
+
+
+@checked(frozen=True, config=STRICT)
+class Gates:
+    """What a release must reach: floors for the first one, and how far below the champion a later one may fall."""
+
+    name: str
+    recall_floor: float
+    auc_floor: float
+    recall_tolerance: float
+    auc_tolerance: float
+    parity_floor: float  # least cosine between eager and exported vectors
+
+    def __post_init__(self) -> None:
+        for name in ("recall_floor", "auc_floor", "recall_tolerance", "auc_tolerance", "parity_floor"):
+            value = getattr(self, name)
+            _rule(0 <= value <= 1, name, value, "between 0 and 1")
+
+
+Recipe = TypeVar("Recipe", EncoderRecipe, CtrRecipe, Gates)
+
+
+def recipe(kind: type[Recipe], name: str, models: Path, **override: Any) -> Recipe:
+    """The recipe ``models/<name>.toml``; ``override`` replaces keys, e.g. ``training={"steps": 10}`` (tables are merged)."""
+    path = models / f"{name}.toml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in models.glob("*.toml"))) or "none"
+        raise SettingsError(f"there is no recipe '{name}' in {models} (there are: {known})", action="name one of these")
+    try:
+        content: dict[str, Any] = tomllib.loads(path.read_text())
+        for key, value in override.items():
+            content[key] = {**content.get(key, {}), **value} if isinstance(value, dict) else value
+        return TypeAdapter(kind).validate_python({"name": name, **content})
+    except tomllib.TOMLDecodeError as broken:
+        raise SettingsError(f"{path} is not TOML ({broken})", action="mend the line it names") from broken
+    except ValidationError as wrong:
+        first = wrong.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "recipe"
+        detail = str(first.get("ctx", {}).get("error") or first["msg"])
+        shown = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
+        raise SettingsError(f"{path.name}: {where}{shown}: {detail}", action="correct the recipe") from wrong
+
+
+def _rule(holds: bool, name: str, value: object, rule: str) -> None:
+    if not holds:
+        raise ValueError(f"{name} = {value!r} must be {rule}")
