@@ -38,9 +38,9 @@ FROM spans LEFT JOIN days USING (item_id, known) WINDOW w AS (PARTITION BY item_
 BEHAVIOR_SQL = f"""
 WITH clicks AS (
     SELECT user_id, event_timestamp + INTERVAL 1 MICROSECOND AS known, item_id, coalesce(query_id, {NO_QUERY}) AS query_id,
-           epoch_us(event_timestamp) AS at, row_number() OVER (PARTITION BY user_id ORDER BY event_timestamp, item_id) AS number
+           epoch_us(event_timestamp) AS moment, row_number() OVER (PARTITION BY user_id ORDER BY event_timestamp, item_id) AS number
     FROM events WHERE event = 'click' AND user_id IS NOT NULL)
-SELECT user_id, list(item_id) OVER w AS item_ids, list(query_id) OVER w AS query_ids, list(at) OVER w AS times,
+SELECT user_id, list(item_id) OVER w AS item_ids, list(query_id) OVER w AS query_ids, list(moment) OVER w AS times,
        known AS event_timestamp, known AS created
 FROM clicks
 WINDOW w AS (PARTITION BY user_id ORDER BY number ROWS BETWEEN {BEHAVIORS - 1} PRECEDING AND CURRENT ROW)

@@ -1,0 +1,315 @@
+"""``moon``: parse, call the library function of the same name, turn one family of errors into one line and exit code 1."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from moon_ops.errors import InputError, MoonError
+from moon_ops.settings import Settings
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
+
+Home = Annotated[Path | None, typer.Option(help="Where everything is kept; default: MOON_HOME, else ./.moon", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Time = Annotated[str | None, typer.Option(help="A time, ISO 8601, e.g. 2026-02-15 or 2026-02-15T12:00:00Z.", show_default=False)]
+Encoder = Annotated[int, typer.Option(help="Version of moon-encoder.")]
+
+
+@app.command()
+def demo(
+    home: Home = None,
+    data: Annotated[Path | None, typer.Option(help="A shop's directory in the ingest layout; default: a simulated shop.")] = None,
+    size: Annotated[str, typer.Option(help="Size of the simulated shop: tiny, demo, large.")] = "demo",
+    days: Annotated[
+        int | None, typer.Option(help="Days that the simulated shop has run; more days are more data of the same shop.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the training; another one makes another release of the same shop.")] = 0,
+    encoder: Annotated[str, typer.Option(help="Encoder recipe in models/.")] = "moon-tiny",
+    trained_until: Time = None,
+) -> None:
+    """The whole loop: from a raw catalogue to a promoted, served release, and a report.
+
+    Example: moon demo --size tiny
+    """
+    from moon_ops.demo import run
+
+    run(_settings(home), data=data, size=size, days=days, seed=seed, encoder=encoder, trained_until=_time(trained_until), now=_now())
+
+
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Argument(help="Directory to write the shop to.")],
+    size: Annotated[str, typer.Option(help="tiny, demo or large.")] = "demo",
+    seed: Seed = 0,
+    days: Annotated[int | None, typer.Option(help="Days that the shop has run.")] = None,
+) -> None:
+    """Draw a simulated shop in the ingest layout: products, pictures, users, searches, clicks.
+
+    Example: moon simulate shop --size tiny
+    """
+    from moon_ops.lake.simulate import simulate as stage
+
+    _say(stage(out, size=size, seed=seed, days=days))
+
+
+@app.command()
+def ingest(
+    directory: Annotated[Path, typer.Argument(help="A shop's directory: items, queries, events, pictures.")],
+    home: Home = None,
+    allow_quarantine: Annotated[bool, typer.Option(help="Exit with 0 even if rows were set aside.")] = False,
+) -> None:
+    """Take a shop's directory into the lake. Bad rows are set aside in the quarantine table; the good ones are kept.
+
+    Example: moon ingest shop
+    """
+    from moon_ops.release.stages import ingest as stage
+
+    report = stage(_settings(home), directory, now=_now())
+    _say(report)
+    if report.refused and not allow_quarantine:
+        counts = ", ".join(f"{count} x {where}" for where, count in report.refused.items())
+        raise InputError(
+            f"{sum(report.refused.values())} rows were set aside ({counts}); the first: {report.first_refusal}; all other rows are in the lake",
+            action="mend them and ingest again, or pass --allow-quarantine",
+        )
+
+
+@app.command()
+def train(
+    home: Home = None,
+    recipe: Annotated[str, typer.Option(help="Encoder recipe in models/.")] = "moon-tiny",
+    trained_until: Time = None,
+    seed: Seed = 0,
+    steps: Annotated[int | None, typer.Option(help="Training steps instead of the recipe's.")] = None,
+) -> None:
+    """Train an encoder on the purchases before a time; prints the checkpoint for `moon export`.
+
+    Example: moon train --trained-until 2026-02-15
+    """
+    from moon_ops.release import stages
+
+    settings = _settings(home)
+    override: dict[str, Any] = {} if steps is None else {"training": {"steps": steps}}
+    until = _windows(settings, trained_until).trained_until
+    _say(stages.train(settings, recipe, trained_until=until, seed=seed, **override))
+
+
+@app.command()
+def export(checkpoint: Annotated[Path, typer.Argument(help="The directory that `moon train` printed.")], home: Home = None) -> None:
+    """Export a checkpoint to ONNX with a parity certificate and register it as the next moon-encoder.
+
+    Example: moon export .moon/checkpoints/RUN
+    """
+    from moon_ops.release import stages
+
+    _say({"encoder": stages.export(_settings(home), checkpoint)})
+
+
+@app.command()
+def embed(encoder: Encoder, home: Home = None) -> None:
+    """Embed every item and query that has no vector yet under an encoder.
+
+    Example: moon embed --encoder 1
+    """
+    from moon_ops.release import stages
+
+    for report in stages.embed(_settings(home), encoder, now=_now()):
+        _say(report)
+
+
+@app.command()
+def publish(encoder: Encoder, home: Home = None) -> None:
+    """Hand the vectors over: Feast views, online store, representation tables, index.
+
+    Example: moon publish --encoder 1
+    """
+    from moon_ops.release import stages
+
+    _say(stages.publish(_settings(home), encoder, now=_now()))
+
+
+@app.command()
+def evaluate(encoder: Encoder, home: Home = None, end: Time = None, as_json: Json = False) -> None:
+    """Image- and text-search recall of an encoder, on queries after its training, against the whole catalogue.
+
+    Example: moon evaluate --encoder 1 --json
+    """
+    from moon_ops.release import stages
+    from moon_ops.release.windows import windows
+
+    settings = _settings(home)
+    until = stages.trained_until(settings, encoder)
+    _say(stages.evaluate(settings, encoder, windows(settings.lake, end=_time(end), trained_until=until)).metrics, as_json)
+
+
+@app.command()
+def ctr(
+    encoder: Encoder,
+    home: Home = None,
+    recipe: Annotated[str, typer.Option(help="Click recipe in models/.")] = "ctr-cube",
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Train a click model on an encoder's vectors, register it as the next moon-ctr, and evaluate it on later impressions.
+
+    Example: moon ctr --encoder 1
+    """
+    from moon_ops.release import stages
+    from moon_ops.release.windows import windows
+
+    settings = _settings(home)
+    times = windows(settings.lake, trained_until=stages.trained_until(settings, encoder))
+    directory, version = stages.train_ctr(settings, encoder, recipe, times, seed=seed)
+    _say({"ctr": version, **stages.evaluate_ctr(settings, encoder, directory, times)}, as_json)
+
+
+@app.command()
+def release(
+    encoder: Encoder,
+    home: Home = None,
+    ctr: Annotated[int | None, typer.Option(help="Version of moon-ctr; none for a shop without click sequences.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure an encoder and a click model against the champion, and register them as the next moon-release.
+
+    Example: moon release --encoder 1 --ctr 1
+    """
+    from moon_ops.release import stages
+    from moon_ops.release.manifest import release as stage
+    from moon_ops.release.windows import windows
+
+    settings = _settings(home)
+    times = windows(settings.lake, trained_until=stages.trained_until(settings, encoder))
+    made = stage(settings, encoder, ctr, times, now=_now())
+    _say({"release": made.version, "passed": made.passed, "evidence": [asdict(v) for v in made.verdicts]}, as_json)
+
+
+@app.command()
+def promote(version: Annotated[int, typer.Argument(help="Version of moon-release.")], home: Home = None) -> None:
+    """Make a release the champion, if its evidence passed; the champion becomes `previous`.
+
+    Example: moon promote 2
+    """
+    from moon_ops.release.promotion import promote as stage
+
+    before = stage(_settings(home), version)
+    _say({"champion": version, "before": before})
+
+
+@app.command()
+def rollback(home: Home = None) -> None:
+    """Swap champion and previous. Nothing is recomputed.
+
+    Example: moon rollback
+    """
+    from moon_ops.release.promotion import rollback as stage
+
+    before, after = stage(_settings(home))
+    _say({"champion": after, "before": before})
+
+
+@app.command()
+def serve(home: Home = None) -> None:
+    """Serve the champion over HTTP, with a visual search page at /.
+
+    Example: moon serve
+    """
+    from moon_ops.serving.app import serve as stage
+
+    settings = _settings(home)
+    typer.echo(f"visual search: http://{settings.host}:{settings.port}/   requests: http://{settings.host}:{settings.port}/docs")
+    stage(settings)
+
+
+@app.command()
+def status(home: Home = None, as_json: Json = False) -> None:
+    """The champion, its parts and figures, and how much of the catalogue has vectors.
+
+    Example: moon status --json
+    """
+    from moon_ops.release.status import status as stage
+
+    _say(stage(_settings(home)), as_json)
+
+
+@app.command()
+def doctor(home: Home = None) -> None:
+    """Check the environment: versions, places, pictures, ONNX Runtime, MLflow; one line each.
+
+    Example: moon doctor
+    """
+    from moon_ops.doctor import examine
+
+    bad = 0
+    for name, good, detail in examine(_settings(home)):
+        typer.echo(f"{'ok  ' if good else 'BAD '} {name:<18} {detail}")
+        bad += not good
+    if bad:
+        raise typer.Exit(1)
+
+
+def _windows(settings: Settings, trained_until: str | None) -> Any:
+    from moon_ops.release.windows import windows
+
+    return windows(settings.lake, trained_until=_time(trained_until))
+
+
+def _settings(home: Path | None) -> Settings:
+    return Settings.from_environment(home)
+
+
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
+
+
+def _time(text: str | None) -> dt.datetime | None:
+    if text is None:
+        return None
+    try:
+        found = dt.datetime.fromisoformat(text)
+    except ValueError as wrong:
+        raise InputError(f"{text!r} is not a time", action="write ISO 8601, e.g. 2026-02-15 or 2026-02-15T12:00:00Z") from wrong
+    return found if found.tzinfo else found.replace(tzinfo=dt.UTC)
+
+
+def _say(report: Any, as_json: bool = False) -> None:
+    """One JSON object on one line, or a line per value."""
+    values = report if isinstance(report, dict) else asdict(report)
+    if as_json:
+        typer.echo(json.dumps(values, default=str))
+        return
+    for name, value in values.items():
+        shown = json.dumps(value, default=str) if isinstance(value, (dict, list)) else f"{value:.4f}" if isinstance(value, float) else value
+        typer.echo(f"{name}: {shown}")
+
+
+def main() -> None:
+    """Entry point: a :class:`MoonError` becomes one line on stderr and exit code 1; anything else keeps its traceback."""
+    quiet()
+    try:
+        app()
+    except MoonError as fault:
+        typer.echo(f"moon: {fault}", err=True)
+        sys.exit(1)
+
+
+def quiet() -> None:
+    """Settings of libraries that are read when they are first imported: fewer log lines, and progress bars that a log can hold."""
+    os.environ.setdefault("LANCE_LOG", "error")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_MININTERVAL", "10")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Make a release: one encoder, its vectors, its index and its click model under one version, with the evidence for or against it.
+
+The candidate and the champion are measured on the same queries and the same impressions, in the same process. A release that fails
+its gates is still registered: its evidence is what the person who looks at it needs.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import lance
+
+from moon_ops.embeddings import features, produce
+from moon_ops.embeddings.index import ItemIndex
+from moon_ops.errors import LeakError, StageError
+from moon_ops.lake.contract import file_sha256, require_same
+from moon_ops.release import stages
+from moon_ops.release.gates import PARITY, Verdict, judge
+from moon_ops.release.registry import CANDIDATE, CHAMPION, CTR, ENCODER, RELEASE, Registry
+from moon_ops.release.windows import Windows
+from moon_ops.settings import Gates, Settings, recipe
+
+
+@dataclass(frozen=True)
+class Release:
+    """A registered release: its version, its verdicts, and whether it may be promoted."""
+
+    version: int
+    passed: bool
+    verdicts: list[Verdict]
+    metrics: dict[str, float]
+    champion: int | None
+    champion_metrics: dict[str, float] | None
+
+
+def measure(
+    settings: Settings, encoder: int, ctr: int | None, windows: Windows, *, baseline: Path | None = None, oracle: Path | None = None
+) -> dict[str, float]:
+    """Every figure a gate or a report reads: recall, parity and, with a click model, its metrics."""
+    registry = Registry(settings)
+    found = {PARITY: float(registry.tags(ENCODER, encoder)["parity_cosine"])}
+    found |= stages.evaluate(settings, encoder, windows).metrics
+    if ctr is not None:
+        found |= stages.evaluate_ctr(settings, encoder, registry.fetch(CTR, ctr), windows, baseline=baseline, oracle=oracle)
+    return found
+
+
+def release(
+    settings: Settings,
+    encoder: int,
+    ctr: int | None,
+    windows: Windows,
+    *,
+    now: dt.datetime,
+    baseline: Path | None = None,
+    oracle: Path | None = None,
+    extra: dict[str, float] | None = None,
+) -> Release:
+    """Measure, judge and register a release, and let the alias ``candidate`` point to it. ``extra`` figures go into the evidence.
+
+    Raises :class:`~moon_ops.errors.ContractError` if the click model was trained on another encoder's vectors.
+    """
+    registry = Registry(settings)
+    champion = registry.alias(CHAMPION)
+    metrics = {**measure(settings, encoder, ctr, windows, baseline=baseline, oracle=oracle), **(extra or {})}
+    champion_metrics = _champion_metrics(settings, registry, champion, windows) if champion else None
+    verdicts = judge(recipe(Gates, "gates", settings.models), metrics, champion_metrics)
+    passed = all(v.passed for v in verdicts)
+    manifest = {
+        **_parts(settings, registry, encoder, ctr),
+        "windows": {name: moment.isoformat() for name, moment in asdict(windows).items()},
+        "created": now.isoformat(),
+        "passed": passed,
+        "evidence": [asdict(v) for v in verdicts],
+        "metrics": metrics,
+        "compared_with": {"release": champion, "metrics": champion_metrics},
+    }
+    run_id = registry.start_run(f"release of encoder {encoder}", {"encoder": encoder, "ctr": ctr, "champion": champion})
+    registry.log(run_id, metrics)
+    with tempfile.TemporaryDirectory() as scratch:
+        (Path(scratch) / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+        tags = {"encoder": str(encoder), "ctr": str(ctr or ""), "contract_id": manifest["contract_id"], "passed": str(passed).lower()}
+        version = registry.register(RELEASE, run_id, Path(scratch), tags)
+    registry.finish(run_id)
+    lance.dataset(settings.lake.address(produce.table_name(encoder))).tags.create(f"release-{version}", manifest["embeddings"]["version"])
+    registry.point(CANDIDATE, version)
+    return Release(version, passed, verdicts, metrics, champion, champion_metrics)
+
+
+def manifest_of(registry: Registry, version: int) -> dict[str, Any]:
+    """The manifest of a release version."""
+    path = registry.fetch(RELEASE, version) / "manifest.json"
+    if not path.is_file():
+        raise StageError(
+            f"{RELEASE} {version} has no manifest.json: it was not made by `moon release`", action="register it with `moon release`"
+        )
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
+
+
+def _parts(settings: Settings, registry: Registry, encoder: int, ctr: int | None) -> dict[str, Any]:
+    """What the release consists of; every part's contract is checked against the encoder's."""
+    contract = registry.tags(ENCODER, encoder)["contract_id"]
+    require_same(contract, produce.contract_of(settings.lake, encoder), what="encoder and embeddings table")
+    header = ItemIndex.open(stages.index_place(settings, encoder)).header
+    require_same(contract, header.contract_id, what="encoder and index")
+    table = settings.lake.open(produce.table_name(encoder))
+    parts: dict[str, Any] = {
+        "contract_id": contract,
+        "trained_until": registry.tags(ENCODER, encoder)["trained_until"],
+        "encoder": {"version": encoder, "weights_sha256": file_sha256(registry.fetch(ENCODER, encoder) / "model.safetensors")},
+        "embeddings": {"table": produce.table_name(encoder), "version": table.version, "rows": table.count_rows()},
+        "index": {"place": f"index/v{encoder}", "sha256": header.sha256, "kind": header.kind, "items": header.items},
+        "feature_service": features.service_name(encoder),
+        "ctr": None,
+    }
+    if ctr is not None:
+        require_same(contract, registry.tags(CTR, ctr)["contract_id"], what="encoder and click model")
+        parts["ctr"] = {"version": ctr, "weights_sha256": file_sha256(registry.fetch(CTR, ctr) / "model.safetensors")}
+    return parts
+
+
+def _champion_metrics(settings: Settings, registry: Registry, champion: int, windows: Windows) -> dict[str, float]:
+    """The champion's figures on the candidate's windows; those it was released with if it was trained into these windows."""
+    manifest = manifest_of(registry, champion)
+    ctr = manifest["ctr"]["version"] if manifest["ctr"] else None
+    try:
+        return measure(settings, manifest["encoder"]["version"], ctr, windows)
+    except LeakError:
+        return {**manifest["metrics"], "recorded": 1.0}

@@ -1,0 +1,157 @@
+"""Releases in MLflow: encoders, click models and releases as versions of plain files, and the aliases that say which one is served.
+
+A version is a directory of ONNX graphs, safetensors and JSON; nothing is ever pickled. The same code works on a SQLite file and on an
+MLflow server. Registered models: ``moon-encoder``, ``moon-ctr``, ``moon-release``; aliases on the last: ``candidate``, ``champion``,
+``previous``. MLflow is the registry itself: this class only fixes where files lie and what a missing alias means.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from moon_ops.errors import ServiceError, StageError
+from moon_ops.settings import Settings
+
+ENCODER, CTR, RELEASE = "moon-encoder", "moon-ctr", "moon-release"
+CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
+EXPERIMENT = "moon"
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+
+
+class Registry:
+    """The MLflow registry of one ``MOON_HOME`` or of a server. Versions are whole numbers from 1."""
+
+    def __init__(self, settings: Settings) -> None:
+        for name, value in QUIET.items():  # MLflow reads these once, when it is first imported
+            os.environ.setdefault(name, value)
+        import mlflow
+        from mlflow.exceptions import MlflowException
+
+        self.home, self.uri = settings.home, settings.tracking_uri
+        self.embedded = self.uri.startswith("sqlite:")
+        self._missing = MlflowException
+        try:
+            if self.embedded:
+                self.home.mkdir(parents=True, exist_ok=True)
+                with (self.home / "mlflow.lock").open("w") as lock:  # two first uses at once leave a broken database
+                    fcntl.flock(lock, fcntl.LOCK_EX)
+                    self.client = mlflow.MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+            else:
+                self.client = mlflow.MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+            self.experiment_id = self._experiment()
+        except MlflowException as unreachable:
+            raise ServiceError(
+                f"MOON_TRACKING_URI = {self.uri}: MLflow does not answer ({unreachable.error_code})",
+                action="start it, or correct the address",
+            ) from unreachable
+
+    def start_run(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> str:
+        """A new run in the experiment ``moon``; its id."""
+        from mlflow.entities import Param
+
+        run = self.client.create_run(self.experiment_id, run_name=name, tags=dict(tags or {}))
+        self.client.log_batch(run.info.run_id, params=[Param(k, str(v)) for k, v in params.items()])
+        return str(run.info.run_id)
+
+    def log(self, run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
+        """Metrics of one step; MLflow knows no ``@``, so ``recall@10`` is stored as ``recall_at_10``."""
+        from mlflow.entities import Metric
+
+        stamp = int(time.time() * 1000)
+        self.client.log_batch(run_id, metrics=[Metric(k.replace("@", "_at_"), float(v), stamp, step) for k, v in metrics.items()])
+
+    def finish(self, run_id: str, *, failed: bool = False) -> None:
+        """Close the run."""
+        self.client.set_terminated(run_id, status="FAILED" if failed else "FINISHED")
+
+    def register(self, name: str, run_id: str, directory: Path, tags: Mapping[str, str]) -> int:
+        """Store the directory with the run and make it the next version of model ``name``; the version's number."""
+        try:
+            self.client.create_registered_model(name)
+        except self._missing as known:
+            if known.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        place = name.removeprefix("moon-")
+        self.client.log_artifacts(run_id, str(directory), place)
+        source = self.client.get_run(run_id).info.artifact_uri.rstrip("/") + "/" + place
+        version = self.client.create_model_version(name, source=source, run_id=run_id, tags=dict(tags), await_creation_for=0)
+        return int(version.version)
+
+    def attach(self, name: str, version: int, directory: Path) -> None:
+        """Add a directory of pictures to the run that made a version, e.g. its report."""
+        run_id = self.client.get_model_version(name, str(version)).run_id
+        self.client.log_artifacts(run_id, str(directory), directory.name)
+
+    def fetch(self, name: str, version: int) -> Path:
+        """A directory with the version's files: where they lie (do not write there), or a download from a server, made once."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        self.tags(name, version)  # a version that does not exist is an error before anything is downloaded
+        location = self.client.get_model_version_download_uri(name, str(version))
+        if self.embedded and location.startswith("mlflow-artifacts:/"):  # written through a server on this very home
+            location = str(self.home / "mlartifacts" / location.removeprefix("mlflow-artifacts:/").lstrip("/"))
+        repository = get_artifact_repository(location, tracking_uri=self.uri, registry_uri=self.uri)
+        if self.embedded:
+            return Path(repository.download_artifacts(""))
+        target = self.home / "downloads" / name / str(version)
+        if not target.exists():
+            partial = target.with_name(f".{version}-{os.getpid()}")
+            partial.mkdir(parents=True, exist_ok=True)
+            repository.download_artifacts("", dst_path=str(partial))
+            partial.rename(target)
+        return target
+
+    def tags(self, name: str, version: int) -> dict[str, str]:
+        """The version's tags; :class:`StageError` if there is no such version."""
+        try:
+            return dict(self.client.get_model_version(name, str(version)).tags)
+        except self._missing as absent:
+            raise StageError(f"{name} has no version {version}", action="see `moon status` for the versions there are") from absent
+
+    def tag(self, name: str, version: int, tags: Mapping[str, str]) -> None:
+        """Add tags to a version."""
+        for key, value in tags.items():
+            self.client.set_model_version_tag(name, str(version), key, value)
+
+    def newest(self, name: str) -> int | None:
+        """The highest version of the model, None if it has none. For people who ask what there is; stages are given versions."""
+        try:
+            found = self.client.search_model_versions(f"name = '{name}'")
+        except self._missing:
+            return None
+        return max((int(v.version) for v in found), default=None)
+
+    def alias(self, alias: str) -> int | None:
+        """The release version that the alias points to, or None."""
+        try:
+            return int(self.client.get_model_version_by_alias(RELEASE, alias).version)
+        except self._missing as absent:
+            if absent.error_code in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):
+                return None
+            raise
+
+    def point(self, alias: str, version: int) -> None:
+        """Let the alias point to a release version."""
+        self.client.set_registered_model_alias(RELEASE, alias, str(version))
+
+    def _experiment(self) -> str:
+        found = self.client.get_experiment_by_name(EXPERIMENT)
+        if found is not None:
+            return str(found.experiment_id)
+        place = str(self.home / "mlartifacts") if self.embedded else None  # a server has a place of its own
+        try:
+            return str(self.client.create_experiment(EXPERIMENT, artifact_location=place))
+        except self._missing:  # another process was quicker
+            return str(self.client.get_experiment_by_name(EXPERIMENT).experiment_id)

@@ -1,0 +1,254 @@
+"""The stages, each over what the one before registered: the same functions for the command line, the DAGs, the demo and the tests.
+
+A stage is given versions and times and gives back numbers; what is large lies in the lake, in Feast or in MLflow. It may be killed
+anywhere and run again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moon_ops.ctr import dataset, metrics
+from moon_ops.ctr import evaluate as ctr_evaluate
+from moon_ops.ctr.dataset import Tables
+from moon_ops.ctr.score import Scorer
+from moon_ops.embeddings import features, index, produce
+from moon_ops.embeddings.produce import EmbedReport
+from moon_ops.embeddings.runtime import Runtime
+from moon_ops.embeddings.table import RepresentationTable
+from moon_ops.errors import StageError
+from moon_ops.lake import statistics
+from moon_ops.lake.contract import require_same
+from moon_ops.lake.ingest import IngestReport
+from moon_ops.lake.ingest import ingest as ingest_directory
+from moon_ops.release import recall
+from moon_ops.release.recall import RecallReport
+from moon_ops.release.registry import CTR, ENCODER, Registry
+from moon_ops.release.windows import Windows
+from moon_ops.settings import CtrRecipe, EncoderRecipe, Gates, Settings, recipe
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A checkpoint in ``MOON_HOME`` and the MLflow run that made it."""
+
+    checkpoint: str
+    run_id: str
+    last_loss: float
+
+
+@dataclass(frozen=True)
+class Published:
+    """What one publication handed over."""
+
+    encoder: int
+    contract_id: str
+    items: int
+    queries: int
+    index: str
+
+
+def ingest(settings: Settings, source: Path, *, now: dt.datetime) -> IngestReport:
+    """A shop's directory into the lake."""
+    return ingest_directory(source, settings.lake, now=now, workers=settings.workers)
+
+
+def train(settings: Settings, name: str, *, trained_until: dt.datetime, seed: int, **override: Any) -> Trained:
+    """Train the encoder recipe ``name`` on purchases before ``trained_until``; loss and temperature go to MLflow while it runs."""
+    from moon_ops.encoder.train import train as train_encoder
+
+    chosen = recipe(EncoderRecipe, name, settings.models, **override)
+    registry = Registry(settings)
+    params = {"recipe": name, "seed": seed, "trained_until": trained_until.isoformat(), **asdict(chosen.training)}
+    with _run(registry, f"train {name}", params) as run_id:
+        out = settings.home / "checkpoints" / run_id
+        report = train_encoder(
+            settings.lake,
+            out,
+            chosen,
+            trained_until=trained_until,
+            seed=seed,
+            on_step=lambda step, found: registry.log(run_id, found, step),
+        )
+    return Trained(str(out), run_id, report.last_loss)
+
+
+def export(settings: Settings, checkpoint: Path) -> int:
+    """Export a checkpoint to ONNX, certify it, and register it as the next version of ``moon-encoder``."""
+    from moon_ops.encoder.export import export as export_encoder
+
+    if not (checkpoint / "training.json").is_file():
+        raise StageError(f"{checkpoint} is not a trained checkpoint", action="name the directory that `moon train` printed")
+    gates = recipe(Gates, "gates", settings.models)
+    certificate = export_encoder(checkpoint, parity_floor=gates.parity_floor)
+    trained = json.loads((checkpoint / "training.json").read_text())
+    registry = Registry(settings)
+    tags = {
+        "contract_id": certificate.contract_id,
+        "trained_until": trained["trained_until"],
+        "recipe": trained["recipe"],
+        "seed": str(trained["seed"]),
+        "parity_cosine": f"{certificate.min_cosine:.9f}",
+    }
+    with _run(registry, f"export {trained['recipe']}", tags) as run_id:
+        registry.log(run_id, {"parity/max_difference": certificate.max_difference, "parity/min_cosine": certificate.min_cosine})
+        return registry.register(ENCODER, run_id, checkpoint, tags)
+
+
+def runtime(settings: Settings, encoder: int) -> Runtime:
+    """The exported encoder, ready to embed; checked against the contract it is registered with."""
+    registry = Registry(settings)
+    opened = Runtime(registry.fetch(ENCODER, encoder), threads=settings.workers)
+    require_same(registry.tags(ENCODER, encoder)["contract_id"], opened.contract_id, what=f"{ENCODER} {encoder}")
+    return opened
+
+
+def trained_until(settings: Settings, encoder: int) -> dt.datetime:
+    """The time from which on the encoder has seen no behaviour."""
+    return dt.datetime.fromisoformat(Registry(settings).tags(ENCODER, encoder)["trained_until"])
+
+
+def embed(settings: Settings, encoder: int, *, now: dt.datetime) -> tuple[EmbedReport, EmbedReport]:
+    """Embed the items and the queries that have no vector yet under the encoder."""
+    opened = runtime(settings, encoder)
+    items = produce.embed(settings.lake, opened, encoder, now=now, workers=settings.workers)
+    return items, produce.embed_queries(settings.lake, opened, encoder, now=now, workers=settings.workers)
+
+
+def publish(settings: Settings, encoder: int, *, now: dt.datetime) -> Published:
+    """Hand everything over to its readers: statistics, Feast (apply, materialise), representation tables, index."""
+    lake, contract = settings.lake, produce.contract_of(settings.lake, encoder)
+    statistics.derive(lake)
+    store = features.open_store(settings.home, settings.redis)
+    features.apply(store, settings.home, features.definitions(lake, [encoder]))
+    features.materialize(store, ["item_profile", "item_stats", "user_behavior", f"item_embedding_v{encoder}"], now)
+    active, _ = produce.vectors_as_of(lake, encoder, now)
+    items, item_vectors = features.vectors(store, f"item_embedding_v{encoder}", "item_id", active, now)
+    asked = lake.read(produce.query_table_name(encoder), ["query_id"])["query_id"].to_numpy()
+    queries, query_vectors = features.vectors(store, f"query_embedding_v{encoder}", "query_id", asked, now)
+    RepresentationTable.write(table_place(settings, "items", encoder), items, item_vectors, contract)
+    RepresentationTable.write(table_place(settings, "queries", encoder), queries, query_vectors, contract)
+    header = index.build(index_place(settings, encoder), items, item_vectors, contract)
+    return Published(encoder, contract, len(items), len(queries), f"{header.kind}: {header.reason}")
+
+
+def table_place(settings: Settings, kind: str, encoder: int) -> Path:
+    """Where the representation table of ``items`` or ``queries`` lies."""
+    return settings.home / "tables" / f"{kind}-v{encoder}"
+
+
+def index_place(settings: Settings, encoder: int) -> Path:
+    """Where the encoder's index lies."""
+    return settings.home / "index" / f"v{encoder}"
+
+
+def tables(settings: Settings, encoder: int) -> Tables:
+    """Both representation tables of an encoder."""
+    return Tables(*(RepresentationTable.open(table_place(settings, kind, encoder)) for kind in ("items", "queries")))
+
+
+def evaluate(settings: Settings, encoder: int, windows: Windows) -> RecallReport:
+    """Image- and text-search recall on the queries after the encoder's training, against the whole catalogue."""
+    lake, opened = settings.lake, runtime(settings, encoder)
+    queries = recall.bought_after(lake, windows.trained_until, windows.end, trained_until=trained_until(settings, encoder))
+    ids, items = produce.vectors_as_of(lake, encoder, windows.end)
+    with ThreadPoolExecutor(settings.workers) as pool:
+        vectors = np.concatenate([produce.embed_samples(lake, opened, chunk, pool) for chunk in produce.chunks(queries.samples)])
+    return recall.evaluate(queries, vectors, ids, recall.catalogue_spus(lake, ids, windows.end), items)
+
+
+def evaluate_untrained(settings: Settings, name: str, windows: Windows, *, seed: int, **override: Any) -> RecallReport:
+    """The same recall for an encoder of the same shape with random weights: what the architecture alone is worth."""
+    from moon_ops.encoder.untrained import embed_untrained
+
+    chosen = recipe(EncoderRecipe, name, settings.models, **override)
+    queries = recall.bought_after(settings.lake, windows.trained_until, windows.end, trained_until=windows.trained_until)
+    ids, spus, vectors, items = embed_untrained(settings.lake, chosen, queries.samples, windows.end, seed=seed, workers=settings.workers)
+    return recall.evaluate(queries, vectors, ids, spus, items)
+
+
+def train_ctr(
+    settings: Settings, encoder: int, name: str, windows: Windows, *, seed: int, register: bool = True
+) -> tuple[Path, int | None]:
+    """Train the click recipe ``name`` on the features of ``ctr_v<encoder>``; its directory, and its ``moon-ctr`` version if registered."""
+    from moon_ops.ctr.train import train as train_click_model
+
+    chosen = recipe(CtrRecipe, name, settings.models)
+    joined = impressions(settings, encoder, windows.start, windows.ctr_until)
+    registry, service = Registry(settings), features.service_name(encoder)
+    params = {"recipe": name, "seed": seed, "encoder": encoder, **{k: v for k, v in asdict(chosen).items() if k != "name"}}
+    with _run(registry, f"ctr {name}", params, {"feast.feature_service": service, "feast.project": "moon"}) as run_id:
+        out = settings.home / "checkpoints" / run_id
+        report = train_click_model(
+            joined,
+            tables(settings, encoder),
+            out,
+            chosen,
+            feature_service=service,
+            trained_from=windows.start,
+            trained_until=windows.ctr_until,
+            seed=seed,
+            on_step=lambda step, found: registry.log(run_id, found, step),
+        )
+        if not register:
+            return out, None
+        tags = {
+            "contract_id": report.contract_id,
+            "encoder": str(encoder),
+            "feast.feature_service": service,
+            "trained_until": report.trained_until,
+        }
+        return out, registry.register(CTR, run_id, out, tags)
+
+
+def impressions(settings: Settings, encoder: int, start: dt.datetime, end: dt.datetime) -> Any:
+    """Impressions in [start, end) joined through the Feast SDK with the features of ``ctr_v<encoder>``, as known before each."""
+    store = features.open_store(settings.home, settings.redis)
+    return features.historical(store, dataset.impressions(settings.lake, start, end), encoder)
+
+
+def evaluate_ctr(
+    settings: Settings, encoder: int, model: Path, windows: Windows, *, baseline: Path | None = None, oracle: Path | None = None
+) -> dict[str, float]:
+    """Metrics of a click model on impressions after its training; beside it the ID-only ``baseline`` and, on a simulated shop, the oracle."""
+    joined = impressions(settings, encoder, windows.ctr_until, windows.end)
+    found = tables(settings, encoder)
+    scored = ctr_evaluate.score(Scorer(model, threads=settings.workers), joined, found, settings.lake, start=windows.ctr_until)
+    out = {"ctr/rows": float(len(scored.rows)), "ctr/clicks": float(scored.rows.labels.sum()), **scored.metrics()}
+    labels, users = scored.rows.labels, scored.rows.user_ids
+    if baseline is not None:
+        plain = ctr_evaluate.score(Scorer(baseline, threads=settings.workers), joined, found, settings.lake, start=windows.ctr_until)
+        out |= plain.metrics("_id_only")
+        for name, rows in {"": np.ones(len(labels), bool), **scored.slices}.items():
+            if f"ctr/auc:{name}" in out or not name:
+                gain, low, high = metrics.auc_difference(labels[rows], scored.scores[rows], plain.scores[rows], users[rows], seed=0)
+                suffix = f":{name}" if name else ""
+                out |= {f"ctr/auc_gain{suffix}": gain, f"ctr/auc_gain_low{suffix}": low, f"ctr/auc_gain_high{suffix}": high}
+    if oracle is not None and oracle.is_file():
+        truth = ctr_evaluate.oracle(oracle, joined)
+        known = np.isfinite(truth)
+        if known.any():
+            masks = {name: rows[known] for name, rows in scored.slices.items()}
+            out |= metrics.report(labels[known], truth[known], users[known], masks, "_oracle")
+    return out
+
+
+@contextlib.contextmanager
+def _run(registry: Registry, name: str, params: dict[str, Any], tags: dict[str, str] | None = None) -> Iterator[str]:
+    """An MLflow run that is closed as failed when its stage fails."""
+    run_id = registry.start_run(name, params, tags)
+    try:
+        yield run_id
+    except BaseException:
+        registry.finish(run_id, failed=True)
+        raise
+    registry.finish(run_id)

@@ -1,0 +1,59 @@
+"""What is there and what is served, in one look."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow.compute as pc
+
+from moon_ops.embeddings import produce
+from moon_ops.lake.tables import Lake
+from moon_ops.release.manifest import manifest_of
+from moon_ops.release.registry import CANDIDATE, CHAMPION, PREVIOUS, Registry
+from moon_ops.settings import Settings
+
+
+def status(settings: Settings) -> dict[str, Any]:
+    """The champion with its parts and figures, how many items there are, and how many of them it has vectors for."""
+    lake = settings.lake
+    if not settings.home.exists():
+        return {"champion": None, "candidate": None, "previous": None, "items": 0, "embedded": 0, "metrics": {}}
+    registry = Registry(settings)
+    champion = registry.alias(CHAMPION)
+    manifest = manifest_of(registry, champion) if champion else None
+    encoder = manifest["encoder"]["version"] if manifest else None
+    items = active_items(lake)
+    return {
+        "champion": {
+            "release": champion,
+            "encoder": encoder,
+            "ctr": manifest["ctr"]["version"] if manifest["ctr"] else None,
+            "contract_id": manifest["contract_id"],
+            "trained_until": manifest["trained_until"],
+        }
+        if manifest
+        else None,
+        "candidate": registry.alias(CANDIDATE),
+        "previous": registry.alias(PREVIOUS),
+        "items": len(items),
+        "embedded": len(items & embedded_items(lake, encoder)) if encoder else 0,
+        "images": lake.count("images"),
+        "queries": lake.count("queries"),
+        "events": lake.count("events"),
+        "quarantine": lake.count("quarantine"),
+        "metrics": manifest["metrics"] if manifest else {},
+    }
+
+
+def active_items(lake: Lake) -> set[int]:
+    """The items whose newest version is not deleted."""
+    table = lake.read("items", ["item_id", "event_timestamp", "created", "status"])
+    table = table.sort_by([("event_timestamp", "ascending"), ("created", "ascending")])
+    newest = dict(zip(table["item_id"].to_pylist(), table["status"].to_pylist(), strict=True))
+    return {item for item, state in newest.items() if state == "active"}
+
+
+def embedded_items(lake: Lake, encoder: int) -> set[int]:
+    """The items that have a vector under the encoder."""
+    name = produce.table_name(encoder)
+    return set(pc.unique(lake.read(name, ["item_id"])["item_id"]).to_pylist()) if lake.exists(name) else set()

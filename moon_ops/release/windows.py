@@ -1,0 +1,49 @@
+"""Which time each model may learn from, and on which time it is judged: derived from the lake's events, never overlapping."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from moon_ops.errors import InputError, StageError
+from moon_ops.lake.tables import STAMP, Lake
+
+RECALL_SHARE, RECALL_MOST = 0.25, dt.timedelta(days=28)  # held out for image search
+CTR_SHARE, CTR_MOST = 0.15, dt.timedelta(days=14)  # held out for click models
+
+
+@dataclass(frozen=True)
+class Windows:
+    """``start`` ≤ encoder learns < ``trained_until`` ≤ recall is measured < ``end``; click models learn < ``ctr_until`` ≤ are judged < ``end``."""
+
+    start: dt.datetime
+    trained_until: dt.datetime
+    ctr_until: dt.datetime
+    end: dt.datetime
+
+    def __post_init__(self) -> None:
+        if not self.start < self.trained_until <= self.ctr_until < self.end:
+            raise InputError(
+                f"trained_until = {self.trained_until:%Y-%m-%dT%H:%MZ} must lie between the first event ({self.start:%Y-%m-%dT%H:%MZ}) "
+                f"and the click models' window ({self.ctr_until:%Y-%m-%dT%H:%MZ} to {self.end:%Y-%m-%dT%H:%MZ})",
+                action="choose an earlier or a later time",
+            )
+
+
+def windows(lake: Lake, *, end: dt.datetime | None = None, trained_until: dt.datetime | None = None) -> Windows:
+    """The windows for the events before ``end`` (default: all): the last quarter of the time, but no more than four weeks, judges the
+    encoder, and the last 15 %, but no more than two weeks, the click models. ``trained_until`` overrides the first.
+    """
+    stamps = lake.open("events", needs="moon ingest DIRECTORY").to_table(columns=["event_timestamp"])["event_timestamp"]
+    if end is not None:
+        stamps = stamps.filter(pc.less(stamps, pa.scalar(end, STAMP)))
+    if len(stamps) < 2:
+        raise StageError(f"the lake has {len(stamps)} events: there is nothing to learn from", action="ingest a directory with events")
+    first, last = (pc.min_max(stamps)[name].as_py() for name in ("min", "max"))
+    last += dt.timedelta(microseconds=1)  # the windows are half open, and the last event belongs to them
+    span = last - first
+    cut = trained_until or last - min(RECALL_SHARE * span, RECALL_MOST)
+    return Windows(first, cut, max(cut, last - min(CTR_SHARE * span, CTR_MOST)), last)

@@ -1,0 +1,170 @@
+"""The champion release over HTTP: search by picture or text, embed, score; and a page to try it.
+
+Bad requests get 422 with the field and what to do; while there is no champion, everything but ``/health`` gets 503.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import FastAPI, File, Form, Query, Request, Response, UploadFile
+from fastapi.responses import HTMLResponse, JSONResponse
+from pydantic import BaseModel, Field
+
+from moon_ops.errors import InputError, MoonError, ServiceError
+from moon_ops.lake.images import MAX_BYTES
+from moon_ops.lake.tables import image_bytes
+from moon_ops.serving.champion import Champion, Follower, titles
+from moon_ops.settings import Settings
+
+PAGE = Path(__file__).parent / "web" / "index.html"
+
+
+class ScoreRequest(BaseModel):
+    """Items to score for a user and a query; ``image`` is base64."""
+
+    user_id: int
+    item_ids: list[int] = Field(min_length=1, max_length=500)
+    text: str = ""
+    image: str | None = None
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The service for one ``MOON_HOME``; it follows the champion from start-up on."""
+    follower = Follower(settings)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        follower.start()
+        yield
+        follower.stop()
+
+    app = FastAPI(title="moon_ops", lifespan=lifespan)
+    app.state.follower = follower
+    app.add_exception_handler(MoonError, _refuse)
+    _add_health(app, follower)
+    _add_queries(app, follower, settings)
+    _add_items(app, settings)
+    return app
+
+
+def _add_health(app: FastAPI, follower: Follower) -> None:
+    @app.get("/health")
+    def health() -> dict[str, str]:
+        """The process is alive."""
+        return {"status": "ok"}
+
+    @app.get("/ready")
+    def ready() -> JSONResponse:
+        """Whether a champion is served; which one; and why a newer one is not."""
+        champion = follower.current
+        body = {"ready": champion is not None, "release": None, "refused": follower.refused}
+        if champion is not None:
+            body |= {"release": champion.version, "encoder": champion.encoder, "contract_id": champion.contract_id}
+            body |= {"items": champion.index.header.items, "ctr": (champion.manifest["ctr"] or {}).get("version")}
+        return JSONResponse(body, status_code=200 if champion is not None else 503)
+
+
+def _add_queries(app: FastAPI, follower: Follower, settings: Settings) -> None:
+    @app.post("/v1/search")
+    def search(
+        image: Annotated[UploadFile | None, File()] = None,
+        text: Annotated[str, Form()] = "",
+        k: Annotated[int, Form(ge=1, le=200)] = 10,
+    ) -> dict[str, Any]:
+        """The k items nearest to a picture, a text, or both."""
+        champion = follower.champion()
+        hits = champion.search(champion.embed(text, _upload(image)), k)
+        known = titles(settings.lake, [h.item_id for h in hits])
+        items = [{"item_id": h.item_id, "score": h.score, **_shown(known.get(h.item_id, {}))} for h in hits]
+        return {**_signed(champion), "items": items}
+
+    @app.post("/v1/embed")
+    def embed(image: Annotated[UploadFile | None, File()] = None, text: Annotated[str, Form()] = "") -> dict[str, Any]:
+        """The unit vector of a picture, a text, or both."""
+        champion = follower.champion()
+        return {**_signed(champion), "embedding": champion.embed(text, _upload(image)).tolist()}
+
+    @app.post("/v1/score")
+    def score(request: ScoreRequest) -> dict[str, Any]:
+        """Click probabilities of items for a user and a query."""
+        champion = follower.champion()
+        picture = _decoded(request.image)
+        query = champion.embed(request.text, picture) if request.text.strip() or picture else None
+        scores = champion.score(request.user_id, request.item_ids, query, request.text, is_image=picture is not None)
+        return {**_signed(champion), "scores": [{"item_id": i, "score": s} for i, s in zip(request.item_ids, scores, strict=True)]}
+
+
+def _add_items(app: FastAPI, settings: Settings) -> None:
+    @app.get("/v1/items")
+    def items(item_id: Annotated[list[int], Query(max_length=200)]) -> dict[str, Any]:
+        """Titles, prices and pictures of items."""
+        known = titles(settings.lake, item_id)
+        return {"items": [{"item_id": i, **_shown(known[i])} for i in item_id if i in known]}
+
+    @app.get("/v1/images/{image_id}")
+    def image(image_id: str) -> Response:
+        """A picture of the catalogue."""
+        if not (len(image_id) == 64 and all(c in "0123456789abcdef" for c in image_id)):
+            raise InputError(f"image_id = {image_id!r} is not a sha256 in hex", action="use an image_id that /v1/search returns")
+        for _, content in image_bytes(settings.lake, [image_id]):
+            kind = "image/png" if content[:4] == b"\x89PNG" else "image/webp" if content[:4] == b"RIFF" else "image/jpeg"
+            return Response(content, media_type=kind, headers={"cache-control": "public, max-age=31536000, immutable"})
+        return JSONResponse({"error": f"there is no picture {image_id}"}, status_code=404)
+
+    @app.get("/", response_class=HTMLResponse)
+    def page() -> str:
+        """The visual search page."""
+        return PAGE.read_text()
+
+
+def _refuse(_: Request, fault: Exception) -> JSONResponse:
+    assert isinstance(fault, MoonError)
+    return JSONResponse({"error": fault.problem, "action": fault.action}, status_code=422 if isinstance(fault, InputError) else 503)
+
+
+def _signed(champion: Champion) -> dict[str, Any]:
+    """What every answer carries: which release made it, under which contract."""
+    return {"release": champion.version, "contract_id": champion.contract_id}
+
+
+def _shown(item: dict[str, Any]) -> dict[str, Any]:
+    return {name: item.get(name) for name in ("title", "category", "price", "image_ids")}
+
+
+def _upload(image: UploadFile | None) -> bytes | None:
+    """The uploaded bytes; one byte more than allowed is read, so that a larger file is refused by the decoder and not cut."""
+    return None if image is None else image.file.read(MAX_BYTES + 1)
+
+
+def _decoded(image: str | None) -> bytes | None:
+    try:
+        return None if image is None else base64.b64decode(image, validate=True)
+    except binascii.Error as broken:
+        raise InputError(f"image is not base64 ({broken})", action="send the picture's bytes in base64") from broken
+
+
+def require_free(host: str, port: int) -> None:
+    """:class:`ServiceError` if something listens on the port already."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as taken:
+            raise ServiceError(
+                f"port {port} on {host} cannot be used ({taken.strerror})", action="stop what uses it, or set MOON_PORT"
+            ) from taken
+
+
+def serve(settings: Settings) -> None:
+    """Serve until interrupted; :class:`ServiceError` if the port is in use."""
+    import uvicorn
+
+    require_free(settings.host, settings.port)
+    uvicorn.run(create_app(settings), host=settings.host, port=settings.port, log_level="warning")

@@ -1,0 +1,164 @@
+"""The champion release, loaded and warm: encoder, index, vectors, click model and online features under one contract.
+
+A champion is never changed. When the alias moves, another one is loaded, checked and warmed up beside it, and then takes its place.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from moon_ops.ctr.dataset import columns_of
+from moon_ops.ctr.score import Scorer
+from moon_ops.embeddings import features
+from moon_ops.embeddings.index import ItemIndex
+from moon_ops.embeddings.runtime import Runtime
+from moon_ops.errors import InputError, MoonError, StageError
+from moon_ops.lake import images
+from moon_ops.lake.contract import Sample, require_same
+from moon_ops.lake.tables import Lake
+from moon_ops.release import stages
+from moon_ops.release.manifest import manifest_of
+from moon_ops.release.promotion import verify
+from moon_ops.release.registry import CHAMPION, CTR, Registry
+from moon_ops.settings import Settings
+
+log = logging.getLogger(__name__)
+QUERY = "query"  # the image id of the picture in a request
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One item found, with its cosine to the query."""
+
+    item_id: int
+    score: float
+
+
+class Champion:
+    """One loaded release. All its methods may be called from many threads."""
+
+    def __init__(self, settings: Settings, registry: Registry, version: int) -> None:
+        manifest = manifest_of(registry, version)
+        verify(settings, registry, manifest)
+        self.version, self.manifest = version, manifest
+        self.encoder = int(manifest["encoder"]["version"])
+        self.contract_id = str(manifest["contract_id"])
+        self.runtime: Runtime = stages.runtime(settings, self.encoder)
+        self.index = ItemIndex.open(stages.index_place(settings, self.encoder))
+        self.tables = stages.tables(settings, self.encoder)
+        self.scorer = Scorer(registry.fetch(CTR, manifest["ctr"]["version"]), threads=settings.workers) if manifest["ctr"] else None
+        self.store = features.open_store(settings.home, settings.redis)
+        if self.scorer is not None:
+            require_same(self.contract_id, self.scorer.contract_id, what="release and click model")
+        self.search(self.embed("warm up", None), 1)
+
+    def embed(self, text: str, picture: bytes | None) -> NDArray[np.float32]:
+        """The unit vector [D] of a text, a picture, or both; :class:`InputError` for neither, or for a picture that cannot be read."""
+        if not text.strip() and picture is None:
+            raise InputError("the request has neither text nor image", action="send one of them, or both")
+        pixels = {}
+        if picture is not None:
+            pixels[QUERY] = images.pixels(images.decode(picture, source="image"), self.runtime.contract.layout.picture_size)
+        return self.runtime.embed([Sample(text.strip(), tuple(pixels))], pixels)[0]
+
+    def search(self, vector: NDArray[np.float32], k: int) -> list[Hit]:
+        """The ``k`` nearest items, best first."""
+        ids, cosines = self.index.search(vector[None, :], k, self.contract_id)
+        return [Hit(int(i), float(c)) for i, c in zip(ids[0], cosines[0], strict=True) if i >= 0]
+
+    def score(self, user_id: int, item_ids: Sequence[int], query: NDArray[np.float32] | None, text: str, *, is_image: bool) -> list[float]:
+        """Click probabilities of the items for this user and query, from Feast's online features and the representation table."""
+        if self.scorer is None:
+            raise StageError(f"release {self.version} has no click model", action="use /v1/search, or release one trained with `moon ctr`")
+        known = features.online(self.store, self.encoder, item_ids, user_id)
+        unknown = [i for i, spu in zip(item_ids, known["spu_id"], strict=True) if spu is None]
+        if unknown:
+            raise InputError(f"item_ids: {unknown[0]} is no item of the catalogue", action="ask for items that /v1/search returns")
+        joined = _joined(known, user_id, item_ids, text, is_image)
+        rows = self.scorer.encode(joined, self.tables)
+        columns = columns_of(rows, self.tables, np.arange(len(rows)))
+        if query is not None:
+            columns["query_vector"] = np.repeat(query[None, :], len(rows), axis=0)
+        return [float(p) for p in self.scorer.probabilities(columns)]
+
+
+def _joined(known: dict[str, list[Any]], user_id: int, item_ids: Sequence[int], text: str, is_image: bool) -> pa.Table:
+    """Online features as the columns that a joined impression has."""
+    count = len(item_ids)
+    integers, lists = pa.int64(), pa.list_(pa.int64())
+    kinds = {"spu_id": integers, "category": pa.string(), "brand": pa.string(), "seller_id": integers, "price": pa.float64()}
+    kinds |= {"impressions": integers, "clicks": integers, "purchases": integers, "item_ids": lists, "query_ids": lists}
+    columns = {name: pa.array(known[name], kind) for name, kind in kinds.items()}
+    columns |= {"item_id": pa.array(list(item_ids), integers), "user_id": pa.array([user_id] * count, integers)}
+    columns |= {"query_id": pa.array([-1] * count, integers), "session_id": pa.array([-1] * count, integers)}
+    columns |= {"label": pa.array([0] * count, integers), "text": pa.array([text or None] * count, pa.string())}
+    return pa.table({**columns, "is_image": pa.array([is_image] * count, pa.bool_())})
+
+
+class Follower:
+    """Keeps the champion that the alias points to; a new one that cannot be loaded is reported and not served."""
+
+    def __init__(self, settings: Settings, *, every_seconds: float = 5.0) -> None:
+        self.settings, self.every_seconds = settings, every_seconds
+        self.registry = Registry(settings)
+        self.current: Champion | None = None
+        self.refused: str = ""
+        self._stop = threading.Event()
+
+    def follow(self) -> None:
+        """Load the champion if the alias has moved (or an index of the same release has been refreshed)."""
+        version = self.registry.alias(CHAMPION)
+        if version is None:
+            self.refused = "there is no champion release → run `moon demo`, or `moon promote RELEASE`"
+            return
+        if self.current is not None and self.current.version == version and not self._refreshed(self.current):
+            self.refused = ""
+            return
+        try:
+            self.current = Champion(self.settings, self.registry, version)  # one assignment: a request sees the old one or the new one
+            self.refused = ""
+        except MoonError as fault:
+            self.refused = f"release {version} is not served: {fault}"
+            log.error(self.refused)
+
+    def champion(self) -> Champion:
+        """The champion being served; :class:`StageError` while there is none."""
+        if self.current is None:
+            raise StageError(self.refused or "the champion is being loaded", action="ask /ready again")
+        return self.current
+
+    def start(self) -> None:
+        """Load once, then follow in the background until :meth:`stop`."""
+        self.follow()
+        threading.Thread(target=self._loop, name="follow-champion", daemon=True).start()
+
+    def stop(self) -> None:
+        """Stop following."""
+        self._stop.set()
+
+    def _loop(self) -> None:
+        while not self._stop.wait(self.every_seconds):
+            try:
+                self.follow()
+            except Exception:  # the registry may be away for a while; what is served goes on
+                log.exception("the registry could not be asked for the champion")
+
+    def _refreshed(self, champion: Champion) -> bool:
+        return ItemIndex.open(stages.index_place(self.settings, champion.encoder)).header.sha256 != champion.index.header.sha256
+
+
+def titles(lake: Lake, item_ids: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """Title, category, price and pictures of items, by id."""
+    if not item_ids:
+        return {}
+    where = f"item_id IN ({', '.join(str(int(i)) for i in item_ids)})"
+    rows = lake.read("items", ["item_id", "title", "category", "price", "image_ids", "event_timestamp"], where)
+    return {row["item_id"]: row for row in rows.sort_by("event_timestamp").to_pylist()}
