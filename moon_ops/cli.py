@@ -71,14 +71,16 @@ def ingest(
 
     Example: moon ingest shop
     """
-    from moon_ops.release.stages import ingest as stage
+    from moon_ops.lake.ingest import ingest as stage
 
-    report = stage(_settings(home), directory, now=_now())
+    settings = _settings(home)
+    report = stage(directory, settings.lake, now=_now(), workers=settings.workers)
     _say(report)
     if report.refused and not allow_quarantine:
         counts = ", ".join(f"{count} x {where}" for where, count in report.refused.items())
         raise InputError(
-            f"{sum(report.refused.values())} rows were set aside ({counts}); the first: {report.first_refusal}; all other rows are in the lake",
+            f"{sum(report.refused.values())} rows were set aside ({counts}); the first: {report.first_refusal}; "
+            "all other rows are in the lake",
             action="mend them and ingest again, or pass --allow-quarantine",
         )
 

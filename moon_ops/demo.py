@@ -128,8 +128,9 @@ def _shop(settings: Settings, steps: Steps, data: Path | None, size: str, days: 
             from moon_ops.lake.simulate import simulate
 
             made = simulate(shop, size=size, seed=SHOP_SEED, days=days, workers=settings.workers)
+            say.append(f"{made.items:,} items, {made.users:,} users, {made.days} days")
             say.append(
-                f"{made.items:,} items, {made.users:,} users, {made.impressions:,} impressions, {made.days} days, {made.pictures:,} pictures"
+                f"{made.impressions:,} impressions, {made.clicks:,} clicks, {made.purchases:,} purchases, {made.pictures:,} pictures"
             )
         say.append(f"{'wrote' if data is None else 'reads'} {shop}")
     marker.write_text(json.dumps({"shop": str(shop)}) + "\n")
@@ -137,13 +138,12 @@ def _shop(settings: Settings, steps: Steps, data: Path | None, size: str, days: 
 
 
 def _ingest(settings: Settings, steps: Steps, shop: Path, now: dt.datetime) -> None:
-    from moon_ops.release import stages
+    from moon_ops.lake.ingest import ingest
 
     with steps.step("ingest", "check every row, store each picture once, add what is new to the lake") as say:
-        report = stages.ingest(settings, shop, now=now)
-        say.append(
-            f"new: {report.items:,} items, {report.images:,} pictures, {report.queries:,} queries, {report.events:,} events; known: {report.known:,}"
-        )
+        report = ingest(shop, settings.lake, now=now, workers=settings.workers)
+        new = (("items", report.items), ("pictures", report.images), ("queries", report.queries), ("events", report.events))
+        say.append(f"new: {', '.join(f'{count:,} {name}' for name, count in new)}; changed: {report.updated:,}; known: {report.known:,}")
         if report.refused:
             say.append(f"set aside: {report.refused}, the first: {report.first_refusal}")
         say.append(f"wrote {settings.lake.uri}")

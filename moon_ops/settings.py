@@ -31,14 +31,15 @@ class Settings:
     tracking_uri: str  # MLflow: sqlite:///… or http(s)://…
     redis: str = ""  # host:port of the online store; empty: SQLite
     models: Path = ROOT / "models"
+    inbox: Path | None = None  # a directory in the ingest layout that moon_new_items looks into
     workers: int = 2
     host: str = "127.0.0.1"
     port: int = 8321
 
     @classmethod
     def from_environment(cls, home: Path | None = None) -> Settings:
-        """Read ``MOON_HOME``, ``MOON_LAKE``, ``MOON_TRACKING_URI``, ``MOON_REDIS``, ``MOON_MODELS``, ``MOON_WORKERS``, ``MOON_HOST``,
-        ``MOON_PORT``; :class:`SettingsError` names the variable that is wrong.
+        """Read ``MOON_HOME``, ``MOON_LAKE``, ``MOON_TRACKING_URI``, ``MOON_REDIS``, ``MOON_MODELS``, ``MOON_INBOX``, ``MOON_WORKERS``,
+        ``MOON_HOST``, ``MOON_PORT``; :class:`SettingsError` names the variable that is wrong.
         """
         at = (home or Path(os.environ.get("MOON_HOME") or ".moon")).absolute()
         if at.exists() and not at.is_dir():
@@ -49,6 +50,7 @@ class Settings:
             tracking_uri=os.environ.get("MOON_TRACKING_URI") or f"sqlite:///{at / 'mlflow.db'}",
             redis=os.environ.get("MOON_REDIS", ""),
             models=Path(os.environ.get("MOON_MODELS") or ROOT / "models"),
+            inbox=Path(inbox) if (inbox := os.environ.get("MOON_INBOX")) else None,
             workers=_whole("MOON_WORKERS", min(os.cpu_count() or 1, 8)),
             host=os.environ.get("MOON_HOST") or "127.0.0.1",
             port=_whole("MOON_PORT", 8321),
@@ -82,18 +84,24 @@ class Training:
 
     steps: int
     batch: int  # pairs per step; each one's item is a negative of all the others
-    learning_rate: float
+    learning_rate: float  # AdamW, for embeddings, gains and biases; for everything if matrix_learning_rate is 0
+    matrix_learning_rate: float = 0.0  # Muon, for the hidden matrices
     warmup_steps: int = 20
     weight_decay: float = 0.05
     temperature: float = 0.07
-    augment: bool = True  # crops, flips and light, on pictures of both sides
+    pictures: int = 1  # of an item per step, drawn anew each time; production reads inputs.max_pictures
+    text_dropout: float = 0.0  # share of items shown without their text, so that a photograph has to match a picture
+    augment: bool = False  # turns, crops, flips and light, on pictures of both sides
 
     def __post_init__(self) -> None:
         _rule(self.steps >= 0, "steps", self.steps, "0 or more (0: an untrained encoder)")
         _rule(self.batch >= 2, "batch", self.batch, "at least 2: one pair has no negatives")
         _rule(0 < self.learning_rate < 1, "learning_rate", self.learning_rate, "between 0 and 1")
+        _rule(0 <= self.matrix_learning_rate < 1, "matrix_learning_rate", self.matrix_learning_rate, "from 0, below 1")
         _rule(0 < self.temperature <= 1, "temperature", self.temperature, "above 0, at most 1")
         _rule(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "0 or more")
+        _rule(self.pictures >= 1, "pictures", self.pictures, "at least 1")
+        _rule(0 <= self.text_dropout < 1, "text_dropout", self.text_dropout, "from 0, below 1")
 
 
 @checked(frozen=True, config=STRICT)

@@ -49,7 +49,7 @@ def running(settings: Settings) -> Iterator[httpx.Client]:
 
 
 def searches(settings: Settings, encoder: int, windows: Windows) -> tuple[list[Searched], dict[str, float]]:
-    """Photographs from after the encoder's training, in a seeded order and not chosen, with the items found; and the median latencies [ms]."""
+    """Photographs from after the encoder's training, in a seeded order and not chosen, with the items found; and median latencies [ms]."""
     queries = recall.bought_after(settings.lake, windows.trained_until, windows.end, trained_until=stages.trained_until(settings, encoder))
     rows = np.random.default_rng(0).permutation(np.flatnonzero(queries.is_image))[:ROWS]
     photographs = dict(image_bytes(settings.lake, [queries.samples[r].image_ids[0] for r in rows]))

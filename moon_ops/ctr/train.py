@@ -7,7 +7,6 @@ import json
 import math
 import shutil
 import tempfile
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from moon_ops.ctr.dataset import Rows, Tables, batches, encode
 from moon_ops.ctr.models import INPUTS, ClickModel, Sizes
 from moon_ops.ctr.score import GRAPH, Scorer
 from moon_ops.ctr.vocabulary import WORD_ROWS, Vocabulary
+from moon_ops.encoder.export import quiet_exporter
 from moon_ops.errors import ContractError, InputError
 from moon_ops.settings import CtrRecipe
 
@@ -131,8 +131,7 @@ def _export(model: ClickModel, rows: Rows, tables: Tables, path: Path) -> None:
     """One ONNX graph with a free number of rows; inputs that this extractor does not read are left out by the exporter."""
     columns, _ = next(batches(rows, tables, 4, np.arange(min(4, len(rows)))))
     free = tuple({0: torch.export.Dim.DYNAMIC} for _ in columns)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet_exporter():
         program = torch.onnx.export(
             model, columns, dynamo=True, dynamic_shapes=(free,), input_names=list(INPUTS), output_names=["logit"], verbose=False
         )

@@ -89,6 +89,6 @@ def _verify(contract: Contract, directory: Path) -> None:
     made = golden_pixels(contract.layout.picture_size)
     if made != contract.golden_pixels:
         raise ContractError(
-            f"pictures are resized to other pixels here ({made[:12]}) than contract {contract.contract_id} was made with ({contract.golden_pixels[:12]})",
+            f"pictures are resized to other pixels here ({made[:12]}) than under contract {contract.contract_id} ({contract.golden_pixels[:12]})",
             action="install the Pillow version in constraints.txt, or export the encoder again",
         )

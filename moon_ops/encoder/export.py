@@ -92,7 +92,7 @@ def export(directory: Path, *, parity_floor: float = 0.999) -> Certificate:
 def _write_graphs(encoder: Encoder, directory: Path) -> None:
     dynamic = torch.export.Dim.DYNAMIC
     ids, mask, pixels = _golden(encoder, samples=4, seed=0)
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), quiet_exporter():
         tokens = encoder.picture_tokens(pixels)
         graphs = (
             (TOWER, _Tower(encoder), (pixels,), ({0: dynamic},), ["pixels"], ["image_tokens"]),
@@ -160,9 +160,9 @@ def _reserved(layout: Layout) -> set[int]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_exporter() -> Iterator[None]:
     """The exporter reports its passes; a failure still raises."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.onnx._internal.exporter._registration", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -14,6 +14,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -38,14 +39,19 @@ class Encoder(nn.Module):
         self.layout = layout
 
     @property
+    def config(self) -> Any:
+        """The model's configuration; transformers types its parts as anything from a dict to None."""
+        return self.model.config
+
+    @property
     def dim(self) -> int:
         """D, the length of a vector."""
-        return int(self.model.config.text_config.hidden_size)
+        return int(self.config.text_config.hidden_size)
 
     def picture_tokens(self, pixels: Tensor) -> Tensor:
         """Picture tokens [N, T, D] of uint8 pixels [N, 3, H, W]: rescaled to [-1, 1], vision tower, pixel shuffle, projector."""
         values = pixels.to(self.model.dtype) / 127.5 - 1.0
-        side = self.layout.picture_size // self.model.config.vision_config.patch_size
+        side = self.layout.picture_size // self.config.vision_config.patch_size
         whole = torch.ones((pixels.shape[0], side, side), dtype=torch.bool, device=pixels.device)  # pictures are never padded
         hidden = self.model.vision_model(pixel_values=values, patch_attention_mask=whole).last_hidden_state
         return self.model.connector(hidden)
@@ -104,8 +110,8 @@ def _from_nothing(recipe: EncoderRecipe, texts: Iterable[str]) -> Encoder:
     from moon_ops.encoder.tokenizer import train
 
     tokenizer = train(texts, recipe.vocabulary)
-    special = {name: tokenizer.token_to_id(token) for name, token in (("image", IMAGE), ("pad", PAD))}
-    config = SmolVLMConfig(
+    special: dict[str, Any] = {name: tokenizer.token_to_id(token) for name, token in (("image", IMAGE), ("pad", PAD))}
+    config: Any = SmolVLMConfig(  # type: ignore[call-arg]
         vision_config={**recipe.vision, "image_size": recipe.inputs.picture_size},
         text_config={
             "model_type": "llama",
@@ -124,11 +130,12 @@ def _from_nothing(recipe: EncoderRecipe, texts: Iterable[str]) -> Encoder:
 
 def _from_checkpoint(recipe: EncoderRecipe) -> Encoder:
     """The checkpoint's own weights and tokenizer, with bidirectional attention and the recipe's picture size."""
+    where: dict[str, Any] = {"revision": recipe.revision} if recipe.revision else {}
     try:
-        config = SmolVLMConfig.from_pretrained(recipe.checkpoint, revision=recipe.revision or None)
+        config: Any = SmolVLMConfig.from_pretrained(recipe.checkpoint, **where)
         config.text_config.is_causal = False
-        model = SmolVLMModel.from_pretrained(recipe.checkpoint, revision=recipe.revision or None, config=config, dtype=torch.float32)
-        pretrained = PreTrainedTokenizerFast.from_pretrained(recipe.checkpoint, revision=recipe.revision or None)
+        model = SmolVLMModel.from_pretrained(recipe.checkpoint, config=config, dtype=torch.float32, **where)
+        pretrained = PreTrainedTokenizerFast.from_pretrained(recipe.checkpoint, **where)
     except OSError as missing:
         raise InputError(
             f"checkpoint = {recipe.checkpoint!r} could not be loaded ({str(missing).splitlines()[0]})",
@@ -139,7 +146,7 @@ def _from_checkpoint(recipe: EncoderRecipe) -> Encoder:
     return Encoder(model, tokenizer, _layout(recipe, config, tokenizer))
 
 
-def _same_picture_size(recipe: EncoderRecipe, config: SmolVLMConfig) -> None:
+def _same_picture_size(recipe: EncoderRecipe, config: Any) -> None:
     trained = config.vision_config.image_size
     if trained != recipe.inputs.picture_size:
         raise InputError(
@@ -148,9 +155,9 @@ def _same_picture_size(recipe: EncoderRecipe, config: SmolVLMConfig) -> None:
         )
 
 
-def _layout(recipe: EncoderRecipe, config: SmolVLMConfig, tokenizer: Tokenizer) -> Layout:
-    ids = {token: tokenizer.token_to_id(token) for token in (IMAGE, AROUND, GLOBAL)}
-    absent = [token for token, at in ids.items() if at is None]
+def _layout(recipe: EncoderRecipe, config: Any, tokenizer: Tokenizer) -> Layout:
+    ids: dict[str, Any] = {token: tokenizer.token_to_id(token) for token in (IMAGE, AROUND, GLOBAL, PAD)}
+    absent = [token for token, at in ids.items() if at is None and token != PAD]
     if absent:
         raise InputError(f"the tokenizer has no token {absent[0]}, so pictures have no place", action="use a SmolVLM tokenizer")
     patches = (recipe.inputs.picture_size // config.vision_config.patch_size) ** 2
@@ -162,7 +169,7 @@ def _layout(recipe: EncoderRecipe, config: SmolVLMConfig, tokenizer: Tokenizer) 
         image_token_id=ids[IMAGE],
         around_token_id=ids[AROUND],
         global_token_id=ids[GLOBAL],
-        pad_token_id=tokenizer.token_to_id(PAD) if tokenizer.token_to_id(PAD) is not None else int(config.pad_token_id or 0),
+        pad_token_id=int(config.text_config.pad_token_id or 0) if ids[PAD] is None else ids[PAD],
     )
 
 

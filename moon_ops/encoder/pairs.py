@@ -30,10 +30,10 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.query)
 
-    def image_ids(self, max_pictures: int) -> list[str]:
-        """Every picture that training will look at, each once."""
-        used = [i for s in self.queries for i in s.image_ids] + [i for s in self.items for i in s.image_ids[:max_pictures]]
-        return list(dict.fromkeys(used))
+    def image_ids(self) -> list[str]:
+        """Every picture that training may look at, each once: those of the queries and all those of the items that were bought."""
+        bought = [self.items[row] for row in np.unique(self.item)]
+        return list(dict.fromkeys(i for s in (*self.queries, *bought) for i in s.image_ids))
 
     def batches(self, size: int, steps: int, seed: int) -> Iterator[NDArray[np.int64]]:
         """``steps`` batches of pair numbers; every pair is seen once before any is seen again."""
@@ -61,7 +61,7 @@ def purchases(lake: Lake, trained_until: dt.datetime) -> Pairs:
     pairs = [(query_row[q], item_row[i]) for q, i in bought if q in query_row and i in item_row]
     if len(pairs) < 2:
         raise StageError(
-            f"the lake has {len(pairs)} purchases after a query before trained_until = {trained_until:%Y-%m-%dT%H:%MZ}: too few to train on",
+            f"the lake has {len(pairs)} purchases after a query before trained_until = {trained_until:%Y-%m-%dT%H:%MZ}: too few",
             action="ingest events, or train until a later time",
         )
     used = sorted({q for q, _ in pairs})

@@ -123,9 +123,12 @@ class Contract:
         path = directory / "contract.json"
         if not path.is_file():
             raise ContractError(f"{directory} holds no contract.json: it is not an exported encoder", action="run `moon export` first")
-        content = json.loads(path.read_text())
-        named = content.pop("contract_id")
-        contract = cls(**{**content, "layout": Layout(**content["layout"])})
+        try:
+            content = json.loads(path.read_text())
+            named = content.pop("contract_id")
+            contract = cls(**{**content, "layout": Layout(**content["layout"])})
+        except (ValueError, KeyError, TypeError, AttributeError) as edited:
+            raise ContractError(f"{path} is not a contract as it was written ({edited})", action="export the encoder again") from edited
         if contract.contract_id != named:
             raise ContractError(
                 f"{path} says {named} but its content hashes to {contract.contract_id}",

@@ -13,13 +13,22 @@ from dataclasses import dataclass
 import imagehash
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from moon_ops.errors import InputError
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_BYTES = 20 * 2**20
 MAX_PIXELS = 40_000_000  # a 40-megapixel photograph decodes to 120 MB; Pillow itself only warns at 89 million
+TURNS = {  # EXIF orientation → what turns the picture upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,8 @@ def decode(content: bytes, *, source: str = "picture") -> Image.Image:
         with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
             if opened.width * opened.height > MAX_PIXELS:
                 raise _refused(source, f"{opened.width}x{opened.height} is more than {MAX_PIXELS:,} pixels", "scale it down")
-            return ImageOps.exif_transpose(opened).convert("RGB")
+            turn = TURNS.get(opened.getexif().get(ExifTags.Base.Orientation, 1))  # ImageOps would write the EXIF anew, and fail if damaged
+            return (opened if turn is None else opened.transpose(turn)).convert("RGB")
     except InputError:
         raise
     except UnidentifiedImageError as unknown:

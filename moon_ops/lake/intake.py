@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,11 +24,11 @@ class Intake:
     def __init__(self, source: Path, lake: Lake, refusals: Refusals, *, now: dt.datetime, workers: int) -> None:
         self.source, self.lake, self.refusals, self.now, self.workers = source.resolve(), lake, refusals, now, workers
         self._ids: dict[str, str] = {}  # reference → image_id
-        self._faults: dict[str, str] = {}  # reference → why it was refused
+        self.faults: dict[str, str] = {}  # reference → why it was refused
 
     def store(self, references: Sequence[str]) -> int:
         """Read every referenced picture, commit those the lake does not have, and return how many these were."""
-        known = set(self.lake.read("images", ["image_id"])["image_id"].to_pylist())
+        known: set[str | None] = set(self.lake.read("images", ["image_id"])["image_id"].to_pylist())
         stored = 0
         with (
             ThreadPoolExecutor(self.workers) as pool,
@@ -44,21 +44,21 @@ class Intake:
                 bar.update(len(chunk))
         return stored
 
-    def ids(self, references: Sequence[str], source: str, column: str) -> list[str]:
-        """The image ids of a row's references; those that could not be read are refused under the row's name and left out."""
+    def ids(self, references: Sequence[str], name: str, row: int, column: str) -> list[str]:
+        """The image ids of the references in a row of table ``name``; those that could not be read are refused and left out."""
         for reference in references:
-            if reference in self._faults:
-                self.refusals.add(source, {column: reference}, column, f"{column} = {reference!r}: {self._faults[reference]}")
+            if reference in self.faults:
+                self.refusals.add(name, row, column, f"{column} = {reference!r}: {self.faults[reference]}")
         return [self._ids[r] for r in references if r in self._ids]
 
-    def _inspect(self, reference: str, known: set[str]) -> images.Picture | None:
+    def _inspect(self, reference: str, known: set[str | None]) -> images.Picture | None:
         """Read one picture; None if it is known already or refused."""
         try:
             content = self._read(reference)
             name = images.image_id(content)
             picture = None if name in known else images.inspect(content, source=reference)
         except InputError as fault:
-            self._faults[reference] = fault.problem
+            self.faults[reference] = fault.problem
             return None
         self._ids[reference] = name
         return picture
@@ -66,22 +66,22 @@ class Intake:
     def _read(self, reference: str) -> bytes:
         if fetch.is_address(reference):
             return fetch.fetch(reference, max_bytes=images.MAX_BYTES)
-        path = (self.source / reference).resolve()
-        if not path.is_relative_to(self.source):
-            raise InputError(f"{reference} lies outside {self.source}", action="bring pictures inside the directory")
         try:
-            return path.read_bytes()
+            path = (self.source / reference).resolve()
+            if not path.is_relative_to(self.source):
+                raise InputError(f"{reference} lies outside {self.source}", action="bring pictures inside the directory")
+            return _bounded(path)
         except OSError as missing:
             raise InputError(f"{reference} cannot be read ({missing.strerror})", action="add the file") from missing
+        except (ValueError, RuntimeError) as odd:  # a zero byte in the name, a link to itself
+            raise InputError(f"{reference!r} is no path ({odd})", action="name a file in the directory") from odd
 
     def _rows(self, pictures: list[images.Picture]) -> pa.Table:
-        columns: dict[str, Iterator[object] | list[object]] = {
-            "image_id": [p.image_id for p in pictures],
-            "bytes": [p.content for p in pictures],
-            "format": [p.format for p in pictures],
-            "width": [p.width for p in pictures],
-            "height": [p.height for p in pictures],
-            "phash": [p.phash for p in pictures],
-            "created": [self.now] * len(pictures),
-        }
-        return pa.table(columns, schema=SCHEMAS["images"])
+        rows = [{**vars(picture), "bytes": picture.content, "created": self.now} for picture in pictures]
+        return pa.Table.from_pylist(rows, schema=SCHEMAS["images"])
+
+
+def _bounded(path: Path) -> bytes:
+    """The file's bytes, at most one more than a picture may have, which the decoder then refuses."""
+    with path.open("rb") as stream:
+        return stream.read(images.MAX_BYTES + 1)

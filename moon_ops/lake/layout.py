@@ -2,7 +2,7 @@
 
 A file-level fault (no such file, a missing column) is an :class:`~moon_ops.errors.InputError`. A row-level fault (a cell that is no
 number, a timestamp that is no time) refuses that row alone: refused rows are collected with the column and the reason, and the
-good ones go on.
+good ones go on. The three formats mean the same: CSV cells are read as text and typed here, as JSON and Parquet cells are.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import pandas as pd
 import pyarrow as pa
@@ -24,37 +24,47 @@ import pyarrow.parquet as pq
 from moon_ops.errors import InputError
 from moon_ops.lake.tables import STAMP
 
-READERS: dict[str, Callable[[Path], pa.Table]] = {
-    ".parquet": pq.read_table,
-    ".jsonl": pyarrow.json.read_json,
-    ".csv": pyarrow.csv.read_csv,
-}
 ROW = "_row"  # the row's number in its file, from 1
+Column: TypeAlias = "pa.ChunkedArray[Any] | pa.Array[Any]"
 
 
 @dataclass
 class Refusals:
-    """Rows that were not taken: where from, which column, why. Each becomes one row of the ``quarantine`` table."""
+    """Rows that were not taken: where from, which column, why. Each becomes one row of the ``quarantine`` table.
+
+    A refusal quotes the row as it stands in its file, whatever has been made of it since.
+    """
 
     rows: list[dict[str, str]] = field(default_factory=list)
+    files: dict[str, tuple[Path, pa.Table]] = field(default_factory=dict)  # table → its file and content
 
-    def add(self, source: str, row: object, column: str, reason: str) -> None:
-        """Refuse one row; ``row`` is kept as JSON so that it can be mended and brought again."""
-        self.rows.append({"source": source, "row": json.dumps(row, default=str, sort_keys=True), "column": column, "reason": reason})
+    def bring(self, name: str, path: Path, content: pa.Table) -> None:
+        """Say what the file of table ``name`` holds, before anything in it is refused."""
+        self.files[name] = (path, content)
 
-    def split(self, table: pa.Table, bad: pa.ChunkedArray | pa.Array, source: str, column: str, reason: str) -> pa.Table:
-        """Refuse the rows where ``bad`` is true, quoting the cell, and return the others."""
-        bad = pc.fill_null(bad, True)
-        for row in table.filter(bad).to_pylist():
-            number = row.pop(ROW)
-            self.add(f"{source}:{number}", row, column, f"{column} = {row.get(column)!r} {reason}")
+    def add(self, name: str, number: int, column: str, reason: str) -> None:
+        """Refuse row ``number`` of table ``name``; the row is kept as JSON so that it can be mended and brought again."""
+        path, content = self.files[name]
+        self._add(f"{path.name}:{number}", content.slice(number - 1, 1).to_pylist()[0], column, reason)
+
+    def split(self, table: pa.Table, bad: Column, name: str, column: str, reason: str) -> pa.Table:
+        """Refuse the rows where ``bad`` is true or null, quoting the cell, and return the others."""
+        path, content = self.files[name]
+        bad = filled(bad, True)
+        numbers = [number or 0 for number in table.filter(bad)[ROW].to_pylist()]
+        for number, row in zip(numbers, content.take(pa.array([n - 1 for n in numbers], pa.int64())).to_pylist(), strict=True):
+            self._add(f"{path.name}:{number}", row, column, f"{column} = {row.get(column)!r} {reason}")
         return table.filter(pc.invert(bad))
+
+    def _add(self, source: str, row: dict[str, Any], column: str, reason: str) -> None:
+        kept = json.dumps({name: cell for name, cell in row.items() if name != ROW}, default=str, sort_keys=True)
+        self.rows.append({"source": source, "row": kept, "column": column, "reason": reason})
 
     def summary(self) -> dict[str, int]:
         """How many rows were refused, per ``file column``."""
         counts: dict[str, int] = {}
         for row in self.rows:
-            key = f"{row['source'].split(':')[0]} {row['column']}"
+            key = f"{row['source'].rpartition(':')[0]} {row['column']}"
             counts[key] = counts.get(key, 0) + 1
         return counts
 
@@ -73,83 +83,163 @@ def find(directory: Path, name: str) -> Path | None:
 def read(path: Path, required: tuple[str, ...]) -> pa.Table:
     """The file's columns as they are, with the row's number in ``_row``; a missing column is an error that names it."""
     try:
-        table = READERS[path.suffix](path)
+        table = READERS[path.suffix](path) if path.stat().st_size else empty(required)
+        table = table if table.num_columns else empty(required)  # only blank lines
     except (pa.ArrowException, OSError, ValueError) as unreadable:
         raise InputError(f"{path} cannot be read ({unreadable}); nothing was ingested", action="write the file again") from unreadable
-    missing = [name for name in required if name not in table.column_names]
+    names = table.column_names
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"{path} has the column '{twice[0]}' twice; nothing was ingested", action="keep one of them")
+    missing = [name for name in required if name not in names]
     if missing:
         raise InputError(
-            f"{path} has no column '{missing[0]}' (it has {', '.join(table.column_names)}); nothing was ingested",
+            f"{path} has no column '{missing[0]}' (it has {', '.join(names)}); nothing was ingested",
             action=f"add the column {missing[0]}",
         )
+    table = table.drop_columns(ROW) if ROW in names else table
     return table.append_column(ROW, pa.array(range(1, table.num_rows + 1), pa.int64()))
 
 
-def optional(table: pa.Table, name: str, kind: pa.DataType) -> pa.Table:
+def empty(names: tuple[str, ...]) -> pa.Table:
+    """A table of texts without rows: what a file says that is not there or has no content."""
+    return pa.schema([(name, pa.string()) for name in names]).empty_table()
+
+
+def _read_csv(path: Path) -> pa.Table:
+    """Every cell as text, an empty one as null: a reader that guesses types would make ``007`` a 7."""
+    return pyarrow.csv.read_csv(
+        path,
+        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+        convert_options=pyarrow.csv.ConvertOptions(
+            default_column_type=pa.string(),  # type: ignore[call-arg]  # not in the stubs yet
+            strings_can_be_null=True,
+            null_values=[""],
+        ),
+    )
+
+
+def _read_jsonl(path: Path) -> pa.Table:
+    """One object a line; a column whose cells differ in type (a price that is a word) is read as text, so that only its row is refused."""
+    try:
+        return pyarrow.json.read_json(path)
+    except pa.ArrowInvalid:
+        rows = [_object(number, line) for number, line in enumerate(path.read_text("utf-8-sig").split("\n"), 1) if line.strip()]
+    names = dict.fromkeys(name for row in rows for name in row)
+    return pa.table({name: _cells([row.get(name) for row in rows]) for name in names})
+
+
+def _object(number: int, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as broken:
+        raise ValueError(f"line {number} is not JSON: {broken}") from broken
+    if not isinstance(row, dict):
+        raise ValueError(f"line {number} is not a JSON object")
+    return row
+
+
+def _cells(values: list[Any]) -> pa.Array[Any]:
+    try:
+        return pa.array(values)
+    except (pa.ArrowException, OverflowError):
+        return pa.array([v if v is None or isinstance(v, str) else json.dumps(v) for v in values], pa.string())
+
+
+READERS: dict[str, Callable[[Path], pa.Table]] = {".parquet": pq.read_table, ".jsonl": _read_jsonl, ".csv": _read_csv}
+
+
+def optional(table: pa.Table, name: str) -> pa.Table:
     """The table with column ``name``, all null when the file does not have it."""
-    return table if name in table.column_names else table.append_column(name, pa.nulls(table.num_rows, kind))
+    return table if name in table.column_names else table.append_column(name, pa.nulls(table.num_rows))
+
+
+def replace(table: pa.Table, name: str, column: Column) -> pa.Table:
+    """The table with another column under the same name."""
+    return table.set_column(table.schema.get_field_index(name), name, column)
+
+
+def filled(column: Column, value: bool | float | str) -> Column:
+    """The column with ``value`` where it is null."""
+    return cast(Column, pc.fill_null(column, pa.scalar(value)))
+
+
+def texts(table: pa.Table, name: str, refusals: Refusals, source: str) -> pa.Table:
+    """Replace the column by texts without the space around them; a blank one is null. Numbers are written out."""
+    try:
+        column = pc.utf8_trim_whitespace(table[name].cast(pa.string()))
+    except pa.ArrowException as unfit:
+        path, _ = refusals.files[source]
+        what = f"{path}: column '{name}' holds {table[name].type}, not texts"
+        raise InputError(f"{what}; nothing was ingested", action=f"write {name} as text") from unfit
+    return replace(table, name, pc.if_else(pc.equal(column, pa.scalar("")), pa.scalar(None, pa.string()), column))
 
 
 def stable_id(value: str) -> int:
     """The 63-bit integer that a string id becomes, the same on every machine and for ever."""
-    if value.isdecimal() and len(value) <= 18 and str(int(value)) == value:
-        return int(value)  # a CSV reader makes 1001 a number, a parquet writer may have kept "1001": they are one item
+    if value.isdecimal() and len(value) <= 19 and str(int(value)) == value and int(value) < 2**63:
+        return int(value)  # a parquet writer may have kept "1001" where another wrote a number: they are one item
     return int.from_bytes(hashlib.blake2b(value.encode(), digest_size=8).digest(), "big") >> 1
 
 
 def ids(table: pa.Table, name: str, refusals: Refusals, source: str, *, required: bool) -> pa.Table:
-    """Replace the id column by int64; strings are hashed (see :func:`stable_id`), anything else refuses its row."""
-    column = table[name].combine_chunks()
-    if pa.types.is_integer(column.type):
-        table = table.set_column(table.schema.get_field_index(name), name, column.cast(pa.int64()))
-    else:
-        text = column.cast(pa.string())
-        unique = text.unique().to_pylist()
-        known = {value: stable_id(value) for value in unique if value}
-        hashed = pa.array([known.get(value) for value in text.to_pylist()], pa.int64())
-        table = table.set_column(table.schema.get_field_index(name), name, hashed)
-    bad = pc.less(table[name], 0)
-    bad = pc.fill_null(bad, True) if required else pc.fill_null(bad, False)
-    return refusals.split(table, bad, source, name, "is not an id (a whole number from 0, or a text)")
+    """Replace the id column by int64; texts become numbers (see :func:`stable_id`), a negative number refuses its row."""
+    whole = pa.types.is_integer(table[name].type) and table[name].type != pa.uint64()
+    table = table if whole else _without_fractions(texts(table, name, refusals, source), name)
+    column = table[name]
+    bad = pc.less(column, pa.scalar(0)) if whole else pc.match_substring_regex(column, r"^-\d+$")
+    table = refusals.split(table, filled(bad, required), source, name, "is not an id (a whole number from 0, or a text)")
+    if whole:
+        return replace(table, name, table[name].cast(pa.int64()))
+    encoded = table[name].combine_chunks().dictionary_encode()
+    known = pa.array([stable_id(str(value)) for value in encoded.dictionary.to_pylist()], pa.int64())
+    return replace(table, name, known.take(encoded.indices))
+
+
+def _without_fractions(table: pa.Table, name: str) -> pa.Table:
+    """A column of which every cell ends in ``.0`` held whole numbers, until a writer that had a gap to fill stored them as floats."""
+    if not pc.all(pc.match_substring_regex(table[name], r"^-?\d+\.0$"), min_count=1).as_py():
+        return table
+    return replace(table, name, pc.replace_substring_regex(table[name], r"\.0$", ""))
 
 
 def stamps(table: pa.Table, name: str, refusals: Refusals, source: str, *, required: bool) -> pa.Table:
     """Replace the column by UTC timestamps; one without a zone is read as UTC, one that is no time refuses its row."""
     column = table[name].combine_chunks()
-    if pa.types.is_timestamp(column.type):
-        parsed = column.cast(STAMP) if column.type.tz else pc.assume_timezone(column.cast(pa.timestamp("us")), "UTC")
+    if pa.types.is_timestamp(column.type):  # a zone, if it has one, only says how to show it: what is stored is UTC
+        parsed = column.cast(pa.timestamp("us"), safe=False).cast(STAMP)
     else:
         times = pd.to_datetime(pd.Series(column.to_pylist(), dtype="object"), utc=True, errors="coerce", format="ISO8601")
-        parsed = pa.array(times.dt.tz_convert("UTC"), STAMP)
+        parsed = pa.array(times.dt.tz_convert("UTC").dt.floor("us"), STAMP)
     bad = pc.is_null(parsed) if required else pc.and_(pc.is_null(parsed), pc.is_valid(column))
     table = refusals.split(table, bad, source, name, "is not a time (ISO 8601, e.g. 2026-01-31T12:00:00Z)")
-    return table.set_column(table.schema.get_field_index(name), name, parsed.filter(pc.invert(bad)))
+    return replace(table, name, parsed.filter(pc.invert(bad)))
 
 
-def numbers(table: pa.Table, name: str, kind: pa.DataType, refusals: Refusals, source: str) -> pa.Table:
-    """Replace the optional column by numbers of ``kind``; a cell that is none refuses its row."""
+def numbers(table: pa.Table, name: str, refusals: Refusals, source: str, *, whole: bool = False) -> pa.Table:
+    """Replace the optional column by finite float64, or ``whole`` numbers as int32; a cell that is none refuses its row."""
     column = table[name].combine_chunks()
     values = pd.to_numeric(pd.Series(column.to_pylist(), dtype="object"), errors="coerce").astype("float64")
-    bad = pc.and_(pa.array(values.isna()), pc.is_valid(column))
-    table = refusals.split(table, bad, source, name, "is not a number")
-    parsed = pa.array(values[~bad.to_numpy(zero_copy_only=False)], pa.float64(), from_pandas=True)
-    return table.set_column(table.schema.get_field_index(name), name, parsed.cast(kind, safe=False))
+    good = values.abs() < (2**31 if whole else float("inf"))
+    if whole:
+        good &= values == values.round()
+    bad = pc.and_(pa.array(~good), pc.is_valid(column))
+    table = refusals.split(table, bad, source, name, "is not a whole number" if whole else "is not a number")
+    parsed = pa.array(values, pa.float64(), from_pandas=True).filter(pc.invert(bad))
+    return replace(table, name, parsed.cast(pa.int32() if whole else pa.float64()))
 
 
 def unique(table: pa.Table, name: str, refusals: Refusals, source: str) -> pa.Table:
     """Keep the first row of each id and refuse the later ones."""
-    values = table[name].to_pandas()
-    return refusals.split(table, pa.array(values.duplicated()), source, name, "is there twice: the first row counts")
+    again = pa.array(table[name].to_pandas().duplicated())
+    return refusals.split(table, again, source, name, "is there twice: the first row counts")
 
 
-def words(value: Any, separators: str) -> list[str]:
-    """A list cell, or a text cell split at any of ``separators``, e.g. ``"A > B"`` → ``["A", "B"]``."""
-    if value is None:
-        return []
+def words(value: Any, separator: str) -> list[str]:
+    """A list cell, or a text cell split at ``separator``, e.g. ``"A > B"`` → ``["A", "B"]``."""
     if isinstance(value, str):
-        for separator in separators[1:]:
-            value = value.replace(separator, separators[0])
-        value = value.split(separators[0])
+        value = value.split(separator)
+    elif not isinstance(value, list):
+        value = [value]
     return [str(part).strip() for part in value if part is not None and str(part).strip()]
 
 
@@ -157,8 +247,8 @@ def pairs(value: Any) -> list[tuple[str, str]]:
     """An attributes cell (an object, a map, or a JSON object as text) as sorted ``(name, value)`` texts."""
     if isinstance(value, str):
         value = json.loads(value) if value.strip() else {}
-    if isinstance(value, list):
-        value = dict(value)
+    if isinstance(value, list) and all(isinstance(pair, tuple) for pair in value):
+        value = dict(value)  # an Arrow map
     if value is not None and not isinstance(value, dict):
         raise ValueError("not an object")
     return sorted((str(name), str(content)) for name, content in (value or {}).items() if content is not None)

@@ -30,7 +30,9 @@ WITH days AS (
            count(*) FILTER (event = 'impression') AS impressions, count(*) FILTER (event = 'click') AS clicks,
            count(*) FILTER (event = 'purchase') AS purchases
     FROM events GROUP BY ALL),
-spans AS (SELECT item_id, unnest(generate_series(min(known), (SELECT max(known) FROM days), INTERVAL 1 DAY)) AS known FROM days GROUP BY item_id)
+spans AS (
+    SELECT item_id, unnest(generate_series(min(known), (SELECT max(known) FROM days), INTERVAL 1 DAY)) AS known
+    FROM days GROUP BY item_id)
 SELECT item_id, coalesce(sum(impressions) OVER w, 0)::BIGINT AS impressions, coalesce(sum(clicks) OVER w, 0)::BIGINT AS clicks,
        coalesce(sum(purchases) OVER w, 0)::BIGINT AS purchases, known AS event_timestamp, known AS created
 FROM spans LEFT JOIN days USING (item_id, known) WINDOW w AS (PARTITION BY item_id ORDER BY known) ORDER BY event_timestamp, item_id"""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import lance
 import pyarrow as pa
@@ -19,81 +20,75 @@ from moon_ops.errors import StageError
 EVENTS = ("impression", "click", "cart", "purchase")
 STAMP = pa.timestamp("us", tz="UTC")
 STRINGS = pa.list_(pa.string())
+
+
+def _schema(*fields: pa.Field[Any]) -> pa.Schema:
+    return pa.schema(fields)
+
+
 SCHEMAS = {  # the tables a shop fills; per-encoder tables are named embeddings/v<N>
-    "items": pa.schema(
-        [
-            pa.field("item_id", pa.int64(), nullable=False),
-            pa.field("spu_id", pa.int64(), nullable=False),
-            ("source_id", pa.string()),
-            pa.field("title", pa.string(), nullable=False),
-            ("category", STRINGS),  # root → leaf
-            ("brand", pa.string()),
-            ("description", pa.string()),
-            ("attributes", pa.map_(pa.string(), pa.string())),
-            ("seller_id", pa.int64()),
-            ("price", pa.float64()),
-            pa.field("status", pa.string(), nullable=False),
-            ("image_ids", STRINGS),
-            pa.field("content_hash", pa.string(), nullable=False),  # of all that an encoder reads
-            pa.field("event_timestamp", STAMP, nullable=False),  # valid from
-            pa.field("created", STAMP, nullable=False),  # learned at
-        ]
+    "items": _schema(
+        pa.field("item_id", pa.int64(), nullable=False),
+        pa.field("spu_id", pa.int64(), nullable=False),
+        pa.field("source_id", pa.string()),
+        pa.field("title", pa.string(), nullable=False),
+        pa.field("category", STRINGS),  # root → leaf
+        pa.field("brand", pa.string()),
+        pa.field("description", pa.string()),
+        pa.field("attributes", pa.map_(pa.string(), pa.string())),
+        pa.field("seller_id", pa.int64()),
+        pa.field("price", pa.float64()),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("image_ids", STRINGS),
+        pa.field("content_hash", pa.string(), nullable=False),  # of all that an encoder reads
+        pa.field("event_timestamp", STAMP, nullable=False),  # valid from
+        pa.field("created", STAMP, nullable=False),  # learned at
     ),
-    "images": pa.schema(
-        [
-            pa.field("image_id", pa.string(), nullable=False),  # sha256 of the bytes
-            pa.field("bytes", pa.large_binary(), nullable=False),
-            ("format", pa.string()),
-            ("width", pa.int32()),
-            ("height", pa.int32()),
-            ("phash", pa.string()),
-            ("created", STAMP),
-        ]
+    "images": _schema(
+        pa.field("image_id", pa.string(), nullable=False),  # sha256 of the bytes
+        pa.field("bytes", pa.large_binary(), nullable=False),
+        pa.field("format", pa.string()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("phash", pa.string()),
+        pa.field("created", STAMP),
     ),
-    "queries": pa.schema(
-        [
-            pa.field("query_id", pa.int64(), nullable=False),
-            ("source_id", pa.string()),
-            ("text", pa.string()),
-            ("image_id", pa.string()),
-            pa.field("event_timestamp", STAMP, nullable=False),
-            ("created", STAMP),
-        ]
+    "queries": _schema(
+        pa.field("query_id", pa.int64(), nullable=False),
+        pa.field("source_id", pa.string()),
+        pa.field("text", pa.string()),
+        pa.field("image_id", pa.string()),
+        pa.field("event_timestamp", STAMP, nullable=False),
+        pa.field("created", STAMP),
     ),
-    "events": pa.schema(
-        [
-            pa.field("event_timestamp", STAMP, nullable=False),
-            ("user_id", pa.int64()),
-            pa.field("item_id", pa.int64(), nullable=False),
-            ("query_id", pa.int64()),
-            pa.field("event", pa.string(), nullable=False),
-            ("session_id", pa.int64()),
-            ("position", pa.int32()),
-            ("created", STAMP),
-        ]
+    "events": _schema(
+        pa.field("event_timestamp", STAMP, nullable=False),
+        pa.field("user_id", pa.int64()),
+        pa.field("item_id", pa.int64(), nullable=False),
+        pa.field("query_id", pa.int64()),
+        pa.field("event", pa.string(), nullable=False),
+        pa.field("session_id", pa.int64()),
+        pa.field("position", pa.int32()),
+        pa.field("created", STAMP),
     ),
-    "quarantine": pa.schema(
-        [
-            ("source", pa.string()),  # file and row number
-            ("row", pa.string()),  # the refused row, as JSON
-            ("column", pa.string()),
-            ("reason", pa.string()),
-            ("created", STAMP),
-        ]
+    "quarantine": _schema(
+        pa.field("source", pa.string()),  # file and row number
+        pa.field("row", pa.string()),  # the refused row, as JSON
+        pa.field("column", pa.string()),
+        pa.field("reason", pa.string()),
+        pa.field("created", STAMP),
     ),
 }
 
 
 def embeddings_schema(dim: int) -> pa.Schema:
     """One row is the vector [dim] of one item version; the encoder is in the table's name, its contract in the metadata."""
-    return pa.schema(
-        [
-            pa.field("item_id", pa.int64(), nullable=False),
-            pa.field("content_hash", pa.string(), nullable=False),
-            pa.field("embedding", pa.list_(pa.float32(), dim), nullable=False),
-            pa.field("event_timestamp", STAMP, nullable=False),
-            pa.field("created", STAMP, nullable=False),
-        ]
+    return _schema(
+        pa.field("item_id", pa.int64(), nullable=False),
+        pa.field("content_hash", pa.string(), nullable=False),
+        pa.field("embedding", pa.list_(pa.float32(), dim), nullable=False),
+        pa.field("event_timestamp", STAMP, nullable=False),
+        pa.field("created", STAMP, nullable=False),
     )
 
 
@@ -167,7 +162,7 @@ def items_as_of(lake: Lake, when: dt.datetime, columns: Sequence[str] | None = N
         pa.concat_arrays([pa.array([True] * min(1, len(ids))), pc.not_equal(ids[1:], ids[:-1])]) if len(ids) else pa.array([], pa.bool_())
     )
     table = table.filter(first)
-    return table.filter(pc.equal(table["status"], "active")).select(wanted)
+    return table.filter(pc.equal(table["status"], pa.scalar("active"))).select(wanted)
 
 
 def image_bytes(lake: Lake, image_ids: Sequence[str], batch: int = 4096) -> Iterator[tuple[str, bytes]]:
@@ -179,5 +174,5 @@ def image_bytes(lake: Lake, image_ids: Sequence[str], batch: int = 4096) -> Iter
     where = "image_id IN (" + ", ".join(f"'{i}'" for i in sorted(wanted)) + ")" if few else None
     for rows in lake.open("images").to_batches(columns=["image_id", "bytes"], filter=where, batch_size=batch):
         for image_id, content in zip(rows["image_id"].to_pylist(), rows["bytes"].to_pylist(), strict=True):
-            if image_id in wanted:
+            if image_id in wanted and content is not None:
                 yield image_id, content

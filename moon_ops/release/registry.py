@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ class Registry:
     def __init__(self, settings: Settings) -> None:
         for name, value in QUIET.items():  # MLflow reads these once, when it is first imported
             os.environ.setdefault(name, value)
+        warnings.filterwarnings("ignore", message="The ``noload`` loader strategy")  # MLflow's, under SQLAlchemy 2.1
         import mlflow
         from mlflow.exceptions import MlflowException
 
@@ -91,7 +93,7 @@ class Registry:
 
     def attach(self, name: str, version: int, directory: Path) -> None:
         """Add a directory of pictures to the run that made a version, e.g. its report."""
-        run_id = self.client.get_model_version(name, str(version)).run_id
+        run_id = self.client.get_model_version(name, str(version)).run_id or ""
         self.client.log_artifacts(run_id, str(directory), directory.name)
 
     def fetch(self, name: str, version: int) -> Path:
@@ -153,5 +155,8 @@ class Registry:
         place = str(self.home / "mlartifacts") if self.embedded else None  # a server has a place of its own
         try:
             return str(self.client.create_experiment(EXPERIMENT, artifact_location=place))
-        except self._missing:  # another process was quicker
-            return str(self.client.get_experiment_by_name(EXPERIMENT).experiment_id)
+        except self._missing as known:  # another process was quicker
+            found = self.client.get_experiment_by_name(EXPERIMENT)
+            if found is None:
+                raise known
+            return str(found.experiment_id)

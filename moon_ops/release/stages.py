@@ -28,8 +28,6 @@ from moon_ops.embeddings.table import RepresentationTable
 from moon_ops.errors import StageError
 from moon_ops.lake import statistics
 from moon_ops.lake.contract import require_same
-from moon_ops.lake.ingest import IngestReport
-from moon_ops.lake.ingest import ingest as ingest_directory
 from moon_ops.release import recall
 from moon_ops.release.recall import RecallReport
 from moon_ops.release.registry import CTR, ENCODER, Registry
@@ -55,11 +53,6 @@ class Published:
     items: int
     queries: int
     index: str
-
-
-def ingest(settings: Settings, source: Path, *, now: dt.datetime) -> IngestReport:
-    """A shop's directory into the lake."""
-    return ingest_directory(source, settings.lake, now=now, workers=settings.workers)
 
 
 def train(settings: Settings, name: str, *, trained_until: dt.datetime, seed: int, **override: Any) -> Trained:
@@ -219,7 +212,7 @@ def impressions(settings: Settings, encoder: int, start: dt.datetime, end: dt.da
 def evaluate_ctr(
     settings: Settings, encoder: int, model: Path, windows: Windows, *, baseline: Path | None = None, oracle: Path | None = None
 ) -> dict[str, float]:
-    """Metrics of a click model on impressions after its training; beside it the ID-only ``baseline`` and, on a simulated shop, the oracle."""
+    """Metrics of a click model on impressions after its training, beside the ID-only ``baseline`` and a simulated shop's oracle."""
     joined = impressions(settings, encoder, windows.ctr_until, windows.end)
     found = tables(settings, encoder)
     scored = ctr_evaluate.score(Scorer(model, threads=settings.workers), joined, found, settings.lake, start=windows.ctr_until)

@@ -17,7 +17,7 @@ CTR_SHARE, CTR_MOST = 0.15, dt.timedelta(days=14)  # held out for click models
 
 @dataclass(frozen=True)
 class Windows:
-    """``start`` ≤ encoder learns < ``trained_until`` ≤ recall is measured < ``end``; click models learn < ``ctr_until`` ≤ are judged < ``end``."""
+    """Encoders learn from ``start`` to ``trained_until`` and are judged from there to ``end``; click models likewise, at ``ctr_until``."""
 
     start: dt.datetime
     trained_until: dt.datetime

@@ -64,7 +64,7 @@ def _add_health(app: FastAPI, follower: Follower) -> None:
     def ready() -> JSONResponse:
         """Whether a champion is served; which one; and why a newer one is not."""
         champion = follower.current
-        body = {"ready": champion is not None, "release": None, "refused": follower.refused}
+        body: dict[str, Any] = {"ready": champion is not None, "release": None, "refused": follower.refused}
         if champion is not None:
             body |= {"release": champion.version, "encoder": champion.encoder, "contract_id": champion.contract_id}
             body |= {"items": champion.index.header.items, "ctr": (champion.manifest["ctr"] or {}).get("version")}
@@ -150,7 +150,7 @@ def _decoded(image: str | None) -> bytes | None:
         raise InputError(f"image is not base64 ({broken})", action="send the picture's bytes in base64") from broken
 
 
-def require_free(host: str, port: int) -> None:
+def require_free(host: str, port: int, *, variable: str = "MOON_PORT") -> None:
     """:class:`ServiceError` if something listens on the port already."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -158,7 +158,7 @@ def require_free(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as taken:
             raise ServiceError(
-                f"port {port} on {host} cannot be used ({taken.strerror})", action="stop what uses it, or set MOON_PORT"
+                f"port {port} on {host} cannot be used ({taken.strerror})", action=f"stop what uses it, or set {variable}"
             ) from taken
 
 

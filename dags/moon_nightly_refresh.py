@@ -1,0 +1,51 @@
+"""### moon_nightly_refresh
+
+Every night: embed what is new or changed for every live release (champion, candidate, previous), so that rolling back recomputes
+nothing, and hand it over: Feast, representation tables, index. The last task checks against the lake that every item has its vector.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from airflow.sdk import Asset, dag, task
+
+VECTORS = Asset(name="moon_vectors", uri="moon://lake/embeddings", group="moon")
+AS_OF = "{{ dag_run.run_after.isoformat() }}"  # set in every kind of run, unlike the data interval
+
+
+@dag(
+    schedule="0 3 * * *",
+    start_date=datetime(2026, 1, 1, tzinfo=UTC),
+    catchup=False,
+    max_active_runs=1,
+    default_args={"owner": "moon", "retries": 3, "retry_delay": timedelta(minutes=1), "retry_exponential_backoff": 2.0},
+    doc_md=__doc__,
+    tags=["moon"],
+)
+def moon_nightly_refresh() -> None:
+    """Live encoders, embed and publish each, check completeness."""
+
+    @task
+    def live() -> list[int]:
+        from moon_ops.release import jobs
+
+        return jobs.live_encoders()
+
+    @task
+    def refresh(encoder: int, as_of: str) -> int:
+        from moon_ops.release import jobs
+
+        return jobs.publish(jobs.embed(encoder, as_of), as_of)
+
+    @task(outlets=[VECTORS])
+    def check(encoders: list[int]) -> dict[str, int]:
+        from moon_ops.release import jobs
+
+        return jobs.require_complete(encoders)
+
+    encoders = live()
+    refresh.partial(as_of=AS_OF).expand(encoder=encoders) >> check(encoders)  # type: ignore[arg-type]
+
+
+moon_nightly_refresh()

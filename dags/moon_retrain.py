@@ -1,0 +1,87 @@
+"""### moon_retrain
+
+Every week: train an encoder on the purchases known by then, embed the catalogue with it, train a click model on its vectors, and
+register a release with its evidence. The release becomes `candidate`; it is promoted if its gates pass and `promote` is true,
+and otherwise waits for `moon promote` or the MLflow UI.
+
+A killed run is run again: what is committed (a registered encoder, embedded items) stays, and every stage repeats safely.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from airflow.sdk import Asset, Param, dag, task
+
+RELEASE = Asset(name="moon_release", uri="moon://release", group="moon")
+AS_OF = "{{ dag_run.run_after.isoformat() }}"  # set in every kind of run, unlike the data interval
+
+
+@dag(
+    schedule="0 2 * * 0",
+    start_date=datetime(2026, 1, 1, tzinfo=UTC),
+    catchup=False,
+    max_active_runs=1,
+    default_args={"owner": "moon", "retries": 2, "retry_delay": timedelta(minutes=1), "retry_exponential_backoff": 2.0},
+    params={
+        "encoder": Param("moon-tiny", type="string", description="Encoder recipe in models/."),
+        "click_model": Param("ctr-cube", type="string", description="Click recipe in models/."),
+        "seed": Param(0, type="integer", minimum=0),
+        "promote": Param(True, type="boolean", description="Promote the release if its gates pass."),
+    },
+    doc_md=__doc__,
+    tags=["moon"],
+)
+def moon_retrain() -> None:
+    """Train, export, embed, publish, ctr, release, promote."""
+
+    @task
+    def train(as_of: str, params: Any = None) -> str:
+        from moon_ops.release import jobs
+
+        return jobs.train(as_of, params["encoder"], params["seed"])
+
+    @task
+    def export(checkpoint: str) -> int:
+        from moon_ops.release import jobs
+
+        return jobs.export(checkpoint)
+
+    @task
+    def embed(encoder: int, as_of: str) -> int:
+        from moon_ops.release import jobs
+
+        return jobs.embed(encoder, as_of)
+
+    @task
+    def publish(encoder: int, as_of: str) -> int:
+        from moon_ops.release import jobs
+
+        return jobs.publish(encoder, as_of)
+
+    @task
+    def ctr(encoder: int, as_of: str, params: Any = None) -> int:
+        from moon_ops.release import jobs
+
+        return jobs.ctr(encoder, as_of, params["click_model"], params["seed"])
+
+    @task(outlets=[RELEASE])
+    def release(encoder: int, ctr: int, as_of: str) -> int:
+        from moon_ops.release import jobs
+
+        return jobs.release(encoder, ctr, as_of)
+
+    @task
+    def promote(version: int, params: Any = None) -> bool:
+        from moon_ops.release import jobs
+
+        return jobs.promote(version) if params["promote"] else False
+
+    encoder = export(train(AS_OF))  # type: ignore[arg-type]
+    embedded = embed(encoder, AS_OF)  # type: ignore[arg-type]
+    published = publish(embedded, AS_OF)  # type: ignore[arg-type]
+    promote(release(published, ctr(published, AS_OF), AS_OF))  # type: ignore[arg-type]
+
+
+moon_retrain()

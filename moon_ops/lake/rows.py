@@ -1,0 +1,79 @@
+"""The rows of a shop's three files, typed: what each column must be, and which rows are refused for it. Knows nothing of the lake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from moon_ops.errors import InputError
+from moon_ops.lake import layout
+from moon_ops.lake.layout import ROW, Refusals
+from moon_ops.lake.tables import EVENTS
+
+REQUIRED = {
+    "items": ("item_id", "title"),
+    "queries": ("query_id", "timestamp"),
+    "events": ("timestamp", "item_id", "event"),
+}
+IDS = {"items": ("spu_id", "seller_id"), "queries": (), "events": ("user_id", "query_id", "session_id")}
+TEXTS = {"items": ("title", "brand", "description", "status"), "queries": ("text", "image"), "events": ("event",)}
+OTHERS = {"items": ("price", "available_from", "category", "images", "attributes"), "queries": (), "events": ("position",)}
+STATES = ("active", "deleted")
+
+
+def read(source: Path, name: str, refusals: Refusals) -> pa.Table:
+    """One file with its columns typed; an optional file that is not there is an empty table."""
+    path = layout.find(source, name)
+    if path is None and name == "items":
+        raise InputError(
+            f"{source} has no items.parquet, items.jsonl or items.csv: nothing to ingest",
+            action="add the items file",
+        )
+    table = layout.read(path, REQUIRED[name]) if path else layout.empty((*REQUIRED[name], ROW))
+    if name == "items" and not table.num_rows:
+        raise InputError(f"{path} has no rows: the catalogue is empty and nothing was ingested", action="bring at least one item")
+    refusals.bring(name, path or source / name, table)
+    return {"items": _items, "queries": _queries, "events": _events}[name](_columns(table, name, refusals), refusals)
+
+
+def _columns(table: pa.Table, name: str, refusals: Refusals) -> pa.Table:
+    """The columns that mean something, with ids as whole numbers and texts as texts; an item or query needs an id of its own."""
+    wanted = dict.fromkeys((*REQUIRED[name], *IDS[name], *TEXTS[name], *OTHERS[name]))
+    for column in wanted:
+        table = layout.optional(table, column)
+    table = table.select([*wanted, ROW])
+    for column in TEXTS[name]:
+        table = layout.texts(table, column, refusals, name)
+    for column in IDS[name]:
+        table = layout.ids(table, column, refusals, name, required=False)
+    if name == "events":
+        return layout.ids(table, "item_id", refusals, name, required=True)
+    key = REQUIRED[name][0]
+    table = table.append_column("source_id", layout.texts(table, key, refusals, name)[key])
+    return layout.unique(layout.ids(table, key, refusals, name, required=True), key, refusals, name)
+
+
+def _items(table: pa.Table, refusals: Refusals) -> pa.Table:
+    table = layout.stamps(table, "available_from", refusals, "items", required=False)
+    table = layout.numbers(table, "price", refusals, "items")
+    below = layout.filled(pc.less(table["price"], pa.scalar(0.0)), False)
+    table = refusals.split(table, below, "items", "price", "is below zero")
+    table = refusals.split(table, pc.is_null(table["title"]), "items", "title", "is empty")
+    table = layout.replace(table, "status", layout.filled(table["status"], "active"))
+    unknown = pc.invert(pc.is_in(table["status"], pa.array(STATES)))
+    return refusals.split(table, unknown, "items", "status", "is neither active nor deleted")
+
+
+def _queries(table: pa.Table, refusals: Refusals) -> pa.Table:
+    table = layout.stamps(table, "timestamp", refusals, "queries", required=True)
+    nothing = pc.and_(pc.is_null(table["text"]), pc.is_null(table["image"]))
+    return refusals.split(table, nothing, "queries", "text", "and no image either: the query asks for nothing")
+
+
+def _events(table: pa.Table, refusals: Refusals) -> pa.Table:
+    table = layout.numbers(table, "position", refusals, "events", whole=True)
+    table = layout.stamps(table, "timestamp", refusals, "events", required=True)
+    unknown = pc.invert(pc.is_in(table["event"], pa.array(EVENTS)))
+    return refusals.split(table, unknown, "events", "event", f"is not one of {', '.join(EVENTS)}")

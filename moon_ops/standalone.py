@@ -1,0 +1,76 @@
+"""``make airflow``: Airflow in one process tree with our DAGs, at home in ``MOON_HOME/airflow``, and a clean stop on Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+
+from moon_ops.errors import MoonError
+from moon_ops.serving.app import require_free
+from moon_ops.settings import ROOT, Settings
+
+STOP_SECONDS = 15
+
+
+def environment(settings: Settings, port: int) -> dict[str, str]:
+    """The variables of an Airflow that runs our DAGs, on SQLite, for one user on this machine (everyone is admin)."""
+    home = settings.home / "airflow"
+    return {
+        **os.environ,
+        "MOON_HOME": str(settings.home),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # standalone starts a bare `airflow`
+        "PYTHONPATH": os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH", "")) if p),
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}?timeout=30",  # without: "database is locked"
+        "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+        "AIRFLOW__CORE__PARALLELISM": "2",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
+        "AIRFLOW__API__HOST": "127.0.0.1",
+        "AIRFLOW__API__PORT": str(port),
+        "AIRFLOW__API__BASE_URL": f"http://localhost:{port}",
+        "AIRFLOW__API__WORKERS": "1",
+        "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "15",
+        "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING",
+        "TQDM_MININTERVAL": "10",
+    }
+
+
+def run(settings: Settings, port: int) -> int:
+    """Run until interrupted; Airflow's exit code. :class:`~moon_ops.errors.ServiceError` if the port is in use."""
+    require_free("127.0.0.1", port, variable="AIRFLOW_PORT")
+    (settings.home / "airflow").mkdir(parents=True, exist_ok=True)
+    print(f"Airflow: http://localhost:{port} in about half a minute. DAGs start paused: switch on the ones you want.", flush=True)
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, _interrupt)
+    command = [sys.executable, "-m", "airflow", "standalone"]
+    process = subprocess.Popen(command, env=environment(settings, port), start_new_session=True)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGINT)  # to the parent alone: a signal to the whole group leaves the scheduler hanging
+        with suppress(subprocess.TimeoutExpired):
+            return process.wait(STOP_SECONDS)
+        return 1
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # what is left of our own session
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(run(Settings.from_environment(), int(os.environ.get("AIRFLOW_PORT") or 8080)))
+    except MoonError as fault:
+        print(f"moon: {fault}", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,113 @@
+"""Fixtures: an isolated environment, the tiny simulated shop, and one home in which the whole demo has run."""
+
+from __future__ import annotations
+
+import atexit
+import datetime as dt
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRATCH = Path(tempfile.mkdtemp(prefix="moon-tests-"))
+atexit.register(shutil.rmtree, SCRATCH, ignore_errors=True)
+for name in [n for n in os.environ if n.startswith(("AIRFLOW_", "_AIRFLOW_", "MOON_", "MLFLOW_", "FEAST_"))]:
+    del os.environ[name]
+os.environ.update(  # before Airflow, Lance and tqdm are first imported
+    MOON_HOME=str(SCRATCH / "home"),
+    LANCE_LOG="error",
+    TQDM_DISABLE="1",
+    AIRFLOW_HOME=str(SCRATCH / "airflow"),
+    AIRFLOW__CORE__DAGS_FOLDER=str(ROOT / "dags"),
+    AIRFLOW__CORE__LOAD_EXAMPLES="False",
+    AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=f"sqlite:///{SCRATCH}/airflow/airflow.db",
+    AIRFLOW__LOGGING__LOGGING_LEVEL="ERROR",
+    AIRFLOW__API_AUTH__JWT_SECRET="for-tests-only" * 4,
+)
+(SCRATCH / "airflow").mkdir()
+
+NOW = dt.datetime(2026, 6, 1, tzinfo=dt.UTC)
+ENCODER = "moon-nano"
+
+
+@pytest.fixture(scope="session")
+def now() -> dt.datetime:
+    """The time at which everything in the tests becomes known: after the simulated shop's events."""
+    return NOW
+
+
+@pytest.fixture(scope="session")
+def shop() -> Path:
+    """The tiny simulated shop in the ingest layout. Do not write into it."""
+    from moon_ops.lake.simulate import simulate
+
+    out = SCRATCH / "shop"
+    simulate(out, size="tiny", seed=0)
+    return out
+
+
+@pytest.fixture(scope="session")
+def lake(shop: Path) -> Any:
+    """A lake with the tiny shop in it. Do not write into it."""
+    from moon_ops.lake.ingest import ingest
+    from moon_ops.lake.tables import Lake
+
+    filled = Lake(str(SCRATCH / "lake"))
+    ingest(shop, filled, now=NOW)
+    return filled
+
+
+@pytest.fixture(scope="session")
+def released() -> Any:
+    """The settings of a home in which ``moon demo`` has run on the tiny shop. Do not write into it; see ``copied``."""
+    from moon_ops.demo import run
+    from moon_ops.settings import Settings
+
+    settings = Settings.from_environment(SCRATCH / "released")
+    run(settings, data=None, size="tiny", days=None, seed=0, encoder=ENCODER, trained_until=None, now=NOW)
+    return settings
+
+
+@pytest.fixture(scope="session")
+def airflow_db() -> None:
+    """Airflow's database, made in this process."""
+    from airflow.utils import db
+
+    db.initdb()
+
+
+@pytest.fixture(scope="session")
+def dagbag(airflow_db: None) -> Any:
+    """The DAGs of ``dags/``."""
+    from airflow.dag_processing.dagbag import DagBag
+
+    return DagBag(dag_folder=ROOT / "dags")
+
+
+@pytest.fixture
+def make_shop(tmp_path: Path) -> Callable[..., Path]:
+    """Write a small shop by hand: ``make_shop(items=[{…}], queries=[…], events=[…], pictures={path: colour or bytes})`` as JSON lines."""
+    import json
+
+    from PIL import Image
+
+    def make(directory: str = "shop", pictures: dict[str, str | bytes] | None = None, **tables: list[dict[str, Any]]) -> Path:
+        place = tmp_path / directory
+        place.mkdir(parents=True, exist_ok=True)
+        for path, content in (pictures or {}).items():
+            target = place / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(content, bytes):
+                target.write_bytes(content)
+            else:
+                Image.new("RGB", (40, 30), content).save(target)
+        for name, rows in tables.items():
+            (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return place
+
+    return make

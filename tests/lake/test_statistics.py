@@ -1,0 +1,191 @@
+"""Statistics as they were known: a history made by hand with every value written out, and a random one counted the obvious way."""
+
+from __future__ import annotations
+
+import datetime as dt
+import random
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from moon_ops.errors import StageError
+from moon_ops.lake.statistics import BEHAVIOR, BEHAVIORS, NO_QUERY, PROFILE, STATS, StatisticsReport, derive
+from moon_ops.lake.tables import SCHEMAS, Lake
+
+TICK = dt.timedelta(microseconds=1)
+
+
+def at(day: int, clock: str = "00:00") -> dt.datetime:
+    """A moment in May 2026."""
+    return dt.datetime.combine(dt.date(2026, 5, day), dt.time.fromisoformat(clock), dt.UTC)
+
+
+def micros(when: dt.datetime) -> int:
+    return (when - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // TICK
+
+
+def event(when: dt.datetime, item_id: int, kind: str, user_id: int | None = 1, query_id: int | None = None) -> dict[str, Any]:
+    row = {"event_timestamp": when, "user_id": user_id, "item_id": item_id, "query_id": query_id, "event": kind}
+    return {**row, "created": at(31)}
+
+
+def item(item_id: int, since: dt.datetime, **more: Any) -> dict[str, Any]:
+    plain = {"title": "coat", "spu_id": item_id, "status": "active", "content_hash": "h", "created": at(31)}
+    return {"item_id": item_id, "event_timestamp": since, **plain, **more}
+
+
+def lake_of(place: Path, items: list[dict[str, Any]], events: list[dict[str, Any]]) -> Lake:
+    lake = Lake(str(place / "lake"))
+    lake.append("items", pa.Table.from_pylist(items, schema=SCHEMAS["items"]))
+    lake.append("events", pa.Table.from_pylist(events, schema=SCHEMAS["events"]))
+    return lake
+
+
+COAT, HAT = 10, 20
+ITEMS = [
+    item(COAT, at(1), category=["Clothes", "Coats"], brand="Nord", seller_id=5, price=9.5, spu_id=7),
+    item(HAT, at(1)),
+    item(COAT, at(3), category=["Clothes", "Coats"], brand="Nord", seller_id=5, price=8.0, spu_id=7),
+]
+EVENTS = [
+    event(at(1, "10:00"), COAT, "impression", query_id=100),
+    event(at(1, "10:01"), COAT, "click", query_id=100),
+    event(at(1, "10:02"), COAT, "cart", query_id=100),
+    event(at(1, "23:59:59.999999"), COAT, "click", user_id=2),
+    event(at(2), HAT, "impression"),  # at midnight: of the day that begins
+    event(at(4, "12:00"), COAT, "purchase"),
+    event(at(4, "12:00"), HAT, "click", user_id=None),
+    event(at(4, "12:00"), HAT, "click", query_id=101),
+]
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return lake_of(tmp_path, ITEMS, EVENTS)
+
+
+def test_every_version_of_an_item_is_a_profile_from_when_it_was_valid(lake: Lake) -> None:
+    derive(lake)
+    coat = {"item_id": COAT, "spu_id": 7, "category": "Coats", "brand": "Nord", "seller_id": 5, "created": at(31)}
+    bare = {"item_id": HAT, "spu_id": HAT, "category": "", "brand": "", "seller_id": -1, "price": 0.0, "created": at(31)}
+    assert lake.read(PROFILE).to_pylist() == [
+        {**coat, "price": 9.5, "event_timestamp": at(1)},
+        {**bare, "event_timestamp": at(1)},
+        {**coat, "price": 8.0, "event_timestamp": at(3)},
+    ]
+
+
+def test_counts_of_a_day_are_known_from_the_next_midnight_and_every_day_has_a_row(lake: Lake) -> None:
+    derive(lake)
+    names = ["event_timestamp", "item_id", "impressions", "clicks", "purchases"]
+    assert [tuple(row[n] for n in names) for row in lake.read(STATS).to_pylist()] == [
+        (at(2), COAT, 1, 2, 0),
+        (at(3), COAT, 1, 2, 0),
+        (at(3), HAT, 1, 0, 0),
+        (at(4), COAT, 1, 2, 0),
+        (at(4), HAT, 1, 0, 0),
+        (at(5), COAT, 1, 2, 1),
+        (at(5), HAT, 1, 2, 0),
+    ]
+    stats = lake.read(STATS)
+    assert stats["created"] == stats["event_timestamp"]
+
+
+def test_a_click_is_known_only_after_itself(lake: Lake) -> None:
+    derive(lake)
+    first, second, last = micros(at(1, "10:01")), micros(at(1, "23:59:59.999999")), micros(at(4, "12:00"))
+    rows = [{k: v for k, v in row.items() if k != "created"} for row in lake.read(BEHAVIOR).to_pylist()]
+    assert rows == [
+        {"user_id": 1, "item_ids": [COAT], "query_ids": [100], "times": [first], "event_timestamp": at(1, "10:01") + TICK},
+        {"user_id": 2, "item_ids": [COAT], "query_ids": [NO_QUERY], "times": [second], "event_timestamp": at(2)},
+        {
+            "user_id": 1,
+            "item_ids": [COAT, HAT],
+            "query_ids": [100, 101],
+            "times": [first, last],
+            "event_timestamp": at(4, "12:00") + TICK,
+        },
+    ]
+    behavior = lake.read(BEHAVIOR)
+    assert behavior["created"] == behavior["event_timestamp"]
+
+
+def test_the_last_fifty_clicks_are_kept_oldest_first(tmp_path: Path) -> None:
+    clicks = [event(at(1) + n * dt.timedelta(minutes=1), n, "click", query_id=1000 + n) for n in range(60)]
+    lake = lake_of(tmp_path, ITEMS, clicks[::-1])
+    derive(lake)
+    rows = lake.read(BEHAVIOR).to_pylist()
+    assert BEHAVIORS == 50
+    assert [row["item_ids"] for row in rows] == [list(range(max(0, n - 49), n + 1)) for n in range(60)]
+    assert rows[-1]["query_ids"] == list(range(1010, 1060))
+    assert rows[-1]["times"] == [micros(at(1)) + n * 60_000_000 for n in range(10, 60)]
+
+
+def test_clicks_at_one_moment_are_one_row_in_the_order_of_their_items(tmp_path: Path) -> None:
+    clicks = [event(at(1), n, "click") for n in (3, 1, 2)]
+    lake = lake_of(tmp_path, ITEMS, [*clicks, event(at(1), 4, "click", user_id=2)])
+    derive(lake)
+    assert [(row["user_id"], row["item_ids"]) for row in lake.read(BEHAVIOR).to_pylist()] == [(1, [1, 2, 3]), (2, [4])]
+
+
+def test_times_are_utc_microseconds_in_every_table(lake: Lake) -> None:
+    derive(lake)
+    for name in (PROFILE, STATS, BEHAVIOR):
+        schema = lake.read(name).schema
+        assert {schema.field(f).type for f in ("event_timestamp", "created")} == {pa.timestamp("us", tz="UTC")}
+
+
+def test_the_tables_follow_the_ledger_and_an_open_one_stays(lake: Lake) -> None:
+    assert derive(lake) == StatisticsReport(item_profile=3, item_stats=7, user_behavior=3)
+    first = [lake.read(name) for name in (PROFILE, STATS, BEHAVIOR)]
+    opened = lake.open(STATS)
+    assert derive(lake) == StatisticsReport(item_profile=3, item_stats=7, user_behavior=3)
+    assert [lake.read(name) for name in (PROFILE, STATS, BEHAVIOR)] == first
+    more = [event(at(6, "08:00"), HAT, "purchase")]
+    lake.append("events", pa.Table.from_pylist(more, schema=SCHEMAS["events"]))
+    assert derive(lake) == StatisticsReport(item_profile=3, item_stats=7 + 4, user_behavior=3)
+    assert lake.read(STATS).to_pylist()[-1]["purchases"] == 1
+    assert opened.to_table() == first[1]
+
+
+def test_a_shop_without_events_has_profiles_only(tmp_path: Path) -> None:
+    lake = lake_of(tmp_path, ITEMS, [])
+    assert derive(lake) == StatisticsReport(item_profile=3, item_stats=0, user_behavior=0)
+    assert lake.read(STATS).num_rows == lake.read(BEHAVIOR).num_rows == 0
+
+
+def test_without_items_the_command_to_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="no table 'items' yet → run `moon ingest DIRECTORY` first"):
+        derive(Lake(str(tmp_path)))
+
+
+def test_a_random_history_equals_counting_the_obvious_way(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    kinds = ("impression", "click", "cart", "purchase")
+    seconds = rng.sample(range(9 * 86_400), 400)
+    events = [event(at(1) + dt.timedelta(seconds=s), rng.randrange(6), rng.choice(kinds), rng.choice([1, 2, 3, None])) for s in seconds]
+    lake = lake_of(tmp_path, ITEMS, events)
+    derive(lake)
+    events.sort(key=lambda e: e["event_timestamp"])
+    seen: dict[tuple[int, dt.datetime], list[int]] = {}
+    last = max(events, key=lambda e: e["event_timestamp"])["event_timestamp"]
+    for day in range(2, 12):
+        before = [e for e in events if e["event_timestamp"] < at(day)]
+        for known in {e["item_id"] for e in before} if at(day) <= last + dt.timedelta(days=1) else ():
+            seen[known, at(day)] = [
+                sum(e["item_id"] == known and e["event"] == kind for e in before) for kind in ("impression", "click", "purchase")
+            ]
+    stats = lake.read(STATS).to_pylist()
+    assert {(r["item_id"], r["event_timestamp"]): [r["impressions"], r["clicks"], r["purchases"]] for r in stats} == seen
+    assert len(stats) == len(seen)
+    clicked: dict[int, list[int]] = defaultdict(list)
+    expected = []
+    for e in events:
+        if e["event"] == "click" and e["user_id"] is not None:
+            clicked[e["user_id"]].append(e["item_id"])
+            expected.append((e["user_id"], e["event_timestamp"] + TICK, clicked[e["user_id"]][-BEHAVIORS:]))
+    behavior = lake.read(BEHAVIOR).to_pylist()
+    assert [(r["user_id"], r["event_timestamp"], r["item_ids"]) for r in behavior] == expected

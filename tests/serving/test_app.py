@@ -1,0 +1,159 @@
+"""The service over real HTTP, on the released tiny shop."""
+
+from __future__ import annotations
+
+import base64
+import io
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from moon_ops.ctr.dataset import Tables
+from moon_ops.lake.tables import image_bytes
+from moon_ops.release import stages
+from moon_ops.settings import Settings
+from moon_ops.trial import running
+
+
+@pytest.fixture(scope="module")
+def client(released: Settings) -> Iterator[httpx.Client]:
+    with running(released) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def item(released: Settings) -> dict[str, Any]:
+    """An item with one picture."""
+    rows = released.lake.read("items", ["item_id", "title", "image_ids"]).to_pylist()
+    return next(r for r in rows if len(r["image_ids"]) == 1)
+
+
+@pytest.fixture(scope="module")
+def picture(released: Settings, item: dict[str, Any]) -> bytes:
+    return next(image_bytes(released.lake, item["image_ids"]))[1]
+
+
+def test_ready_names_the_release(client: httpx.Client, released: Settings) -> None:
+    body = client.get("/ready").json()
+    contract = stages.runtime(released, 1).contract_id
+    assert body == {"ready": True, "release": 1, "encoder": 1, "ctr": 1, "contract_id": contract, "items": 115, "refused": ""}
+    assert client.get("/health").json() == {"status": "ok"}
+
+
+def test_embed_gives_the_vector_that_bulk_production_gives(
+    client: httpx.Client, released: Settings, item: dict[str, Any], picture: bytes
+) -> None:
+    from moon_ops.lake.contract import item_sample
+
+    row = next(r for r in released.lake.read("items").to_pylist() if r["item_id"] == item["item_id"])
+    body = client.post("/v1/embed", files={"image": picture}, data={"text": item_sample(row).text}).json()
+    table = stages.tables(released, 1).items
+    stored = table.gather(table.rows(np.array([item["item_id"]])))[0]
+    assert body["release"] == 1
+    assert np.dot(body["embedding"], stored) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_search_returns_the_nearest_items_in_order(client: httpx.Client, released: Settings, picture: bytes) -> None:
+    body = client.post("/v1/search", files={"image": picture}, data={"k": "7"}).json()
+    vector = np.array(client.post("/v1/embed", files={"image": picture}).json()["embedding"], np.float32)
+    table = stages.tables(released, 1).items
+    expected = np.sort(table.vectors @ vector)[::-1][:7]
+    assert [i["score"] for i in body["items"]] == pytest.approx(expected.tolist(), abs=1e-5)
+    assert all(i["title"] and i["image_ids"] for i in body["items"])
+    by_text = client.post("/v1/search", data={"text": "dress", "k": "3"}).json()
+    assert len(by_text["items"]) == 3
+
+
+def test_score_equals_the_scorer_on_online_features(client: httpx.Client, released: Settings) -> None:
+    from moon_ops.ctr.dataset import columns_of
+    from moon_ops.ctr.score import Scorer
+    from moon_ops.embeddings import features
+    from moon_ops.release.registry import CTR, Registry
+    from moon_ops.serving.champion import _joined
+
+    user, items = 3, [1, 5, 9]
+    body = client.post("/v1/score", json={"user_id": user, "item_ids": items, "text": "red dress"}).json()
+    query = np.array(client.post("/v1/embed", data={"text": "red dress"}).json()["embedding"], np.float32)
+    scorer, tables = Scorer(Registry(released).fetch(CTR, 1)), stages.tables(released, 1)
+    assert isinstance(tables, Tables)
+    known = features.online(features.open_store(released.home), 1, items, user)
+    rows = scorer.encode(_joined(known, user, items, "red dress", False), tables)
+    columns = columns_of(rows, tables, np.arange(3)) | {"query_vector": np.repeat(query[None], 3, axis=0)}
+    assert [s["score"] for s in body["scores"]] == pytest.approx(scorer.probabilities(columns).tolist(), abs=1e-5)
+    assert [s["item_id"] for s in body["scores"]] == items
+    other = client.post("/v1/score", json={"user_id": user, "item_ids": items, "text": "blue lamp"}).json()
+    assert [s["score"] for s in other["scores"]] != [s["score"] for s in body["scores"]], "the query counts"
+
+
+@pytest.mark.parametrize(
+    ("path", "request_", "status", "named"),
+    [
+        ("/v1/search", {}, 422, "neither text nor image"),
+        ("/v1/search", {"files": {"image": b"not a picture"}}, 422, "not a JPEG, PNG or WebP"),
+        ("/v1/search", {"data": {"text": "mug", "k": "0"}}, 422, "k"),
+        ("/v1/score", {"json": {"user_id": 1, "item_ids": [987654]}}, 422, "987654 is no item"),
+        ("/v1/score", {"json": {"user_id": 1, "item_ids": []}}, 422, "item_ids"),
+        ("/v1/score", {"json": {"user_id": 1, "item_ids": [1], "image": "%%%"}}, 422, "not base64"),
+    ],
+)
+def test_bad_requests_name_the_field(client: httpx.Client, path: str, request_: dict[str, Any], status: int, named: str) -> None:
+    answer = client.post(path, **request_)
+    assert answer.status_code == status
+    assert named in answer.text
+
+
+def test_items_images_and_the_page(client: httpx.Client, item: dict[str, Any], picture: bytes) -> None:
+    found = client.get("/v1/items", params={"item_id": [item["item_id"], 987654]}).json()["items"]
+    assert [(i["item_id"], i["title"]) for i in found] == [(item["item_id"], item["title"])]
+    shown = client.get(f"/v1/images/{item['image_ids'][0]}")
+    assert shown.content == picture
+    assert Image.open(io.BytesIO(shown.content)).size == (96, 96)
+    assert client.get(f"/v1/images/{'0' * 64}").status_code == 404
+    assert client.get("/v1/images/..%2Fsecret").status_code in (404, 422)
+    assert "Visual search" in client.get("/").text
+
+
+def test_score_takes_a_picture(client: httpx.Client, picture: bytes) -> None:
+    body = client.post("/v1/score", json={"user_id": 1, "item_ids": [1, 2], "image": base64.b64encode(picture).decode()}).json()
+    assert all(0 < s["score"] < 1 for s in body["scores"])
+
+
+def test_without_a_champion_the_service_says_why(tmp_path: Path) -> None:
+    from fastapi.testclient import TestClient
+
+    from moon_ops.serving.app import create_app
+
+    with TestClient(create_app(Settings.from_environment(tmp_path / "empty"))) as empty:
+        assert empty.get("/health").status_code == 200
+        ready = empty.get("/ready")
+        assert ready.status_code == 503
+        assert "there is no champion release" in ready.json()["refused"]
+        answer = empty.post("/v1/search", data={"text": "mug"})
+        assert answer.status_code == 503
+        assert "moon demo" in answer.text
+
+
+def test_a_refused_champion_leaves_the_served_one_in_place(released: Settings, tmp_path: Path) -> None:
+    """The alias moves to a release whose index is damaged: the old one is still served, and /ready says why."""
+    from moon_ops.serving.champion import Follower
+
+    home = tmp_path / "home"
+    shutil.copytree(released.home, home, symlinks=True)
+    settings = Settings.from_environment(home)
+    follower = Follower(settings)
+    follower.follow()
+    served = follower.current
+    assert served is not None
+    damaged = (home / "index" / "v1").resolve() / "index.faiss"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
+    follower.current = None
+    follower.follow()
+    assert follower.current is None
+    assert "release 1 is not served" in follower.refused
+    assert "sha256" in follower.refused

@@ -1,0 +1,189 @@
+"""The command line: every command is documented, and bad input ends in one clear line, exit code 1 and no traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from moon_ops.cli import app, main
+
+PUBLIC = [
+    "demo",
+    "ingest",
+    "simulate",
+    "train",
+    "export",
+    "embed",
+    "publish",
+    "ctr",
+    "evaluate",
+    "release",
+    "promote",
+    "rollback",
+    "serve",
+    "status",
+    "doctor",
+]
+ITEMS = [{"item_id": 1, "title": "red mug", "images": ["a.png"]}, {"item_id": 2, "title": "blue mug"}]
+QUERIES = [{"query_id": 7, "timestamp": "2026-01-01T10:00:00Z", "text": "mug"}]
+EVENTS = [{"timestamp": "2026-01-01T10:00:01Z", "item_id": 1, "query_id": 7, "event": "click"}]
+RED = {"a.png": "red"}
+
+
+@dataclass
+class Done:
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Moon = Callable[..., Done]
+
+
+@pytest.fixture
+def moon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Moon:
+    """Run ``moon`` through its entry point, in an empty home."""
+
+    def run(*arguments: str, **environment: str) -> Done:
+        with monkeypatch.context() as patch:
+            for name, value in {"MOON_HOME": str(tmp_path / "home"), **environment}.items():
+                patch.setenv(name, value)
+            patch.setattr(sys, "argv", ["moon", *arguments])
+            capsys.readouterr()
+            with pytest.raises(SystemExit) as ended:
+                main()
+        shown = capsys.readouterr()
+        return Done(int(ended.value.code or 0), shown.out, shown.err)
+
+    return run
+
+
+def refused(done: Done) -> str:
+    """The one line of an error; fails if there is a traceback or another exit code."""
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("moon: ")]
+    assert len(lines) == 1, done.stderr
+    assert " → " in lines[0], "an error says what to do next"
+    return lines[0]
+
+
+def test_every_public_command_is_there_and_has_an_example() -> None:
+    runner = CliRunner()
+    assert {c.name or c.callback.__name__ for c in app.registered_commands} == set(PUBLIC)
+    for command in PUBLIC:
+        shown = runner.invoke(app, [command, "--help"])
+        assert shown.exit_code == 0
+        assert re.search(rf"Example:\s+moon {command}\b", shown.output), f"{command} has no example"
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"items": [{"item_id": 1}]}, ["items.jsonl", "no column 'title'", "add the column"]),
+        ({"events": [{**EVENTS[0], "event": "clik"}]}, ["events", "event = 'clik'", "impression, click, cart, purchase"]),
+        ({"pictures": {"a.png": b"not a picture"}}, ["a.png", "not a JPEG, PNG or WebP"]),
+        ({"items": [ITEMS[0], {**ITEMS[1], "item_id": 1}]}, ["item_id = 1", "there twice"]),
+        ({"events": [{**EVENTS[0], "item_id": 99}]}, ["item_id = 99", "no item of the catalogue"]),
+    ],
+    ids=["missing column", "unknown event", "broken picture", "duplicate id", "unknown item"],
+)
+def test_bad_rows_are_named_and_nothing_is_lost(
+    moon: Moon, make_shop: Any, tmp_path: Path, change: dict[str, Any], named: list[str]
+) -> None:
+    from moon_ops.lake.tables import Lake
+
+    good = make_shop("good", RED, items=ITEMS, queries=QUERIES, events=EVENTS)
+    assert moon("ingest", str(good)).returncode == 0
+    lake = Lake(str(tmp_path / "home" / "lake"))
+    before = {name: lake.count(name) for name in ("items", "images", "queries", "events")}
+    assert before == {"items": 2, "images": 1, "queries": 1, "events": 1}
+    tables = {"items": ITEMS, "queries": QUERIES, "events": EVENTS, "pictures": RED, **change}
+    line = refused(moon("ingest", str(make_shop("bad", tables.pop("pictures"), **tables))))
+    for word in named:
+        assert word in line
+    assert all(lake.count(name) >= rows for name, rows in before.items())
+
+
+def test_an_empty_catalogue_and_a_directory_without_items(moon: Moon, make_shop: Any, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "has no items.parquet, items.jsonl or items.csv" in refused(moon("ingest", str(empty)))
+    (empty / "items.csv").write_text("item_id,title\n")
+    assert "catalogue is empty" in refused(moon("ingest", str(empty)))
+    assert "is not a directory" in refused(moon("ingest", str(tmp_path / "nowhere")))
+    assert not (tmp_path / "home" / "lake").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["train"], "no table 'events' yet"),
+        (["embed", "--encoder", "1"], "moon-encoder has no version 1"),
+        (["publish", "--encoder", "1"], "no table 'embeddings/v1' yet"),
+        (["evaluate", "--encoder", "1"], "moon-encoder has no version 1"),
+        (["ctr", "--encoder", "1"], "moon-encoder has no version 1"),
+        (["release", "--encoder", "1"], "moon-encoder has no version 1"),
+        (["promote", "1"], "moon-release has no version 1"),
+        (["rollback"], "no previous release"),
+        (["export", "nowhere"], "not a trained checkpoint"),
+    ],
+    ids=lambda v: v[0] if isinstance(v, list) else "",
+)
+def test_a_stage_before_its_predecessor(moon: Moon, arguments: list[str], named: str) -> None:
+    assert named in refused(moon(*arguments))
+
+
+def test_a_port_in_use(moon: Moon) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        line = refused(moon("serve", MOON_PORT=port))
+    assert f"port {port}" in line
+    assert "MOON_PORT" in line
+
+
+def test_bad_settings_recipes_and_times(moon: Moon, tmp_path: Path) -> None:
+    assert "MOON_PORT = 'eighty'" in refused(moon("status", MOON_PORT="eighty"))
+    (tmp_path / "file").write_text("")
+    assert "is a file" in refused(moon("status", MOON_HOME=str(tmp_path / "file")))
+    assert "'tomorrow' is not a time" in refused(moon("train", "--trained-until", "tomorrow"))
+    assert "size 'huge' is not a size" in refused(moon("simulate", str(tmp_path / "shop"), "--size", "huge"))
+
+
+def test_status_of_an_empty_home_is_json_and_makes_nothing(moon: Moon, tmp_path: Path) -> None:
+    done = moon("status", "--json")
+    assert json.loads(done.stdout) == {"champion": None, "candidate": None, "previous": None, "items": 0, "embedded": 0, "metrics": {}}
+    assert not (tmp_path / "home").exists()
+
+
+def test_ingest_twice_is_quiet_and_allow_quarantine_is_zero(moon: Moon, make_shop: Any) -> None:
+    shop = make_shop("shop", RED, items=ITEMS, queries=QUERIES, events=[*EVENTS, {**EVENTS[0], "item_id": 99}])
+    assert moon("ingest", str(shop), "--allow-quarantine").returncode == 0
+    again = moon("ingest", str(shop), "--allow-quarantine")
+    assert again.returncode == 0
+    assert re.search(r"^items: 0$", again.stdout, re.M)
+    assert re.search(r"^events: 0$", again.stdout, re.M)
+    assert re.search(r"^known: 3$", again.stdout, re.M)
+
+
+def test_the_installed_command_prints_one_line_and_no_traceback(tmp_path: Path) -> None:
+    variables = {**os.environ, "MOON_HOME": str(tmp_path / "home")}
+    command = [sys.executable, "-m", "moon_ops.cli", "ingest", str(tmp_path / "nowhere")]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120, check=False)
+    line = refused(Done(done.returncode, done.stdout, done.stderr))
+    assert line == done.stderr.strip()

@@ -1,0 +1,121 @@
+"""The DAGs: they load, they have exactly these edges, and each of them really runs on the tiny shop."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EDGES = {
+    "moon_retrain": {
+        "train": {"export"},
+        "export": {"embed"},
+        "embed": {"publish"},
+        "publish": {"ctr", "release"},
+        "ctr": {"release"},
+        "release": {"promote"},
+        "promote": set(),
+    },
+    "moon_nightly_refresh": {"live": {"refresh", "check"}, "refresh": {"check"}, "check": set()},
+    "moon_new_items": {"ingest": {"embed"}, "embed": {"publish"}, "publish": set()},
+}
+
+
+def test_dags_load_without_import_errors(dagbag: Any) -> None:
+    assert dagbag.import_errors == {}
+    assert set(dagbag.dags) == set(EDGES)
+
+
+@pytest.mark.parametrize("dag_id", EDGES)
+def test_edges(dagbag: Any, dag_id: str) -> None:
+    dag = dagbag.dags[dag_id]
+    assert {name: task.downstream_task_ids for name, task in dag.task_dict.items()} == EDGES[dag_id]
+    assert dag.max_active_runs == 1
+    assert not dag.catchup
+    assert dag.doc_md.strip().startswith(f"### {dag_id}")
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "dags").glob("*.py")), ids=lambda p: p.stem)
+def test_dag_files_import_nothing_heavy(path: Path) -> None:
+    top = [line for line in path.read_text().splitlines() if line.startswith(("import ", "from "))]
+    assert {line.split()[1].split(".")[0] for line in top} <= {"__future__", "datetime", "typing", "airflow"}
+
+
+def test_new_items_is_woken_by_an_asset_and_by_the_clock(dagbag: Any) -> None:
+    timetable = dagbag.dags["moon_new_items"].timetable
+    assert timetable.timetable.expression == "*/5 * * * *"
+    assert [a.uri for a in timetable.asset_condition.objects] == ["moon://lake/items"]
+
+
+@pytest.fixture
+def run_dag(dagbag: Any) -> Any:
+    def run(dag_id: str, as_of: dt.datetime, conf: dict[str, Any] | None = None) -> dict[str, Any]:
+        dag = dagbag.dags[dag_id]
+        for task in dag.tasks:
+            task.retries = 0  # a failing task would really wait before its retry
+        made = dag.test(run_after=as_of, logical_date=None, run_conf=conf)
+        found = made.get_task_instances()
+        assert str(made.state) == "success", {ti.task_id: str(ti.state) for ti in found}
+        return {ti.task_id: ti.xcom_pull(task_ids=ti.task_id, map_indexes=ti.map_index) for ti in found}
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def dag_home(shop: Path, tmp_path_factory: pytest.TempPathFactory, now: dt.datetime) -> Any:
+    """A home of the DAGs' own, with the tiny shop ingested and nothing trained."""
+    from moon_ops.lake.ingest import ingest
+    from moon_ops.settings import Settings
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MOON_HOME", str(tmp_path_factory.mktemp("dags")))
+        settings = Settings.from_environment()
+        ingest(shop, settings.lake, now=now)
+        yield settings
+
+
+def test_new_items_without_a_champion_does_nothing(dag_home: Any, run_dag: Any, now: dt.datetime) -> None:
+    assert run_dag("moon_new_items", now) == {"ingest": 0, "embed": 0, "publish": 0}
+
+
+def test_retrain_registers_and_promotes_a_release(dag_home: Any, run_dag: Any, now: dt.datetime) -> None:
+    from moon_ops.release.status import status
+
+    found = run_dag("moon_retrain", now, {"encoder": "moon-nano", "seed": 0})
+    assert (found["export"], found["embed"], found["publish"], found["ctr"], found["release"]) == (1, 1, 1, 1, 1)
+    assert found["promote"] is True
+    state = status(dag_home)
+    assert state["champion"]["release"] == 1
+    assert state["embedded"] == state["items"] == 115
+
+
+def test_nightly_refresh_finds_everything_embedded(dag_home: Any, run_dag: Any, now: dt.datetime) -> None:
+    rows = dag_home.lake.count("embeddings/v1")
+    found = run_dag("moon_nightly_refresh", now + dt.timedelta(days=1))
+    assert found["live"] == [1]
+    assert found["check"] == {"encoders": 1, "items": 115}
+    assert dag_home.lake.count("embeddings/v1") == rows
+
+
+def test_new_items_from_the_inbox_can_be_found(
+    dag_home: Any, run_dag: Any, make_shop: Any, monkeypatch: pytest.MonkeyPatch, now: dt.datetime
+) -> None:
+    from moon_ops.embeddings.index import ItemIndex
+    from moon_ops.release import stages
+
+    item = {"item_id": 900_001, "title": "one green lamp", "images": ["a.png"], "available_from": "2026-01-02T00:00:00Z"}
+    inbox = make_shop(items=[item], pictures={"a.png": "green"})
+    monkeypatch.setenv("MOON_INBOX", str(inbox))
+    later = now + dt.timedelta(days=2)
+    assert run_dag("moon_new_items", later) == {"ingest": 1, "embed": 1, "publish": 1}
+    assert run_dag("moon_new_items", later) == {"ingest": 0, "embed": 0, "publish": 0}
+    index = ItemIndex.open(stages.index_place(dag_home, 1))
+    encoder = stages.runtime(dag_home, 1)
+    from moon_ops.embeddings.produce import vectors_as_of
+
+    ids, vectors = vectors_as_of(dag_home.lake, 1, later)
+    found, cosines = index.search(vectors[ids == 900_001], 1, encoder.contract_id)
+    assert found.tolist() == [[900_001]]
+    assert cosines[0, 0] == pytest.approx(1.0, abs=1e-5)

@@ -1,0 +1,117 @@
+"""The whole loop: a release, a second one beside it, rollback, and a shop without click sequences."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from moon_ops import demo
+from moon_ops.errors import GateError, InputError
+from moon_ops.release.promotion import promote, rollback
+from moon_ops.release.registry import CHAMPION, PREVIOUS, RELEASE, Registry
+from moon_ops.release.status import status
+from moon_ops.settings import ROOT, Settings
+
+GROCERY = ROOT.parent / "shared" / "data" / "grocery"
+
+
+def test_status_of_a_released_home(released: Settings) -> None:
+    state = status(released)
+    champion = state["champion"]
+    assert (champion["release"], champion["encoder"], champion["ctr"]) == (1, 1, 1)
+    assert champion["contract_id"].startswith("c-")
+    assert state["items"] == state["embedded"] == 115
+    wanted = {f"image_search/recall@{k}" for k in (1, 5, 10)} | {f"ctr/{name}" for name in ("auc", "auc_id_only", "auc_oracle", "gauc")}
+    assert wanted <= set(state["metrics"])
+    assert state["metrics"]["ctr/auc_oracle"] > state["metrics"]["ctr/auc"]
+    assert json.loads(json.dumps(state)) == state
+
+
+def test_report_is_drawn_and_logged(released: Settings) -> None:
+    place = released.home / "report"
+    for name in ("searches.png", "recall.png", "auc.png"):
+        with Image.open(place / name) as picture:
+            assert min(picture.size) > 200
+    page = (place / "index.html").read_text()
+    assert "image_search/recall@10" in page
+    registry = Registry(released)
+    run_id = registry.client.get_model_version(RELEASE, "1").run_id
+    assert {f.path for f in registry.client.list_artifacts(run_id, "report")} == {f"report/{p.name}" for p in place.iterdir()}
+
+
+def test_everything_lies_in_moon_home(released: Settings) -> None:
+    assert {p.name for p in released.home.iterdir() if not p.name.startswith(".")} == {
+        "checkpoints", "demo.json", "feature_store", "index", "lake", "mlartifacts", "mlflow.db", "mlflow.lock", "report",
+        "shop-tiny", "tables",
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_second_release_is_compared_with_the_first_and_can_be_rolled_back(tmp_path: Path, now: dt.datetime) -> None:
+    settings = Settings.from_environment(tmp_path / "home")
+    shop: dict[str, Any] = {"data": None, "size": "tiny", "encoder": "moon-nano", "trained_until": None}
+    demo.run(settings, **shop, days=None, seed=0, now=now)
+    with contextlib.suppress(GateError):  # a legitimate end: the tiny shop's figures are noisy
+        demo.run(settings, **shop, days=24, seed=1, now=now + dt.timedelta(days=1))  # more data and another seed
+    from moon_ops.release.manifest import manifest_of
+
+    registry = Registry(settings)
+    manifest = manifest_of(registry, 2)
+    assert manifest["compared_with"]["release"] == 1
+    against = {v["gate"]: v["champion"] for v in manifest["evidence"]}
+    assert against["image_search/recall@10"] == manifest["compared_with"]["metrics"]["image_search/recall@10"]
+    assert against["ctr/auc"] == manifest["compared_with"]["metrics"]["ctr/auc"]
+    assert manifest["compared_with"]["metrics"]["ctr/rows"] == manifest["metrics"]["ctr/rows"], "both on the same impressions"
+    assert status(settings)["items"] > 115
+    if manifest["passed"]:
+        assert registry.alias(CHAMPION) == 2
+        assert rollback(settings) == (2, 1)
+        assert (registry.alias(CHAMPION), registry.alias(PREVIOUS)) == (1, 2)
+        assert promote(settings, 2) == 1
+    else:
+        assert registry.alias(CHAMPION) == 1
+
+
+@pytest.mark.slow
+def test_a_shop_without_click_sequences_gets_a_release_without_a_click_model(
+    make_shop: Any, tmp_path: Path, now: dt.datetime, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Twelve plain-coloured products, each photographed by many shoppers: colour alone finds the product."""
+    colours = ["red", "green", "blue", "yellow", "purple", "orange", "black", "white", "grey", "brown", "cyan", "pink"]
+    pictures: dict[str, str | bytes] = {f"{c}.png": c for c in colours}
+    items = [
+        {"item_id": n + 1, "title": f"{c} thing", "images": [f"{c}.png"], "available_from": "2025-12-01"} for n, c in enumerate(colours)
+    ]
+    queries, events = [], []
+    for n in range(240):
+        moment = dt.datetime(2026, 1, 1, tzinfo=dt.UTC) + dt.timedelta(hours=n)
+        queries.append({"query_id": n, "timestamp": moment.isoformat(), "image": f"{colours[n % 12]}.png"})
+        events.append({"timestamp": moment.isoformat(), "item_id": n % 12 + 1, "query_id": n, "event": "purchase"})
+    shop = make_shop("photos", pictures, items=items, queries=queries, events=events)
+    settings = Settings.from_environment(tmp_path / "home")
+    demo.run(settings, data=shop, size="tiny", days=None, seed=0, encoder="moon-nano", trained_until=None, now=now)
+    state = status(settings)
+    assert state["champion"] == {**state["champion"], "release": 1, "encoder": 1, "ctr": None}
+    assert state["metrics"]["image_search/recall@1"] > 0.9
+    assert "ctr/auc" not in state["metrics"]
+    assert "skipped: the shop has no click sequences" in capsys.readouterr().out
+    with pytest.raises(InputError, match="holds the shop of"):
+        demo.run(settings, data=None, size="tiny", days=None, seed=0, encoder="moon-nano", trained_until=None, now=now)
+
+
+@pytest.mark.skipif(not GROCERY.is_dir(), reason="the grocery photographs are not here")
+def test_grocery_is_in_the_ingest_layout(tmp_path: Path, now: dt.datetime) -> None:
+    from moon_ops.lake.ingest import ingest
+    from moon_ops.release.windows import windows
+
+    settings = Settings.from_environment(tmp_path / "home")
+    report = ingest(GROCERY, settings.lake, now=now)
+    assert (report.items, report.images, report.queries, report.events, report.refused) == (81, 5502, 5421, 5421, {})
+    assert not demo.has_click_sequences(settings)
+    assert windows(settings.lake).trained_until > dt.datetime(2019, 3, 1, tzinfo=dt.UTC)

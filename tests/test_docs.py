@@ -1,0 +1,81 @@
+"""What the documents say is true: the file map names every file once, links lead somewhere, and the commands exist."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from moon_ops.cli import app
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+MAPPED = ("moon_ops/", "dags/", "feature_repo/", "models/", "benchmarks/", ".ci/", "docs/")
+
+
+def tracked() -> set[str]:
+    """The project's files, as git knows or would know them."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return {name for name in listed.stdout.splitlines() if (ROOT / name).is_file()}
+
+
+def test_file_map_names_every_file_once() -> None:
+    named = re.findall(r"^\| `([^`]+)` \|", README, re.M)
+    assert len(named) == len(set(named))
+    files = {
+        name
+        for name in tracked()
+        if name.startswith(MAPPED) and not name.endswith("__init__.py") and not name.startswith("benchmarks/results/")
+    }
+    assert set(named) == files
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):
+        assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+def test_commands_in_the_readme_exist() -> None:
+    commands = {c.name or c.callback.__name__ for c in app.registered_commands}
+    assert set(re.findall(r"\bmoon ([a-z]+)\b", "\n".join(re.findall(r"```.*?```", README, re.S)))) <= commands
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
+    assert set(re.findall(r"\bmake ([a-z]+)\b", README)) <= targets
+    assert {"demo", "test", "lint", "airflow", "serve", "bench", "help"} <= targets
+
+
+def test_environment_variables_are_documented() -> None:
+    used = set(re.findall(r'"(MOON_[A-Z_]+)"', (ROOT / "moon_ops" / "settings.py").read_text()))
+    assert used
+    assert used <= set(re.findall(r"`(MOON_[A-Z_]+)`", README))
+
+
+def test_constraints_are_name_and_version_only() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line) for line in lines)
+    pinned = {re.sub(r"[-_.]+", "-", line.split("==")[0]).lower() for line in lines}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *(d for extra in project["optional-dependencies"].values() for d in extra)]
+    names = {re.sub(r"[-_.]+", "-", re.split(r"[\[<>=;! ]", d)[0]).lower() for d in wanted}
+    assert names <= pinned
+
+
+def test_public_functions_have_docstrings_and_modules_say_what_they_are() -> None:
+    for path in sorted((ROOT / "moon_ops").rglob("*.py")):
+        assert path.read_text().lstrip().startswith('"""'), path
+
+
+def test_the_project_speaks_of_itself_alone() -> None:
+    """No address of a registry, no path of one machine."""
+    for name in tracked():
+        path = ROOT / name
+        if path.suffix in (".py", ".md", ".toml", ".txt", ".yaml", ".html", "") and name != "LICENSE":
+            text = path.read_text()
+            assert not re.search(r"(?<![\w.])/(root|home|work)/\w", text), name
+            assert "pypi.org" not in text.replace('"pypi.org" not in', ""), name
