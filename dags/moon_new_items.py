@@ -1,8 +1,8 @@
 """### moon_new_items
 
-Every five minutes, and whenever new items are announced: take the directory `MOON_INBOX` (if there is one) into the lake, embed the items
-that have no vector yet under the champion, and publish them. What there is to do is read from the lake, so a lost or doubled
-event does no harm. Without a champion there is nothing to embed with, and the run says so.
+Every five minutes, and whenever new items are announced: take the directory `MOON_INBOX` (if there is one) into the lake, embed the
+items that have no vector yet under the champion, and publish if the lake has changed since the last publication. What there is to do is
+read from the lake, so a lost or doubled event does no harm. Without a champion there is nothing to embed with, and the run says so.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ AS_OF = "{{ dag_run.run_after.isoformat() }}"  # set in every kind of run, unlik
     tags=["moon"],
 )
 def moon_new_items() -> None:
-    """Ingest, embed for the champion, publish if anything is new."""
+    """Ingest, embed for the champion, publish what has changed."""
 
     @task
     def ingest(as_of: str) -> int:
@@ -40,10 +40,10 @@ def moon_new_items() -> None:
         return jobs.embed_for_champion(as_of)
 
     @task
-    def publish(embedded: int, as_of: str) -> int:
+    def publish(_embedded: int, as_of: str) -> bool:
         from moon_ops.release import jobs
 
-        return jobs.publish_for_champion(embedded, as_of)
+        return jobs.publish_for_champion(as_of)
 
     publish(embed(ingest(AS_OF), AS_OF), AS_OF)  # type: ignore[arg-type]
 

@@ -61,13 +61,13 @@ def moon_retrain() -> None:
         return jobs.publish(encoder, as_of)
 
     @task
-    def ctr(encoder: int, as_of: str, params: Any = None) -> int:
+    def ctr(encoder: int, as_of: str, params: Any = None) -> int | None:
         from moon_ops.release import jobs
 
         return jobs.ctr(encoder, as_of, params["click_model"], params["seed"])
 
     @task(outlets=[RELEASE])
-    def release(encoder: int, ctr: int, as_of: str) -> int:
+    def release(encoder: int, ctr: int | None, as_of: str) -> int:
         from moon_ops.release import jobs
 
         return jobs.release(encoder, ctr, as_of)

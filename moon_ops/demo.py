@@ -105,12 +105,6 @@ def run(
         )
 
 
-def has_click_sequences(settings: Settings) -> bool:
-    """Whether the lake has what a click model learns from: clicks and impressions of known users."""
-    found = settings.lake.read("events", ["event"], "user_id IS NOT NULL AND event IN ('impression', 'click')")
-    return {"impression", "click"} <= set(found["event"].unique().to_pylist())
-
-
 def _shop(settings: Settings, steps: Steps, data: Path | None, size: str, days: int | None) -> Path:
     """The directory to ingest; a lake that was filled from another shop is refused, because ids of two shops mean different things."""
     shop = data.absolute() if data is not None else settings.home / f"shop-{size}"
@@ -151,10 +145,11 @@ def _ingest(settings: Settings, steps: Steps, shop: Path, now: dt.datetime) -> N
 
 def _click_models(settings: Settings, steps: Steps, encoder: int, times: Any, seed: int) -> tuple[int | None, Path | None]:
     """Train the ID-only baseline and CUBE; nothing for a shop without click sequences."""
+    from moon_ops.ctr.dataset import has_click_sequences
     from moon_ops.release import stages
 
     with steps.step("ctr", f"ID-only DIN and CUBE on impressions before {times.ctr_until:%Y-%m-%d %H:%M}, through the Feast SDK") as say:
-        if not has_click_sequences(settings):
+        if not has_click_sequences(settings.lake):
             say.append("skipped: the shop has no click sequences of known users; the release has no click model")
             return None, None
         baseline, _ = stages.train_ctr(settings, encoder, "ctr-din", times, seed=seed, register=False)

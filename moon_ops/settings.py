@@ -6,6 +6,7 @@ MLflow server. A recipe is a frozen dataclass: a wrong key, a wrong type or a br
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Settings:
-    """Where things are. Made by :meth:`from_environment`; nothing else reads the environment."""
+    """Where things are. Made by :meth:`from_environment`; beside it only Feast's own configuration names variables."""
 
     home: Path
     lake: Lake
@@ -44,23 +45,30 @@ class Settings:
         at = (home or Path(os.environ.get("MOON_HOME") or ".moon")).absolute()
         if at.exists() and not at.is_dir():
             raise SettingsError(f"MOON_HOME = {at} is a file, so nothing can be kept there", action="name a directory")
+        nearest = next(p for p in (at, *at.parents) if p.exists())
+        if not os.access(nearest, os.W_OK):
+            raise SettingsError(f"MOON_HOME = {at} cannot be written to", action="name a directory that you may write to")
+        lake = os.environ.get("MOON_LAKE") or str(at / "lake")
         return cls(
             home=at,
-            lake=Lake(os.environ.get("MOON_LAKE") or str(at / "lake")),
+            lake=Lake(lake if "://" in lake else str(Path(lake).absolute())),
             tracking_uri=os.environ.get("MOON_TRACKING_URI") or f"sqlite:///{at / 'mlflow.db'}",
             redis=os.environ.get("MOON_REDIS", ""),
             models=Path(os.environ.get("MOON_MODELS") or ROOT / "models"),
             inbox=Path(inbox) if (inbox := os.environ.get("MOON_INBOX")) else None,
-            workers=_whole("MOON_WORKERS", min(os.cpu_count() or 1, 8)),
+            workers=whole("MOON_WORKERS", min(os.cpu_count() or 1, 8)),
             host=os.environ.get("MOON_HOST") or "127.0.0.1",
-            port=_whole("MOON_PORT", 8321),
+            port=whole("MOON_PORT", 8321, most=65535),
         )
 
 
-def _whole(name: str, default: int) -> int:
+def whole(name: str, default: int, most: int | None = None) -> int:
+    """The environment variable ``name`` as a whole number from 1 to ``most``; :class:`SettingsError` if it is something else."""
     value = os.environ.get(name) or str(default)
     if not value.isdecimal() or int(value) < 1:
         raise SettingsError(f"{name} = {value!r} is not a whole number from 1", action=f"set {name} to e.g. {default}")
+    if most is not None and int(value) > most:
+        raise SettingsError(f"{name} = {value!r} is above {most}", action=f"set {name} to e.g. {default}")
     return int(value)
 
 
@@ -123,6 +131,8 @@ class EncoderRecipe:
         _rule(bool(self.checkpoint) != bool(self.vision and self.text), "checkpoint", self.checkpoint, "given, or else [vision] and [text]")
         if not self.vision:
             return
+        _widths("vision", self.vision)
+        _widths("text", self.text)
         patch = int(self.vision.get("patch_size", 16))
         side = self.inputs.picture_size // patch
         fits = self.inputs.picture_size % patch == 0 and side % self.scale_factor == 0
@@ -151,6 +161,9 @@ class CtrRecipe:
         _rule(self.epochs >= 1, "epochs", self.epochs, "at least 1")
         _rule(self.batch >= 1, "batch", self.batch, "at least 1 row")
         _rule(self.behaviors >= 1, "behaviors", self.behaviors, "at least 1")
+        _rule(0 < self.learning_rate < 1, "learning_rate", self.learning_rate, "between 0 and 1")
+        _rule(self.embedding_dim >= 1, "embedding_dim", self.embedding_dim, "at least 1")
+        _rule(all(width >= 1 for width in self.hidden), "hidden", self.hidden, "widths of at least 1")
         _rule(0 <= self.dropout < 1, "dropout", self.dropout, "from 0, below 1")
 
 
@@ -184,15 +197,31 @@ def recipe(kind: type[Recipe], name: str, models: Path, **override: Any) -> Reci
         content: dict[str, Any] = tomllib.loads(path.read_text())
         for key, value in override.items():
             content[key] = {**content.get(key, {}), **value} if isinstance(value, dict) else value
-        return TypeAdapter(kind).validate_python({"name": name, **content})
-    except tomllib.TOMLDecodeError as broken:
+        text = json.dumps({"name": name, **content}, default=str)
+        return TypeAdapter(kind).validate_json(text, strict=True)  # from JSON, because a strict table would have to be a dataclass already
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as broken:
         raise SettingsError(f"{path} is not TOML ({broken})", action="mend the line it names") from broken
     except ValidationError as wrong:
-        first = wrong.errors()[0]
+        first = min(wrong.errors(), key=lambda error: error["type"] != "unexpected_keyword_argument")  # before the key that it misspells
         where = ".".join(str(part) for part in first["loc"]) or "recipe"
         detail = str(first.get("ctx", {}).get("error") or first["msg"])
         shown = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
         raise SettingsError(f"{path.name}: {where}{shown}: {detail}", action="correct the recipe") from wrong
+
+
+WIDTHS = {
+    "vision": {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "patch_size"},
+    "text": {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"},
+}
+
+
+def _widths(table: str, given: dict[str, int | float]) -> None:
+    """The keys that an architecture may set, and what must divide what: transformers itself ignores a misspelt key."""
+    for name, value in given.items():
+        _rule(name in WIDTHS[table], f"{table}.{name}", value, f"named as one of {', '.join(sorted(WIDTHS[table]))}")
+        _rule(value >= 1, f"{table}.{name}", value, "at least 1")
+    heads, width = int(given.get("num_attention_heads", 1)), int(given.get("hidden_size", 1))
+    _rule(width % heads == 0, f"{table}.hidden_size", width, f"a multiple of num_attention_heads = {heads}")
 
 
 def _rule(holds: bool, name: str, value: object, rule: str) -> None:

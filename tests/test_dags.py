@@ -77,7 +77,7 @@ def dag_home(shop: Path, tmp_path_factory: pytest.TempPathFactory, now: dt.datet
 
 
 def test_new_items_without_a_champion_does_nothing(dag_home: Any, run_dag: Any, now: dt.datetime) -> None:
-    assert run_dag("moon_new_items", now) == {"ingest": 0, "embed": 0, "publish": 0}
+    assert run_dag("moon_new_items", now) == {"ingest": 0, "embed": 0, "publish": False}
 
 
 def test_retrain_registers_and_promotes_a_release(dag_home: Any, run_dag: Any, now: dt.datetime) -> None:
@@ -109,8 +109,8 @@ def test_new_items_from_the_inbox_can_be_found(
     inbox = make_shop(items=[item], pictures={"a.png": "green"})
     monkeypatch.setenv("MOON_INBOX", str(inbox))
     later = now + dt.timedelta(days=2)
-    assert run_dag("moon_new_items", later) == {"ingest": 1, "embed": 1, "publish": 1}
-    assert run_dag("moon_new_items", later) == {"ingest": 0, "embed": 0, "publish": 0}
+    assert run_dag("moon_new_items", later) == {"ingest": 1, "embed": 1, "publish": True}
+    assert run_dag("moon_new_items", later) == {"ingest": 0, "embed": 0, "publish": False}
     index = ItemIndex.open(stages.index_place(dag_home, 1))
     encoder = stages.runtime(dag_home, 1)
     from moon_ops.embeddings.produce import vectors_as_of

@@ -107,11 +107,12 @@ def test_a_shop_without_click_sequences_gets_a_release_without_a_click_model(
 
 @pytest.mark.skipif(not GROCERY.is_dir(), reason="the grocery photographs are not here")
 def test_grocery_is_in_the_ingest_layout(tmp_path: Path, now: dt.datetime) -> None:
+    from moon_ops.ctr.dataset import has_click_sequences
     from moon_ops.lake.ingest import ingest
     from moon_ops.release.windows import windows
 
     settings = Settings.from_environment(tmp_path / "home")
     report = ingest(GROCERY, settings.lake, now=now)
     assert (report.items, report.images, report.queries, report.events, report.refused) == (81, 5502, 5421, 5421, {})
-    assert not demo.has_click_sequences(settings)
+    assert not has_click_sequences(settings.lake)
     assert windows(settings.lake).trained_until > dt.datetime(2019, 3, 1, tzinfo=dt.UTC)

@@ -22,6 +22,7 @@ from moon_ops.ctr.models import INPUTS
 from moon_ops.ctr.vocabulary import Vocabulary, dense, words
 from moon_ops.embeddings.table import RepresentationTable
 from moon_ops.errors import StageError
+from moon_ops.lake.contract import require_same
 from moon_ops.lake.tables import Lake
 
 VECTORS = ("target_vector", "query_vector", "behavior_vector", "behavior_query_vector")
@@ -29,10 +30,13 @@ VECTORS = ("target_vector", "query_vector", "behavior_vector", "behavior_query_v
 
 @dataclass(frozen=True)
 class Tables:
-    """The vectors of one contract: of items and of queries."""
+    """The vectors of one contract: of items and of queries; :class:`ContractError` for two contracts."""
 
     items: RepresentationTable
     queries: RepresentationTable
+
+    def __post_init__(self) -> None:
+        require_same(self.items.contract_id, self.queries.contract_id, what="vectors of items and of queries")
 
 
 @dataclass(frozen=True)
@@ -49,11 +53,17 @@ class Rows:
         return len(self.labels)
 
 
+def has_click_sequences(lake: Lake) -> bool:
+    """Whether the lake has what a click model learns from: impressions and clicks of known users."""
+    found = lake.read("events", ["event"], "user_id IS NOT NULL AND event IN ('impression', 'click')")
+    return {"impression", "click"} <= set(found["event"].unique().to_pylist())
+
+
 def impressions(lake: Lake, start: dt.datetime, end: dt.datetime) -> pa.Table:
     """The entity rows in [start, end): user_id, item_id, query_id, session_id, event_timestamp, label, text, is_image, in time order.
 
-    The label is whether the same user clicked the item in the same session after the same query. Raises :class:`StageError` if there are
-    no impressions of known users.
+    The label is whether the same user clicked the item in the same session, for the same query, from this moment on and before ``end``:
+    what happened later is not known yet. Raises :class:`StageError` if there are no impressions of known users.
     """
     lake.open("events", needs="moon ingest DIRECTORY")
     events = lake.read("events", ["event_timestamp", "user_id", "item_id", "query_id", "session_id", "event"])  # noqa: F841
@@ -63,9 +73,11 @@ def impressions(lake: Lake, start: dt.datetime, end: dt.datetime) -> pa.Table:
         SELECT * FROM events WHERE event = 'impression' AND user_id IS NOT NULL
         AND event_timestamp >= TIMESTAMPTZ '{start.isoformat()}' AND event_timestamp < TIMESTAMPTZ '{end.isoformat()}'),
     clicked AS (
-        SELECT DISTINCT user_id, item_id, coalesce(query_id, -1) AS q, coalesce(session_id, -1) AS s FROM events WHERE event = 'click')
+        SELECT user_id, item_id, coalesce(query_id, -1) AS q, coalesce(session_id, -1) AS s, max(event_timestamp) AS last FROM events
+        WHERE event = 'click' AND event_timestamp < TIMESTAMPTZ '{end.isoformat()}' GROUP BY ALL)
     SELECT shown.user_id, shown.item_id, coalesce(shown.query_id, -1) AS query_id, coalesce(shown.session_id, -1) AS session_id,
-           shown.event_timestamp, (clicked.item_id IS NOT NULL)::BIGINT AS label, queries.text, queries.image_id IS NOT NULL AS is_image
+           shown.event_timestamp, coalesce(clicked.last >= shown.event_timestamp, false)::BIGINT AS label,
+           queries.text, queries.image_id IS NOT NULL AS is_image
     FROM shown
     LEFT JOIN clicked ON clicked.user_id = shown.user_id AND clicked.item_id = shown.item_id
         AND clicked.q = coalesce(shown.query_id, -1) AND clicked.s = coalesce(shown.session_id, -1)

@@ -70,7 +70,6 @@ def oracle(path: Path, joined: pa.Table, column: str = "click_probability") -> N
     """The simulated shop's true click probability [R] of each impression, NaN where it has none. Only reports read it, never training."""
     rows = joined.select(["session_id", "item_id"]).append_column("number", pa.array(range(joined.num_rows), pa.int64()))  # noqa: F841
     with duckdb.connect() as connection:
-        found = connection.sql(
-            f"""SELECT o.{column} AS truth FROM rows LEFT JOIN read_parquet('{path}') o USING (session_id, item_id) ORDER BY number"""
-        ).to_arrow_table()
+        query = f"SELECT o.{column} AS truth FROM rows LEFT JOIN read_parquet($path) o USING (session_id, item_id) ORDER BY number"
+        found = connection.sql(query, params={"path": str(path)}).to_arrow_table()
     return found["truth"].to_numpy(zero_copy_only=False).astype(np.float64)

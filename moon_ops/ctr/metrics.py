@@ -37,7 +37,10 @@ def report(
     slices: Mapping[str, NDArray[np.bool_]],
     suffix: str = "",
 ) -> dict[str, float]:
-    """``ctr/auc``, ``ctr/gauc``, ``ctr/logloss`` with ``suffix`` (a model, e.g. ``_id_only``), and the same per slice, e.g. ``ctr/auc:new_items``."""
+    """``ctr/auc``, ``ctr/gauc``, ``ctr/logloss``, all with ``suffix`` (a model, e.g. ``_id_only``).
+
+    The same for each slice, e.g. ``ctr/auc:new_items``, that has enough of both classes.
+    """
     metrics: dict[str, float] = {}
     everything = np.ones(len(labels), bool)
     for name, rows in {"": everything, **slices}.items():

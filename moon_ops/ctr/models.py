@@ -30,7 +30,7 @@ DENSE = 4
 
 @dataclass(frozen=True)
 class Sizes:
-    """Rows of each embedding table (row 0 is "unknown"), and widths."""
+    """Rows of each embedding table (rows 0 and 1 are "nothing" and "unknown"), and widths."""
 
     tables: dict[str, int]
     words: int
@@ -47,9 +47,10 @@ class ClickModel(nn.Module):
     def __init__(self, sizes: Sizes, extractor: str) -> None:
         super().__init__()
         width = sizes.embedding_dim
-        self.tables = nn.ModuleDict({name: nn.Embedding(rows, width, padding_idx=0) for name, rows in sizes.tables.items()})
+        tables = {name: nn.Embedding(rows, width, padding_idx=0) for name, rows in sizes.tables.items()}
+        self.tables = nn.ModuleDict(tables)
         self.words = nn.Embedding(sizes.words, width, padding_idx=0)
-        for table in (*self.tables.values(), self.words):
+        for table in (*tables.values(), self.words):
             nn.init.normal_(table.weight, std=0.01)
         self.interest = TargetAttention(2 * width, width)
         self.content = CubeExtractor(sizes.vector_dim, 2 * width, sizes.behaviors) if extractor == "cube" else None

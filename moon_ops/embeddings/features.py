@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import ibis
+import lance
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -46,11 +47,14 @@ Thing = Entity | FeatureView | FeatureService
 
 
 def prepare(home: Path, redis: str) -> None:
-    """Set the two variables that ``feature_store.yaml`` names, unless the environment has them, and make the place they point to."""
+    """Set the two variables that ``feature_store.yaml`` names, and make the place they point to.
+
+    The registry is SQLite in ``home``, or the SQLAlchemy address in ``MOON_FEAST_REGISTRY``; the online store is SQLite, or ``redis``.
+    """
     place = home / "feature_store"
     place.mkdir(parents=True, exist_ok=True)
     online = f'{{type: redis, connection_string: "{redis}"}}' if redis else f"{{type: sqlite, path: {place / 'online.db'}}}"
-    os.environ["MOON_REGISTRY"] = os.environ.get("MOON_REGISTRY_URL") or f"sqlite:///{place / 'registry.db'}"
+    os.environ["MOON_REGISTRY"] = os.environ.get("MOON_FEAST_REGISTRY") or f"sqlite:///{place / 'registry.db'}"
     os.environ["MOON_ONLINE_STORE"] = online
 
 
@@ -153,8 +157,15 @@ def vectors(
     found = found.filter(pc.is_valid(found["embedding"])).sort_by(key)
     column = found["embedding"].combine_chunks()
     if not len(column):
-        return np.zeros(0, np.int64), np.zeros((0, 1), np.float32)
+        return np.zeros(0, np.int64), np.zeros((0, _dim(store, view)), np.float32)
     return found[key].to_numpy(), column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
+
+
+def _dim(store: FeatureStore, view: str) -> int:
+    """D of a view's vectors; Feast knows lists, but not how long they are."""
+    source = store.get_feature_view(view).batch_source
+    assert isinstance(source, LanceSource), "every view here reads a table of the lake"
+    return int(lance.dataset(source.uri).schema.field("embedding").type.list_size)
 
 
 def online(store: FeatureStore, version: int, item_ids: Sequence[int], user_id: int) -> dict[str, list[Any]]:

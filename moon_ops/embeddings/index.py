@@ -14,7 +14,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from moon_ops.embeddings.table import swap
+from moon_ops.embeddings.table import settled, swap
 from moon_ops.errors import ContractError, StageError
 from moon_ops.lake.contract import file_sha256, require_same
 
@@ -54,7 +54,10 @@ class ItemIndex:
         """Read an index and check it against its header."""
         if not (directory / "index.json").is_file():
             raise StageError(f"there is no index at {directory}", action="run `moon publish` first")
-        at = directory.resolve()  # the one that is current now, even if another takes its place while we read
+        return settled(directory, cls._read)
+
+    @classmethod
+    def _read(cls, at: Path) -> ItemIndex:
         header = IndexHeader(**json.loads((at / "index.json").read_text()))
         found = file_sha256(at / "index.faiss")
         if found != header.sha256:

@@ -1,7 +1,7 @@
 """Produce vectors: embed every item version that has none yet under an encoder, and commit them to ``embeddings/v<N>``.
 
 What there is to do is derived from the lake, so a killed run is repeated and an overlapping one does no harm: a vector is inserted
-only where its item version still has none.
+only where its item version still has none. Two commits at the very same moment may both insert it; every reader takes one.
 """
 
 from __future__ import annotations
@@ -53,17 +53,21 @@ def query_table_name(version: int) -> str:
 def due(lake: Lake, version: int) -> pa.Table:
     """The item versions without a vector under the encoder, with what an encoder reads of them, oldest first.
 
-    A version that changed nothing an encoder reads (a new price) needs no vector of its own.
+    A version that changed nothing an encoder reads (a new price) needs no vector of its own, nor does one that was deleted, or corrected
+    before it became valid.
     """
     lake.open("items")
     items = lake.read("items")
     name = table_name(version)
     done = lake.read(name, KEY) if lake.exists(name) else pa.table({k: items[k].slice(0, 0) for k in KEY})  # noqa: F841
+    items = items.append_column("number", pa.array(range(items.num_rows), pa.int64()))
     query = f"""WITH versions AS (
-        SELECT *, lag(content_hash) OVER (PARTITION BY item_id ORDER BY event_timestamp, created) AS before FROM items)
+        SELECT * FROM items QUALIFY row_number() OVER (PARTITION BY item_id, event_timestamp ORDER BY created DESC, number DESC) = 1),
+    shown AS (
+        SELECT *, lag(content_hash) OVER (PARTITION BY item_id ORDER BY event_timestamp) AS before FROM versions WHERE status = 'active')
     SELECT item_id, content_hash, event_timestamp, title, category, brand, description, attributes, image_ids
-    FROM versions ANTI JOIN done USING ({", ".join(KEY)})
-    WHERE status = 'active' AND content_hash IS DISTINCT FROM before ORDER BY event_timestamp, item_id"""
+    FROM shown ANTI JOIN done USING ({", ".join(KEY)})
+    WHERE content_hash IS DISTINCT FROM before ORDER BY event_timestamp, item_id"""
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         return connection.sql(query).to_arrow_table()
@@ -86,7 +90,8 @@ def embed(lake: Lake, runtime: Runtime, version: int, *, now: dt.datetime, worke
             vectors = embed_samples(lake, runtime, [item_sample(i) for i in chunk.to_pylist()], pool)
             _insert(lake, name, chunk, vectors, now)
             bar.update(chunk.num_rows)
-    left = due(lake, version).num_rows
+    keys = [pc.binary_join_element_wise(*(t[k].cast(pa.string()) for k in KEY), "|") for t in (due(lake, version), work)]
+    left = pc.sum(pc.is_in(keys[0], keys[1].combine_chunks())).as_py()  # what arrived meanwhile is the next run's work
     if left:
         raise StageError(
             f"{left} item versions still have no vector under encoder {version}", action=f"run `moon embed --encoder {version}` again"

@@ -28,6 +28,7 @@ class Runtime:
         _verify(self.contract, directory)
         self.tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
         self.tokenizer.no_padding()
+        self.tokenizer.encode_special_tokens = True  # "<image>" in a title is a word, not the place of a picture
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
@@ -89,6 +90,6 @@ def _verify(contract: Contract, directory: Path) -> None:
     made = golden_pixels(contract.layout.picture_size)
     if made != contract.golden_pixels:
         raise ContractError(
-            f"pictures are resized to other pixels here ({made[:12]}) than under contract {contract.contract_id} ({contract.golden_pixels[:12]})",
+            f"pictures are resized to pixels {made[:12]}, but contract {contract.contract_id} is for {contract.golden_pixels[:12]}",
             action="install the Pillow version in constraints.txt, or export the encoder again",
         )

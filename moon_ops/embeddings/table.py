@@ -10,7 +10,9 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 from moon_ops.errors import ContractError, StageError
 
 MISSING = -1
+Opened = TypeVar("Opened")
 
 
 class RepresentationTable:
@@ -40,6 +43,8 @@ class RepresentationTable:
 
     def gather(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Vectors [..., D] of row numbers [...]; zeros for -1."""
+        if not len(self):
+            return np.zeros((*rows.shape, self.vectors.shape[1]), np.float32)
         out = self.vectors[np.maximum(rows, 0)]
         out[rows < 0] = 0.0
         return out
@@ -64,8 +69,23 @@ class RepresentationTable:
         """Map the table into memory; nothing is read until it is gathered."""
         if not (directory / "table.json").is_file():
             raise StageError(f"there is no representation table at {directory}", action="run `moon publish` first")
-        meta = json.loads((directory / "table.json").read_text())
-        return cls(np.load(directory / "ids.npy"), np.load(directory / "vectors.npy", mmap_mode="r"), meta["contract_id"])
+        return settled(directory, cls._map)
+
+    @classmethod
+    def _map(cls, at: Path) -> RepresentationTable:
+        meta = json.loads((at / "table.json").read_text())
+        return cls(np.load(at / "ids.npy"), np.load(at / "vectors.npy", mmap_mode="r"), meta["contract_id"])
+
+
+def settled(place: Path, read: Callable[[Path], Opened]) -> Opened:
+    """``read`` of the directory that ``place`` points to now: all files are of one writing, even if another takes its place meanwhile."""
+    while True:
+        at = place.resolve()
+        try:
+            return read(at)
+        except FileNotFoundError:
+            if place.resolve() == at:  # else a newer one has taken its place, and this one was removed under us
+                raise
 
 
 def swap(fresh: Path, place: Path) -> None:

@@ -36,6 +36,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
+        tokenizer.encode_special_tokens = True  # "<image>" in a seller's title is text: it must not claim a picture's place
         self.layout = layout
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -34,10 +35,12 @@ class PixelStore:
         shape = (max(len(image_ids), 1), 3, size, size)
         array = np.memmap(path, np.uint8, "w+", shape=shape)
         with ThreadPoolExecutor(workers) as pool, tqdm(total=len(image_ids), desc="decode", unit="picture") as bar:
-            for name, pixels in pool.map(lambda pair: (pair[0], _pixels(pair[1], size)), image_bytes(lake, image_ids)):
-                array[len(rows)] = pixels
-                rows[name] = len(rows)
-                bar.update()
+            pictures = image_bytes(lake, image_ids)
+            while some := list(islice(pictures, DECODE_BATCH)):  # a pool reads all of its input at once
+                for name, pixels in pool.map(lambda pair: (pair[0], _pixels(pair[1], size)), some):
+                    array[len(rows)] = pixels
+                    rows[name] = len(rows)
+                    bar.update()
         missing = set(image_ids) - set(rows)
         if missing:
             raise StageError(f"the lake has no picture {min(missing)} that an item names", action="ingest the catalogue again")

@@ -155,7 +155,7 @@ def _fit(
                 schedule.step()
             losses.append(loss.item())
             bar.update(len(batch))
-            bar.set_postfix(loss=f"{losses[-1]:.3f}")
+            bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
             if on_step and (step % 10 == 0 or step == training.steps - 1):
                 on_step(step, _metrics(losses[-1], log_scale, schedules[0], float(norm)))
     encoder.eval()

@@ -22,6 +22,7 @@ from moon_ops.lake.intake import Intake
 from moon_ops.lake.layout import ROW, Refusals
 from moon_ops.lake.tables import SCHEMAS, STAMP, Lake
 
+FUTURE = dt.timedelta(days=1)  # clocks differ, and so do zones
 VERSION = ("content_hash", "spu_id", "seller_id", "price", "status")  # an item of which any of these changed is a new version
 
 
@@ -50,13 +51,21 @@ def ingest(source: Path, lake: Lake, *, now: dt.datetime, workers: int = 2) -> I
         raise InputError(f"DIRECTORY = {source} is not a directory", action="name a directory that holds an items file")
     refusals = Refusals()
     raw = {name: rows.read(source, name, refusals) for name in ("items", "queries", "events")}  # all checked before anything is written
+    late = pc.greater(raw["events"]["timestamp"], pa.scalar(now + FUTURE, STAMP))
+    raw["events"] = refusals.split(raw["events"], late, "events", "timestamp", f"is in the future (it is {now:%Y-%m-%dT%H:%MZ})")
+    with lake.one_writer():  # two ingests at once would each find the other's rows missing
+        return _write(source, lake, raw, refusals, now, workers)
+
+
+def _write(source: Path, lake: Lake, raw: dict[str, pa.Table], refusals: Refusals, now: dt.datetime, workers: int) -> IngestReport:
+    """Commit pictures, items, queries, events and refusals, in this order."""
     intake = Intake(source, lake, refusals, now=now, workers=workers)
     images = intake.store([*_references(raw["items"], "images"), *_references(raw["queries"], "image")])
     items = _items(raw["items"], intake, _pictures_kept(lake, raw["items"], intake))
     if not items.num_rows and not lake.count("items"):
         _quarantine(lake, refusals, now)
         raise InputError(f"{source}: no item could be used ({_first(refusals)}); the catalogue is empty", action="mend the items file")
-    fresh, updated = _new_versions(lake, items, now)
+    fresh, updated = _new_versions(lake, items, raw["events"], now)
     _commit(lake, "items", fresh, now)
     queries = _commit(lake, "queries", _new_queries(lake, _queries(raw["queries"], intake), refusals), now)
     good = _referential(lake, raw["events"], refusals)
@@ -131,9 +140,10 @@ def _current(lake: Lake, columns: list[str]) -> pa.Table:
     return _sql(f"SELECT * FROM known QUALIFY {newest}", known=known)
 
 
-def _new_versions(lake: Lake, items: pa.Table, now: dt.datetime) -> tuple[pa.Table, int]:
+def _new_versions(lake: Lake, items: pa.Table, events: pa.Table, now: dt.datetime) -> tuple[pa.Table, int]:
     """The items that the lake does not have as they are, and how many of them are new versions of known ones.
 
+    A new item without ``available_from`` is valid from its first event, which shows that it was there, or else from ``now``.
     A new version of a known item is valid from ``now``: its ``available_from`` tells when the item came, not when it changed. One
     that is to come is replaced where it comes, so that a change brings no item forward.
     """
@@ -146,8 +156,10 @@ def _new_versions(lake: Lake, items: pa.Table, now: dt.datetime) -> tuple[pa.Tab
     )
     last = dict(zip(found["item_id"].to_pylist(), found["since"].to_pylist(), strict=True))  # None: not in the lake
     fresh = items.filter(pc.is_in(items["item_id"], found["item_id"].combine_chunks()))
+    seen = events.group_by("item_id").aggregate([("timestamp", "min")])
+    first = dict(zip(seen["item_id"].to_pylist(), seen["timestamp_min"].to_pylist(), strict=True))
     since = [
-        max(now, known) if (known := last[item]) else available or now
+        max(now, known) if (known := last[item]) else available or first.get(item, now)
         for item, available in zip(fresh["item_id"].to_pylist(), fresh["event_timestamp"].to_pylist(), strict=True)
     ]
     return layout.replace(fresh, "event_timestamp", pa.array(since, STAMP)), len(last) - found["since"].null_count

@@ -85,6 +85,7 @@ def read(path: Path, required: tuple[str, ...]) -> pa.Table:
     try:
         table = READERS[path.suffix](path) if path.stat().st_size else empty(required)
         table = table if table.num_columns else empty(required)  # only blank lines
+        table.validate(full=True)  # the JSON reader lets bytes through that are no UTF-8
     except (pa.ArrowException, OSError, ValueError) as unreadable:
         raise InputError(f"{path} cannot be read ({unreadable}); nothing was ingested", action="write the file again") from unreadable
     names = table.column_names
@@ -111,7 +112,7 @@ def _read_csv(path: Path) -> pa.Table:
         path,
         parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
         convert_options=pyarrow.csv.ConvertOptions(
-            default_column_type=pa.string(),  # type: ignore[call-arg]  # not in the stubs yet
+            default_column_type=pa.string(),  # type: ignore[call-arg, unused-ignore]  # not in the stubs yet
             strings_can_be_null=True,
             null_values=[""],
         ),
@@ -121,11 +122,26 @@ def _read_csv(path: Path) -> pa.Table:
 def _read_jsonl(path: Path) -> pa.Table:
     """One object a line; a column whose cells differ in type (a price that is a word) is read as text, so that only its row is refused."""
     try:
-        return pyarrow.json.read_json(path)
+        table = pyarrow.json.read_json(path)
+        asread = pa.schema([f.with_type(_untimed(f.type)) for f in table.schema])
+        if asread.equals(table.schema):
+            return table
+        return pyarrow.json.read_json(path, parse_options=pyarrow.json.ParseOptions(explicit_schema=asread))
     except pa.ArrowInvalid:
         rows = [_object(number, line) for number, line in enumerate(path.read_text("utf-8-sig").split("\n"), 1) if line.strip()]
     names = dict.fromkeys(name for row in rows for name in row)
     return pa.table({name: _cells([row.get(name) for row in rows]) for name in names})
+
+
+def _untimed(kind: pa.DataType) -> pa.DataType:
+    """The type with texts for times: the reader takes any text that looks like one for a time, an id or an attribute too."""
+    if pa.types.is_timestamp(kind):
+        return pa.string()
+    if pa.types.is_list(kind):
+        return pa.list_(_untimed(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([f.with_type(_untimed(f.type)) for f in kind.fields])
+    return kind
 
 
 def _object(number: int, line: str) -> dict[str, Any]:

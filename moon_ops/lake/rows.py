@@ -35,11 +35,12 @@ def read(source: Path, name: str, refusals: Refusals) -> pa.Table:
     if name == "items" and not table.num_rows:
         raise InputError(f"{path} has no rows: the catalogue is empty and nothing was ingested", action="bring at least one item")
     refusals.bring(name, path or source / name, table)
-    return {"items": _items, "queries": _queries, "events": _events}[name](_columns(table, name, refusals), refusals)
+    table = {"items": _items, "queries": _queries, "events": _events}[name](_columns(table, name, refusals), refusals)
+    return table if name == "events" else layout.unique(table, REQUIRED[name][0], refusals, name)  # of the rows that are good
 
 
 def _columns(table: pa.Table, name: str, refusals: Refusals) -> pa.Table:
-    """The columns that mean something, with ids as whole numbers and texts as texts; an item or query needs an id of its own."""
+    """The columns that mean something, with ids as whole numbers and texts as texts; an item, a query or an event needs one."""
     wanted = dict.fromkeys((*REQUIRED[name], *IDS[name], *TEXTS[name], *OTHERS[name]))
     for column in wanted:
         table = layout.optional(table, column)
@@ -48,11 +49,10 @@ def _columns(table: pa.Table, name: str, refusals: Refusals) -> pa.Table:
         table = layout.texts(table, column, refusals, name)
     for column in IDS[name]:
         table = layout.ids(table, column, refusals, name, required=False)
-    if name == "events":
-        return layout.ids(table, "item_id", refusals, name, required=True)
-    key = REQUIRED[name][0]
-    table = table.append_column("source_id", layout.texts(table, key, refusals, name)[key])
-    return layout.unique(layout.ids(table, key, refusals, name, required=True), key, refusals, name)
+    key = "query_id" if name == "queries" else "item_id"
+    if name != "events":
+        table = table.append_column("source_id", layout.texts(table, key, refusals, name)[key])
+    return layout.ids(table, key, refusals, name, required=True)
 
 
 def _items(table: pa.Table, refusals: Refusals) -> pa.Table:

@@ -6,16 +6,19 @@ sees all rows of a commit or none, and a killed writer leaves nothing behind tha
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import fcntl
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import lance
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from moon_ops.errors import StageError
+from moon_ops.errors import ServiceError, StageError
 
 EVENTS = ("impression", "click", "cart", "purchase")
 STAMP = pa.timestamp("us", tz="UTC")
@@ -103,19 +106,36 @@ class Lake:
         return f"{self.uri.rstrip('/')}/{table}.lance"
 
     def exists(self, table: str) -> bool:
-        """Whether the table has ever been written."""
+        """Whether the table has ever been written; :class:`ServiceError` if the store cannot be asked."""
+        return self._dataset(table) is not None
+
+    def _dataset(self, table: str) -> lance.LanceDataset | None:
+        """The table, or None if it is not there. A store that does not answer is no missing table: what is known would look new."""
         try:
-            lance.dataset(self.address(table))
-        except (ValueError, OSError):
-            return False
-        return True
+            return lance.dataset(self.address(table))
+        except (ValueError, OSError) as fault:
+            if "was not found" in str(fault) or "Not found" in str(fault):
+                return None
+            raise ServiceError(f"the lake at {self.uri} cannot be read ({str(fault).splitlines()[0]})", action="check the store") from fault
 
     def open(self, table: str, *, needs: str = "moon ingest DIRECTORY") -> lance.LanceDataset:
         """The table at its newest version; a :class:`StageError` that names the command to run first when there is none."""
-        try:
-            return lance.dataset(self.address(table))
-        except (ValueError, OSError) as missing:
-            raise StageError(f"the lake at {self.uri} has no table '{table}' yet", action=f"run `{needs}` first") from missing
+        found = self._dataset(table)
+        if found is None:
+            raise StageError(f"the lake at {self.uri} has no table '{table}' yet", action=f"run `{needs}` first")
+        return found
+
+    @contextlib.contextmanager
+    def one_writer(self) -> Iterator[None]:
+        """Wait until no other process of this machine is in such a block; an object store is not locked."""
+        if "://" in self.uri:
+            yield
+            return
+        place = Path(self.uri)
+        place.mkdir(parents=True, exist_ok=True)
+        with (place / "ingest.lock").open("w") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
 
     def append(self, table: str, rows: pa.Table) -> int:
         """Commit ``rows`` atomically and return how many; an empty table still creates the dataset."""

@@ -30,7 +30,7 @@ def judge(gates: Gates, candidate: Mapping[str, float], champion: Mapping[str, f
     """
     verdicts = [_verdict(PARITY, candidate, None, gates.parity_floor, 0.0)]
     verdicts.append(_verdict(RECALL, candidate, champion, gates.recall_floor, gates.recall_tolerance))
-    if AUC in candidate:
+    if AUC in candidate or (champion and AUC in champion):  # a champion with a click model is not followed by one without
         verdicts.append(_verdict(AUC, candidate, champion, gates.auc_floor, gates.auc_tolerance))
     return verdicts
 

@@ -9,13 +9,15 @@ import datetime as dt
 import logging
 from pathlib import Path
 
+from moon_ops.ctr import dataset
+from moon_ops.embeddings import produce
 from moon_ops.errors import StageError
 from moon_ops.lake.ingest import ingest
 from moon_ops.release import promotion, stages
 from moon_ops.release.manifest import manifest_of
 from moon_ops.release.manifest import release as make_release
 from moon_ops.release.registry import CANDIDATE, CHAMPION, PREVIOUS, Registry
-from moon_ops.release.status import active_items, embedded_items
+from moon_ops.release.status import active_items
 from moon_ops.release.windows import Windows, windows
 from moon_ops.settings import Settings
 
@@ -47,15 +49,17 @@ def publish(encoder: int, as_of: str) -> int:
     return encoder
 
 
-def ctr(encoder: int, as_of: str, recipe: str, seed: int) -> int:
-    """Train a click model; its version."""
+def ctr(encoder: int, as_of: str, recipe: str, seed: int) -> int | None:
+    """Train a click model; its version, None for a shop without click sequences."""
     settings = Settings.from_environment()
+    if not dataset.has_click_sequences(settings.lake):
+        log.warning("the shop has no click sequences of known users: the release has no click model")
+        return None
     _, version = stages.train_ctr(settings, encoder, recipe, _windows(settings, encoder, as_of), seed=seed)
-    assert version is not None, "train_ctr registers by default"
     return version
 
 
-def release(encoder: int, ctr_version: int, as_of: str) -> int:
+def release(encoder: int, ctr_version: int | None, as_of: str) -> int:
     """Measure, judge and register a release; its version, whether it passed or not."""
     settings = Settings.from_environment()
     made = make_release(settings, encoder, ctr_version, _windows(settings, encoder, as_of), now=_time(as_of))
@@ -82,16 +86,17 @@ def live_encoders() -> list[int]:
 
 
 def require_complete(encoders: list[int]) -> dict[str, int]:
-    """Check against the lake that every active item has a vector under each encoder; :class:`StageError` if not."""
+    """Check against the lake that every item version has its vector under each encoder; :class:`StageError` if not."""
     settings = Settings.from_environment()
-    items = active_items(settings.lake)
     for encoder in encoders:
-        missing = items - embedded_items(settings.lake, encoder)
-        if missing:
+        missing = produce.due(settings.lake, encoder)
+        if missing.num_rows:
+            first = missing["item_id"][0].as_py()
             raise StageError(
-                f"{len(missing)} items have no vector under encoder {encoder}, e.g. item {min(missing)}", action="run the refresh again"
+                f"{missing.num_rows} item versions have no vector under encoder {encoder}, e.g. of item {first}",
+                action="run the refresh again",
             )
-    return {"encoders": len(encoders), "items": len(items)}
+    return {"encoders": len(encoders), "items": len(active_items(settings.lake))}
 
 
 def ingest_inbox(as_of: str) -> int:
@@ -106,7 +111,7 @@ def ingest_inbox(as_of: str) -> int:
 
 
 def embed_for_champion(as_of: str) -> int:
-    """Embed new items for the champion; how many, 0 without a champion."""
+    """Embed new items for the champion; how many, 0 without a champion (or if an attempt before this one has embedded them)."""
     encoder = _champion_encoder()
     if encoder is None:
         log.warning("there is no champion release: nothing to embed with")
@@ -115,12 +120,18 @@ def embed_for_champion(as_of: str) -> int:
     return items.embedded
 
 
-def publish_for_champion(embedded: int, as_of: str) -> int:
-    """Publish what was just embedded for the champion; nothing if nothing was."""
+def publish_for_champion(as_of: str) -> bool:
+    """Publish for the champion if the lake has changed since the last publication; whether it did.
+
+    What was published is read from the tables, not from the task before: a retry that embeds nothing still publishes, and so do a new
+    price and a deletion.
+    """
     encoder = _champion_encoder()
-    if encoder is not None and embedded:
-        publish(encoder, as_of)
-    return embedded
+    settings = Settings.from_environment()
+    if encoder is None or stages.published_versions(settings, encoder) == stages.lake_versions(settings, encoder):
+        return False
+    publish(encoder, as_of)
+    return True
 
 
 def _champion_encoder() -> int | None:

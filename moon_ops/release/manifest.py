@@ -25,6 +25,11 @@ from moon_ops.release.registry import CANDIDATE, CHAMPION, CTR, ENCODER, RELEASE
 from moon_ops.release.windows import Windows
 from moon_ops.settings import Gates, Settings, recipe
 
+FILES = {  # of a registered model: what answers requests, and the weights it was exported from
+    ENCODER: ("model.safetensors", "tower.onnx", "trunk.onnx", "tokenizer.json", "contract.json"),
+    CTR: ("model.safetensors", "model.onnx", "vocabulary.json", "ctr.json"),
+}
+
 
 @dataclass(frozen=True)
 class Release:
@@ -68,7 +73,7 @@ def release(
     registry = Registry(settings)
     champion = registry.alias(CHAMPION)
     metrics = {**measure(settings, encoder, ctr, windows, baseline=baseline, oracle=oracle), **(extra or {})}
-    champion_metrics = _champion_metrics(settings, registry, champion, windows) if champion else None
+    champion_metrics = _champion_metrics(settings, registry, champion, windows, now) if champion else None
     verdicts = judge(recipe(Gates, "gates", settings.models), metrics, champion_metrics)
     passed = all(v.passed for v in verdicts)
     manifest = {
@@ -113,7 +118,7 @@ def _parts(settings: Settings, registry: Registry, encoder: int, ctr: int | None
     parts: dict[str, Any] = {
         "contract_id": contract,
         "trained_until": registry.tags(ENCODER, encoder)["trained_until"],
-        "encoder": {"version": encoder, "weights_sha256": file_sha256(registry.fetch(ENCODER, encoder) / "model.safetensors")},
+        "encoder": _part(registry, ENCODER, encoder),
         "embeddings": {"table": produce.table_name(encoder), "version": table.version, "rows": table.count_rows()},
         "index": {"place": f"index/v{encoder}", "sha256": header.sha256, "kind": header.kind, "items": header.items},
         "feature_service": features.service_name(encoder),
@@ -121,15 +126,24 @@ def _parts(settings: Settings, registry: Registry, encoder: int, ctr: int | None
     }
     if ctr is not None:
         require_same(contract, registry.tags(CTR, ctr)["contract_id"], what="encoder and click model")
-        parts["ctr"] = {"version": ctr, "weights_sha256": file_sha256(registry.fetch(CTR, ctr) / "model.safetensors")}
+        parts["ctr"] = _part(registry, CTR, ctr)
     return parts
 
 
-def _champion_metrics(settings: Settings, registry: Registry, champion: int, windows: Windows) -> dict[str, float]:
+def _part(registry: Registry, name: str, version: int) -> dict[str, Any]:
+    """A model's version and the sha256 of every file that an answer depends on."""
+    directory = registry.fetch(name, version)
+    return {"version": version, "sha256": {file: file_sha256(directory / file) for file in FILES[name]}}
+
+
+def _champion_metrics(settings: Settings, registry: Registry, champion: int, windows: Windows, now: dt.datetime) -> dict[str, float]:
     """The champion's figures on the candidate's windows; those it was released with if it was trained into these windows."""
     manifest = manifest_of(registry, champion)
-    ctr = manifest["ctr"]["version"] if manifest["ctr"] else None
+    ctr, encoder = manifest["ctr"]["version"] if manifest["ctr"] else None, int(manifest["encoder"]["version"])
+    stages.embed(settings, encoder, now=now)  # it is judged on the catalogue of today, as it would be served
+    if stages.published_versions(settings, encoder) != stages.lake_versions(settings, encoder):
+        stages.publish(settings, encoder, now=now)
     try:
-        return measure(settings, manifest["encoder"]["version"], ctr, windows)
+        return measure(settings, encoder, ctr, windows)
     except LeakError:
         return {**manifest["metrics"], "recorded": 1.0}

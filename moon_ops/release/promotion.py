@@ -17,22 +17,22 @@ from moon_ops.settings import Settings
 def promote(settings: Settings, version: int) -> int | None:
     """Make release ``version`` the champion, and the champion ``previous``; the release that was champion before.
 
-    Raises :class:`GateError` if its evidence does not pass, :class:`ContractError` if its parts are not what its manifest says.
+    Raises :class:`GateError` if its evidence does not pass or was made against another champion, :class:`ContractError` if its parts are
+    not what its manifest says.
     Promoting the champion again changes nothing.
     """
     registry = Registry(settings)
     manifest = manifest_of(registry, version)
-    failed = [v for v in manifest["evidence"] if not v["passed"]]
-    if failed or not manifest["passed"]:
-        worst = failed[0] if failed else {"gate": "passed", "value": False, "rule": "true"}
-        raise GateError(
-            f"release {version} did not pass: {worst['gate']} = {worst['value']:.4f}, it must be {worst['rule']}",
-            action="train again, or keep the champion",
-        )
     verify(settings, registry, manifest)
     before = registry.alias(CHAMPION)
     if before == version:
         return before
+    judged = manifest["compared_with"]["release"]
+    if judged != before and version != registry.alias(PREVIOUS):
+        raise GateError(
+            f"release {version} was compared with release {judged}, but release {before} is champion now: nobody knows which is better",
+            action="release it again with `moon release`, or go back with `moon rollback`",
+        )
     if before is not None:
         registry.point(PREVIOUS, before)  # first: a process killed between the two moves leaves a champion and a way back
     registry.point(CHAMPION, version)
@@ -52,7 +52,17 @@ def rollback(settings: Settings) -> tuple[int, int]:
 
 
 def verify(settings: Settings, registry: Registry, manifest: dict[str, Any]) -> None:
-    """Check that every part of a release is there and is what the manifest says; :class:`ContractError` names the one that is not."""
+    """Check that a release passed its gates, and that every part of it is there and is what the manifest says.
+
+    Raises :class:`GateError` or :class:`ContractError`. Serving asks this too: anyone may move an alias in MLflow.
+    """
+    failed = [v for v in manifest["evidence"] if not v["passed"]]
+    if failed or not manifest["passed"]:
+        worst = failed[0] if failed else {"gate": "passed", "value": 0.0, "rule": "true"}
+        raise GateError(
+            f"the release did not pass its gates: {worst['gate']} = {worst['value']:.4f}, it must be {worst['rule']}",
+            action="train again, or keep the champion",
+        )
     contract, encoder = manifest["contract_id"], manifest["encoder"]["version"]
     require_same(contract, registry.tags(ENCODER, encoder)["contract_id"], what="manifest and encoder")
     require_same(contract, produce.contract_of(settings.lake, encoder), what="manifest and embeddings table")
@@ -60,9 +70,11 @@ def verify(settings: Settings, registry: Registry, manifest: dict[str, Any]) -> 
     require_same(contract, stages.tables(settings, encoder).items.contract_id, what="manifest and representation table")
     parts = [(ENCODER, manifest["encoder"])] + ([(CTR, manifest["ctr"])] if manifest["ctr"] else [])
     for name, part in parts:
-        found = file_sha256(registry.fetch(name, part["version"]) / "model.safetensors")
-        if found != part["weights_sha256"]:
-            raise ContractError(
-                f"{name} {part['version']} has sha256 {found[:12]}, the manifest says {part['weights_sha256'][:12]}",
-                action="do not serve it; release it again",
-            )
+        directory = registry.fetch(name, part["version"])
+        for file, expected in part["sha256"].items():
+            found = file_sha256(directory / file) if (directory / file).is_file() else "nothing"
+            if found != expected:
+                raise ContractError(
+                    f"{file} of {name} {part['version']} has sha256 {found[:12]}, the manifest says {expected[:12]}",
+                    action="do not serve it; release it again",
+                )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,7 @@ from moon_ops.lake.tables import STAMP, Lake, items_as_of
 KS = (1, 5, 10)
 NEW_ITEM_DAYS = 7  # an item counts as new in its first days
 SCORE_BATCH = 256  # queries scored at a time: Q x N similarities are never all in memory
+TIE = 1e-6  # cosines that differ by less are equal: the same two vectors' product depends by that much on where in the matrix they lie
 
 Embed = Callable[[list[Sample]], NDArray[np.float32]]
 
@@ -51,23 +53,21 @@ class RecallReport:
 
 
 def bought_after(lake: Lake, start: dt.datetime, end: dt.datetime, *, trained_until: dt.datetime) -> Queries:
-    """The queries in [start, end) that led to a purchase, each with the first item bought.
+    """The queries that led to their first purchases in [start, end), each with the first item bought that is still there at ``end``.
 
-    Raises :class:`LeakError` if the window begins before ``trained_until``, :class:`StageError` if nothing was bought in it.
+    A query that had led to a purchase before is left out: an encoder may have been trained on it. Raises :class:`LeakError` if the
+    window begins before ``trained_until``, :class:`StageError` if nothing was bought in it.
     """
     if start < trained_until:
         raise LeakError(
-            f"the window starts at {start:%Y-%m-%dT%H:%MZ}, but the encoder was trained until {trained_until:%Y-%m-%dT%H:%MZ}: it knows the answers",
+            f"the window starts at {start:%Y-%m-%dT%H:%MZ}, but the encoder was trained until {trained_until:%Y-%m-%dT%H:%MZ}: "
+            "it knows the answers",
             action="evaluate on queries after trained_until",
         )
-    events = lake.read("events", ["event_timestamp", "item_id", "query_id", "event"], "event = 'purchase' AND query_id IS NOT NULL")
-    stamp = events["event_timestamp"]
-    inside = pc.and_(pc.greater_equal(stamp, pa.scalar(start, STAMP)), pc.less(stamp, pa.scalar(end, STAMP)))
-    events = events.filter(inside).sort_by([("event_timestamp", "ascending"), ("query_id", "ascending"), ("item_id", "ascending")])
     queries = {q["query_id"]: q for q in lake.read("queries", ["query_id", "text", "image_id"]).to_pylist()}
-    items = {i["item_id"]: i for i in items_as_of(lake, end, ["item_id", "spu_id", "event_timestamp"]).to_pylist()}
-    first: dict[int, dict[str, object]] = {}
-    for event in events.to_pylist():
+    items = {i["item_id"]: i for i in items_as_of(lake, end, ["item_id", "spu_id"]).to_pylist()}
+    first: dict[int, dict[str, Any]] = {}
+    for event in _purchases(lake, start, end).to_pylist():
         if event["item_id"] in items and event["query_id"] in queries:
             first.setdefault(event["query_id"], event)
     if not first:
@@ -75,20 +75,27 @@ def bought_after(lake: Lake, start: dt.datetime, end: dt.datetime, *, trained_un
             f"nothing was bought after a query between {start:%Y-%m-%d} and {end:%Y-%m-%d}: recall cannot be measured",
             action="widen the window",
         )
-    return _collect(first, queries, items)
-
-
-def _collect(first: dict[int, dict[str, object]], queries: dict[int, dict[str, object]], items: dict[int, dict[str, object]]) -> Queries:
-    bought = [items[e["item_id"]] for e in first.values()]  # type: ignore[index]
-    ages = [e["event_timestamp"] - i["event_timestamp"] for e, i in zip(first.values(), bought, strict=True)]  # type: ignore[operator]
+    known = lake.read("items", ["item_id", "event_timestamp"]).group_by("item_id").aggregate([("event_timestamp", "min")])
+    since = dict(zip(known["item_id"].to_pylist(), known["event_timestamp_min"].to_pylist(), strict=True))
+    new = dt.timedelta(days=NEW_ITEM_DAYS)
     return Queries(
         query_ids=np.array(list(first)),
         samples=[query_sample(queries[q]) for q in first],
-        item_ids=np.array([i["item_id"] for i in bought]),
-        spu_ids=np.array([i["spu_id"] for i in bought]),
-        is_new=np.array([age < dt.timedelta(days=NEW_ITEM_DAYS) for age in ages]),
+        item_ids=np.array([e["item_id"] for e in first.values()]),
+        spu_ids=np.array([items[e["item_id"]]["spu_id"] for e in first.values()]),
+        is_new=np.array([e["event_timestamp"] - since[e["item_id"]] < new for e in first.values()]),
         is_image=np.array([queries[q]["image_id"] is not None for q in first]),
     )
+
+
+def _purchases(lake: Lake, start: dt.datetime, end: dt.datetime) -> pa.Table:
+    """The purchases in [start, end) after queries that had led to none before, in time order."""
+    events = lake.read("events", ["event_timestamp", "item_id", "query_id", "event"], "event = 'purchase' AND query_id IS NOT NULL")
+    before = pc.less(events["event_timestamp"], pa.scalar(start, STAMP))
+    answered = pc.is_in(events["query_id"], events.filter(before)["query_id"].combine_chunks())
+    inside = pc.less(events["event_timestamp"], pa.scalar(end, STAMP))
+    events = events.filter(pc.and_not(inside, answered))
+    return events.sort_by([("event_timestamp", "ascending"), ("query_id", "ascending"), ("item_id", "ascending")])
 
 
 def evaluate(
@@ -111,8 +118,8 @@ def first_hits(
 ) -> NDArray[np.int64]:
     """Rank [Q], from 1, of the best item of each query's SPU.
 
-    A tie counts against the query, so vectors that have collapsed to one point get the worst rank, not the best. A query whose SPU is not
-    in the catalogue gets rank N + 1.
+    A tie counts against the query, so vectors that have collapsed to one point get the worst rank, not the best, and so does what is not
+    a number. A query whose SPU is not in the catalogue gets rank N + 1.
     """
     ranks = np.empty(len(queries), np.int64)
     for start in range(0, len(queries), SCORE_BATCH):
@@ -120,8 +127,7 @@ def first_hits(
         scores = queries[rows] @ items.T
         own = wanted[rows, None] == spus[None, :]
         best = np.where(own, scores, -np.inf).max(axis=1)
-        ranks[rows] = 1 + ((scores >= best[:, None]) & ~own).sum(axis=1)
-        ranks[rows][~own.any(axis=1)] = len(items) + 1
+        ranks[rows] = 1 + (~(scores < best[:, None] - TIE) & ~own).sum(axis=1)
     return ranks
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from moon_ops.ctr import dataset, metrics
 from moon_ops.ctr import evaluate as ctr_evaluate
@@ -28,6 +29,7 @@ from moon_ops.embeddings.table import RepresentationTable
 from moon_ops.errors import StageError
 from moon_ops.lake import statistics
 from moon_ops.lake.contract import require_same
+from moon_ops.lake.tables import items_as_of
 from moon_ops.release import recall
 from moon_ops.release.recall import RecallReport
 from moon_ops.release.registry import CTR, ENCODER, Registry
@@ -120,18 +122,37 @@ def embed(settings: Settings, encoder: int, *, now: dt.datetime) -> tuple[EmbedR
 def publish(settings: Settings, encoder: int, *, now: dt.datetime) -> Published:
     """Hand everything over to its readers: statistics, Feast (apply, materialise), representation tables, index."""
     lake, contract = settings.lake, produce.contract_of(settings.lake, encoder)
+    versions = lake_versions(settings, encoder)  # as they are before anything is read
     statistics.derive(lake)
     store = features.open_store(settings.home, settings.redis)
     features.apply(store, settings.home, features.definitions(lake, [encoder]))
     features.materialize(store, ["item_profile", "item_stats", "user_behavior", f"item_embedding_v{encoder}"], now)
-    active, _ = produce.vectors_as_of(lake, encoder, now)
-    items, item_vectors = features.vectors(store, f"item_embedding_v{encoder}", "item_id", active, now)
+    known = pc.unique(lake.read(produce.table_name(encoder), ["item_id"])["item_id"]).to_numpy()
+    items, item_vectors = features.vectors(store, f"item_embedding_v{encoder}", "item_id", known, now)
     asked = lake.read(produce.query_table_name(encoder), ["query_id"])["query_id"].to_numpy()
     queries, query_vectors = features.vectors(store, f"query_embedding_v{encoder}", "query_id", asked, now)
     RepresentationTable.write(table_place(settings, "items", encoder), items, item_vectors, contract)
     RepresentationTable.write(table_place(settings, "queries", encoder), queries, query_vectors, contract)
-    header = index.build(index_place(settings, encoder), items, item_vectors, contract)
-    return Published(encoder, contract, len(items), len(queries), f"{header.kind}: {header.reason}")
+    sold = np.isin(items, items_as_of(lake, now, ["item_id"])["item_id"].to_numpy())  # behaviours name deleted items, searches do not
+    header = index.build(index_place(settings, encoder), items[sold], item_vectors[sold], contract)
+    _place(settings, encoder).write_text(json.dumps(versions) + "\n")  # last: a killed publication is published again
+    return Published(encoder, contract, header.items, len(queries), f"{header.kind}: {header.reason}")
+
+
+def lake_versions(settings: Settings, encoder: int) -> dict[str, int]:
+    """The version of every lake table that a publication reads."""
+    names = ("items", "events", produce.table_name(encoder), produce.query_table_name(encoder))
+    return {name: settings.lake.open(name).version if settings.lake.exists(name) else 0 for name in names}
+
+
+def published_versions(settings: Settings, encoder: int) -> dict[str, int] | None:
+    """The versions that the encoder's last complete publication read, None if there was none."""
+    place = _place(settings, encoder)
+    return json.loads(place.read_text()) if place.is_file() else None
+
+
+def _place(settings: Settings, encoder: int) -> Path:
+    return settings.home / "tables" / f"published-v{encoder}.json"
 
 
 def table_place(settings: Settings, kind: str, encoder: int) -> Path:

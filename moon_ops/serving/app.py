@@ -1,6 +1,6 @@
 """The champion release over HTTP: search by picture or text, embed, score; and a page to try it.
 
-Bad requests get 422 with the field and what to do; while there is no champion, everything but ``/health`` gets 503.
+Bad requests get 422 with the field and what to do; while there is no champion, search, embed and score get 503.
 """
 
 from __future__ import annotations
@@ -23,16 +23,18 @@ from moon_ops.lake.tables import image_bytes
 from moon_ops.serving.champion import Champion, Follower, titles
 from moon_ops.settings import Settings
 
+MAX_TEXT = 10_000  # characters; an encoder reads a few dozen tokens
+Id = Annotated[int, Field(ge=0, lt=2**63)]
 PAGE = Path(__file__).parent / "web" / "index.html"
 
 
 class ScoreRequest(BaseModel):
     """Items to score for a user and a query; ``image`` is base64."""
 
-    user_id: int
-    item_ids: list[int] = Field(min_length=1, max_length=500)
-    text: str = ""
-    image: str | None = None
+    user_id: Id
+    item_ids: list[Id] = Field(min_length=1, max_length=500)
+    text: str = Field("", max_length=MAX_TEXT)
+    image: str | None = Field(None, max_length=MAX_BYTES * 4 // 3 + 4)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -75,7 +77,7 @@ def _add_queries(app: FastAPI, follower: Follower, settings: Settings) -> None:
     @app.post("/v1/search")
     def search(
         image: Annotated[UploadFile | None, File()] = None,
-        text: Annotated[str, Form()] = "",
+        text: Annotated[str, Form(max_length=MAX_TEXT)] = "",
         k: Annotated[int, Form(ge=1, le=200)] = 10,
     ) -> dict[str, Any]:
         """The k items nearest to a picture, a text, or both."""
@@ -86,7 +88,7 @@ def _add_queries(app: FastAPI, follower: Follower, settings: Settings) -> None:
         return {**_signed(champion), "items": items}
 
     @app.post("/v1/embed")
-    def embed(image: Annotated[UploadFile | None, File()] = None, text: Annotated[str, Form()] = "") -> dict[str, Any]:
+    def embed(image: Annotated[UploadFile | None, File()] = None, text: Annotated[str, Form(max_length=MAX_TEXT)] = "") -> dict[str, Any]:
         """The unit vector of a picture, a text, or both."""
         champion = follower.champion()
         return {**_signed(champion), "embedding": champion.embed(text, _upload(image)).tolist()}
@@ -103,7 +105,7 @@ def _add_queries(app: FastAPI, follower: Follower, settings: Settings) -> None:
 
 def _add_items(app: FastAPI, settings: Settings) -> None:
     @app.get("/v1/items")
-    def items(item_id: Annotated[list[int], Query(max_length=200)]) -> dict[str, Any]:
+    def items(item_id: Annotated[list[Id], Query(max_length=200)]) -> dict[str, Any]:
         """Titles, prices and pictures of items."""
         known = titles(settings.lake, item_id)
         return {"items": [{"item_id": i, **_shown(known[i])} for i in item_id if i in known]}

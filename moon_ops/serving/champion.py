@@ -51,6 +51,7 @@ class Champion:
         self.version, self.manifest = version, manifest
         self.encoder = int(manifest["encoder"]["version"])
         self.contract_id = str(manifest["contract_id"])
+        self.places = places(settings, self.encoder)
         self.runtime: Runtime = stages.runtime(settings, self.encoder)
         self.index = ItemIndex.open(stages.index_place(settings, self.encoder))
         self.tables = stages.tables(settings, self.encoder)
@@ -115,19 +116,23 @@ class Follower:
 
     def follow(self) -> None:
         """Load the champion if the alias has moved (or an index of the same release has been refreshed)."""
-        version = self.registry.alias(CHAMPION)
+        try:
+            version = self.registry.alias(CHAMPION)
+        except Exception as fault:  # the registry may be away for a while; what is served goes on
+            self.refused = f"the registry could not be asked for the champion: {fault}"
+            log.error(self.refused)
+            return
         if version is None:
             self.refused = "there is no champion release → run `moon demo`, or `moon promote RELEASE`"
             return
-        if self.current is not None and self.current.version == version and not self._refreshed(self.current):
-            self.refused = ""
-            return
         try:
-            self.current = Champion(self.settings, self.registry, version)  # one assignment: a request sees the old one or the new one
+            now = self.current
+            if now is None or now.version != version or now.places != places(self.settings, now.encoder):
+                self.current = Champion(self.settings, self.registry, version)  # one assignment: a request sees the old or the new
             self.refused = ""
-        except MoonError as fault:
+        except Exception as fault:  # whatever is wrong with a release, it must not end the one that is served
             self.refused = f"release {version} is not served: {fault}"
-            log.error(self.refused)
+            log.error(self.refused, exc_info=not isinstance(fault, MoonError))
 
     def champion(self) -> Champion:
         """The champion being served; :class:`StageError` while there is none."""
@@ -146,13 +151,13 @@ class Follower:
 
     def _loop(self) -> None:
         while not self._stop.wait(self.every_seconds):
-            try:
-                self.follow()
-            except Exception:  # the registry may be away for a while; what is served goes on
-                log.exception("the registry could not be asked for the champion")
+            self.follow()
 
-    def _refreshed(self, champion: Champion) -> bool:
-        return ItemIndex.open(stages.index_place(self.settings, champion.encoder)).header.sha256 != champion.index.header.sha256
+
+def places(settings: Settings, encoder: int) -> list[str]:
+    """The directories that index and tables are linked to now: a publication changes them."""
+    links = [stages.index_place(settings, encoder), *(stages.table_place(settings, kind, encoder) for kind in ("items", "queries"))]
+    return [str(link.resolve()) for link in links]
 
 
 def titles(lake: Lake, item_ids: Sequence[int]) -> dict[int, dict[str, Any]]:

@@ -128,9 +128,11 @@ def test_loopback_is_refused_by_default_and_never_asked(shop: Shop) -> None:
 
 @pytest.mark.parametrize(
     "host",
-    ["10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1"]
-    + ["2130706433", "0x7f.1", "localhost"]  # other ways to write 127.0.0.1
-    + ["[::1]", "[fd00::1]", "[fe80::1]", "[::ffff:127.0.0.1]", "[ff02::1]"],
+    [
+        *("10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1"),
+        *("2130706433", "0x7f.1", "localhost"),  # other ways to write 127.0.0.1
+        *("[::1]", "[fd00::1]", "[fe80::1]", "[::ffff:127.0.0.1]", "[ff02::1]"),
+    ],
 )
 def test_addresses_inside_are_refused_by_default(host: str) -> None:
     with pytest.raises(InputError, match="is not a public address"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import random
+import re
 import struct
 import zlib
 
@@ -107,7 +108,7 @@ def test_a_damaged_file_is_refused_or_read_and_never_anything_else(kind: str) ->
     good = with_orientation(drawn(31, 24), 6, kind)
     exif = max(good.find(b"MM\0*"), good.find(b"II*\0"))
     assert exif > 0
-    outcomes = {"read": 0, "refused": 0}
+    refused = []
     for attempt in range(1000):
         bad = bytearray(good)
         span = (exif, min(exif + 60, len(good))) if attempt % 2 else (0, len(good))
@@ -115,12 +116,10 @@ def test_a_damaged_file_is_refused_or_read_and_never_anything_else(kind: str) ->
             bad[rng.randrange(*span)] = rng.randrange(256)
         try:
             images.inspect(bytes(bad[: rng.randrange(len(bad))] if attempt % 7 == 0 else bad))
-            outcomes["read"] += 1
-        except InputError as refused:
-            assert refused.problem.startswith("picture: ")
-            outcomes["refused"] += 1
-    assert min(outcomes.values()) > 0
-    assert sum(outcomes.values()) == 1000
+        except InputError as fault:
+            refused.append(fault.problem)
+    assert 100 < len(refused) < 1000  # and the others were read
+    assert all(re.fullmatch(r"picture: .*; the picture was not read", problem, re.DOTALL) for problem in refused)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP"])

@@ -1,0 +1,112 @@
+"""Row numbers: 0 for nothing, 1 for everything that training did not know, and the known values in order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from moon_ops.ctr.vocabulary import WORD_ROWS, WORDS, Vocabulary, dense, words
+from moon_ops.errors import ContractError
+
+COLUMNS = {
+    "item_id": pa.chunked_array([[30, 10, 10], [30, 20, None, 40, 40]]),
+    "user_id": pa.chunked_array([[7, 7, 7, 7, 7, 8, 9, 9]]),
+    "spu_id": pa.chunked_array([[3, 1, 1, 3, 2, 2, 4, 4]]),
+    "category": pa.chunked_array([["mugs", "hats", "hats", "mugs", "", "", None, None]]),
+    "brand": pa.chunked_array([["Acme", "", "", "Acme", "Zoe", "Bo", "Bo", None]]),
+    "seller_id": pa.chunked_array([[-1, -1, 5, 5, 6, None, None, None]]),
+    "price": pa.chunked_array([[10.0, 20.0, 20.0, None, 30.0, 40.0, 50.0, 0.0]]),
+}
+
+
+@pytest.fixture
+def vocabulary() -> Vocabulary:
+    return Vocabulary.fit(COLUMNS)
+
+
+def test_known_values_are_those_seen_twice_in_order(vocabulary: Vocabulary) -> None:
+    assert vocabulary.values == {
+        "item": [10, 30, 40],
+        "user": [7, 9],
+        "spu": [1, 2, 3, 4],
+        "category": ["hats", "mugs"],
+        "brand": ["Acme", "Bo"],
+        "seller": [5],
+    }
+
+
+def test_nothing_is_0_and_the_unknown_is_1(vocabulary: Vocabulary) -> None:
+    assert vocabulary.encode("item", np.array([[10, 30, 40], [20, 99, -1]])).tolist() == [[2, 3, 4], [1, 1, 0]]
+    assert vocabulary.encode("category", np.array(["mugs", "hats", "shoes", "", None], object)).tolist() == [3, 2, 1, 0, 0]
+    assert vocabulary.encode("seller", np.array([5, 6, -1])).tolist() == [2, 1, 0]
+
+
+def test_every_row_number_fits_its_table(vocabulary: Vocabulary) -> None:
+    sizes = vocabulary.sizes()
+    assert sizes == {"item": 5, "user": 4, "spu": 6, "category": 4, "brand": 4, "seller": 3, "price": 12}
+    prices = vocabulary.price(np.array([0.01, 1e9]))
+    assert prices.min() >= 2
+    assert prices.max() < sizes["price"]
+
+
+def test_an_items_category_is_known_from_training(vocabulary: Vocabulary) -> None:
+    """Rows 2, 3, 4 are items 10 (hats), 30 (mugs) and 40 (which had none)."""
+    assert vocabulary.category_of(np.array([[0, 1], [2, 3], [4, 4]])).tolist() == [[0, 1], [2, 3], [0, 0]]
+
+
+def test_prices_fall_into_buckets_of_equal_share() -> None:
+    prices = np.arange(1.0, 101.0)
+    buckets = Vocabulary.fit({**COLUMNS, "price": pa.chunked_array([prices])}).price(prices)
+    assert np.bincount(buckets).tolist() == [0, 0, *[10] * 10]
+    assert (np.diff(buckets) >= 0).all()
+
+
+def test_a_missing_price_is_nothing(vocabulary: Vocabulary) -> None:
+    assert vocabulary.price(np.array([0.0, -3.0, np.nan, np.inf])).tolist() == [0, 0, 0, 0]
+
+
+def test_one_price_for_all_and_no_price_at_all() -> None:
+    same = Vocabulary.fit({**COLUMNS, "price": pa.chunked_array([[5.0] * 8])})
+    assert same.price(np.array([4.0, 5.0, 6.0])).tolist() == [2, 3, 3]
+    none = Vocabulary.fit({**COLUMNS, "price": pa.chunked_array([pa.nulls(8, pa.float64())])})
+    assert none.price(np.array([4.0, 0.0])).tolist() == [2, 0]
+
+
+def test_what_is_saved_is_what_is_loaded(vocabulary: Vocabulary, tmp_path: Path) -> None:
+    vocabulary.save(tmp_path)
+    assert Vocabulary.load(tmp_path) == vocabulary
+
+
+def test_a_directory_without_a_vocabulary_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ContractError, match=r"holds no vocabulary\.json"):
+        Vocabulary.load(tmp_path)
+
+
+def test_words_are_the_same_for_ever() -> None:
+    """A trained model reads these rows: they must not depend on the process, the order or the other texts."""
+    red, dress = 1957, 1580
+    assert words(["Red dress", None, "", "dress, red!"]).tolist() == [
+        [red, dress, 0, 0, 0, 0],
+        [0] * WORDS,
+        [0] * WORDS,
+        [dress, red, 0, 0, 0, 0],
+    ]
+
+
+def test_words_beyond_the_most_are_dropped_and_none_has_the_row_of_nothing() -> None:
+    found = words([" ".join(f"word{n}" for n in range(100 * k, 100 * k + WORDS + 1)) for k in range(300)])
+    assert found.shape == (300, WORDS)
+    assert found.max() < WORD_ROWS
+    assert (found > 0).all()
+    assert words(["a b c d e f g"]).tolist() == words(["a b c d e f"]).tolist()
+    assert words(["лампа"])[0, 0] > 0
+
+
+def test_dense_by_hand() -> None:
+    found = dense(np.array([0.0, 180.0]), np.array([0.0, 34.4]), np.array([0.0, 3.0]), np.array([False, True]))
+    assert found[0] == pytest.approx([0.0, 0.0, 0.0, 0.0], abs=1e-6)
+    assert found[1] == pytest.approx([np.log(181) / 5, np.log(0.18 / 0.08), np.log(4) / 2, 1.0], rel=1e-6)
+    assert found.dtype == np.float32

@@ -1,0 +1,266 @@
+"""Bulk production: every item version gets its vector once, whatever is repeated, killed or run twice at once."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from numpy.typing import NDArray
+
+from moon_ops.embeddings import produce
+from moon_ops.embeddings.produce import EmbedReport
+from moon_ops.embeddings.runtime import Runtime
+from moon_ops.errors import ContractError, InputError, StageError
+from moon_ops.lake import images
+from moon_ops.lake.contract import Sample, item_sample
+from moon_ops.lake.ingest import ingest
+from moon_ops.lake.tables import SCHEMAS, STAMP, Lake, embeddings_schema, image_bytes
+
+MAY = dt.datetime(2026, 5, 1, tzinfo=dt.UTC)
+DAY = dt.timedelta(days=1)
+ITEMS: list[dict[str, Any]] = [
+    {"item_id": 1, "title": "Red dress", "category": "Clothes > Dresses", "images": "red.png|dots.png", "price": 20.0},
+    {"item_id": 2, "title": "Blue boots", "category": "Shoes > Boots", "images": "blue.png", "attributes": {"material": "leather"}},
+    {"item_id": 3, "title": "Green mug", "brand": "Acme", "description": "Holds half a litre"},
+    {"item_id": 4, "title": "<image> Lamp", "images": "red.png"},
+]
+QUERIES = [
+    {"query_id": 1, "timestamp": "2026-05-02T10:00:00", "text": "red dress"},
+    {"query_id": 2, "timestamp": "2026-05-02T11:00:00", "image": "blue.png"},
+    {"query_id": 3, "timestamp": "2026-05-02T12:00:00", "image": "blue.png", "text": "boots"},
+]
+PICTURES = {"red.png": "red", "blue.png": "blue", "dots.png": "pink"}
+Shop = Callable[..., Path]
+
+
+@pytest.fixture
+def lake(make_shop: Shop, tmp_path: Path) -> Lake:
+    """Four items and three queries, since May 1."""
+    filled = Lake(str(tmp_path / "lake"))
+    ingest(make_shop("first", items=ITEMS, queries=QUERIES, pictures=PICTURES), filled, now=MAY)
+    return filled
+
+
+@pytest.fixture
+def changed(make_shop: Shop, lake: Lake) -> Callable[..., None]:
+    """Bring item 1 again on May 3, with some columns changed."""
+
+    def bring(**columns: Any) -> None:
+        ingest(make_shop("again", items=[{**ITEMS[0], **columns}], pictures=PICTURES), lake, now=MAY + 2 * DAY)
+
+    return bring
+
+
+def embed(lake: Lake, runtime: Runtime) -> EmbedReport:
+    return produce.embed(lake, runtime, 1, now=MAY + 10 * DAY, workers=1)
+
+
+def stored(lake: Lake, table: str = "embeddings/v1") -> NDArray[np.float32]:
+    return np.array(lake.read(table)["embedding"].to_pylist(), np.float32)
+
+
+def test_every_item_is_embedded_once(lake: Lake, runtime: Runtime) -> None:
+    assert embed(lake, runtime) == EmbedReport("embeddings/v1", runtime.contract_id, embedded=4, total=4)
+    version = lake.open("embeddings/v1").version
+    assert embed(lake, runtime) == EmbedReport("embeddings/v1", runtime.contract_id, embedded=0, total=4)
+    assert lake.open("embeddings/v1").version == version, "a run with nothing to do commits nothing"
+    assert produce.contract_of(lake, 1) == runtime.contract_id
+    rows = lake.read("embeddings/v1").drop_columns("embedding").to_pylist()
+    items = lake.read("items").to_pylist()
+    assert rows == [
+        {"item_id": i["item_id"], "content_hash": i["content_hash"], "event_timestamp": MAY, "created": MAY + 10 * DAY} for i in items
+    ]
+
+
+def test_vectors_are_those_of_the_runtime_on_the_same_samples(lake: Lake, runtime: Runtime) -> None:
+    embed(lake, runtime)
+    size = runtime.contract.layout.picture_size
+    wanted = {i for item in lake.read("items").to_pylist() for i in item["image_ids"] or []}
+    pixels = {name: images.pixels(images.decode(content), size) for name, content in image_bytes(lake, sorted(wanted))}
+    assert len(pixels) == 3
+    expected = runtime.embed([item_sample(item) for item in lake.read("items").to_pylist()], pixels)
+    assert stored(lake) == pytest.approx(expected, abs=1e-5)
+    assert np.linalg.norm(stored(lake), axis=1) == pytest.approx(np.ones(4), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "titles"),
+    [
+        ({"title": "Scarlet dress"}, ["Scarlet dress"]),
+        ({"images": "dots.png|red.png"}, ["Red dress"]),
+        ({"price": 15.0}, []),
+        ({"status": "deleted"}, []),
+        ({}, []),
+    ],
+    ids=["title", "order of pictures", "price", "deleted", "nothing"],
+)
+def test_a_change_is_due_if_an_encoder_reads_it(
+    lake: Lake, runtime: Runtime, changed: Callable[..., None], change: dict[str, Any], titles: list[str]
+) -> None:
+    embed(lake, runtime)
+    changed(**change)
+    work = produce.due(lake, 1)
+    assert work["title"].to_pylist() == titles
+    assert work["event_timestamp"].to_pylist() == [MAY + 2 * DAY] * len(titles)
+    assert embed(lake, runtime).embedded == len(titles)
+    assert produce.due(lake, 1).num_rows == 0
+
+
+def version(day: int, content: str, status: str = "active", learned: int | None = None) -> dict[str, Any]:
+    """A version of item 1, valid from a day in May and learned on a day in May."""
+    times = {"event_timestamp": MAY + day * DAY, "created": MAY + (day if learned is None else learned) * DAY}
+    return {"item_id": 1, "spu_id": 1, "title": content, "content_hash": content, "status": status, **times}
+
+
+@pytest.mark.parametrize(
+    ("versions", "expected"),
+    [
+        ([version(0, "a"), version(1, "a"), version(2, "b")], [(0, "a"), (2, "b")]),
+        ([version(0, "a"), version(1, "b"), version(2, "a")], [(0, "a"), (1, "b"), (2, "a")]),
+        ([version(0, "a", "deleted"), version(1, "a")], [(1, "a")]),
+        ([version(0, "a"), version(1, "b", "deleted"), version(2, "b")], [(0, "a"), (2, "b")]),
+        ([version(0, "a"), version(1, "a", "deleted"), version(2, "a")], [(0, "a")]),
+        ([version(9, "a", learned=0), version(9, "b", learned=1)], [(9, "b")]),
+        ([version(9, "a", learned=0), version(9, "a", "deleted", learned=1)], []),
+    ],
+    ids=["same again", "back to the old", "came deleted", "changed while deleted", "deleted and back", "corrected", "withdrawn"],
+)
+def test_the_versions_that_are_due(tmp_path: Path, versions: list[dict[str, Any]], expected: list[tuple[int, str]]) -> None:
+    lake = Lake(str(tmp_path / "lake"))
+    lake.append("items", pa.Table.from_pylist(versions, schema=SCHEMAS["items"]))
+    work = produce.due(lake, 1).to_pylist()
+    assert [((row["event_timestamp"] - MAY).days, row["content_hash"]) for row in work] == expected
+
+
+def test_a_run_that_starts_from_old_work_doubles_nothing(lake: Lake, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two overlapping runs: the second looked before the first committed."""
+    stale, real = produce.due(lake, 1), produce.due
+    embed(lake, runtime)
+    before = stored(lake)
+    looks = iter([stale])
+    monkeypatch.setattr(produce, "due", lambda lake, version: next(looks, None) or real(lake, version))
+    assert embed(lake, runtime).total == 4
+    assert stored(lake).tolist() == before.tolist()
+
+
+def test_rows_that_two_commits_doubled_are_one_vector_to_every_reader(lake: Lake, runtime: Runtime) -> None:
+    embed(lake, runtime)
+    ids, vectors = produce.vectors_as_of(lake, 1, MAY + DAY)
+    lake.append("embeddings/v1", lake.read("embeddings/v1"))
+    again, same = produce.vectors_as_of(lake, 1, MAY + DAY)
+    assert lake.count("embeddings/v1") == 8
+    assert produce.due(lake, 1).num_rows == 0
+    assert again.tolist() == ids.tolist() == [1, 2, 3, 4]
+    assert same.tolist() == vectors.tolist()
+
+
+def test_a_killed_run_is_finished_by_the_next(lake: Lake, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    insert, calls = produce._insert, iter([1])
+
+    def killed_at_the_second_commit(*arguments: Any) -> None:
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+        insert(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(produce, "COMMIT", 3)
+        patch.setattr(produce, "_insert", killed_at_the_second_commit)
+        with pytest.raises(KeyboardInterrupt):
+            embed(lake, runtime)
+    assert produce.due(lake, 1)["title"].to_pylist() == ["<image> Lamp"]
+    assert (embed(lake, runtime).embedded, lake.count("embeddings/v1")) == (1, 4)
+
+
+def test_a_run_that_could_not_finish_says_so(lake: Lake, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(produce, "_insert", lambda *arguments: None)
+    with pytest.raises(StageError, match="4 item versions still have no vector under encoder 1"):
+        embed(lake, runtime)
+
+
+def test_another_encoders_contract_is_refused(lake: Lake, runtime: Runtime, other_runtime: Runtime) -> None:
+    embed(lake, runtime)
+    produce.embed_queries(lake, runtime, 1, now=MAY)
+    refused = f"contract {other_runtime.contract_id} was about to meet contract {runtime.contract_id}"
+    with pytest.raises(ContractError, match=f"table embeddings/v1: {refused}"):
+        embed(lake, other_runtime)
+    with pytest.raises(ContractError, match=f"table query_embeddings/v1: {refused}"):
+        produce.embed_queries(lake, other_runtime, 1, now=MAY)
+    assert produce.embed(lake, other_runtime, 2, now=MAY, workers=1).contract_id == other_runtime.contract_id
+
+
+def test_vectors_as_of_a_time(lake: Lake, runtime: Runtime, changed: Callable[..., None]) -> None:
+    changed(title="Green umbrella")
+    embed(lake, runtime)
+    old, new = (produce.vectors_as_of(lake, 1, MAY + days * DAY) for days in (1, 2))
+    rows = lake.read("embeddings/v1").to_pylist()
+    expected = {(row["item_id"], row["event_timestamp"]): row["embedding"] for row in rows}
+    assert old[0].tolist() == new[0].tolist() == [1, 2, 3, 4]
+    assert old[1].tolist() == [expected[i, MAY] for i in (1, 2, 3, 4)]
+    assert new[1].tolist() == [expected[1, MAY + 2 * DAY], *(expected[i, MAY] for i in (2, 3, 4))]
+    ids, vectors = produce.vectors_as_of(lake, 1, MAY - DAY)
+    assert (ids.shape, vectors.shape) == ((0,), (0, runtime.dim))
+
+
+def test_a_deleted_item_has_no_vector_from_then_on(lake: Lake, runtime: Runtime, changed: Callable[..., None]) -> None:
+    embed(lake, runtime)
+    changed(status="deleted")
+    assert produce.vectors_as_of(lake, 1, MAY + DAY)[0].tolist() == [1, 2, 3, 4]
+    assert produce.vectors_as_of(lake, 1, MAY + 2 * DAY)[0].tolist() == [2, 3, 4]
+
+
+def test_queries_are_embedded_once(lake: Lake, runtime: Runtime, make_shop: Shop) -> None:
+    report = produce.embed_queries(lake, runtime, 1, now=MAY + DAY, workers=1)
+    assert report == EmbedReport("query_embeddings/v1", runtime.contract_id, embedded=3, total=3)
+    assert produce.embed_queries(lake, runtime, 1, now=MAY + DAY, workers=1).embedded == 0
+    more = [*QUERIES, {"query_id": 9, "timestamp": "2026-05-03T10:00:00", "text": "lamp"}]
+    ingest(make_shop("more", items=ITEMS, queries=more, pictures=PICTURES), lake, now=MAY + 3 * DAY)
+    assert produce.embed_queries(lake, runtime, 1, now=MAY + 4 * DAY, workers=1).embedded == 1
+    table = lake.read("query_embeddings/v1").sort_by("query_id")
+    assert table["query_id"].to_pylist() == [1, 2, 3, 9]
+    assert table["event_timestamp"].to_pylist()[3] == MAY + 2 * DAY + dt.timedelta(hours=10)
+    picture = {name: images.pixels(images.decode(content), 32) for name, content in image_bytes(lake, _image_ids(lake))}
+    (blue,) = picture
+    expected = runtime.embed([Sample("red dress"), Sample("", (blue,)), Sample("boots", (blue,)), Sample("lamp")], picture)
+    assert np.array(table["embedding"].to_pylist()) == pytest.approx(expected, abs=1e-5)
+
+
+def _image_ids(lake: Lake) -> list[str]:
+    return sorted({q["image_id"] for q in lake.read("queries").to_pylist() if q["image_id"]})
+
+
+def test_chunks_hold_every_sample_in_order() -> None:
+    samples = [Sample(str(n)) for n in range(7)]
+    pieces = list(produce.chunks(samples, 3))
+    assert [len(piece) for piece in pieces] == [3, 3, 1]
+    assert [s for piece in pieces for s in piece] == samples
+
+
+def test_a_sample_without_content_is_refused(lake: Lake, runtime: Runtime) -> None:
+    with ThreadPoolExecutor(1) as pool, pytest.raises(InputError, match="neither text nor a picture"):
+        produce.embed_samples(lake, runtime, [Sample()], pool)
+
+
+def test_an_empty_lake_has_nothing_to_embed(tmp_path: Path, runtime: Runtime) -> None:
+    empty = Lake(str(tmp_path / "empty"))
+    with pytest.raises(StageError, match="moon ingest"):
+        produce.due(empty, 1)
+    with pytest.raises(StageError, match="moon embed --encoder 1"):
+        produce.contract_of(empty, 1)
+
+
+def test_a_table_without_a_contract_is_refused(lake: Lake, runtime: Runtime) -> None:
+    lake.append("embeddings/v1", embeddings_schema(runtime.dim).empty_table())
+    with pytest.raises(ContractError, match=f"contract {runtime.contract_id} was about to meet contract"):
+        embed(lake, runtime)
+
+
+def test_timestamps_are_those_of_the_lake(lake: Lake, runtime: Runtime) -> None:
+    embed(lake, runtime)
+    schema = lake.open("embeddings/v1").schema
+    assert [schema.field(name).type for name in ("event_timestamp", "created")] == [STAMP, STAMP]
