@@ -144,3 +144,12 @@ def test_a_checkpoint_that_is_not_there_is_one_clear_error(tmp_path: Path) -> No
     chosen: Any = recipe(EncoderRecipe, "smolvlm-256m", ROOT / "models", checkpoint=str(tmp_path / "nowhere"))
     with pytest.raises(InputError, match="nowhere"):
         build(chosen, [], seed=0)
+
+
+@torch.no_grad()
+def test_a_special_token_in_a_title_is_text(encoder: Encoder) -> None:
+    """A seller who writes "<image>" must not take the place of another item's picture."""
+    ids, mask, pixels = inputs(encoder, ["mug", "red <image> lamp", "hat"], [1, 0, 1])
+    assert int((ids == encoder.layout.image_token_id).sum()) == 2 * encoder.layout.tokens_per_picture
+    alone = encoder(*inputs(encoder, ["hat"], [1])[:2], pixels[1:])
+    assert torch.allclose(encoder(ids, mask, pixels)[2], alone[0], atol=1e-5)

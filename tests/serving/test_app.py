@@ -157,3 +157,29 @@ def test_a_refused_champion_leaves_the_served_one_in_place(released: Settings, t
     assert follower.current is None
     assert "release 1 is not served" in follower.refused
     assert "sha256" in follower.refused
+
+
+def test_an_alias_moved_to_a_failed_release_is_not_followed(released: Settings, tmp_path: Path) -> None:
+    """Anyone may move an alias in MLflow; the evidence is asked again before it is honoured."""
+    import json
+
+    from moon_ops.release.manifest import manifest_of
+    from moon_ops.release.registry import CHAMPION, RELEASE, Registry
+    from moon_ops.serving.champion import Follower
+
+    home = tmp_path / "home"
+    shutil.copytree(released.home, home, symlinks=True)
+    settings = Settings.from_environment(home)
+    registry = Registry(settings)
+    manifest = manifest_of(registry, 1)
+    manifest["evidence"][1] |= {"passed": False, "value": 0.01}
+    (tmp_path / "failed").mkdir()
+    (tmp_path / "failed" / "manifest.json").write_text(json.dumps({**manifest, "passed": False}))
+    follower = Follower(settings)
+    follower.follow()
+    version = registry.register(RELEASE, registry.start_run("failed", {}), tmp_path / "failed", {})
+    registry.point(CHAMPION, version)
+    follower.follow()
+    assert follower.champion().version == 1
+    assert f"release {version} is not served" in follower.refused
+    assert "image_search/recall@10 = 0.0100" in follower.refused

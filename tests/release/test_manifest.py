@@ -1,0 +1,104 @@
+"""Making a release: measured beside the champion, registered with its evidence, and its parts named by their sha256."""
+
+from __future__ import annotations
+
+import datetime as dt
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import lance
+import pytest
+
+from moon_ops.errors import ContractError
+from moon_ops.lake.contract import file_sha256
+from moon_ops.release import stages
+from moon_ops.release.gates import AUC, PARITY, RECALL
+from moon_ops.release.manifest import FILES, manifest_of, release
+from moon_ops.release.registry import CANDIDATE, CHAMPION, CTR, ENCODER, Registry
+from moon_ops.release.windows import Windows, windows
+from moon_ops.settings import Settings
+
+
+@pytest.fixture
+def times(copied: Settings) -> Windows:
+    return windows(copied.lake, trained_until=stages.trained_until(copied, 1))
+
+
+def test_a_second_release_is_compared_with_the_champion(copied: Settings, times: Windows, now: dt.datetime) -> None:
+    """Of the same parts: so all its figures are the champion's, and it passes by the tolerance."""
+    made = release(copied, 1, 1, times, now=now, extra={"mine": 0.5})
+    registry = Registry(copied)
+    manifest = manifest_of(registry, made.version)
+    first = manifest_of(registry, 1)
+    assert (made.version, made.passed, made.champion) == (2, True, 1)
+    assert [(v.gate, v.champion) for v in made.verdicts] == [(PARITY, None), (RECALL, made.metrics[RECALL]), (AUC, made.metrics[AUC])]
+    assert made.metrics[AUC] == pytest.approx(first["metrics"][AUC], abs=1e-6)
+    assert made.metrics[RECALL] == first["metrics"][RECALL]
+    assert manifest["metrics"] == made.metrics
+    assert manifest["metrics"]["mine"] == 0.5
+    assert manifest["compared_with"] == {"release": 1, "metrics": made.champion_metrics}
+    assert {k: manifest[k] for k in ("encoder", "ctr", "index", "contract_id")} == {
+        k: first[k] for k in ("encoder", "ctr", "index", "contract_id")
+    }
+    assert (registry.alias(CANDIDATE), registry.alias(CHAMPION)) == (2, 1)
+    tags = lance.dataset(copied.lake.address("embeddings/v1")).tags.list()
+    assert tags["release-2"]["version"] == manifest["embeddings"]["version"]
+
+
+def test_the_manifest_names_every_file_that_answers(released: Settings) -> None:
+    registry = Registry(released)
+    manifest = manifest_of(registry, 1)
+    for name, part in ((ENCODER, manifest["encoder"]), (CTR, manifest["ctr"])):
+        directory = registry.fetch(name, part["version"])
+        assert part["sha256"] == {file: file_sha256(directory / file) for file in FILES[name]}
+        assert {p.name for p in directory.iterdir() if p.suffix == ".onnx"} <= set(part["sha256"])
+    assert manifest["passed"] is True
+    assert manifest["trained_until"] == stages.trained_until(released, 1).isoformat()
+    assert manifest["embeddings"]["rows"] == manifest["index"]["items"] == 115
+
+
+def test_a_champion_that_knows_the_window_keeps_the_figures_it_was_released_with(
+    copied: Settings, times: Windows, now: dt.datetime
+) -> None:
+    """The candidate may look at a window that the champion was trained into."""
+    registry = Registry(copied)
+    run = registry.start_run("later encoder", {})
+    tags = registry.tags(ENCODER, 1)
+    registry.register(ENCODER, run, registry.fetch(ENCODER, 1), tags)
+    registry.tag(ENCODER, 1, {"trained_until": times.end.isoformat()})
+    _publish_as(copied, 2)
+    made = release(copied, 2, None, times, now=now)
+    first = manifest_of(registry, 1)["metrics"]
+    assert made.champion_metrics == {**first, "recorded": 1.0}
+    assert AUC not in made.metrics
+
+
+def _publish_as(settings: Settings, version: int) -> None:
+    """Encoder 1's vectors and index under another version: it is the same encoder."""
+    for place in ("lake/embeddings/v1.lance", "index/v1"):
+        source = Path(settings.home / place)
+        shutil.copytree(source.resolve(), source.with_name(source.name.replace("1", str(version), 1)))
+
+
+def test_a_click_model_of_another_encoder_is_refused(copied: Settings, times: Windows, now: dt.datetime) -> None:
+    registry = Registry(copied)
+    registry.tag(CTR, 1, {"contract_id": "c-other"})
+    with pytest.raises(ContractError, match="encoder and click model: contract c-[0-9a-f]+ was about to meet contract c-other"):
+        release(copied, 1, 1, times, now=now)
+    assert registry.alias(CANDIDATE) == 1
+
+
+def test_a_release_that_fails_is_registered_with_its_evidence(copied: Settings, times: Windows, now: dt.datetime, tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    for recipe in copied.models.glob("*.toml"):
+        text = recipe.read_text().replace("parity_floor = 0.999", "parity_floor = 1.0").replace("recall_floor = 0.10", "recall_floor = 1.0")
+        (tmp_path / "models" / recipe.name).write_text(text)
+    registry = Registry(copied)
+    registry.client.delete_registered_model_alias("moon-release", CHAMPION)
+    made = release(replace(copied, models=tmp_path / "models"), 1, None, times, now=now)
+    assert (made.version, made.passed, made.champion) == (2, False, None)
+    evidence = {v["gate"]: v["passed"] for v in manifest_of(registry, 2)["evidence"]}
+    assert evidence[RECALL] is False
+    assert registry.tags("moon-release", 2)["passed"] == "false"
+    assert registry.alias(CANDIDATE) == 2
