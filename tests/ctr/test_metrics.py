@@ -101,7 +101,7 @@ def test_the_difference_has_an_interval_that_holds_it() -> None:
     assert gain == pytest.approx(metrics.auc(labels, scores) - metrics.auc(labels, noise))
     assert 0 < low < gain < high < 0.5
     assert (gain, low, high) == metrics.auc_difference(labels, scores, noise, users, seed=0, draws=60)
-    assert metrics.auc_difference(labels, noise, scores, users, seed=0) == pytest.approx((-gain, -high, -low))
+    assert metrics.auc_difference(labels, noise, scores, users, seed=0, draws=60) == pytest.approx((-gain, -high, -low))
 
 
 def test_a_gain_on_one_user_alone_is_not_certain() -> None:

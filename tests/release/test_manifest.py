@@ -84,7 +84,7 @@ def _publish_as(settings: Settings, version: int) -> None:
 def test_a_click_model_of_another_encoder_is_refused(copied: Settings, times: Windows, now: dt.datetime) -> None:
     registry = Registry(copied)
     registry.tag(CTR, 1, {"contract_id": "c-other"})
-    with pytest.raises(ContractError, match="encoder and click model: contract c-[0-9a-f]+ was about to meet contract c-other"):
+    with pytest.raises(ContractError, match=r"encoder and click model: contract c-[0-9a-f]+ was about to meet contract c-other"):
         release(copied, 1, 1, times, now=now)
     assert registry.alias(CANDIDATE) == 1
 

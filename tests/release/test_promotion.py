@@ -184,7 +184,7 @@ def test_rollback_refuses_a_tampered_release_too(copied: Settings, registry: Reg
 def test_an_index_of_another_contract_is_refused(copied: Settings, make_release: Make) -> None:
     make_release()
     index.build(stages.index_place(copied, 1), np.array([1]), np.eye(1, 64, dtype=np.float32), "c-other")
-    with pytest.raises(ContractError, match="manifest and index: contract c-[0-9a-f]+ was about to meet contract c-other"):
+    with pytest.raises(ContractError, match=r"manifest and index: contract c-[0-9a-f]+ was about to meet contract c-other"):
         promotion.promote(copied, 2)
 
 
@@ -192,14 +192,14 @@ def test_vectors_of_another_contract_are_refused(copied: Settings, make_release:
     make_release()
     for kind in ("items", "queries"):
         RepresentationTable.write(stages.table_place(copied, kind, 1), np.array([1]), np.eye(1, 64, dtype=np.float32), "c-other")
-    with pytest.raises(ContractError, match="manifest and representation table: contract c-[0-9a-f]+ was about to meet contract c-other"):
+    with pytest.raises(ContractError, match=r"manifest and representation table: contract c-[0-9a-f]+ was about to meet contract c-other"):
         promotion.promote(copied, 2)
 
 
 def test_an_encoder_of_another_contract_is_refused(copied: Settings, registry: Registry, make_release: Make) -> None:
     make_release()
     registry.tag(ENCODER, 1, {"contract_id": "c-other"})
-    with pytest.raises(ContractError, match="manifest and encoder: contract c-[0-9a-f]+ was about to meet contract c-other"):
+    with pytest.raises(ContractError, match=r"manifest and encoder: contract c-[0-9a-f]+ was about to meet contract c-other"):
         promotion.promote(copied, 2)
 
 

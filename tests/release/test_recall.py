@@ -109,7 +109,7 @@ def unit(rows: int, dim: int, seed: int) -> NDArray[np.float32]:
 def ranks_by_sorting(
     queries: NDArray[np.float32], items: NDArray[np.float32], wanted: NDArray[np.int64], spus: NDArray[np.int64]
 ) -> list[int]:
-    """Sort the whole catalogue by cosine, of equal ones the wrong first, and count to the first hit; other SKUs of the SPU are no rivals."""
+    """Sort the catalogue by cosine, of equal ones the wrong first, and count to the first hit; other SKUs of the SPU are no rivals."""
     ranks = []
     for vector, spu in zip(queries, wanted, strict=True):
         cosines = np.round(items.astype(np.float64) @ vector.astype(np.float64), 6)

@@ -120,5 +120,5 @@ def test_opening_it_again_finds_the_same_things(registry: Registry, settings: Se
 
 def test_a_server_that_does_not_answer_is_an_error(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(ServiceError, match="MOON_TRACKING_URI = http://127.0.0.1:9: MLflow does not answer"):
+    with pytest.raises(ServiceError, match=r"MOON_TRACKING_URI = http://127.0.0.1:9: MLflow does not answer"):
         Registry(replace(settings, tracking_uri="http://127.0.0.1:9"))
