@@ -125,6 +125,15 @@ def test_rows_keep_their_order_their_number_and_their_columns(store: FeatureStor
     assert found["item_ids"].to_pylist() == [[1, 2], None, None, [1, 2], None, None]
 
 
+def test_many_rows_keep_their_order(store: FeatureStore) -> None:
+    generator = np.random.default_rng(0)
+    items, days = generator.integers(1, 4, 5000), generator.integers(0, 20, 5000)
+    found = features.historical(store, rows(*((int(i), 5, MAY + int(d) * DAY + HOUR) for i, d in zip(items, days, strict=True))), 1)
+    price = {1: lambda day: 20.0 if day < 9 else 25.0, 2: lambda _: 5.0, 3: lambda _: None}
+    assert found["mine"].to_pylist() == list(range(5000))
+    assert found["price"].to_pylist() == [price[int(i)](d) for i, d in zip(items, days, strict=True)]
+
+
 def test_what_is_not_known_is_null(store: FeatureStore) -> None:
     unknown, too_early = features.historical(store, rows((99, 98, MAY + 3 * DAY), (1, 5, MAY)), 1).to_pylist()
     assert {name: unknown[name] for name in UNKNOWN} == UNKNOWN
