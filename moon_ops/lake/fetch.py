@@ -28,7 +28,6 @@ def is_address(reference: str) -> bool:
 def is_public(ip: str) -> bool:
     """Whether the IP address is one that everyone reaches: not ours, not a neighbour's, not a group's."""
     at = ipaddress.ip_address(ip)
-    at = getattr(at, "ipv4_mapped", None) or at
     return at.is_global and not at.is_multicast
 
 

@@ -93,6 +93,15 @@ def test_csv_cells_stay_as_they_are_written(tmp_path: Path) -> None:
     ]
 
 
+def test_a_csv_cell_of_many_lines_may_lie_anywhere_in_a_large_file(tmp_path: Path) -> None:
+    lines = "\n".join(f"line {n}" for n in range(100))
+    (tmp_path / "items.csv").write_text("item_id,description\n" + "".join(f'{n},"{lines}"\n' for n in range(3000)))
+    assert (tmp_path / "items.csv").stat().st_size > 2**21  # more than the reader takes at once
+    read = layout.read(tmp_path / "items.csv", ("item_id",))
+    assert read["item_id"].to_pylist() == [str(n) for n in range(3000)]
+    assert set(read["description"].to_pylist()) == {lines}
+
+
 def test_a_json_column_of_different_types_is_read_as_text(tmp_path: Path) -> None:
     lines = [{"price": 1.5, "size": {"eu": 42}}, {"price": "cheap", "size": {"eu": "L"}}, {"price": None, "other": [1]}]
     (tmp_path / "items.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
