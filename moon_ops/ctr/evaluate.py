@@ -36,7 +36,7 @@ class Scored:
 
 
 def score(scorer: Scorer, joined: pa.Table, tables: Tables, lake: Lake, *, start: dt.datetime) -> Scored:
-    """Score impressions of a window that starts at ``start``; :class:`LeakError` if the model or its encoder was trained into it."""
+    """Score impressions of a window that starts at ``start``; :class:`LeakError` if the click model was trained into it."""
     until = dt.datetime.fromisoformat(scorer.meta["trained_until"])
     if start < until:
         raise LeakError(

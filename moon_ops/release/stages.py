@@ -181,7 +181,7 @@ def evaluate(settings: Settings, encoder: int, windows: Windows) -> RecallReport
 
 
 def evaluate_untrained(settings: Settings, name: str, windows: Windows, *, seed: int, **override: Any) -> RecallReport:
-    """The same recall for an encoder of the same shape with random weights: what the architecture alone is worth."""
+    """The same recall for the recipe before training: random weights, or those of the checkpoint it names."""
     from moon_ops.encoder.untrained import embed_untrained
 
     chosen = recipe(EncoderRecipe, name, settings.models, **override)
