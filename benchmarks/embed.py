@@ -14,11 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from moon_ops.embeddings import produce
+from moon_ops.encoder.batches import tokens
 from moon_ops.encoder.model import Encoder
-from moon_ops.encoder.train import tokens
 from moon_ops.errors import MoonError
-from moon_ops.lake import images
 from moon_ops.lake.contract import Sample, item_sample
+from moon_ops.lake.images import decode
+from moon_ops.lake.regions import views
 from moon_ops.lake.tables import image_bytes
 from moon_ops.release import stages
 from moon_ops.release.registry import CHAMPION, ENCODER, Registry
@@ -33,9 +34,10 @@ def measure(settings: Settings) -> dict[str, float]:
     encoder = status(settings)["champion"]["encoder"]
     opened, eager = stages.runtime(settings, encoder), Encoder.load(Registry(settings).fetch(ENCODER, encoder)).eval()
     samples = [item_sample(i) for i in settings.lake.read("items").to_pylist()[:ITEMS]]
-    most, size = opened.contract.layout.max_pictures, opened.contract.layout.picture_size
+    layout = opened.contract.layout
+    most, size, region = layout.max_pictures, layout.picture_size, layout.core_region
     names = list(dict.fromkeys(i for s in samples for i in s.image_ids[:most]))
-    ready = {name: images.pixels(images.decode(content), size) for name, content in image_bytes(settings.lake, names)}
+    ready = {name: views(decode(content), size, region) for name, content in image_bytes(settings.lake, names)}
     paths = {
         "ours": lambda pool: produce.embed_samples(settings.lake, opened, samples, pool),
         "peer": lambda _: embed_eager(settings, eager, samples),
@@ -58,9 +60,10 @@ def embed_eager(settings: Settings, encoder: Encoder, samples: list[Sample]) -> 
     for start in range(0, len(samples), BATCH):
         shown = [s.image_ids[: layout.max_pictures] for s in samples[start : start + BATCH]]
         content = dict(image_bytes(settings.lake, [i for several in shown for i in several]))
-        pixels = [torch.from_numpy(images.pixels(images.decode(content[i]), layout.picture_size)) for several in shown for i in several]
+        flat = [i for several in shown for i in several]
+        pixels = [torch.from_numpy(views(decode(content[i]), layout.picture_size, layout.core_region)) for i in flat]
         ids, mask = layout.batch(texts[start : start + BATCH], [len(several) for several in shown])
-        stacked = torch.stack(pixels) if pixels else torch.zeros((0, 3, layout.picture_size, layout.picture_size), dtype=torch.uint8)
+        stacked = torch.cat(pixels) if pixels else torch.zeros((0, 3, layout.picture_size, layout.picture_size), dtype=torch.uint8)
         encoder(torch.from_numpy(ids), torch.from_numpy(mask), stacked)
 
 

@@ -12,15 +12,21 @@ from typing import Annotated, Any
 
 import typer
 
+from moon_ops import studies
 from moon_ops.errors import InputError, MoonError
-from moon_ops.settings import Settings
+from moon_ops.settings import Settings, moment
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
+
+app.add_typer(studies.app, name="study")
 
 Home = Annotated[Path | None, typer.Option(help="Where everything is kept; default: MOON_HOME, else ./.moon", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Time = Annotated[str | None, typer.Option(help="A time, ISO 8601, e.g. 2026-02-15 or 2026-02-15T12:00:00Z.", show_default=False)]
+Start = Annotated[
+    str | None, typer.Option(help="Judge on queries from this time on; default: the end of its training.", show_default=False)
+]
 Encoder = Annotated[int, typer.Option(help="Version of moon-encoder.")]
 
 
@@ -42,7 +48,7 @@ def demo(
     """
     from moon_ops.demo import run
 
-    run(_settings(home), data=data, size=size, days=days, seed=seed, encoder=encoder, trained_until=_time(trained_until), now=_now())
+    run(_settings(home), data=data, size=size, days=days, seed=seed, encoder=encoder, trained_until=moment(trained_until), now=_now())
 
 
 @app.command()
@@ -93,16 +99,15 @@ def train(
     seed: Seed = 0,
     steps: Annotated[int | None, typer.Option(help="Training steps instead of the recipe's.")] = None,
 ) -> None:
-    """Train an encoder on the purchases before a time; prints the checkpoint for `moon export`.
+    """Train an encoder on what users did before a time; prints the checkpoint for `moon export`. Killed and called again, it goes on.
 
     Example: moon train --trained-until 2026-02-15
     """
     from moon_ops.release import stages
 
     settings = _settings(home)
-    override: dict[str, Any] = {} if steps is None else {"training": {"steps": steps}}
     until = _windows(settings, trained_until).trained_until
-    _say(stages.train(settings, recipe, trained_until=until, seed=seed, **override))
+    _say(stages.train(settings, recipe, trained_until=until, seed=seed, steps=steps))
 
 
 @app.command()
@@ -140,17 +145,21 @@ def publish(encoder: Encoder, home: Home = None) -> None:
 
 
 @app.command()
-def evaluate(encoder: Encoder, home: Home = None, end: Time = None, as_json: Json = False) -> None:
-    """Image- and text-search recall of an encoder, on queries after its training, against the whole catalogue.
+def evaluate(encoder: Encoder, home: Home = None, start: Start = None, end: Time = None, as_json: Json = False) -> None:
+    """Image- and text-search recall of an encoder, on queries after its training, against the whole catalogue: as it is, as pictures
+    alone, as texts alone, and by prefix of the vectors.
 
     Example: moon evaluate --encoder 1 --json
     """
-    from moon_ops.release import stages
+    from moon_ops.release import evaluation, stages
     from moon_ops.release.windows import windows
 
     settings = _settings(home)
     until = stages.trained_until(settings, encoder)
-    _say(stages.evaluate(settings, encoder, windows(settings.lake, end=_time(end), trained_until=until)).metrics, as_json)
+    metrics, prefixes = evaluation.evaluate_parts(
+        settings, encoder, windows(settings.lake, end=moment(end), trained_until=moment(start) or until)
+    )
+    _say({**metrics, "prefixes": [asdict(p) for p in prefixes]}, as_json)
 
 
 @app.command()
@@ -262,7 +271,7 @@ def doctor(home: Home = None) -> None:
 def _windows(settings: Settings, trained_until: str | None) -> Any:
     from moon_ops.release.windows import windows
 
-    return windows(settings.lake, trained_until=_time(trained_until))
+    return windows(settings.lake, trained_until=moment(trained_until))
 
 
 def _settings(home: Path | None) -> Settings:
@@ -271,16 +280,6 @@ def _settings(home: Path | None) -> Settings:
 
 def _now() -> dt.datetime:
     return dt.datetime.now(dt.UTC)
-
-
-def _time(text: str | None) -> dt.datetime | None:
-    if text is None:
-        return None
-    try:
-        found = dt.datetime.fromisoformat(text)
-    except ValueError as wrong:
-        raise InputError(f"{text!r} is not a time", action="write ISO 8601, e.g. 2026-02-15 or 2026-02-15T12:00:00Z") from wrong
-    return found if found.tzinfo else found.replace(tzinfo=dt.UTC)
 
 
 def _say(report: Any, as_json: bool = False) -> None:

@@ -61,7 +61,7 @@ def run(
     steps = Steps(console, 10)
     started = time.perf_counter()
     shop = _shop(settings, steps, data, size, days)
-    from moon_ops.release import promotion, stages
+    from moon_ops.release import evaluation, promotion, stages
     from moon_ops.release.manifest import release as make_release
     from moon_ops.release.windows import windows
 
@@ -80,7 +80,7 @@ def run(
         published = stages.publish(settings, version, now=now)
         say.append(f"{published.items:,} items, {published.queries:,} queries; index {published.index}")
     with steps.step("untrained", "recall of the same encoder with random weights, the zero point") as say:
-        untrained = stages.evaluate_untrained(settings, encoder, times, seed=seed).metrics
+        untrained = evaluation.evaluate_untrained(settings, encoder, times, seed=seed).metrics
         say.append(f"image search recall@10 {untrained.get('image_search/recall@10', 0):.3f}")
     ctr_version, baseline = _click_models(settings, steps, version, times, seed)
     with steps.step("release", "recall and AUC on what came after training, judged against the gates") as say:

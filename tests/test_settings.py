@@ -21,7 +21,8 @@ from moon_ops.errors import (
     SettingsError,
     StageError,
 )
-from moon_ops.settings import ROOT, CtrRecipe, EncoderRecipe, Gates, Settings, recipe
+from moon_ops.recipes import CtrRecipe, EncoderRecipe, Gates, recipe
+from moon_ops.settings import ROOT, Settings
 
 MODELS = ROOT / "models"
 ENCODER = """

@@ -24,7 +24,7 @@ from moon_ops.ctr.score import GRAPH, Scorer
 from moon_ops.ctr.vocabulary import WORD_ROWS, Vocabulary
 from moon_ops.encoder.export import quiet_exporter
 from moon_ops.errors import ContractError, InputError
-from moon_ops.settings import CtrRecipe
+from moon_ops.recipes import CtrRecipe
 
 PARITY = 1e-4  # greatest difference of a probability between eager and exported
 SAMPLE = 256  # rows that the parity certificate compares

@@ -21,8 +21,9 @@ from tqdm import tqdm
 
 from moon_ops.embeddings.runtime import Runtime
 from moon_ops.errors import StageError
-from moon_ops.lake import images
 from moon_ops.lake.contract import Sample, item_sample, query_sample, require_same
+from moon_ops.lake.images import decode
+from moon_ops.lake.regions import views
 from moon_ops.lake.tables import STAMP, Lake, embeddings_schema, image_bytes, items_as_of
 
 COMMIT = 1024  # items per commit: bounds memory and what a killed run loses
@@ -101,10 +102,10 @@ def embed(lake: Lake, runtime: Runtime, version: int, *, now: dt.datetime, worke
 
 def embed_samples(lake: Lake, runtime: Runtime, samples: list[Sample], pool: ThreadPoolExecutor) -> NDArray[np.float32]:
     """Vectors [B, D] of samples whose pictures are in the lake."""
-    limit = runtime.contract.layout.max_pictures
-    wanted = list(dict.fromkeys(i for s in samples for i in s.image_ids[:limit]))
-    size = runtime.contract.layout.picture_size
-    pixels = dict(pool.map(lambda p: (p[0], images.pixels(images.decode(p[1]), size)), image_bytes(lake, wanted)))
+    layout = runtime.contract.layout
+    wanted = list(dict.fromkeys(i for s in samples for i in s.image_ids[: layout.max_pictures]))
+    made = pool.map(lambda p: (p[0], views(decode(p[1]), layout.picture_size, layout.core_region)), image_bytes(lake, wanted))
+    pixels = dict(made)
     return runtime.embed(samples, pixels)
 
 

@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from moon_ops.encoder.model import Encoder
+from moon_ops.encoder.tokenizer import separator_ids
 from moon_ops.errors import ContractError
 from moon_ops.lake.contract import Contract, Layout, file_sha256
-from moon_ops.lake.images import golden_pixels
+from moon_ops.lake.regions import golden_views
 
 TOWER, TRUNK = "tower.onnx", "trunk.onnx"
 GOLDEN = 64  # samples that the certificate compares
@@ -68,15 +69,19 @@ def export(directory: Path, *, parity_floor: float = 0.999) -> Certificate:
     """
     encoder = Encoder.load(directory).eval()
     (directory / "contract.json").unlink(missing_ok=True)
+    for old in directory.glob("*.onnx*"):
+        old.unlink()
     _write_graphs(encoder, directory)
     contract = Contract(
-        family="smolvlm",
+        family=encoder.family,
         dim=encoder.dim,
         layout=encoder.layout,
         weights=file_sha256(directory / "model.safetensors"),
         tokenizer=file_sha256(directory / "tokenizer.json"),
-        graphs={name: file_sha256(directory / name) for name in (TOWER, TRUNK)},
-        golden_pixels=golden_pixels(encoder.layout.picture_size),
+        graphs={
+            file.name: file_sha256(file) for file in sorted(directory.glob("*.onnx*"))
+        },  # large ones keep weights in a file beside them
+        golden_pixels=golden_views(encoder.layout.picture_size, encoder.layout.core_region),
     )
     certificate = certify(encoder, directory, contract.contract_id)
     (directory / "certificate.json").write_text(json.dumps(asdict(certificate), indent=2) + "\n")
@@ -146,17 +151,18 @@ def _golden(encoder: Encoder, samples: int, seed: int) -> tuple[Tensor, Tensor, 
     layout = encoder.layout
     words = [i for i in range(encoder.tokenizer.get_vocab_size()) if i not in _reserved(layout)]
     texts = [generator.choice(words, size=1 + n % layout.max_text_tokens).tolist() for n in range(samples)]
+    if encoder.experts is not None:  # words alone would be one segment, without category and attributes
+        texts = [[w if at % 5 < 4 else separator_ids(encoder.tokenizer)[0] for at, w in enumerate(t)] for t in texts]
     pictures = [n % (layout.max_pictures + 1) for n in range(samples)]
     ids, mask = layout.batch(texts, pictures)
     size = layout.picture_size
-    coarse = generator.integers(0, 256, (sum(pictures), 3, 4, 4)).astype(np.float32)
+    coarse = generator.integers(0, 256, (sum(pictures) * layout.views, 3, 4, 4)).astype(np.float32)
     pixels = torch.nn.functional.interpolate(torch.from_numpy(coarse), size=(size, size), mode="bilinear").to(torch.uint8)
     return torch.from_numpy(ids), torch.from_numpy(mask), pixels
 
 
 def _reserved(layout: Layout) -> set[int]:
-    names = ("image_token_id", "around_token_id", "global_token_id", "pad_token_id")
-    return {getattr(layout, name) for name in names}
+    return {layout.image_token_id, layout.pad_token_id, *layout.before, *layout.after}
 
 
 @contextmanager

@@ -1,9 +1,9 @@
 """A multimodal language model as an embedding model: one tower for text, a picture, both, or several pictures.
 
-The model is transformers' own SmolVLM (Idefics3 architecture): vision tower, pixel shuffle and projector, Llama trunk. Two things
-make it an encoder (MOON, section on representation): attention is bidirectional, which is configuration
-(``text_config.is_causal = False``, saved with the checkpoint), and the last hidden states of all text and picture tokens are
-mean-pooled. Training and the exported graphs run the same two functions, so parity is a matter of arithmetic only.
+Two things make a language model an encoder (MOON, section on representation): attention is bidirectional, which is configuration
+(``is_causal = False``, saved with the checkpoint), and the last hidden states of all text and picture tokens are mean-pooled. Training
+and the exported graphs run the same two functions, so parity is a matter of arithmetic only. What differs between families of models
+is in the family's own file (:mod:`moon_ops.encoder.smolvlm`, :mod:`moon_ops.encoder.qwen`).
 
 B samples, N pictures, L tokens, T tokens per picture, D dimensions. This module knows nothing of losses, items or the lake.
 """
@@ -14,30 +14,44 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedTokenizerFast, SmolVLMConfig, SmolVLMImageProcessorPil, SmolVLMModel
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from moon_ops.encoder.tokenizer import AROUND, GLOBAL, IMAGE, PAD, as_pretrained
-from moon_ops.errors import InputError
+from moon_ops.encoder import qwen, smolvlm
+from moon_ops.encoder.experts import GuidedExperts
+from moon_ops.encoder.tokenizer import PAD, as_pretrained, separator_ids, train
+from moon_ops.errors import ContractError, InputError
 from moon_ops.lake.contract import Layout
-from moon_ops.settings import EncoderRecipe
+from moon_ops.recipes import EncoderRecipe, Experts
+
+FAMILIES: dict[str, ModuleType] = {"smolvlm": smolvlm, "qwen3_vl": qwen}
 
 
 class Encoder(nn.Module):
     """The embedding model: :meth:`picture_tokens` and :meth:`embed` are its whole seam, and what is exported."""
 
-    def __init__(self, model: SmolVLMModel, tokenizer: Tokenizer, layout: Layout) -> None:
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: Tokenizer, layout: Layout, family: str = "smolvlm", experts: Experts | None = None
+    ) -> None:
         super().__init__()
-        self.model = model
+        self.model: Any = model
+        self.family = family
         self.tokenizer = tokenizer
         tokenizer.encode_special_tokens = True  # "<image>" in a seller's title is text: it must not claim a picture's place
         self.layout = layout
+        self.experts = GuidedExperts(self.trunk, experts, separator_ids(tokenizer)) if experts else None
+
+    @property
+    def parts(self) -> ModuleType:
+        """The family's functions."""
+        return FAMILIES[self.family]
 
     @property
     def config(self) -> Any:
@@ -45,36 +59,55 @@ class Encoder(nn.Module):
         return self.model.config
 
     @property
+    def trunk(self) -> Any:
+        """The language model inside."""
+        return self.parts.trunk(self.model)
+
+    @property
     def dim(self) -> int:
         """D, the length of a vector."""
         return int(self.config.text_config.hidden_size)
 
     def picture_tokens(self, pixels: Tensor) -> Tensor:
-        """Picture tokens [N, T, D] of uint8 pixels [N, 3, H, W]: rescaled to [-1, 1], vision tower, pixel shuffle, projector."""
-        values = pixels.to(self.model.dtype) / 127.5 - 1.0
-        side = self.layout.picture_size // self.config.vision_config.patch_size
-        whole = torch.ones((pixels.shape[0], side, side), dtype=torch.bool, device=pixels.device)  # pictures are never padded
-        hidden = self.model.vision_model(pixel_values=values, patch_attention_mask=whole).last_hidden_state
-        return self.model.connector(hidden)
+        """Picture tokens [N, T, W] of pixels [N, 3, S, S] in 0..255; W is D, and more where the family feeds several layers."""
+        return self.parts.picture_tokens(self.model, pixels.to(self.model.dtype) / 127.5 - 1.0)
 
-    def embed(self, input_ids: Tensor, attention_mask: Tensor, image_tokens: Tensor) -> Tensor:
-        """Unit vectors [B, D] of ``input_ids`` and ``attention_mask`` [B, L]; the k-th image slot takes the k-th row of [N, T, D]."""
-        embeds = self.model.text_model.get_input_embeddings()(input_ids)  # [B, L, D]
+    def hidden(self, input_ids: Tensor, attention_mask: Tensor, image_tokens: Tensor) -> Tensor:
+        """Last hidden states [B, L, D] of ``input_ids``, ``attention_mask`` [B, L]; the k-th image slot takes the k-th row of [N, T, W]."""
+        embeds = self.trunk.get_input_embeddings()(input_ids)  # [B, L, D]
         is_image = input_ids == self.layout.image_token_id
         slot = (is_image.flatten().cumsum(0) - 1).clamp(min=0).reshape(input_ids.shape)
         filled = image_tokens.reshape(-1, image_tokens.shape[-1])[slot].to(embeds.dtype)
-        embeds = torch.where(is_image[..., None], filled, embeds)
-        hidden = self.model.text_model(inputs_embeds=embeds, attention_mask=attention_mask, use_cache=False).last_hidden_state
+        if self.experts is not None:
+            self.experts.read(input_ids)
+        return self.parts.hidden(self.model, embeds, filled, is_image, attention_mask)
+
+    def embed(self, input_ids: Tensor, attention_mask: Tensor, image_tokens: Tensor) -> Tensor:
+        """Unit vectors [B, D]: the mean of the last hidden states of all tokens, normalised."""
+        hidden = self.hidden(input_ids, attention_mask, image_tokens)
         weight = attention_mask[..., None].to(hidden.dtype)
         return F.normalize((hidden * weight).sum(1) / weight.sum(1), dim=-1)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, pixels: Tensor) -> Tensor:
         """Unit vectors [B, D]; ``pixels`` [N, 3, H, W] holds the pictures of all samples in order (N may be 0)."""
+        return self.embed(input_ids, attention_mask, self.tokens_or_none(pixels))
+
+    def tokens_or_none(self, pixels: Tensor) -> Tensor:
+        """:meth:`picture_tokens`, or one row of zeros that no slot will take where there is no picture."""
         if pixels.shape[0]:
-            tokens = self.picture_tokens(pixels)
-        else:
-            tokens = torch.zeros((1, self.layout.tokens_per_picture, self.dim), dtype=self.model.dtype, device=input_ids.device)
-        return self.embed(input_ids, attention_mask, tokens)
+            return self.picture_tokens(pixels)
+        width = self.dim * getattr(self.parts, "token_widths", lambda _: 1)(self.model)
+        return torch.zeros((1, self.layout.tokens_per_picture, width), dtype=self.model.dtype, device=pixels.device)
+
+    def next_token_logits(self, input_ids: Tensor, attention_mask: Tensor, pixels: Tensor) -> Tensor:
+        """Logits [B, L, V] of the token after each, with causal attention; the head is the token embeddings (stage 1)."""
+        config = self.trunk.config
+        config.is_causal = True
+        try:
+            hidden = self.hidden(input_ids, attention_mask, self.tokens_or_none(pixels))
+        finally:
+            config.is_causal = False
+        return hidden @ self.trunk.get_input_embeddings().weight.T
 
     def parameter_count(self) -> int:
         """How many numbers are trained."""
@@ -85,96 +118,90 @@ class Encoder(nn.Module):
         directory.mkdir(parents=True, exist_ok=True)
         self.model.save_pretrained(directory)
         as_pretrained(self.tokenizer).save_pretrained(directory)
-        picture_processor(self.layout.picture_size).save_pretrained(directory)
-        (directory / "layout.json").write_text(json.dumps(asdict(self.layout), indent=2) + "\n")
+        self.parts.picture_processor(self.layout.picture_size, self.config).save_pretrained(directory)
+        if self.experts is not None:
+            self.experts.save(directory)
+        about = {"family": self.family, "experts": asdict(self.experts.recipe) if self.experts else None, **asdict(self.layout)}
+        (directory / "layout.json").write_text(json.dumps(about, indent=2) + "\n")
 
     @classmethod
     def load(cls, directory: Path) -> Encoder:
-        """The encoder that :meth:`save` wrote."""
+        """The encoder that :meth:`save` wrote; :class:`ContractError` if weights or tokenizer are not those its contract names."""
         if not (directory / "layout.json").is_file():
             raise InputError(
                 f"{directory} holds no layout.json: it is not a saved encoder", action="name a directory that `moon train` wrote"
             )
-        layout = Layout(**json.loads((directory / "layout.json").read_text()))
-        model = SmolVLMModel.from_pretrained(directory, dtype=torch.float32)
-        return cls(model, Tokenizer.from_file(str(directory / "tokenizer.json")), layout)
+        about = json.loads((directory / "layout.json").read_text())
+        family, experts = about.pop("family"), about.pop("experts")
+        _same_contract(directory)
+        model = FAMILIES[family].load(directory)
+        tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+        encoder = cls(model, tokenizer, Layout.read(about), family, Experts(**experts) if experts else None)
+        if encoder.experts is not None:
+            encoder.experts.load(directory)
+        return encoder
+
+
+def _same_contract(directory: Path) -> None:
+    """Where the directory holds a contract, weights and tokenizer must be those it was made of."""
+    from moon_ops.lake.contract import Contract, file_sha256
+
+    if not (directory / "contract.json").is_file():
+        return
+    contract = Contract.load(directory)
+    for what, file, named in (("weights", "model.safetensors", contract.weights), ("tokenizer", "tokenizer.json", contract.tokenizer)):
+        found = file_sha256(directory / file)
+        if found != named:
+            raise ContractError(
+                f"{directory / file} has sha256 {found[:12]}…, but {contract.contract_id} was made of {what} {named[:12]}…: "
+                "its vectors would not be comparable with those in use",
+                action="export the checkpoint again, as a new encoder",
+            )
 
 
 def build(recipe: EncoderRecipe, texts: Iterable[str], seed: int) -> Encoder:
     """A new encoder: from the recipe's checkpoint, or with random weights and a tokenizer trained on ``texts``."""
     transformers_logging.disable_progress_bar()
     torch.manual_seed(seed)
-    return _from_checkpoint(recipe) if recipe.checkpoint else _from_nothing(recipe, texts)
+    parts = FAMILIES[recipe.family]
+    if recipe.checkpoint:
+        model, tokenizer = _from_checkpoint(recipe, parts)
+    else:
+        tokenizer = train(texts, recipe.vocabulary, special=getattr(parts, "SPECIAL", ()))
+        model = parts.from_nothing(recipe, tokenizer)
+    return Encoder(model, tokenizer, _layout(recipe, parts, model, tokenizer), recipe.family, recipe.experts)
 
 
-def _from_nothing(recipe: EncoderRecipe, texts: Iterable[str]) -> Encoder:
-    from moon_ops.encoder.tokenizer import train
-
-    tokenizer = train(texts, recipe.vocabulary)
-    special: dict[str, Any] = {name: tokenizer.token_to_id(token) for name, token in (("image", IMAGE), ("pad", PAD))}
-    config: Any = SmolVLMConfig(  # type: ignore[call-arg]
-        vision_config={**recipe.vision, "image_size": recipe.inputs.picture_size},
-        text_config={
-            "model_type": "llama",
-            **recipe.text,
-            "vocab_size": tokenizer.get_vocab_size(),
-            "max_position_embeddings": 2048,
-            "pad_token_id": special["pad"],
-            "is_causal": False,
-        },
-        scale_factor=recipe.scale_factor,
-        image_token_id=special["image"],
-        pad_token_id=special["pad"],
-    )
-    return Encoder(SmolVLMModel(config), tokenizer, _layout(recipe, config, tokenizer))
-
-
-def _from_checkpoint(recipe: EncoderRecipe) -> Encoder:
+def _from_checkpoint(recipe: EncoderRecipe, parts: ModuleType) -> tuple[PreTrainedModel, Tokenizer]:
     """The checkpoint's own weights and tokenizer, with bidirectional attention and the recipe's picture size."""
     where: dict[str, Any] = {"revision": recipe.revision} if recipe.revision else {}
     try:
-        config: Any = SmolVLMConfig.from_pretrained(recipe.checkpoint, **where)
-        config.text_config.is_causal = False
-        model = SmolVLMModel.from_pretrained(recipe.checkpoint, config=config, dtype=torch.float32, **where)
         pretrained = PreTrainedTokenizerFast.from_pretrained(recipe.checkpoint, **where)
+        return parts.from_checkpoint(recipe, where), pretrained.backend_tokenizer
     except OSError as missing:
         raise InputError(
             f"checkpoint = {recipe.checkpoint!r} could not be loaded ({str(missing).splitlines()[0]})",
-            action="name a directory with a SmolVLM checkpoint, or run where the hub can be reached",
+            action="name a directory with a checkpoint of the family, or run where the hub can be reached",
         ) from missing
-    _same_picture_size(recipe, config)
-    tokenizer = pretrained.backend_tokenizer
-    return Encoder(model, tokenizer, _layout(recipe, config, tokenizer))
 
 
-def _same_picture_size(recipe: EncoderRecipe, config: Any) -> None:
-    trained = config.vision_config.image_size
-    if trained != recipe.inputs.picture_size:
-        raise InputError(
-            f"inputs.picture_size = {recipe.inputs.picture_size}, but the checkpoint's position embeddings are for {trained}",
-            action=f"set picture_size = {trained} in the recipe",
-        )
-
-
-def _layout(recipe: EncoderRecipe, config: Any, tokenizer: Tokenizer) -> Layout:
-    ids: dict[str, Any] = {token: tokenizer.token_to_id(token) for token in (IMAGE, AROUND, GLOBAL, PAD)}
-    absent = [token for token, at in ids.items() if at is None and token != PAD]
+def _layout(recipe: EncoderRecipe, parts: ModuleType, model: Any, tokenizer: Tokenizer) -> Layout:
+    before, image, after = parts.MARKS
+    absent = [token for token in (*before, image, *after) if tokenizer.token_to_id(token) is None]
     if absent:
-        raise InputError(f"the tokenizer has no token {absent[0]}, so pictures have no place", action="use a SmolVLM tokenizer")
-    patches = (recipe.inputs.picture_size // config.vision_config.patch_size) ** 2
+        raise InputError(
+            f"the tokenizer has no token {absent[0]}, so pictures have no place", action=f"use a tokenizer of family {recipe.family}"
+        )
+    pads = [tokenizer.token_to_id(token) for token in (PAD, "<|endoftext|>")]
+    pad = next((number for number in pads if number is not None), getattr(model.config.text_config, "pad_token_id", 0))
     return Layout(
         picture_size=recipe.inputs.picture_size,
-        tokens_per_picture=patches // config.scale_factor**2,
+        tokens_per_picture=parts.tokens_per_picture(model, recipe.inputs.picture_size),
         max_pictures=recipe.inputs.max_pictures,
         max_text_tokens=recipe.inputs.max_text_tokens,
-        image_token_id=ids[IMAGE],
-        around_token_id=ids[AROUND],
-        global_token_id=ids[GLOBAL],
-        pad_token_id=int(config.text_config.pad_token_id or 0) if ids[PAD] is None else ids[PAD],
+        image_token_id=int(tokenizer.token_to_id(image) or 0),
+        before=tuple(int(tokenizer.token_to_id(t) or 0) for t in before),
+        after=tuple(int(tokenizer.token_to_id(t) or 0) for t in after),
+        pad_token_id=int(pad or 0),
+        core_region=recipe.inputs.core_region,
     )
-
-
-def picture_processor(size: int) -> SmolVLMImageProcessorPil:
-    """Transformers' processor for whole pictures: it makes the pixels that :func:`moon_ops.lake.images.pixels` makes."""
-    square = {"height": size, "width": size}
-    return SmolVLMImageProcessorPil(do_image_splitting=False, size=square, max_image_size={"longest_edge": size}, resample=2, do_pad=True)

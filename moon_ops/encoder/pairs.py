@@ -1,10 +1,13 @@
-"""Query → bought item: the pairs that the encoder learns from, as they were known at ``trained_until``."""
+"""Query → item: the pairs that the encoder learns from, as they were known at ``trained_until``.
+
+P pairs over Q queries and I items; rows of the two sample lists stand for them everywhere.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -14,63 +17,121 @@ from numpy.typing import NDArray
 from moon_ops.errors import StageError
 from moon_ops.lake.contract import Sample, item_sample, query_sample
 from moon_ops.lake.tables import STAMP, Lake, items_as_of
+from moon_ops.recipes import EVENTS
+
+Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """P pairs over Q queries and I items; ``query`` and ``item`` [P] are rows of the two sample lists."""
+    """What users did after which query; ``query`` and ``item`` [P] are rows of the two sample lists."""
 
     queries: list[Sample]
     items: list[Sample]
-    item_ids: NDArray[np.int64]  # [I]
-    spu_ids: NDArray[np.int64]  # [I]
-    query: NDArray[np.int64]
-    item: NDArray[np.int64]
+    item_ids: Rows  # [I]
+    spu_ids: Rows  # [I]
+    categories: Rows  # [I], a number per leaf category, -1 for none
+    query: Rows  # [P]
+    item: Rows  # [P]
+    event: Rows  # [P], the strongest: place in EVENTS
+    exposed: Rows  # [E], rows of the items that users were shown, as often as they were
 
     def __len__(self) -> int:
         return len(self.query)
 
+    def only(self, chosen: Rows | NDArray[np.bool_]) -> Pairs:
+        """The same queries and items with some of the pairs."""
+        return replace(self, query=self.query[chosen], item=self.item[chosen], event=self.event[chosen])
+
+    def of(self, events: Sequence[str]) -> Pairs:
+        """The pairs whose strongest event is one of ``events``."""
+        return self.only(np.isin(self.event, [EVENTS.index(e) for e in events]))
+
     def image_ids(self) -> list[str]:
-        """Every picture that training may look at, each once: those of the queries and all those of the items that were bought."""
-        bought = [self.items[row] for row in np.unique(self.item)]
-        return list(dict.fromkeys(i for s in (*self.queries, *bought) for i in s.image_ids))
-
-    def batches(self, size: int, steps: int, seed: int) -> Iterator[NDArray[np.int64]]:
-        """``steps`` batches of pair numbers; every pair is seen once before any is seen again."""
-        generator = np.random.default_rng(seed)
-        waiting = np.empty(0, np.int64)
-        for _ in range(steps):
-            while len(waiting) < min(size, len(self)):
-                waiting = np.concatenate([waiting, generator.permutation(len(self))])
-            batch, waiting = waiting[:size], waiting[size:]
-            yield batch
+        """Every picture that training may look at, each once."""
+        asked = [self.queries[row] for row in np.unique(self.query)]
+        return list(dict.fromkeys(i for s in (*asked, *self.items) for i in s.image_ids))
 
 
-def purchases(lake: Lake, trained_until: dt.datetime) -> Pairs:
-    """All purchases after a query and before ``trained_until``, with the item versions valid then.
+def behaviour(lake: Lake, trained_until: dt.datetime) -> Pairs:
+    """Clicks, carts and purchases after a query and before ``trained_until``, with the item versions valid then.
 
+    Of one query the pairs of its strongest event are kept: who bought one of the three things clicked on wanted that one.
     Raises :class:`StageError` if there are fewer than two: nothing could be contrasted.
     """
-    events = lake.read("events", ["event_timestamp", "item_id", "query_id", "event"], "event = 'purchase' AND query_id IS NOT NULL")
+    events = lake.read("events", ["event_timestamp", "item_id", "query_id", "event"])
     events = events.filter(pc.less(events["event_timestamp"], pa.scalar(trained_until, STAMP)))
     items = items_as_of(lake, trained_until)
-    queries = lake.read("queries", ["query_id", "text", "image_id"])
-    query_row = {q: n for n, q in enumerate(queries["query_id"].to_pylist())}
-    item_row = {i: n for n, i in enumerate(items["item_id"].to_pylist())}
-    bought = sorted(set(zip(events["query_id"].to_pylist(), events["item_id"].to_pylist(), strict=True)))
-    pairs = [(query_row[q], item_row[i]) for q, i in bought if q in query_row and i in item_row]
-    if len(pairs) < 2:
+    item_ids = items["item_id"].to_numpy()
+    asked, bought, strength = _strongest(events, item_ids)
+    if len(asked) < 2:
         raise StageError(
-            f"the lake has {len(pairs)} purchases after a query before trained_until = {trained_until:%Y-%m-%dT%H:%MZ}: too few",
+            f"the lake has {len(asked)} clicks, carts and purchases after a query before trained_until = "
+            f"{trained_until:%Y-%m-%dT%H:%MZ}: too few",
             action="ingest events, or train until a later time",
         )
-    used = sorted({q for q, _ in pairs})
-    compact = {row: n for n, row in enumerate(used)}
+    queries = lake.read("queries", ["query_id", "text", "image_id"]).sort_by("query_id")
+    known = queries["query_id"].to_numpy()
+    keep = np.isin(asked, known)
+    asked, bought, strength = asked[keep], bought[keep], strength[keep]
+    used, query = np.unique(np.searchsorted(known, asked), return_inverse=True)
+    shown = events.filter(pc.equal(events["event"], "impression"))["item_id"].to_numpy()
     return Pairs(
         queries=[query_sample(q) for q in queries.take(pa.array(used)).to_pylist()],
         items=[item_sample(i) for i in items.to_pylist()],
-        item_ids=items["item_id"].to_numpy(),
+        item_ids=item_ids,
         spu_ids=items["spu_id"].to_numpy(),
-        query=np.array([compact[q] for q, _ in pairs]),
-        item=np.array([i for _, i in pairs]),
+        categories=_leaves(items),
+        query=query.astype(np.int64),
+        item=np.searchsorted(item_ids, bought),
+        event=strength,
+        exposed=np.searchsorted(item_ids, shown[np.isin(shown, item_ids)]),
     )
+
+
+def _strongest(events: pa.Table, item_ids: Rows) -> tuple[Rows, Rows, Rows]:
+    """Query id, item id and strength [P] of each query's strongest event, each pair once, in order of the ids."""
+    kept = events.filter(pc.and_(pc.is_in(events["event"], pa.array(EVENTS)), pc.is_valid(events["query_id"])))
+    asked, bought = kept["query_id"].to_numpy(), kept["item_id"].to_numpy()
+    strength = pc.index_in(kept["event"], pa.array(EVENTS)).to_numpy().astype(np.int64)
+    there = np.isin(bought, item_ids)
+    asked, bought, strength = asked[there], bought[there], strength[there]
+    order = np.lexsort((bought, -strength, asked))
+    asked, bought, strength = asked[order], bought[order], strength[order]
+    if not len(asked):
+        return asked, bought, strength
+    first = np.r_[True, asked[1:] != asked[:-1]]
+    strongest = strength[first][np.cumsum(first) - 1]
+    again = np.r_[False, (asked[1:] == asked[:-1]) & (bought[1:] == bought[:-1])]
+    keep = (strength == strongest) & ~again
+    return asked[keep], bought[keep], strength[keep]
+
+
+def _leaves(items: pa.Table) -> Rows:
+    """A number for each distinct leaf category, in the order of their names; -1 for an item without one."""
+    leaves = [c[-1] if c else "" for c in items["category"].to_pylist()]
+    names = {name: number for number, name in enumerate(sorted(set(leaves) - {""}))}
+    return np.array([names.get(leaf, -1) for leaf in leaves])
+
+
+class Stream:
+    """The numbers 0 … n - 1 in an endless sequence of seeded permutations, readable at any place: a resumed run reads the same."""
+
+    def __init__(self, count: int, seed: Sequence[int]) -> None:
+        self.count, self.seed = count, tuple(seed)
+        self._orders: dict[int, Rows] = {}
+
+    def take(self, start: int, stop: int) -> Rows:
+        """The numbers at the places ``start`` to ``stop``."""
+        places = np.arange(start, stop)
+        out = np.empty(len(places), np.int64)
+        for epoch in np.unique(places // self.count).tolist():
+            inside = places // self.count == epoch
+            out[inside] = self._order(epoch)[places[inside] % self.count]
+        return out
+
+    def _order(self, epoch: int) -> Rows:
+        if epoch not in self._orders:
+            self._orders = {e: order for e, order in self._orders.items() if e >= epoch - 1}
+            self._orders[epoch] = np.random.default_rng((*self.seed, epoch)).permutation(self.count)
+        return self._orders[epoch]

@@ -1,36 +1,37 @@
-"""Train an encoder on what users buy: user-behaviour contrastive learning (MOON, stage 2), query → bought item.
+"""Train an encoder in MOON's stages: pretraining (1), behaviour (2a), refinement on purchases (2b), each left out at 0 steps.
 
-A run writes its checkpoint beside its place and moves it there in one step, so a killed run leaves no half encoder; run it again.
+A run keeps its checkpoints in ``<out>.partial`` and moves the finished encoder to ``out`` in one step. Killed and called again with the
+same arguments it goes on where it was, and ends with the same encoder as an undisturbed run.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import json
 import math
+import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
-from tqdm import tqdm
 
-from moon_ops.encoder.losses import info_nce
+from moon_ops.encoder import duplicates, pretrain
+from moon_ops.encoder.checkpoints import Checkpoints, State
+from moon_ops.encoder.contrast import Behaviour, Prepared, Refinement, prepare
+from moon_ops.encoder.fit import Listener, Loop, accelerator
 from moon_ops.encoder.model import Encoder, build
-from moon_ops.encoder.pairs import Pairs, purchases
-from moon_ops.encoder.pixels import PixelStore, augment
-from moon_ops.errors import InputError
-from moon_ops.lake.contract import Sample
-from moon_ops.lake.tables import Lake
-from moon_ops.settings import EncoderRecipe, Training
+from moon_ops.encoder.pairs import Pairs, behaviour
+from moon_ops.encoder.pixels import PixelStore
+from moon_ops.encoder.sentence import Card
+from moon_ops.encoder.sentence import write as write_sentence_files
+from moon_ops.errors import StageError
+from moon_ops.lake.tables import Lake, items_as_of
+from moon_ops.recipes import EncoderRecipe
 
-MAX_SCALE = 100.0  # of the logits, as in CLIP: beyond it one batch can throw the training off
+STAGES = ("stage1", "stage2a", "stage2b")
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,14 @@ class TrainReport:
     trained_until: str  # ISO 8601: the encoder has seen no behaviour from then on
     seed: int
     pairs: int
+    twins: int  # pairs left out because a near-identical picture leads to the same product
+    refined_pairs: int  # of stage 2b, after its cleaning
     parameters: int
     steps: int
+    tokens: int  # that the trunk read: those of each stage's first batch, times its steps
     first_loss: float
     last_loss: float  # mean of the last tenth of the steps
-    temperature: float
+    resumed_at: int  # step that a killed run was taken up at, 0 if it was not
 
 
 def train(
@@ -55,32 +59,55 @@ def train(
     *,
     trained_until: dt.datetime,
     seed: int,
-    on_step: Callable[[int, dict[str, float]], None] | None = None,
+    on_step: Listener | None = None,
+    keep_stages: bool = False,
 ) -> TrainReport:
-    """Train the recipe on the lake's purchases before ``trained_until`` and save the encoder to the directory ``out``.
+    """Train the recipe on the lake's behaviour before ``trained_until`` and save the encoder to the directory ``out``.
 
-    ``on_step(step, metrics)`` hears of loss, temperature, learning rate and samples/s. The same seed gives the same encoder on the
-    same machine. Raises :class:`StageError` without purchases, :class:`InputError` when the loss stops being a number.
+    ``on_step(step, metrics)`` hears of loss, temperature, learning rate, samples/s, gradient norm, false negatives and hardness. With
+    ``keep_stages`` the encoder after each stage is saved too, as ``out-<stage>``. The same seed gives the same encoder on the same
+    machine. Raises :class:`StageError` without pairs, :class:`InputError` when the loss stops being a number.
     """
-    pairs = purchases(lake, trained_until)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="train-", dir=out.parent) as scratch:
-        encoder = build(recipe, corpus(pairs), seed)
-        store = PixelStore.fill(lake, pairs.image_ids(), recipe.inputs.picture_size, Path(scratch) / "pixels.u8")
-        losses, scale = _fit(encoder, Batches(encoder, pairs, store, recipe, seed), recipe, on_step, seed)
-        tail = losses[-max(1, len(losses) // 10) :]
-        report = TrainReport(
-            recipe.name,
-            trained_until.isoformat(),
-            seed,
-            len(pairs),
-            encoder.parameter_count(),
-            recipe.training.steps,
-            losses[0] if losses else math.nan,
-            sum(tail) / len(tail) if losses else math.nan,
-            1 / scale,
-        )
-        _save(encoder, recipe, report, Path(scratch) / "encoder", out)
+    machine = accelerator(recipe.training)
+    pairs, twins = _pairs(lake, trained_until, recipe)
+    rows = items_as_of(lake, trained_until).to_pylist()
+    place = out.with_name(f"{out.name}.partial")
+    checkpoints, state = _resumed(place, recipe, pairs, seed, main=machine.is_main_process)
+    machine.wait_for_everyone()
+    encoder = build(recipe, [*corpus(pairs), *pretrain.corpus()], seed)
+    pixels = place / f"pixels-{machine.process_index}.u8"
+    store = PixelStore.fill(lake, pairs.image_ids(), recipe.inputs.picture_size, pixels, detector=recipe.inputs.core_region)
+    loop = Loop(recipe.training, machine, checkpoints, on_step, total=recipe.steps)
+    refined, resumed_at, tokens = 0, 0, 0
+    for number, name in enumerate(STAGES):
+        steps = getattr(recipe, name).steps
+        if not steps:
+            continue
+        past = state is not None and number < STAGES.index(state.stage)
+        if past:
+            loop.done += steps
+            continue
+        here = state if state is not None and state.stage == name else None
+        stage, kept = _stage(name, encoder, pairs, rows, store, recipe, seed, here)
+        refined = kept or refined
+        if state is not None and not resumed_at:
+            checkpoints.restore(stage.model)
+            resumed_at, loop.losses = loop.done + (here.step if here else 0), list(state.losses)
+        tokens += stage.steps * recipe.training.accumulation * tokens_of(stage.batch(0, 0, 1))
+        loop.run(stage, here)
+        state = None
+        if keep_stages and machine.is_main_process:
+            _save(
+                encoder,
+                recipe,
+                _report(recipe, trained_until, seed, pairs, twins, refined, encoder, loop, resumed_at, tokens),
+                out.with_name(f"{out.name}-{name}"),
+            )
+    report = _report(recipe, trained_until, seed, pairs, twins, refined, encoder, loop, resumed_at, tokens)
+    if machine.is_main_process:
+        _save(encoder, recipe, report, out)
+    machine.wait_for_everyone()
+    shutil.rmtree(place, ignore_errors=True)
     return report
 
 
@@ -89,114 +116,108 @@ def corpus(pairs: Pairs) -> list[str]:
     return [s.text for s in pairs.items if s.text] + [s.text for s in pairs.queries if s.text]
 
 
-class Batches:
-    """Turns pair numbers into tensors: tokens of each text once, each distinct item of a batch once."""
-
-    def __init__(self, encoder: Encoder, pairs: Pairs, store: PixelStore, recipe: EncoderRecipe, seed: int) -> None:
-        self.layout, self.pairs, self.store, self.training = encoder.layout, pairs, store, recipe.training
-        self.turns = torch.Generator().manual_seed(seed)
-        self.draws = np.random.default_rng(seed)
-        self.query_tokens = tokens(encoder, pairs.queries)
-        self.item_tokens = tokens(encoder, pairs.items)
-
-    def sides(self, batch: NDArray[np.int64]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor, Tensor]:
-        """Inputs of the queries, inputs of the distinct items, each query's item row [B], and the same-product mask [B, M]."""
-        rows, target = np.unique(self.pairs.item[batch], return_inverse=True)
-        asked = self.pairs.query[batch]
-        queries = self._inputs([self.query_tokens[r] for r in asked], [self.pairs.queries[r].image_ids for r in asked])
-        items = self._inputs(*zip(*(self._item(r) for r in rows), strict=True))
-        spu = self.pairs.spu_ids[rows]
-        return queries, items, torch.from_numpy(target), torch.from_numpy(spu[target][:, None] == spu[None, :])
-
-    def _item(self, row: int) -> tuple[list[int], tuple[str, ...]]:
-        """An item's text, unless it is dropped, and some of its pictures, drawn anew."""
-        pictures = self.pairs.items[row].image_ids
-        drawn = self.draws.permutation(len(pictures))[: self.training.pictures]
-        dropped = len(pictures) > 0 and self.draws.random() < self.training.text_dropout
-        return [] if dropped else self.item_tokens[row], tuple(pictures[i] for i in drawn)
-
-    def _inputs(self, texts: Sequence[list[int]], pictures: Sequence[tuple[str, ...]]) -> tuple[Tensor, Tensor, Tensor]:
-        """``input_ids``, ``attention_mask`` [B, L] and pixels [N, 3, S, S]."""
-        shown = [p[: self.layout.max_pictures] for p in pictures]
-        ids, mask = self.layout.batch(texts, [len(p) for p in shown])
-        pixels = self.store.take([i for p in shown for i in p])
-        if self.training.augment and len(pixels):
-            pixels = augment(pixels, self.turns)
-        return torch.from_numpy(ids), torch.from_numpy(mask), pixels
+def tokens_of(batch: Any) -> int:
+    """Tokens, of text and pictures, that the trunk reads of a batch."""
+    sides = batch.sides.values() if hasattr(batch, "sides") else [batch.inputs]
+    return sum(int(side.attention_mask.sum()) for side in sides)
 
 
-def tokens(encoder: Encoder, samples: Iterable[Sample]) -> list[list[int]]:
-    """Each sample's text as token ids, without special tokens."""
-    return [e.ids for e in encoder.tokenizer.encode_batch([s.text for s in samples], add_special_tokens=False)]
+def _pairs(lake: Lake, until: dt.datetime, recipe: EncoderRecipe) -> tuple[Pairs, int]:
+    """The behaviour before ``until``, each near-identical photograph of one product once; and how many pairs that left out."""
+    pairs = behaviour(lake, until)
+    if recipe.deduplicate < 0:
+        return pairs, 0
+    hashes = dict(zip(*(lake.read("images", ["image_id", "phash"])[name].to_pylist() for name in ("image_id", "phash")), strict=True))
+    asked = [pairs.queries[q] for q in pairs.query]
+    photographs = duplicates.from_hex(hashes.get(s.image_ids[0]) if s.image_ids else None for s in asked)
+    group = duplicates.twins(photographs, [s.text for s in asked], recipe.deduplicate)
+    seen: set[tuple[int, int]] = set()
+    keep = []
+    for number, (twin, spu) in enumerate(zip(group.tolist(), pairs.spu_ids[pairs.item].tolist(), strict=True)):
+        if (twin, spu) not in seen:
+            seen.add((twin, spu))
+            keep.append(number)
+    return pairs.only(torch.tensor(keep).numpy()), len(pairs) - len(keep)
 
 
-def _fit(
-    encoder: Encoder, batches: Batches, recipe: EncoderRecipe, on_step: Callable[[int, dict[str, float]], None] | None, seed: int
-) -> tuple[list[float], float]:
-    """All the steps; the loss of each, and the logit scale at the end."""
-    training = recipe.training
-    log_scale = nn.Parameter(torch.tensor(math.log(1 / training.temperature)))
-    optimizers = _optimizers(encoder, log_scale, training)
-    schedules = [LambdaLR(o, lambda s: _warm_cosine(s, training.warmup_steps, training.steps)) for o in optimizers]
-    losses: list[float] = []
-    encoder.train()
-    with tqdm(total=training.steps * training.batch, desc="train", unit="pair") as bar:
-        for step, batch in enumerate(batches.pairs.batches(training.batch, training.steps, seed)):
-            query, item, target, same = batches.sides(batch)
-            loss = info_nce(encoder(*query), encoder(*item), target, log_scale.exp().clamp(max=MAX_SCALE), same)
-            if not math.isfinite(loss.item()):
-                bought = batches.pairs.item_ids[batches.pairs.item[batch]][:5].tolist()
-                raise InputError(f"the loss is {loss.item()} at step {step}, in a batch with items {bought}", action="lower learning_rate")
-            loss.backward()
-            norm = nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
-            for optimizer, schedule in zip(optimizers, schedules, strict=True):
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-                schedule.step()
-            losses.append(loss.item())
-            bar.update(len(batch))
-            bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
-            if on_step and (step % 10 == 0 or step == training.steps - 1):
-                on_step(step, _metrics(losses[-1], log_scale, schedules[0], float(norm)))
-    encoder.eval()
-    return losses, min(log_scale.exp().item(), MAX_SCALE)
+def _resumed(place: Path, recipe: EncoderRecipe, pairs: Pairs, seed: int, *, main: bool) -> tuple[Checkpoints, State | None]:
+    """The run's checkpoints, and the state to go on from; what another recipe, seed or lake left there is thrown away."""
+    content = json.dumps([asdict(recipe), seed, pairs.query.tolist(), pairs.item_ids[pairs.item].tolist()], sort_keys=True)
+    identity = hashlib.sha256(content.encode()).hexdigest()
+    known = place / "identity"
+    if main:
+        if not known.is_file() or known.read_text() != identity:
+            shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True, exist_ok=True)
+        known.write_text(identity)
+    checkpoints = Checkpoints(place)
+    return checkpoints, checkpoints.read()
 
 
-def _metrics(loss: float, log_scale: Tensor, schedule: LambdaLR, norm: float) -> dict[str, float]:
-    temperature = math.exp(-log_scale.item())
-    return {"loss": loss, "temperature": temperature, "learning_rate": float(schedule.get_last_lr()[0]), "gradient_norm": norm}
+def _stage(
+    name: str,
+    encoder: Encoder,
+    pairs: Pairs,
+    rows: list[dict[str, Any]],
+    store: PixelStore,
+    recipe: EncoderRecipe,
+    seed: int,
+    here: State | None,
+) -> tuple[Any, int]:
+    """The stage, and how many pairs its cleaning kept (0 where there is none)."""
+    if name == "stage1":
+        return pretrain.Pretraining(encoder, rows, store, recipe, seed), 0
+    if name == "stage2a":
+        return Behaviour(encoder, pairs, store, recipe, seed), 0
+    purchases = pairs.of(("purchase",))
+    if len(purchases) < 2:
+        raise StageError(
+            f"there are {len(purchases)} purchases after a query: stage 2b has nothing to refine with", action="set stage2b.steps = 0"
+        )
+    restored = Prepared.restored(here.tensors) if here is not None else None
+    prepared = restored or prepare(encoder, purchases, rows, store, recipe.stage2b, seed)
+    return Refinement(encoder, purchases, store, recipe, seed, prepared, here.tensors if here else None), len(prepared.kept)
 
 
-def _optimizers(encoder: Encoder, log_scale: nn.Parameter, training: Training) -> list[torch.optim.Optimizer]:
-    """AdamW, and Muon for the hidden matrices if the recipe gives it a rate. Gains, biases and the temperature do not decay.
+def _report(
+    recipe: EncoderRecipe,
+    until: dt.datetime,
+    seed: int,
+    pairs: Pairs,
+    twins: int,
+    refined: int,
+    encoder: Encoder,
+    loop: Loop,
+    resumed: int,
+    tokens: int,
+) -> TrainReport:
+    tail = loop.losses[-max(1, len(loop.losses) // 10) :]
+    first, last = (loop.losses[0], sum(tail) / len(tail)) if loop.losses else (math.nan, math.nan)
+    return TrainReport(
+        recipe=recipe.name,
+        trained_until=until.isoformat(),
+        seed=seed,
+        pairs=len(pairs),
+        twins=twins,
+        refined_pairs=refined,
+        parameters=encoder.parameter_count(),
+        steps=len(loop.losses),
+        tokens=tokens,
+        first_loss=first,
+        last_loss=last,
+        resumed_at=resumed,
+    )
 
-    On the demo shop Muon reaches in 200 steps what AdamW does not in 400.
-    """
-    hidden = {n: p for n, p in encoder.named_parameters() if p.ndim == 2 and "embed" not in n and training.matrix_learning_rate}
-    rest = [p for n, p in encoder.named_parameters() if n not in hidden]
-    groups = [
-        {"params": [p for p in rest if p.ndim > 1], "weight_decay": training.weight_decay},
-        {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
-        {"params": [log_scale], "weight_decay": 0.0, "lr": 10 * training.learning_rate},  # one number has far to go in few steps
-    ]
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=training.learning_rate, betas=(0.9, 0.98))]
-    if hidden:
-        optimizers.append(torch.optim.Muon(list(hidden.values()), lr=training.matrix_learning_rate, weight_decay=training.weight_decay))
-    return optimizers
 
-
-def _warm_cosine(step: int, warmup: int, total: int) -> float:
-    """Share of the learning rate: linear up for ``warmup`` steps, then a half cosine down to zero."""
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
-
-
-def _save(encoder: Encoder, recipe: EncoderRecipe, report: TrainReport, scratch: Path, out: Path) -> None:
-    """Write to ``scratch`` and move it to ``out`` in one step, replacing an encoder that is there."""
+def _save(encoder: Encoder, recipe: EncoderRecipe, report: TrainReport, out: Path) -> None:
+    """Write beside ``out`` and move it there in one step, replacing an encoder that is there."""
+    scratch = out.with_name(f"{out.name}.new-{os.getpid()}")
+    shutil.rmtree(scratch, ignore_errors=True)
     encoder.save(scratch)
     (scratch / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
     (scratch / "training.json").write_text(json.dumps(asdict(report), indent=2) + "\n")
+    about = (recipe.name, report.trained_until, report.seed, encoder.dim, recipe.training.prefixes, report.parameters)
+    write_sentence_files(encoder, scratch, Card(*about, metrics={}, licence="other"))
     if out.exists():
         shutil.rmtree(out)
     scratch.rename(out)

@@ -30,29 +30,32 @@ class Sample:
 
 
 def item_sample(item: dict[str, Any]) -> Sample:
-    """An item row as the encoder reads it: title, category, brand, attributes, description, and its pictures in order."""
+    """An item row as the encoder reads it: five segments, title | category | brand | attributes | description, and its pictures.
+
+    A segment that the row lacks stays empty, so the place of a token says what it is about (:mod:`moon_ops.encoder.experts`).
+    """
     attributes = " ".join(value for _, value in item.get("attributes") or [])
-    parts = [
-        item["title"],
-        " ".join(item.get("category") or []),
-        item.get("brand"),
-        attributes,
-        item.get("description"),
-    ]
-    return Sample(SEPARATOR.join(p for p in parts if p), tuple(item.get("image_ids") or ()))
+    parts = (item["title"], " ".join(item.get("category") or []), item.get("brand"), attributes, item.get("description"))
+    text = SEPARATOR.join((part or "").replace("|", "/") for part in parts)
+    return Sample(text.rstrip(" |"), tuple(item.get("image_ids") or ()))
+
+
+def title_of(sample: Sample) -> str:
+    """The first segment of an item's text."""
+    return sample.text.split(SEPARATOR, 1)[0]
 
 
 def query_sample(query: dict[str, Any]) -> Sample:
     """A query row as the encoder reads it: its text, its picture, or both."""
-    return Sample(query.get("text") or "", (query["image_id"],) if query.get("image_id") else ())
+    return Sample((query.get("text") or "").replace("|", "/"), (query["image_id"],) if query.get("image_id") else ())
 
 
 @dataclass(frozen=True)
 class Layout:
     """How pictures and text become one sequence: each picture's marks and T slots, then the text.
 
-    The marks are those of transformers' SmolVLM processor for a picture that is not split:
-    ``<fake_token_around_image><global-img><image>×T<fake_token_around_image>``.
+    The marks are those of the family's own processor; for SmolVLM ``<fake_token_around_image><global-img><image>×T
+    <fake_token_around_image>``. With a ``core_region`` detector each picture is read twice, whole and as the detector's crop.
     """
 
     picture_size: int
@@ -60,18 +63,24 @@ class Layout:
     max_pictures: int
     max_text_tokens: int
     image_token_id: int
-    around_token_id: int
-    global_token_id: int
+    before: tuple[int, ...]
+    after: tuple[int, ...]
     pad_token_id: int
+    core_region: str = ""
+
+    @classmethod
+    def read(cls, content: dict[str, Any]) -> Layout:
+        """From JSON, which knows lists only."""
+        return cls(**{**content, "before": tuple(content["before"]), "after": tuple(content["after"])})
+
+    @property
+    def views(self) -> int:
+        """How often a picture is read: once, or twice with the crop of its core region."""
+        return 2 if self.core_region else 1
 
     def picture(self) -> list[int]:
-        """The T + 3 token ids that stand for one picture."""
-        return [
-            self.around_token_id,
-            self.global_token_id,
-            *[self.image_token_id] * self.tokens_per_picture,
-            self.around_token_id,
-        ]
+        """The token ids that stand for one picture, with all its views."""
+        return [*self.before, *[self.image_token_id] * self.tokens_per_picture, *self.after] * self.views
 
     def batch(self, texts: Sequence[Sequence[int]], pictures: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """``input_ids`` and ``attention_mask``, both [B, L], from each sample's text tokens and number of pictures.
@@ -126,7 +135,7 @@ class Contract:
         try:
             content = json.loads(path.read_text())
             named = content.pop("contract_id")
-            contract = cls(**{**content, "layout": Layout(**content["layout"])})
+            contract = cls(**{**content, "layout": Layout.read(content["layout"])})
         except (ValueError, KeyError, TypeError, AttributeError) as edited:
             raise ContractError(f"{path} is not a contract as it was written ({edited})", action="export the encoder again") from edited
         if contract.contract_id != named:

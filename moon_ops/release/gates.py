@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from moon_ops.settings import Gates
+from moon_ops.recipes import Gates
 
 RECALL, AUC, PARITY = "image_search/recall@10", "ctr/auc", "encoder/parity_cosine"
 

@@ -19,11 +19,12 @@ from moon_ops.embeddings import features, produce
 from moon_ops.embeddings.index import ItemIndex
 from moon_ops.errors import LeakError, StageError
 from moon_ops.lake.contract import file_sha256, require_same
-from moon_ops.release import stages
+from moon_ops.recipes import Gates, recipe
+from moon_ops.release import evaluation, stages
 from moon_ops.release.gates import PARITY, Verdict, judge
 from moon_ops.release.registry import CANDIDATE, CHAMPION, CTR, ENCODER, RELEASE, Registry
 from moon_ops.release.windows import Windows
-from moon_ops.settings import Gates, Settings, recipe
+from moon_ops.settings import Settings
 
 FILES = {  # of a registered model: what answers requests, and the weights it was exported from
     ENCODER: ("model.safetensors", "tower.onnx", "trunk.onnx", "tokenizer.json", "contract.json"),
@@ -49,7 +50,7 @@ def measure(
     """Every figure a gate or a report reads: recall, parity and, with a click model, its metrics."""
     registry = Registry(settings)
     found = {PARITY: float(registry.tags(ENCODER, encoder)["parity_cosine"])}
-    found |= stages.evaluate(settings, encoder, windows).metrics
+    found |= evaluation.evaluate(settings, encoder, windows).metrics
     if ctr is not None:
         found |= stages.evaluate_ctr(settings, encoder, registry.fetch(CTR, ctr), windows, baseline=baseline, oracle=oracle)
     return found

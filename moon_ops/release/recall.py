@@ -7,7 +7,8 @@ are measured the same way. Q queries, N items, D dimensions.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from moon_ops.encoder import duplicates
 from moon_ops.errors import LeakError, StageError
 from moon_ops.lake.contract import Sample, query_sample
 from moon_ops.lake.tables import STAMP, Lake, items_as_of
@@ -38,6 +40,7 @@ class Queries:
     spu_ids: NDArray[np.int64]
     is_new: NDArray[np.bool_]
     is_image: NDArray[np.bool_]
+    leaked: int = 0  # queries left out, because a near-identical photograph was there before the window
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -55,7 +58,8 @@ class RecallReport:
 def bought_after(lake: Lake, start: dt.datetime, end: dt.datetime, *, trained_until: dt.datetime) -> Queries:
     """The queries that led to their first purchases in [start, end), each with the first item bought that is still there at ``end``.
 
-    A query that had led to a purchase before is left out: an encoder may have been trained on it. Raises :class:`LeakError` if the
+    A query that had led to a purchase before is left out: an encoder may have been trained on it. So is one whose photograph has a twin
+    among those asked with before the window: it is counted as leaked. Raises :class:`LeakError` if the
     window begins before ``trained_until``, :class:`StageError` if nothing was bought in it.
     """
     if start < trained_until:
@@ -75,6 +79,8 @@ def bought_after(lake: Lake, start: dt.datetime, end: dt.datetime, *, trained_un
             f"nothing was bought after a query between {start:%Y-%m-%d} and {end:%Y-%m-%d}: recall cannot be measured",
             action="widen the window",
         )
+    twins = _leaked(lake, start, queries, list(first))
+    first = {query: event for query, event in first.items() if query not in twins}
     known = lake.read("items", ["item_id", "event_timestamp"]).group_by("item_id").aggregate([("event_timestamp", "min")])
     since = dict(zip(known["item_id"].to_pylist(), known["event_timestamp_min"].to_pylist(), strict=True))
     new = dt.timedelta(days=NEW_ITEM_DAYS)
@@ -85,7 +91,23 @@ def bought_after(lake: Lake, start: dt.datetime, end: dt.datetime, *, trained_un
         spu_ids=np.array([items[e["item_id"]]["spu_id"] for e in first.values()]),
         is_new=np.array([e["event_timestamp"] - since[e["item_id"]] < new for e in first.values()]),
         is_image=np.array([queries[q]["image_id"] is not None for q in first]),
+        leaked=len(twins),
     )
+
+
+def _leaked(lake: Lake, start: dt.datetime, queries: dict[int, dict[str, Any]], asked: list[int]) -> set[int]:
+    """Those of the queries ``asked`` whose photograph is near-identical to one of a query that was answered before ``start``."""
+    stored = lake.read("images", ["image_id", "phash"]) if lake.exists("images") else None
+    if stored is None:
+        return set()
+    hashes = dict(zip(stored["image_id"].to_pylist(), stored["phash"].to_pylist(), strict=True))
+    events = lake.read("events", ["event_timestamp", "query_id", "event"], "event != 'impression' AND query_id IS NOT NULL")
+    before = pc.unique(events.filter(pc.less(events["event_timestamp"], pa.scalar(start, STAMP)))["query_id"]).to_pylist()
+    pictured = [q for q in asked if queries[q]["image_id"]]
+    answered = [q for q in before if q in queries and queries[q]["image_id"]]
+    known, new = ([hashes.get(queries[q]["image_id"]) for q in some] for some in (answered, pictured))
+    found = duplicates.leaked(duplicates.from_hex(known), [""] * len(known), duplicates.from_hex(new), [""] * len(new))
+    return {q for q, twin in zip(pictured, found.tolist(), strict=True) if twin}
 
 
 def _purchases(lake: Lake, start: dt.datetime, end: dt.datetime) -> pa.Table:
@@ -103,7 +125,7 @@ def evaluate(
 ) -> RecallReport:
     """Recall of query ``vectors`` [Q, D] against a catalogue: ids and SPUs [N], vectors ``items`` [N, D]."""
     ranks = first_hits(vectors, items, queries.spu_ids, spus)
-    metrics: dict[str, float] = {"catalogue_items": float(len(ids))}
+    metrics: dict[str, float] = {"catalogue_items": float(len(ids)), "image_search/leaked": float(queries.leaked)}
     for name, chosen in (("image_search", queries.is_image), ("text_search", ~queries.is_image)):
         slices = {"": chosen, ":new_items": chosen & queries.is_new}
         for suffix, rows in slices.items():
@@ -131,8 +153,55 @@ def first_hits(
     return ranks
 
 
+def modalities(items: list[Sample]) -> dict[str, list[Sample]]:
+    """The catalogue as pictures alone and as texts alone; an item that lacks the one is shown by the other."""
+    return {
+        "picture_only": [Sample("", item.image_ids) if item.image_ids else item for item in items],
+        "text_only": [Sample(item.text) if item.text else item for item in items],
+    }
+
+
 def catalogue_spus(lake: Lake, ids: NDArray[np.int64], when: dt.datetime) -> NDArray[np.int64]:
     """The SPU [N] of each item id."""
     items = items_as_of(lake, when, ["item_id", "spu_id"])
     known, spus = items["item_id"].to_numpy(), items["spu_id"].to_numpy()
     return spus[np.searchsorted(known, ids)]
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What a shorter vector costs and keeps: recall of picture queries, bytes of an item, and milliseconds of an exact search."""
+
+    dim: int
+    recall_at_1: float
+    recall_at_10: float
+    bytes_per_item: int
+    search_ms: float  # median over single queries, one thread
+
+
+def by_prefix(
+    queries: Queries, vectors: NDArray[np.float32], spus: NDArray[np.int64], items: NDArray[np.float32], prefixes: Sequence[int]
+) -> list[Prefix]:
+    """The same vectors cut to each of ``prefixes`` and whole, in one pass (Matryoshka); :func:`evaluate` says the rest."""
+    chosen = queries.is_image if queries.is_image.any() else np.ones(len(queries), bool)
+    out = []
+    for dim in sorted({*(p for p in prefixes if p < items.shape[1]), items.shape[1]}):
+        asked, catalogue = (_cut(v, dim) for v in (vectors[chosen], items))
+        ranks = first_hits(asked, catalogue, queries.spu_ids[chosen], spus)
+        out.append(Prefix(dim, float((ranks <= 1).mean()), float((ranks <= 10).mean()), 4 * dim, _milliseconds(asked, catalogue)))
+    return out
+
+
+def _cut(vectors: NDArray[np.float32], dim: int) -> NDArray[np.float32]:
+    short = vectors[:, :dim]
+    return np.ascontiguousarray(short / np.maximum(np.linalg.norm(short, axis=1, keepdims=True), 1e-12))
+
+
+def _milliseconds(queries: NDArray[np.float32], items: NDArray[np.float32], tries: int = 50) -> float:
+    took = []
+    for row in range(tries):
+        began = time.perf_counter()
+        scores = items @ queries[row % len(queries)]
+        np.argpartition(-scores, min(10, len(scores) - 1))
+        took.append(time.perf_counter() - began)
+    return 1000 * float(np.median(took))

@@ -74,6 +74,14 @@ class Registry:
         stamp = int(time.time() * 1000)
         self.client.log_batch(run_id, metrics=[Metric(k.replace("@", "_at_"), float(v), stamp, step) for k, v in metrics.items()])
 
+    def reopen(self, run_id: str) -> bool:
+        """Let a run that was killed or failed go on; false if there is no such run any more."""
+        try:
+            self.client.update_run(run_id, status="RUNNING")
+        except self._missing:
+            return False
+        return True
+
     def finish(self, run_id: str, *, failed: bool = False) -> None:
         """Close the run."""
         self.client.set_terminated(run_id, status="FAILED" if failed else "FINISHED")

@@ -47,7 +47,7 @@ def grid(searches: Sequence[Searched], path: Path) -> None:
 
 def recall_chart(untrained: Mapping[str, float], trained: Mapping[str, float], path: Path) -> None:
     """Bars of recall@1/5/10 for image and text search, untrained beside trained."""
-    plt = _pyplot()
+    plt = pyplot()
     kinds = [k for k in ("image_search", "text_search") if f"{k}/recall@10" in trained]
     names = [f"{kind}/recall@{k}" for kind in kinds for k in (1, 5, 10)]
     figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
@@ -65,7 +65,7 @@ def recall_chart(untrained: Mapping[str, float], trained: Mapping[str, float], p
 
 def auc_chart(metrics: Mapping[str, float], path: Path) -> None:
     """Bars of AUC by slice: ID-only, with vectors, and the oracle that no model can beat."""
-    plt = _pyplot()
+    plt = pyplot()
     slices = [s for s in SLICES if f"ctr/auc{s}" in metrics]
     series = (("ID-only DIN", "ctr/auc_id_only", "#bbbbbb"), ("CUBE", "ctr/auc", "#22915a"), ("oracle", "ctr/auc_oracle", "#dddddd"))
     figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
@@ -95,7 +95,8 @@ def _shown(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else html.escape(str(value))
 
 
-def _pyplot() -> Any:
+def pyplot() -> Any:
+    """Matplotlib without a screen; imported when it is needed, because it takes a second."""
     import matplotlib as mpl
 
     mpl.use("Agg")

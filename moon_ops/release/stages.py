@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import fcntl
+import hashlib
 import json
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,10 @@ from moon_ops.errors import StageError
 from moon_ops.lake import statistics
 from moon_ops.lake.contract import require_same
 from moon_ops.lake.tables import items_as_of
-from moon_ops.release import recall
-from moon_ops.release.recall import RecallReport
+from moon_ops.recipes import CtrRecipe, EncoderRecipe, Gates, recipe
 from moon_ops.release.registry import CTR, ENCODER, Registry
 from moon_ops.release.windows import Windows
-from moon_ops.settings import CtrRecipe, EncoderRecipe, Gates, Settings, recipe
+from moon_ops.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -57,24 +57,55 @@ class Published:
     index: str
 
 
-def train(settings: Settings, name: str, *, trained_until: dt.datetime, seed: int, **override: Any) -> Trained:
-    """Train the encoder recipe ``name`` on purchases before ``trained_until``; loss and temperature go to MLflow while it runs."""
+def train(settings: Settings, name: str, *, trained_until: dt.datetime, seed: int, steps: int | None = None, **override: Any) -> Trained:
+    """Train the encoder recipe ``name`` on behaviour before ``trained_until``; its figures go to MLflow while it runs.
+
+    ``steps`` replaces the recipe's number, shared over its stages. A run that was killed goes on where it was when it is called again
+    with the same arguments, in the same MLflow run.
+    """
     from moon_ops.encoder.train import train as train_encoder
 
     chosen = recipe(EncoderRecipe, name, settings.models, **override)
+    chosen = chosen if steps is None else chosen.with_steps(steps)
     registry = Registry(settings)
-    params = {"recipe": name, "seed": seed, "trained_until": trained_until.isoformat(), **asdict(chosen.training)}
-    with _run(registry, f"train {name}", params) as run_id:
-        out = settings.home / "checkpoints" / run_id
-        report = train_encoder(
-            settings.lake,
-            out,
-            chosen,
-            trained_until=trained_until,
-            seed=seed,
-            on_step=lambda step, found: registry.log(run_id, found, step),
-        )
+    params = {"recipe": name, "seed": seed, "trained_until": trained_until.isoformat(), **flat(chosen)}
+    key = hashlib.sha256(json.dumps(params, sort_keys=True, default=str).encode()).hexdigest()[:10]
+    out = settings.home / "checkpoints" / f"{name}-{key}"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    note = out.with_name(f"{out.name}.run")
+    with _alone(out.with_name(f"{out.name}.lock"), f"training {name}"):
+        killed = note.read_text() if note.is_file() else None
+        with _run(registry, f"train {name}", params, resume=killed) as run_id:
+            note.write_text(run_id)
+            report = train_encoder(
+                settings.lake,
+                out,
+                chosen,
+                trained_until=trained_until,
+                seed=seed,
+                on_step=lambda step, found: registry.log(run_id, found, step),
+            )
+        note.unlink(missing_ok=True)
     return Trained(str(out), run_id, report.last_loss)
+
+
+def flat(chosen: EncoderRecipe) -> dict[str, Any]:
+    """The recipe's switches as MLflow parameters: ``training.batch``, ``stage2b.margin``, …"""
+    out: dict[str, Any] = {}
+    for key, value in asdict(chosen).items():
+        out |= {f"{key}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {key: value}
+    return {key: value for key, value in out.items() if key != "name"}
+
+
+@contextlib.contextmanager
+def _alone(lock: Path, what: str) -> Iterator[None]:
+    """Hold ``lock``; :class:`StageError` if another process does."""
+    with lock.open("w") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as taken:
+            raise StageError(f"{what} with these very settings is running already", action="wait for it, or stop it") from taken
+        yield
 
 
 def export(settings: Settings, checkpoint: Path) -> int:
@@ -170,26 +201,6 @@ def tables(settings: Settings, encoder: int) -> Tables:
     return Tables(*(RepresentationTable.open(table_place(settings, kind, encoder)) for kind in ("items", "queries")))
 
 
-def evaluate(settings: Settings, encoder: int, windows: Windows) -> RecallReport:
-    """Image- and text-search recall on the queries after the encoder's training, against the whole catalogue."""
-    lake, opened = settings.lake, runtime(settings, encoder)
-    queries = recall.bought_after(lake, windows.trained_until, windows.end, trained_until=trained_until(settings, encoder))
-    ids, items = produce.vectors_as_of(lake, encoder, windows.end)
-    with ThreadPoolExecutor(settings.workers) as pool:
-        vectors = np.concatenate([produce.embed_samples(lake, opened, chunk, pool) for chunk in produce.chunks(queries.samples)])
-    return recall.evaluate(queries, vectors, ids, recall.catalogue_spus(lake, ids, windows.end), items)
-
-
-def evaluate_untrained(settings: Settings, name: str, windows: Windows, *, seed: int, **override: Any) -> RecallReport:
-    """The same recall for the recipe before training: random weights, or those of the checkpoint it names."""
-    from moon_ops.encoder.untrained import embed_untrained
-
-    chosen = recipe(EncoderRecipe, name, settings.models, **override)
-    queries = recall.bought_after(settings.lake, windows.trained_until, windows.end, trained_until=windows.trained_until)
-    ids, spus, vectors, items = embed_untrained(settings.lake, chosen, queries.samples, windows.end, seed=seed, workers=settings.workers)
-    return recall.evaluate(queries, vectors, ids, spus, items)
-
-
 def train_ctr(
     settings: Settings, encoder: int, name: str, windows: Windows, *, seed: int, register: bool = True
 ) -> tuple[Path, int | None]:
@@ -257,9 +268,11 @@ def evaluate_ctr(
 
 
 @contextlib.contextmanager
-def _run(registry: Registry, name: str, params: dict[str, Any], tags: dict[str, str] | None = None) -> Iterator[str]:
-    """An MLflow run that is closed as failed when its stage fails."""
-    run_id = registry.start_run(name, params, tags)
+def _run(
+    registry: Registry, name: str, params: dict[str, Any], tags: dict[str, str] | None = None, resume: str | None = None
+) -> Iterator[str]:
+    """An MLflow run that is closed as failed when its stage fails; ``resume`` names one to go on with."""
+    run_id = resume if resume and registry.reopen(resume) else registry.start_run(name, params, tags)
     try:
         yield run_id
     except BaseException:

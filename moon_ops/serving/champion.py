@@ -21,8 +21,9 @@ from moon_ops.embeddings import features
 from moon_ops.embeddings.index import ItemIndex
 from moon_ops.embeddings.runtime import Runtime
 from moon_ops.errors import InputError, MoonError, StageError
-from moon_ops.lake import images
 from moon_ops.lake.contract import Sample, require_same
+from moon_ops.lake.images import decode
+from moon_ops.lake.regions import views
 from moon_ops.lake.tables import Lake
 from moon_ops.release import stages
 from moon_ops.release.manifest import manifest_of
@@ -67,7 +68,8 @@ class Champion:
             raise InputError("the request has neither text nor image", action="send one of them, or both")
         pixels = {}
         if picture is not None:
-            pixels[QUERY] = images.pixels(images.decode(picture, source="image"), self.runtime.contract.layout.picture_size)
+            layout = self.runtime.contract.layout
+            pixels[QUERY] = views(decode(picture, source="image"), layout.picture_size, layout.core_region)
         return self.runtime.embed([Sample(text.strip(), tuple(pixels))], pixels)[0]
 
     def search(self, vector: NDArray[np.float32], k: int) -> list[Hit]:

@@ -25,7 +25,7 @@ from moon_ops.ctr.train import CtrReport
 from moon_ops.ctr.vocabulary import UNKNOWN, WORD_ROWS
 from moon_ops.embeddings.table import RepresentationTable
 from moon_ops.errors import ContractError, InputError
-from moon_ops.settings import CtrRecipe
+from moon_ops.recipes import CtrRecipe
 
 MAY = dt.datetime(2026, 5, 1, tzinfo=dt.UTC)
 DIM, ITEMS, QUERIES = 8, 1500, 40

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import io
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from moon_ops.embeddings import produce
 from moon_ops.embeddings.produce import EmbedReport
@@ -20,6 +22,7 @@ from moon_ops.errors import ContractError, InputError, StageError
 from moon_ops.lake import images
 from moon_ops.lake.contract import Sample, item_sample
 from moon_ops.lake.ingest import ingest
+from moon_ops.lake.regions import DETECTORS
 from moon_ops.lake.tables import SCHEMAS, STAMP, Lake, embeddings_schema, image_bytes
 
 MAY = dt.datetime(2026, 5, 1, tzinfo=dt.UTC)
@@ -87,6 +90,29 @@ def test_vectors_are_those_of_the_runtime_on_the_same_samples(lake: Lake, runtim
     expected = runtime.embed([item_sample(item) for item in lake.read("items").to_pylist()], pixels)
     assert stored(lake) == pytest.approx(expected, abs=1e-5)
     assert np.linalg.norm(stored(lake), axis=1) == pytest.approx(np.ones(4), abs=1e-5)
+
+
+def test_an_encoder_of_two_views_reads_the_picture_and_its_crop(lake: Lake, core_runtime: Runtime, make_shop: Shop) -> None:
+    """Items and queries alike; the crop is that of the contract's detector."""
+    drawn = Image.new("RGB", (80, 80), "white")
+    drawn.paste((200, 30, 30), (40, 10, 70, 60))
+    drawn.paste((30, 30, 200), (40, 30, 55, 60))
+    drawn.save(content := io.BytesIO(), "PNG")
+    items = [{"item_id": 5, "title": "Red coat", "images": "coat.png"}]
+    queries = [{"query_id": 8, "timestamp": "2026-05-03T10:00:00", "image": "coat.png"}]
+    ingest(make_shop("coats", items=items, queries=queries, pictures={"coat.png": content.getvalue()}), lake, now=MAY + 3 * DAY)
+    embed(lake, core_runtime)
+    produce.embed_queries(lake, core_runtime, 1, now=MAY + 5 * DAY, workers=1)
+    crop = drawn.crop(DETECTORS["saliency"].box(drawn))
+    pixels = {"coat": np.stack([images.pixels(drawn, 32), images.pixels(crop, 32)])}
+    item, query, whole = core_runtime.embed(
+        [Sample("Red coat", ("coat",)), Sample("", ("coat",)), Sample("", ("whole",))],
+        {**pixels, "whole": np.stack([images.pixels(drawn, 32)] * 2)},
+    )
+    assert lake.read("embeddings/v1", ["embedding"], "item_id = 5")["embedding"].to_pylist()[0] == pytest.approx(item, abs=1e-5)
+    found = lake.read("query_embeddings/v1", ["embedding"], "query_id = 8")["embedding"].to_pylist()[0]
+    assert found == pytest.approx(query, abs=1e-5)
+    assert np.abs(found - whole).max() > 1e-3, "the whole picture twice is another vector"
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ TEXTS = ["red cotton dress", "blue leather boots", "green ceramic mug for tea", 
 @pytest.fixture(scope="session")
 def encoder() -> Any:
     from moon_ops.encoder.model import build
-    from moon_ops.settings import ROOT, EncoderRecipe, recipe
+    from moon_ops.recipes import EncoderRecipe, recipe
+    from moon_ops.settings import ROOT
 
     return build(recipe(EncoderRecipe, "moon-nano", ROOT / "models"), TEXTS, seed=0).eval()

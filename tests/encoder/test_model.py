@@ -12,7 +12,8 @@ from transformers import AutoTokenizer, SmolVLMConfig, SmolVLMModel
 
 from moon_ops.encoder.model import Encoder, build
 from moon_ops.errors import InputError
-from moon_ops.settings import ROOT, EncoderRecipe, recipe
+from moon_ops.recipes import EncoderRecipe, recipe
+from moon_ops.settings import ROOT
 
 
 def inputs(encoder: Encoder, texts: list[str], pictures: list[int], seed: int = 0) -> tuple[torch.Tensor, ...]:

@@ -17,7 +17,8 @@ from moon_ops.encoder.export import check_graphs, export
 from moon_ops.encoder.model import Encoder
 from moon_ops.encoder.train import train
 from moon_ops.errors import ContractError, InputError, StageError
-from moon_ops.settings import ROOT, EncoderRecipe, recipe
+from moon_ops.recipes import EncoderRecipe, recipe
+from moon_ops.settings import ROOT
 
 UNTIL = dt.datetime(2026, 1, 16, tzinfo=dt.UTC)
 

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 
 from moon_ops.errors import ContractError, InputError
-from moon_ops.lake.contract import Contract, Layout, Sample, file_sha256, item_sample, query_sample, require_same
+from moon_ops.lake.contract import SEPARATOR, Contract, Layout, Sample, file_sha256, item_sample, query_sample, require_same, title_of
 
-LAYOUT = Layout(  # a picture is 8 7 9 9 8: T = 2
+LAYOUT = Layout(  # a picture is 8 7 9 9 6: T = 2
     picture_size=32,
     tokens_per_picture=2,
     max_pictures=2,
     max_text_tokens=3,
     image_token_id=9,
-    around_token_id=8,
-    global_token_id=7,
+    before=(8, 7),
+    after=(6,),
     pad_token_id=0,
 )
 CONTRACT = Contract(
@@ -41,6 +41,8 @@ def other(value: Any) -> Any:
         return not value
     if isinstance(value, int):
         return value + 1
+    if isinstance(value, tuple):
+        return (*value, 5)
     if isinstance(value, dict):
         return {**value, "item.onnx": "c" * 64}
     return value + "x"
@@ -72,6 +74,7 @@ def test_the_id_is_short_and_does_not_depend_on_the_order_of_the_graphs() -> Non
 def test_a_saved_contract_is_read_back(tmp_path: Path) -> None:
     CONTRACT.save(tmp_path)
     assert Contract.load(tmp_path) == CONTRACT
+    assert Contract.load(tmp_path).layout.before == (8, 7)
     assert json.loads((tmp_path / "contract.json").read_text())["contract_id"] == CONTRACT.contract_id
 
 
@@ -93,9 +96,11 @@ def test_an_edited_field_is_refused(tmp_path: Path, name: str) -> None:
         (lambda content: content.pop("weights"), "weights"),
         (lambda content: content.pop("layout"), "layout"),
         (lambda content: content["layout"].pop("picture_size"), "picture_size"),
+        (lambda content: content["layout"].pop("before"), "before"),
+        (lambda content: content["layout"].update(around_token_id=8), "around_token_id"),
         (lambda content: content.update(note="mine"), "note"),
     ],
-    ids=["no id", "no weights", "no layout", "a gap in the layout", "a note"],
+    ids=["no id", "no weights", "no layout", "a gap in the layout", "no marks", "marks of old", "a note"],
 )
 def test_a_field_more_or_less_is_refused(tmp_path: Path, edit: Any, named: str) -> None:
     CONTRACT.save(tmp_path)
@@ -127,7 +132,7 @@ def test_two_contracts_never_meet() -> None:
 
 def test_batch_is_pictures_then_text_padded_to_the_longest() -> None:
     ids, mask = LAYOUT.batch([[101, 102], [], [103]], [1, 2, 0])
-    picture = [8, 7, 9, 9, 8]
+    picture = [8, 7, 9, 9, 6]
     assert ids.tolist() == [[*picture, 101, 102, 0, 0, 0], [*picture, *picture], [103, *[0] * 9]]
     assert mask.tolist() == [[1] * 7 + [0] * 3, [1] * 10, [1] + [0] * 9]
     assert ids.dtype == mask.dtype == np.int64
@@ -135,8 +140,17 @@ def test_batch_is_pictures_then_text_padded_to_the_longest() -> None:
 
 def test_batch_cuts_what_is_too_much() -> None:
     ids, mask = LAYOUT.batch([[1, 2, 3, 4, 5]], [7])
-    assert ids.tolist() == [[8, 7, 9, 9, 8] * 2 + [1, 2, 3]]
+    assert ids.tolist() == [[8, 7, 9, 9, 6] * 2 + [1, 2, 3]]
     assert mask.all()
+
+
+def test_with_a_core_region_each_picture_has_two_places() -> None:
+    twice = dataclasses.replace(LAYOUT, core_region="saliency")
+    assert (LAYOUT.views, twice.views) == (1, 2)
+    assert twice.picture() == [8, 7, 9, 9, 6] * 2
+    ids, mask = twice.batch([[101], [], [102]], [1, 9, 0])
+    assert ids.tolist() == [[8, 7, 9, 9, 6] * 2 + [101] + [0] * 9, [8, 7, 9, 9, 6] * 4, [102] + [0] * 19]
+    assert mask.sum(1).tolist() == [11, 20, 1]
 
 
 def test_a_pad_token_in_the_text_is_no_padding() -> None:
@@ -163,9 +177,31 @@ def test_an_item_is_read_in_order() -> None:
     assert item_sample(item) == Sample("Wool coat | Clothes Coats | Nord | red L | Warm.", ("b", "a"))
 
 
-def test_what_an_item_does_not_have_leaves_no_trace() -> None:
+def test_an_empty_segment_keeps_its_place_unless_nothing_follows() -> None:
     bare = {"title": "Wool coat", "category": [], "brand": None, "attributes": None, "description": "", "image_ids": None}
     assert item_sample(bare) == item_sample({"title": "Wool coat"}) == Sample("Wool coat", ())
+    assert item_sample({**bare, "category": ["Coats"]}).text == "Wool coat | Coats"
+    assert item_sample({**bare, "brand": "Nord"}).text == "Wool coat |  | Nord"
+    assert item_sample({**bare, "description": "Warm."}).text == "Wool coat |  |  |  | Warm."
+    assert item_sample({**bare, "title": "", "category": ["Coats"]}).text == " | Coats"
+
+
+def test_a_seller_s_bar_ends_no_segment() -> None:
+    item = {
+        "title": "Coat | red | L",
+        "category": ["Clothes|Coats"],
+        "brand": "N|rd",
+        "attributes": [("size", "L | XL")],
+        "description": "Warm | soft |",
+    }
+    text = item_sample(item).text
+    assert text == "Coat / red / L | Clothes/Coats | N/rd | L / XL | Warm / soft /"
+    assert len(text.split(SEPARATOR)) == 5
+
+
+def test_the_title_is_the_first_segment() -> None:
+    assert title_of(item_sample({"title": "Coat | red", "category": ["Coats"]})) == "Coat / red"
+    assert title_of(Sample("Wool coat")) == "Wool coat"
 
 
 def test_a_query_is_its_text_its_picture_or_both() -> None:

@@ -6,8 +6,9 @@ import math
 
 import pytest
 
+from moon_ops.recipes import Gates, recipe
 from moon_ops.release.gates import AUC, PARITY, RECALL, Verdict, judge
-from moon_ops.settings import ROOT, Gates, recipe
+from moon_ops.settings import ROOT
 
 GATES = Gates("gates", recall_floor=0.1, auc_floor=0.52, recall_tolerance=0.01, auc_tolerance=0.005, parity_floor=0.999)
 GOOD = {PARITY: 1.0, RECALL: 0.5, AUC: 0.7}

@@ -1,0 +1,155 @@
+"""Training samples per second, ours beside sentence-transformers' trainer, on the shop in ``MOON_HOME`` (run `make demo` first).
+
+Both train the same SmolVLM checkpoint (recipe smolvlm-tiny) in float32 on the same photographs, pictures and texts, with the same
+symmetric InfoNCE, batch and optimizer family. ours: our loop with its loader; peer: SentenceTransformerTrainer with
+MultipleNegativesSymmetricRankingLoss; limit: our model on one batch repeated from memory; augmented: ours as the recipe trains it, with
+every picture changed anew. ``--json`` prints one object as the last line.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from moon_ops.encoder import sentence
+from moon_ops.encoder.batches import Batch
+from moon_ops.encoder.checkpoints import Checkpoints
+from moon_ops.encoder.contrast import Behaviour
+from moon_ops.encoder.fit import Loop, accelerator
+from moon_ops.encoder.model import Encoder, build
+from moon_ops.encoder.pairs import Pairs, behaviour
+from moon_ops.encoder.pixels import PixelStore
+from moon_ops.encoder.train import corpus
+from moon_ops.errors import MoonError
+from moon_ops.lake.images import decode
+from moon_ops.lake.tables import image_bytes
+from moon_ops.recipes import EncoderRecipe, recipe
+from moon_ops.release.windows import windows
+from moon_ops.settings import Settings
+
+STEPS, WARM, TURNS = 24, 4, 2
+
+
+class Repeated(Behaviour):
+    """The same stage on one batch that is made once: the model without its loader."""
+
+    kept: Batch | None = None
+
+    def batch(self, _: int, part: int, parts: int) -> Batch:
+        """Always the first batch."""
+        self.kept = self.kept or super().batch(0, part, parts)
+        return self.kept
+
+
+def ours(stage: type[Behaviour], encoder: Encoder, pairs: Pairs, store: PixelStore, chosen: EncoderRecipe, scratch: Path) -> float:
+    """Samples per second of our loop over ``STEPS`` steps after ``WARM`` more."""
+    times: list[float] = []
+    training = chosen.training
+    loop = Loop(training, accelerator(training), Checkpoints(scratch / "state"), workers=0 if stage is Repeated else 1)
+    kept, loop._tell = loop._tell, lambda *given: (times.append(time.perf_counter()), kept(*given))[1]  # type: ignore[method-assign]
+    loop.run(stage(encoder, pairs, store, chosen, 0))
+    return training.batch * STEPS / (times[-1] - times[-1 - STEPS])
+
+
+def peer(directory: Path, settings: Settings, pairs: Pairs, batch: int) -> float:
+    """Samples per second of sentence-transformers' own trainer on the same pairs."""
+    from datasets import Dataset
+    from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesSymmetricRankingLoss
+    from transformers import TrainerCallback
+
+    class Clock(TrainerCallback):  # type: ignore[misc,unused-ignore]
+        times: list[float] = []  # noqa: RUF012
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            self.times.append(time.perf_counter())
+
+    wanted = [i for s in (*pairs.queries, *pairs.items) for i in s.image_ids[:1]]
+    pictures = {name: decode(content) for name, content in image_bytes(settings.lake, list(dict.fromkeys(wanted)))}
+    rows = [n for n in range(len(pairs)) if pairs.queries[pairs.query[n]].image_ids and pairs.items[pairs.item[n]].image_ids]
+    rows = (rows * (1 + batch * (STEPS + WARM) // len(rows)))[: batch * (STEPS + WARM)]
+    data = Dataset.from_dict(
+        {
+            "anchor": [pictures[pairs.queries[pairs.query[n]].image_ids[0]] for n in rows],
+            "positive": [{"image": pictures[s.image_ids[0]], "text": s.text} for s in (pairs.items[pairs.item[n]] for n in rows)],
+        }
+    )
+    model = SentenceTransformer(str(directory), device="cpu")
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as out:
+        arguments = SentenceTransformerTrainingArguments(
+            output_dir=out,
+            per_device_train_batch_size=batch,
+            max_steps=STEPS + WARM,
+            learning_rate=1e-3,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            use_cpu=True,
+        )
+        SentenceTransformerTrainer(
+            model=model, args=arguments, train_dataset=data, loss=MultipleNegativesSymmetricRankingLoss(model), callbacks=[clock]
+        ).train()
+    return batch * STEPS / (clock.times[-1] - clock.times[-1 - STEPS])
+
+
+def measure(settings: Settings) -> dict[str, float]:
+    """Best of ``TURNS`` runs each; the paths take turns, so that a slow moment hits all of them."""
+    full = recipe(EncoderRecipe, "smolvlm-tiny", settings.models)
+    training = replace(full.training, matrix_learning_rate=0.0, text_dropout=0.0, augment=False, synthetic=0.0, warmup_steps=1)
+    stage = replace(full.stage2a, steps=STEPS + WARM)
+    plain = replace(full, training=training, stage2a=stage)
+    augmented = replace(full, training=replace(full.training, matrix_learning_rate=0.0), stage2a=stage)
+    until = windows(settings.lake).trained_until
+    found = behaviour(settings.lake, until)
+    pairs = found.only([n for n in range(len(found)) if found.queries[found.query[n]].image_ids])  # type: ignore[arg-type]
+    best = dict.fromkeys(("ours", "peer", "limit", "augmented", "augmented_limit"), 0.0)
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        encoder = build(plain, corpus(pairs), 0)
+        encoder.save(scratch / "encoder")
+        sentence.write(encoder, scratch / "encoder", sentence.Card("smolvlm-tiny", until.isoformat(), 0, encoder.dim, (), 0, {}, "other"))
+        store = PixelStore.fill(settings.lake, pairs.image_ids(), plain.inputs.picture_size, scratch / "pixels.u8")
+        for _ in range(TURNS):
+            runs = {
+                "ours": lambda: ours(Behaviour, Encoder.load(scratch / "encoder"), pairs, store, plain, scratch),
+                "peer": lambda: peer(scratch / "encoder", settings, pairs, training.batch),
+                "limit": lambda: ours(Repeated, Encoder.load(scratch / "encoder"), pairs, store, plain, scratch),
+                "augmented": lambda: ours(Behaviour, Encoder.load(scratch / "encoder"), pairs, store, augmented, scratch),
+                "augmented_limit": lambda: ours(Repeated, Encoder.load(scratch / "encoder"), pairs, store, augmented, scratch),
+            }
+            for name, one in runs.items():
+                best[name] = max(best[name], one())
+    return best
+
+
+def main() -> None:
+    """Print the table, and one JSON object with ``--json``."""
+    warnings.simplefilter("ignore")
+    settings = Settings.from_environment()
+    if not settings.lake.exists("events"):
+        sys.exit(f"moon: MOON_HOME = {settings.home} holds no shop → run `make demo` first")
+    rates = measure(settings)
+    for name, rate in rates.items():
+        print(f"{name:16} {rate:8.0f} samples/s")
+    ratios = {
+        "ratio": rates["ours"] / rates["peer"],
+        "loader_share": rates["ours"] / rates["limit"],
+        "loader_share_augmented": rates["augmented"] / rates["augmented_limit"],
+    }
+    print("   ".join(f"{name} {value:.2f}" for name, value in ratios.items()))
+    if "--json" in sys.argv:
+        print(json.dumps({**rates, **ratios}))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except MoonError as fault:
+        sys.exit(f"moon: {fault}")

@@ -1,0 +1,237 @@
+"""Pair numbers → tensors: which pairs a step sees, how each side is shown, and what the model reads of it.
+
+A batch is a function of (seed, stage, step) alone, so a run that was killed and resumed sees what an undisturbed one would have seen.
+B pairs, R rows of a side, N pictures, L tokens, S pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from moon_ops.encoder import augment
+from moon_ops.encoder.model import Encoder
+from moon_ops.encoder.pairs import Pairs, Rows, Stream
+from moon_ops.encoder.pixels import PixelStore
+from moon_ops.lake.contract import Layout, Sample, title_of
+from moon_ops.recipes import PAIR_TYPES, Training
+
+MASKS = 50_000  # kept in memory, 4 KB each at 64 px
+SHAKEN, PHOTOGRAPH, STUDIO = 0, 1, 2  # what happens to a picture on its way in
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """One side of a batch: ``input_ids``, ``attention_mask`` [R, L], ``pixels`` [N, 3, S, S] in order, ``pictures`` [R] of each row."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    pixels: Tensor
+    pictures: tuple[int, ...]  # rows of ``pixels``, so views count
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def part(self, start: int, stop: int) -> Inputs:
+        """The rows ``start`` to ``stop``, without padding that none of them needs."""
+        before, inside = sum(self.pictures[:start]), sum(self.pictures[start:stop])
+        mask = self.attention_mask[start:stop]
+        length = int(mask.sum(1).max())
+        pixels = self.pixels[before : before + inside]
+        return Inputs(self.input_ids[start:stop, :length], mask[:, :length], pixels, self.pictures[start:stop])
+
+    def to(self, device: torch.device) -> Inputs:
+        """The same on ``device``."""
+        return Inputs(self.input_ids.to(device), self.attention_mask.to(device), self.pixels.to(device), self.pictures)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The sides of B pairs by name, and of each pair the product, as a number to mask with."""
+
+    sides: dict[str, Inputs]
+    product: Tensor  # [B], equal where an item is no negative of another
+    negative_product: Tensor  # [K], of the items of the side "negative"
+    names: tuple[int, ...]  # item ids, to be named when the loss fails
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One row as it will be read: its tokens, its pictures, and what happens to each of them."""
+
+    tokens: list[int]
+    pictures: tuple[str, ...] = ()
+    treatment: int = STUDIO
+
+
+class Reader:
+    """Turns rows as shown into what the model reads."""
+
+    def __init__(self, encoder: Encoder, store: PixelStore, training: Training, scenery: Sequence[str]) -> None:
+        self.layout: Layout = encoder.layout
+        self.store, self.training, self.scenery = store, training, list(scenery)
+        self.mask = lru_cache(MASKS)(self._mask)
+
+    def read(self, rows: Sequence[Shown], generator: torch.Generator) -> Inputs:
+        """Inputs of ``rows`` in order."""
+        shown = [row.pictures[: self.layout.max_pictures] for row in rows]
+        ids, mask = self.layout.batch([row.tokens for row in rows], [len(p) for p in shown])
+        views = self.layout.views
+        treatment = np.array([row.treatment for row, p in zip(rows, shown, strict=True) for _ in range(len(p) * views)], np.int64)
+        pixels = self._treated([i for p in shown for i in p], treatment, generator)
+        return Inputs(torch.from_numpy(ids), torch.from_numpy(mask), pixels, tuple(len(p) * views for p in shown))
+
+    def _treated(self, names: list[str], treatment: Rows, generator: torch.Generator) -> Tensor:
+        pixels = self.store.take(names)
+        if not self.training.augment or not len(pixels):
+            return pixels
+        sources = [(name, view) for name in names for view in range(self.layout.views)]
+        out = torch.empty(pixels.shape)
+        for kind in np.unique(treatment).tolist():
+            rows = torch.from_numpy(np.flatnonzero(treatment == kind))
+            some = pixels[rows]
+            if kind == PHOTOGRAPH:
+                out[rows] = self._photographed(some, [sources[n] for n in rows.tolist()], generator)
+            else:
+                out[rows] = (augment.shaken if kind == SHAKEN else augment.studio)(some, generator)
+        return out
+
+    def _photographed(self, pixels: Tensor, sources: list[tuple[str, int]], generator: torch.Generator) -> Tensor:
+        masks = torch.full((len(pixels), 1, *pixels.shape[2:]), 255, dtype=torch.uint8)
+        if self.training.backdrops:
+            masks = torch.from_numpy(np.stack([self.mask(*source) for source in sources]))[:, None]
+        if not self.scenery:
+            return augment.photograph(pixels, masks, pixels.flip(0), generator)
+        drawn = torch.randint(len(self.scenery), (len(pixels),), generator=generator).tolist()
+        return augment.photograph(pixels, masks, self.store.take([self.scenery[n] for n in drawn])[: len(pixels)], generator)
+
+    def _mask(self, name: str, view: int) -> NDArray[np.uint8]:
+        return augment.product_mask(self.store.take([name])[view].numpy())
+
+
+class PairBatches:
+    """The batches of a contrastive stage."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        pairs: Pairs,
+        store: PixelStore,
+        training: Training,
+        *,
+        seed: Sequence[int],
+        kinds: dict[str, float] | None = None,
+        product: Rows | None = None,
+        hard: NDArray[np.int64] | None = None,
+        levels: bool = False,
+    ) -> None:
+        """``kinds`` are shares of pair types (none: as they come), ``product`` [I] what counts as one product (default: the SPU),
+        ``hard`` [I, H] each item's hard negatives, ``levels``: also show the items as pictures alone and as text alone."""
+        self.pairs, self.training, self.seed, self.hard, self.levels = pairs, training, tuple(seed), hard, levels
+        asked = [pairs.queries[q].image_ids[0] for q in np.unique(pairs.query) if pairs.queries[q].image_ids]
+        self.reader = Reader(encoder, store, training, asked)
+        self.product = pairs.spu_ids if product is None else product
+        self.query_tokens = tokens(encoder, pairs.queries)
+        self.rich = tokens(encoder, pairs.items)
+        self.title = tokens(encoder, [Sample(title_of(s)) for s in pairs.items])
+        self.pictured = np.array([row for row, s in enumerate(pairs.items) if s.image_ids], np.int64)
+        self.pools = _pools(pairs, kinds)
+        real = training.batch - (round(training.batch * training.synthetic) if len(self.pictured) else 0)
+        shares = np.array([share for _, share, _ in self.pools])
+        self.counts = np.concatenate([np.cumsum(shares / shares.sum() * real), [training.batch]])  # places in a batch, not yet whole
+        self.streams = [Stream(len(rows), (*self.seed, n)) for n, (_, _, rows) in enumerate(self.pools)]
+        self.synthetic = Stream(max(len(self.pictured), 1), (*self.seed, len(self.pools)))
+
+    def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
+        """The batch of ``step``; of several processes each takes its ``part``."""
+        rng = np.random.default_rng((*self.seed, 97, step, part))
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        rows = self._rows(step)
+        size = len(rows) // parts
+        rows = rows[part * size : (part + 1) * size]
+        queries, items, numbers = zip(*(self._pair(kind, query, item, rng) for kind, query, item in rows), strict=True)
+        item = np.array(numbers)
+        sides = {"query": self.reader.read(queries, generator), "item": self.reader.read(items, generator)}
+        negative = np.empty(0, np.int64)
+        if self.hard is not None:
+            negative = np.unique(self.hard[item])
+            negative = negative[negative >= 0]
+            if len(negative):
+                sides["negative"] = self.reader.read([self._item(n, "rich+image", rng) for n in negative.tolist()], generator)
+        if self.levels:
+            sides["item_image"] = self.reader.read([self._item(n, "image", rng) for n in numbers], generator)
+            sides["item_text"] = self.reader.read([Shown(self.rich[n]) for n in item], generator)
+        as_tensor = torch.from_numpy
+        return Batch(sides, as_tensor(self.product[item]), as_tensor(self.product[negative]), tuple(self.pairs.item_ids[item].tolist()))
+
+    def _rows(self, step: int) -> list[tuple[str, int, int]]:
+        """Pair type, query row and item row of each pair of the step; query row -1: the item's own picture, photographed."""
+        out: list[tuple[str, int, int]] = []
+        edges = np.floor(np.concatenate([[0.0], self.counts])[:, None] * np.ones(2) + 0.5)  # as many of each at every step
+        sizes = np.diff(edges[:, 0]).astype(int)
+        for (kind, _, rows), stream, size in zip(self.pools, self.streams, sizes, strict=False):
+            out += [(kind, int(q), int(i)) for q, i in rows[stream.take(step * size, (step + 1) * size)]]
+        size = int(sizes[-1])
+        if size:
+            drawn = self.pictured[self.synthetic.take(step * size, (step + 1) * size)]
+            out += [("photograph", -1, int(i)) for i in drawn]
+        mixed = np.random.default_rng((*self.seed, 98, step)).permutation(len(out))  # every process gets some of each
+        return [out[n] for n in mixed]
+
+    def _pair(self, kind: str, query: int, item: int, rng: np.random.Generator) -> tuple[Shown, Shown, int]:
+        if kind == "photograph":
+            pictures = self.pairs.items[item].image_ids
+            return Shown([], (pictures[rng.integers(len(pictures))],), PHOTOGRAPH), self._item(item, "", rng), item
+        asked_as, _, shown_as = kind.partition(":")
+        if asked_as in ("title+image", "rich+image"):
+            return self._item(query, asked_as, rng), self._item(item, shown_as, rng), item
+        sample = self.pairs.queries[query]
+        return Shown(self.query_tokens[query], sample.image_ids, SHAKEN), self._item(item, shown_as, rng), item
+
+    def _item(self, row: int, shown_as: str, rng: np.random.Generator) -> Shown:
+        """An item as the pair type shows it; without a type everything, but for text that is dropped now and then."""
+        pictures = self.pairs.items[row].image_ids
+        drawn = tuple(pictures[n] for n in rng.permutation(len(pictures))[: self.training.pictures])
+        dropped = rng.random() < self.training.text_dropout
+        if shown_as == "rich" or not drawn:
+            return Shown(self.rich[row] or self.title[row])
+        if shown_as == "image" or (not shown_as and dropped):
+            return Shown([], drawn)
+        return Shown(self.title[row] if shown_as == "title+image" else self.rich[row], drawn)
+
+
+def _pools(pairs: Pairs, kinds: dict[str, float] | None) -> list[tuple[str, float, NDArray[np.int64]]]:
+    """For each pair type that there is something for: its name, its share, and its pairs [n, 2] of query (or item) row and item row."""
+    both = np.stack([pairs.query, pairs.item], 1)
+    if not kinds:
+        return [("", 1.0, both)]
+    has_text = np.array([bool(pairs.queries[q].text) for q in pairs.query], bool)
+    has_image = np.array([bool(pairs.queries[q].image_ids) for q in pairs.query], bool)
+    out = []
+    for kind in PAIR_TYPES:
+        asked_as = kind.partition(":")[0]
+        rows = both[has_text] if asked_as == "text" else both[has_image] if asked_as == "image" else _together(pairs)
+        if kinds.get(kind, 0) > 0 and len(rows):
+            out.append((kind, kinds[kind], rows))
+    return out or [("", 1.0, both)]
+
+
+def _together(pairs: Pairs) -> NDArray[np.int64]:
+    """Item → item: what was chosen after the same query, and SKUs of one SPU, both ways [n, 2]."""
+    found: set[tuple[int, int]] = set()
+    for groups, members in ((pairs.query, pairs.item), (pairs.spu_ids, np.arange(len(pairs.items)))):
+        order = np.argsort(groups, kind="stable")
+        for some in np.split(members[order], np.flatnonzero(np.diff(groups[order])) + 1):
+            found |= {(int(a), int(b)) for a in some[:8] for b in some[:8] if a != b}  # a query that led to hundreds is no evidence
+    return np.array(sorted(found), np.int64).reshape(-1, 2)
+
+
+def tokens(encoder: Encoder, samples: Sequence[Sample]) -> list[list[int]]:
+    """Each sample's text as token ids, without special tokens."""
+    return [e.ids for e in encoder.tokenizer.encode_batch([s.text for s in samples], add_special_tokens=False)]

@@ -1,0 +1,114 @@
+"""Training checkpoints: all that a killed run needs to go on as if nothing had happened. Safetensors and JSON only.
+
+A checkpoint is written beside its place and named by one rename, so there is always a whole one or none.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+
+@dataclass
+class State:
+    """Where a run is: in which stage, after how many of its steps, with which losses so far, and what the stage had prepared."""
+
+    stage: str
+    step: int
+    losses: list[float]
+    tensors: dict[str, Tensor] = field(default_factory=dict)  # of the stage: queue, chosen pairs, hard negatives
+
+
+class Checkpoints:
+    """The checkpoints of one run in ``directory``; only the newest is kept."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    @property
+    def newest(self) -> Path | None:
+        """The newest whole checkpoint."""
+        pointer = self.directory / "newest"
+        return self.directory / pointer.read_text() if pointer.is_file() else None
+
+    def save(self, state: State, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
+        """Write weights, optimizers and ``state``."""
+        name = f"{state.stage}-{state.step}"
+        partial, place = self.directory / f"{name}.partial", self.directory / name
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        save_file({n: t.detach().cpu().contiguous() for n, t in distinct(model).items()}, partial / "model.safetensors")
+        about: dict[str, Any] = {"stage": state.stage, "step": state.step, "losses": state.losses, "optimizers": []}
+        for number, optimizer in enumerate(optimizers):
+            tensors, numbers = _flat(optimizer.state_dict())
+            save_file(tensors, partial / f"optimizer-{number}.safetensors")
+            about["optimizers"].append(numbers)
+        save_file({n: t.detach().cpu().contiguous() for n, t in state.tensors.items()}, partial / "stage.safetensors")
+        (partial / "state.json").write_text(json.dumps(about))
+        shutil.rmtree(place, ignore_errors=True)
+        partial.rename(place)
+        before = self.newest
+        pointer = self.directory / "newest.partial"
+        pointer.write_text(name)
+        pointer.replace(self.directory / "newest")
+        if before is not None and before != place:
+            shutil.rmtree(before, ignore_errors=True)
+
+    def read(self) -> State | None:
+        """The newest state, without weights; None where there is no checkpoint."""
+        if (newest := self.newest) is None:
+            return None
+        about = json.loads((newest / "state.json").read_text())
+        return State(about["stage"], about["step"], about["losses"], load_file(newest / "stage.safetensors"))
+
+    def restore(self, model: nn.Module) -> None:
+        """Load the newest weights into ``model``: those it has in common with the stage that wrote them."""
+        assert self.newest is not None
+        with torch.no_grad():
+            own = distinct(model)
+            for name, value in load_file(self.newest / "model.safetensors").items():
+                if name in own:
+                    own[name].copy_(value)
+
+    def restore_optimizers(self, optimizers: list[torch.optim.Optimizer]) -> None:
+        """Load the newest optimizer states."""
+        assert self.newest is not None
+        about = json.loads((self.newest / "state.json").read_text())
+        for number, (optimizer, numbers) in enumerate(zip(optimizers, about["optimizers"], strict=True)):
+            optimizer.load_state_dict(_nested(load_file(self.newest / f"optimizer-{number}.safetensors"), numbers))
+
+
+def distinct(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, shared ones once."""
+    found: dict[int, tuple[str, Tensor]] = {}
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
+        found.setdefault(value.data_ptr() or id(value), (name, value))
+    return dict(found.values())
+
+
+def _flat(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimizer's state as named tensors, and the rest as JSON."""
+    tensors: dict[str, Tensor] = {}
+    numbers: dict[str, Any] = {"groups": state["param_groups"], "state": {}}
+    for parameter, values in state["state"].items():
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                tensors[f"{parameter}.{name}"] = value.detach().cpu().contiguous().clone()
+            else:
+                numbers["state"].setdefault(str(parameter), {})[name] = value
+    return tensors, numbers
+
+
+def _nested(tensors: dict[str, Tensor], numbers: dict[str, Any]) -> dict[str, Any]:
+    state: dict[int, dict[str, Any]] = {int(parameter): dict(values) for parameter, values in numbers["state"].items()}
+    for name, value in tensors.items():
+        parameter, _, key = name.partition(".")
+        state.setdefault(int(parameter), {})[key] = value
+    return {"state": state, "param_groups": numbers["groups"]}

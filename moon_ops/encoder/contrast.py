@@ -1,0 +1,185 @@
+"""Stages 2a and 2b as the training loop sees them: batches, loss, and what 2b prepares with the encoder that 2a left.
+
+P pairs, I items, H hard negatives, D dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from moon_ops.encoder import cleaning
+from moon_ops.encoder.batches import Batch, PairBatches
+from moon_ops.encoder.cleaning import CleaningReport
+from moon_ops.encoder.entities import Gazetteer, Recognizer
+from moon_ops.encoder.fit import cached
+from moon_ops.encoder.model import Encoder
+from moon_ops.encoder.negatives import Queue, mine
+from moon_ops.encoder.objectives import Found, Sides, behaviour_loss, refined_loss
+from moon_ops.encoder.pairs import Pairs, Rows
+from moon_ops.encoder.pixels import PixelStore
+from moon_ops.encoder.untrained import embed_eager
+from moon_ops.lake.contract import title_of
+from moon_ops.recipes import EncoderRecipe, Stage2b
+
+
+class Behaviour:
+    """Stage 2a: clicks, carts and purchases; nine kinds of pair; InfoNCE or MIM; within-product alignment."""
+
+    name, rate = "stage2a", 1.0
+
+    def __init__(self, encoder: Encoder, pairs: Pairs, store: PixelStore, recipe: EncoderRecipe, seed: int) -> None:
+        self.recipe, self.steps = recipe, recipe.stage2a.steps
+        self.model: nn.Module = Sides(encoder, recipe.training.temperature)
+        levels = recipe.stage2a.loss == "mim" or recipe.stage2a.within_product > 0
+        chosen = pairs.of(recipe.stage2a.events)
+        self.batches = PairBatches(
+            encoder, chosen if len(chosen) else pairs, store, recipe.training, seed=(seed, 2), kinds=recipe.stage2a.pairs, levels=levels
+        )
+        self.found = Found(torch.zeros(()), {})
+
+    def batch(self, number: int, part: int, parts: int) -> Batch:
+        """The batch of that number."""
+        return self.batches.batch(number, part, parts)
+
+    def losses(self, model: nn.Module, batch: Batch, chunk: int, device: torch.device) -> list[Callable[[], Tensor]]:
+        """See :class:`moon_ops.encoder.fit.Stage`."""
+        sides = {name: side.to(device) for name, side in batch.sides.items()}
+        stage, prefixes = self.recipe.stage2a, self.recipe.training.prefixes
+        product = batch.product.to(device)
+        self.found, passes = cached(model, sides, chunk, lambda v, scale: behaviour_loss(product, v, scale, stage, prefixes))
+        self.found.metrics["temperature"] = float(1 / self.model.scale.detach())  # type: ignore[operator]
+        return passes
+
+    def after(self, batch: Batch) -> None:
+        """Nothing."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Nothing but weights."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What stage 2b learns from: kept pairs as rows of the purchases, and each item's hard negatives [I, H]."""
+
+    kept: Rows
+    hard: Rows
+    report: CleaningReport
+
+    def tensors(self) -> dict[str, Tensor]:
+        """For a checkpoint."""
+        counts = torch.tensor(list(asdict(self.report).values()))
+        return {"kept": torch.from_numpy(self.kept), "hard": torch.from_numpy(self.hard), "counts": counts}
+
+    @classmethod
+    def restored(cls, tensors: dict[str, Tensor]) -> Prepared:
+        """From a checkpoint: the encoder that chose these is no longer there."""
+        return cls(tensors["kept"].numpy(), tensors["hard"].numpy(), CleaningReport(*tensors["counts"].tolist()))
+
+
+class Refinement:
+    """Stage 2b: purchases only, cleaned; hard, spatial and temporal negatives; circle loss."""
+
+    name = "stage2b"
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        purchases: Pairs,
+        store: PixelStore,
+        recipe: EncoderRecipe,
+        seed: int,
+        prepared: Prepared,
+        tensors: dict[str, Tensor] | None = None,
+    ) -> None:
+        self.recipe, self.stage, self.steps, self.rate = recipe, recipe.stage2b, recipe.stage2b.steps, recipe.stage2b.learning_rate_share
+        self.model: nn.Module = Sides(encoder, recipe.training.temperature)
+        self.prepared = prepared
+        product = purchases.spu_ids if self.stage.spu_merge else purchases.item_ids
+        hard = prepared.hard if self.stage.hard_negatives else None
+        self.batches = PairBatches(
+            encoder, purchases.only(prepared.kept), store, recipe.training, seed=(seed, 3), product=product, hard=hard
+        )
+        self.queue = Queue(self.stage.queue, encoder.dim) if self.stage.queue else None
+        if self.queue and tensors:
+            self.queue.restore(tensors)
+        self.found = Found(torch.zeros(()), {})
+        self._items: Tensor | None = None
+
+    def batch(self, number: int, part: int, parts: int) -> Batch:
+        """The batch of that number."""
+        return self.batches.batch(number, part, parts)
+
+    def losses(self, model: nn.Module, batch: Batch, chunk: int, device: torch.device) -> list[Callable[[], Tensor]]:
+        """See :class:`moon_ops.encoder.fit.Stage`."""
+        sides = {name: side.to(device) for name, side in batch.sides.items()}
+
+        def loss(vectors: dict[str, Tensor], scale: Tensor) -> Found:
+            self._items = vectors["item"].detach()
+            products = (batch.product.to(device), batch.negative_product.to(device))
+            return refined_loss(products, vectors, scale, self.queue, self.stage, self.recipe.training.prefixes)
+
+        self.found, passes = cached(model, sides, chunk, loss)
+        return passes
+
+    def after(self, batch: Batch) -> None:
+        """The batch's items join the queue."""
+        if self.queue is not None and self._items is not None:
+            self.queue.push(self._items, batch.product)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The chosen pairs and negatives, and the queue."""
+        return self.prepared.tensors() | (self.queue.state() if self.queue else {})
+
+
+def prepare(
+    encoder: Encoder,
+    purchases: Pairs,
+    rows: Sequence[dict[str, object]],
+    store: PixelStore,
+    stage: Stage2b,
+    seed: int,
+    recognizer: Recognizer | None = None,
+) -> Prepared:
+    """Clean the purchases and mine hard negatives, both with the encoder as it is now (MOON, stage 2b, steps 1 to 4).
+
+    ``rows`` are the catalogue's, for the gazetteer; another ``recognizer`` of entities can be plugged in.
+    """
+    product = purchases.spu_ids if stage.spu_merge else purchases.item_ids
+    groups = cleaning.merge_spu(purchases.item, product)
+    kept, counts = np.arange(len(purchases)), [len(purchases), len(np.unique(groups))]
+    vectors = None
+    if stage.least_similar or stage.hard_negatives:
+        encoder.eval()
+        vectors = embed_eager(encoder, store, purchases.items)
+    if stage.least_similar and vectors is not None:
+        kept = cleaning.least_similar(purchases.query, purchases.item, _similarity(encoder, purchases, store, vectors))
+    counts.append(len(kept))
+    if stage.least_entities:
+        texts = [purchases.queries[q].text for q in purchases.query[kept]]
+        titles = [title_of(purchases.items[i]) for i in purchases.item[kept]]
+        enough = cleaning.mentions_enough(texts, titles, recognizer or Gazetteer.from_items(rows), stage.least_entities)
+        kept = kept[enough] if enough.any() else kept  # a shop whose texts name nothing: uncleaned rather than nothing
+    counts.append(len(kept))
+    if stage.category_balance and len(purchases.exposed):
+        generator = np.random.default_rng((seed, 3, 1))
+        exposed = purchases.categories[purchases.exposed]
+        kept = kept[cleaning.balance(purchases.categories[purchases.item[kept]], exposed, len(kept), generator)]
+    hard = np.full((len(purchases.items), max(stage.hard_negatives, 1)), -1, np.int64)
+    if stage.hard_negatives and vectors is not None:
+        hard = mine(vectors, purchases.categories, product, stage.hard_negatives)
+    before, groups_bought, dissimilar, named = counts
+    return Prepared(kept, hard, CleaningReport(before, groups_bought, dissimilar, named, len(kept)))
+
+
+def _similarity(encoder: Encoder, purchases: Pairs, store: PixelStore, items: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Cosine [P] of each purchase's query and item."""
+    asked, row_of = np.unique(purchases.query, return_inverse=True)
+    queries = embed_eager(encoder, store, [purchases.queries[q] for q in asked])
+    return (queries[row_of] * items[purchases.item]).sum(1)

@@ -1,0 +1,200 @@
+"""The training loop: one for all stages, on one process or many, with cached gradients, checkpoints and exact resume.
+
+Accelerate brings device, mixed precision, gradient accumulation and data parallelism (``torchrun``). Gradient caching (Gao et al., 2021)
+makes the contrastive batch independent of memory: vectors first without a graph, the loss of all of them, then chunk by chunk once more
+with the vectors' gradients. R rows, D dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from moon_ops.encoder.batches import Batch, Inputs
+from moon_ops.encoder.checkpoints import Checkpoints, State
+from moon_ops.encoder.loader import batches
+from moon_ops.encoder.objectives import Found
+from moon_ops.encoder.optimizers import build, set_rates
+from moon_ops.errors import InputError
+from moon_ops.recipes import Training
+
+Listener = Callable[[int, dict[str, float]], None]
+LOG_STEPS = 10
+
+
+class Stage(Protocol):
+    """What the loop needs to know of a stage."""
+
+    name: str
+    steps: int
+    rate: float  # share of the recipe's learning rates
+    model: nn.Module
+
+    def batch(self, number: int, part: int, parts: int) -> Any:
+        """The batch of that number, for one of several processes."""
+
+    def losses(self, model: nn.Module, batch: Any, chunk: int, device: torch.device) -> list[Callable[[], Tensor]]:
+        """Functions of which each runs part of the model and returns a tensor to go backward from; together the batch's gradient."""
+
+    @property
+    def found(self) -> Found:
+        """Loss and metrics of the last batch."""
+
+    def after(self, batch: Any) -> None:
+        """Called after each optimizer step."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint must hold beside weights."""
+
+
+def accelerator(training: Training) -> Accelerator:
+    """Device, precision and processes as the recipe and the environment (``torchrun``, ``accelerate launch``) say."""
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # a batch without pictures leaves the tower out
+    precision, _ = precision_of(training)
+    return Accelerator(mixed_precision=precision, gradient_accumulation_steps=training.accumulation, kwargs_handlers=[unused])
+
+
+def precision_of(training: Training) -> tuple[str, str]:
+    """``no``, ``bf16`` or ``fp16``, and why: ``auto`` is bf16 where the processor multiplies it in hardware."""
+    if training.precision != "auto":
+        return training.precision, "as the recipe says"
+    if torch.cuda.is_available():
+        fit = torch.cuda.is_bf16_supported(including_emulation=False)
+        return ("bf16", "the GPU computes with it") if fit else ("no", "the GPU does not compute with bf16")
+    fit = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return ("bf16", "the processor computes with it") if fit else ("no", "the processor would only emulate bf16")
+
+
+@dataclass
+class Loop:
+    """One run over several stages."""
+
+    training: Training
+    machine: Accelerator
+    checkpoints: Checkpoints
+    listener: Listener | None = None
+    workers: int = 1  # processes that make batches
+    done: int = 0  # steps of the stages before
+    total: int = 0
+    losses: list[float] = field(default_factory=list)
+
+    def run(self, stage: Stage, resumed: State | None = None) -> None:
+        """All steps of ``stage``, or those left of it. Raises :class:`InputError` naming the batch when the loss stops being a number."""
+        optimizers = build(stage.model, self.training)
+        stage.model.to(self.machine.device)
+        start = 0
+        if resumed is not None and resumed.stage == stage.name:
+            self.checkpoints.restore_optimizers(optimizers)
+            start, self.losses = resumed.step, list(resumed.losses)
+        model = self.machine.prepare_model(stage.model)
+        prepared = [self.machine.prepare_optimizer(o) for o in optimizers]
+        stage.model.train()
+        numbers = range(start * self.training.accumulation, stage.steps * self.training.accumulation)
+        part, parts = self.machine.process_index, self.machine.num_processes
+        waiting = batches(lambda number: stage.batch(number, part, parts), numbers, self.workers)
+        with tqdm(total=stage.steps, initial=start, desc=stage.name, unit="step", disable=not self.machine.is_main_process) as bar:
+            for step in range(start, stage.steps):
+                began = time.perf_counter()
+                rate = set_rates(optimizers, self.training, step, stage.steps, stage.rate)
+                norm, loss = self._step(stage, model, prepared, waiting, step)
+                self.losses.append(loss)
+                bar.update()
+                bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+                speed = self.training.batch * self.training.accumulation / (time.perf_counter() - began)
+                self._tell(stage, step, rate, norm, speed)
+                self._keep(stage, step + 1, optimizers)
+        stage.model.eval()
+        self.done += stage.steps
+
+    def _step(self, stage: Stage, model: nn.Module, optimizers: list[Any], waiting: Any, step: int) -> tuple[float, float]:
+        """One step of the optimizers, over ``accumulation`` batches; gradient norm and mean loss."""
+        total = 0.0
+        for _ in range(self.training.accumulation):
+            batch = next(waiting)
+            with self.machine.accumulate(model):
+                passes = stage.losses(model, batch, self.training.chunk, self.machine.device)
+                loss = float(stage.found.loss.detach())
+                if not math.isfinite(loss):
+                    _refuse(loss, stage, step, batch)
+                for place, one in enumerate(passes):
+                    if place < len(passes) - 1:
+                        with self.machine.no_sync(model):
+                            self.machine.backward(one())
+                    else:
+                        self.machine.backward(one())
+                norm = float(self.machine.clip_grad_norm_(stage.model.parameters(), 1.0) or 0.0) if self.machine.sync_gradients else 0.0
+                for optimizer in optimizers:
+                    optimizer.step()
+                    optimizer.zero_grad()
+            stage.after(batch)
+            total += loss / self.training.accumulation
+        return norm, total
+
+    def _tell(self, stage: Stage, step: int, rate: float, norm: float, speed: float) -> None:
+        if self.listener and self.machine.is_main_process and (step % LOG_STEPS == 0 or step == stage.steps - 1):
+            figures = {"loss": self.losses[-1], "learning_rate": rate, "gradient_norm": norm, "samples_per_second": speed}
+            named = {f"{stage.name}/{name}": value for name, value in (figures | stage.found.metrics).items()}
+            self.listener(self.done + step, named | {"loss": self.losses[-1]})
+
+    def _keep(self, stage: Stage, step: int, optimizers: list[torch.optim.Optimizer]) -> None:
+        every = self.training.checkpoint_steps
+        if self.machine.is_main_process and (step == stage.steps or (every and step % every == 0)):
+            self.checkpoints.save(State(stage.name, step, self.losses, stage.tensors()), stage.model, optimizers)
+
+
+def _refuse(loss: float, stage: Stage, step: int, batch: Batch) -> None:
+    raise InputError(
+        f"the loss is {loss} at step {step} of {stage.name}, in a batch with items {', '.join(str(n) for n in batch.names[:8])}"
+        f"{' …' if len(batch.names) > 8 else ''}; nothing was saved after the last checkpoint",
+        action="lower learning_rate, or look at these items",
+    )
+
+
+def cached(
+    model: nn.Module, sides: dict[str, Inputs], chunk: int, loss: Callable[[dict[str, Tensor], Tensor], Found]
+) -> tuple[Found, list[Callable[[], Tensor]]]:
+    """The loss of all vectors, and the passes that bring its gradient into the model.
+
+    ``loss`` takes the vectors [R, D] of each side and the logit scale. Without chunks one pass does both; with them the vectors are made
+    twice, and memory holds the graph of ``chunk`` rows of a side at a time.
+    """
+    names = list(sides)
+    longest = max(len(side) for side in sides.values())
+    if not chunk or chunk >= longest:
+        *vectors, scale = model(list(sides.values()))
+        found = loss(dict(zip(names, vectors, strict=True)), scale)
+        return found, [lambda: found.loss]
+    parts = [_part(sides, at, at + chunk) for at in range(0, longest, chunk)]
+    with torch.no_grad():
+        made = [model(list(part.values())) for part in parts]
+    leaves = {
+        name: torch.cat([m[list(p).index(name)] for m, p in zip(made, parts, strict=True) if name in p]).requires_grad_() for name in names
+    }
+    scale = made[0][-1].clone().requires_grad_()
+    found = loss(leaves, scale)
+    gradients = torch.autograd.grad(found.loss, [*leaves.values(), scale], allow_unused=True)
+    of = dict(zip([*names, "scale"], gradients, strict=True))
+
+    def again(number: int) -> Tensor:
+        part, at = parts[number], number * chunk
+        *vectors, logit_scale = model(list(part.values()))
+        total = logit_scale * (of["scale"] if of["scale"] is not None and number == 0 else 0.0)
+        for name, some in zip(part, vectors, strict=True):
+            if of[name] is not None:
+                total = total + (some * of[name][at : at + len(some)]).sum()
+        return total
+
+    return found, [lambda n=n: again(n) for n in range(len(parts))]  # type: ignore[misc]
+
+
+def _part(sides: dict[str, Inputs], start: int, stop: int) -> dict[str, Inputs]:
+    return {name: side.part(start, min(stop, len(side))) for name, side in sides.items() if start < len(side)}

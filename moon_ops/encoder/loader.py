@@ -1,0 +1,39 @@
+"""Batches made ahead of the model, by torch's DataLoader: worker processes read and change pictures while the model computes.
+
+Processes, not threads: two teams of OpenMP threads on the same cores wait for each other, and cost more than the work they do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from torch.utils.data import DataLoader, Dataset
+
+AHEAD = 3  # batches per worker
+
+
+class Numbered(Dataset[Any]):
+    """Batch ``n`` is ``make(n)``: a function of its number alone, so it does not matter which worker makes it, or when."""
+
+    def __init__(self, make: Callable[[int], Any]) -> None:
+        self.make = make
+
+    def __getitem__(self, number: int) -> Any:
+        return self.make(number)
+
+
+def batches(make: Callable[[int], Any], numbers: Sequence[int], workers: int) -> Iterator[Any]:
+    """The batches of ``numbers`` in order. Without ``workers`` each is made when it is asked for."""
+    if not numbers:
+        return iter(())
+    context = "fork" if workers else None  # the pictures lie in a memory map that children share
+    loader = DataLoader(
+        Numbered(make),
+        batch_size=None,
+        sampler=numbers,
+        num_workers=workers,
+        prefetch_factor=AHEAD if workers else None,
+        multiprocessing_context=context,
+    )
+    return iter(loader)

@@ -1,0 +1,73 @@
+"""Where negatives come from beside the batch itself (MOON, stage 2b): hard ones, other processes (spatial), earlier steps (temporal).
+
+B pairs, W processes, Q queued vectors, H hard negatives per item, I items, D dimensions.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.distributed.nn
+from numpy.typing import NDArray
+from torch import Tensor
+
+from moon_ops.encoder.pairs import Rows
+
+MINE_BATCH = 1024  # items compared at a time: never all pairs in memory
+
+
+def gathered(vectors: Tensor) -> Tensor:
+    """The vectors of all processes [W·B, D], in the order of their ranks; gradients flow back to the process they came from."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return vectors
+    return torch.cat(torch.distributed.nn.functional.all_gather(vectors))
+
+
+def gathered_numbers(numbers: Tensor) -> Tensor:
+    """The same for item and product numbers [B], without gradients."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return numbers
+    parts = [torch.empty_like(numbers) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, numbers)
+    return torch.cat(parts)
+
+
+class Queue:
+    """The last ``size`` item vectors and their products: temporal negatives (MOON; MoCo). Vectors carry no gradient."""
+
+    def __init__(self, size: int, dim: int) -> None:
+        self.size = size
+        self.vectors = torch.empty((0, dim))
+        self.product = torch.empty(0, dtype=torch.int64)
+
+    def push(self, vectors: Tensor, product: Tensor) -> None:
+        """Add [B, D]; the oldest fall out."""
+        self.vectors = torch.cat([self.vectors.to(vectors), vectors.detach()])[-self.size :]
+        self.product = torch.cat([self.product.to(product), product])[-self.size :]
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint needs."""
+        return {"queue.vectors": self.vectors.contiguous(), "queue.product": self.product.contiguous()}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take up a checkpoint's state."""
+        self.vectors, self.product = state["queue.vectors"], state["queue.product"]
+
+
+def mine(vectors: NDArray[np.float32], categories: Rows, product: Rows, count: int) -> Rows:
+    """Each item's ``count`` most similar items of the same category and another product [I, H]; -1 where there are fewer.
+
+    ``vectors`` [I, D] are the previous encoder's; ``categories`` and ``product`` [I]. An item without a category (-1) has none.
+    """
+    out = np.full((len(vectors), count), -1, np.int64)
+    for category in np.unique(categories[categories >= 0]).tolist():
+        members = np.flatnonzero(categories == category)
+        for start in range(0, len(members), MINE_BATCH):
+            rows = members[start : start + MINE_BATCH]
+            similarity = vectors[rows] @ vectors[members].T
+            similarity[product[rows][:, None] == product[members][None, :]] = -np.inf
+            best = np.argsort(-similarity, axis=1, kind="stable")[:, :count]
+            found = np.where(np.isfinite(np.take_along_axis(similarity, best, 1)), members[best], -1)
+            out[rows, : found.shape[1]] = found
+    return out

@@ -1,0 +1,125 @@
+"""What each stage minimises: modules that turn a batch into vectors or logits, and functions that turn those into a loss.
+
+B pairs, M items, D dimensions. A loss that is made of vectors alone lets gradients be cached: see :mod:`moon_ops.encoder.fit`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from moon_ops.encoder.batches import Inputs
+from moon_ops.encoder.losses import circle, info_nce, nested
+from moon_ops.encoder.model import Encoder
+from moon_ops.encoder.negatives import Queue, gathered, gathered_numbers
+from moon_ops.recipes import Stage2a, Stage2b
+
+MAX_SCALE = 100.0  # of the logits, as in CLIP: beyond it one batch can throw the training off
+HARDNESS = (-1.0, 0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # edges of the histogram of negatives' similarities
+
+
+class Sides(nn.Module):
+    """The encoder as training calls it: the sides of a batch, with one pass of all their pictures through the tower."""
+
+    def __init__(self, encoder: Encoder, temperature: float) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / temperature)))
+
+    @property
+    def scale(self) -> Tensor:
+        """1 / temperature, held below ``MAX_SCALE``."""
+        return self.log_scale.exp().clamp(max=MAX_SCALE)
+
+    def forward(self, sides: list[Inputs]) -> list[Tensor]:
+        """Unit vectors [R, D] of each side, in float32, and last the scale: pictures of all sides share the tower's batch statistics."""
+        tokens = self.encoder.tokens_or_none(torch.cat([side.pixels for side in sides]))
+        out, at = [], 0
+        for side in sides:
+            count = len(side.pixels)
+            own = tokens[at : at + count] if count else tokens[:1] * 0
+            out.append(self.encoder.embed(side.input_ids, side.attention_mask, own).float())
+            at += count
+        return [*out, self.scale]
+
+
+@dataclass
+class Found:
+    """A contrastive loss with what is worth knowing about its negatives."""
+
+    loss: Tensor
+    metrics: dict[str, float]
+
+
+def behaviour_loss(own: Tensor, vectors: dict[str, Tensor], scale: Tensor, stage: Stage2a, prefixes: tuple[int, ...]) -> Found:
+    """Stage 2a: InfoNCE over the pairs of all processes, or MIM's L = q2img + q2item + q2txt, and within-product alignment.
+
+    ``own`` [B] are the product numbers of this process's pairs.
+    """
+    product = gathered_numbers(own)
+    every = {name: gathered(v) for name, v in vectors.items()}
+    same = product[:, None] == product[None, :]
+    target = torch.arange(len(product), device=product.device)
+
+    def nce(query: Tensor, item: Tensor) -> Tensor:
+        return nested(lambda q, i: info_nce(q, i, target, scale, same), query, item, prefixes)
+
+    loss = nce(every["query"], every["item"])
+    if stage.loss == "mim":
+        loss = loss + nce(every["query"], every["item_image"]) + nce(every["query"], every["item_text"])
+    if stage.within_product:
+        loss = loss + stage.within_product * nce(every["item_image"], every["item_text"])
+    return Found(loss, _negatives(every["query"], every["item"], same))
+
+
+def refined_loss(
+    products: tuple[Tensor, Tensor],
+    vectors: dict[str, Tensor],
+    scale: Tensor,
+    queue: Queue | None,
+    stage: Stage2b,
+    prefixes: tuple[int, ...],
+) -> Found:
+    """Stage 2b: circle loss against the batch, other processes (spatial), mined hard negatives, and the queue (temporal).
+
+    ``products`` are the numbers of this process's pairs [B] and of its hard negatives.
+    """
+    own, hard = products
+    spread = gathered if stage.spatial else (lambda v: v)
+    numbers = gathered_numbers if stage.spatial else (lambda n: n)
+    query, item = spread(vectors["query"]), spread(vectors["item"])
+    product = numbers(own)
+    items, known = [item], [product]
+    if "negative" in vectors:
+        items.append(vectors["negative"])
+        known.append(hard)
+    if queue is not None and len(queue.vectors):
+        items.append(queue.vectors.to(item))
+        known.append(queue.product.to(product))
+    every, of = torch.cat(items), torch.cat(known)
+    same = product[:, None] == of[None, :]
+    target = torch.arange(len(query), device=query.device)
+
+    def one(q: Tensor, i: Tensor) -> Tensor:
+        if stage.loss == "circle":
+            return circle(q, i, target, same, margin=stage.margin, scale=stage.scale)
+        return info_nce(q, i, target, scale, same)
+
+    return Found(nested(one, query, every, prefixes), _negatives(query, every, same))
+
+
+@torch.no_grad()
+def _negatives(query: Tensor, item: Tensor, same: Tensor) -> dict[str, float]:
+    """Share of masked (false) negatives, and how many negatives lie in which band of similarity."""
+    similarity = query @ item.T
+    own = torch.zeros_like(same)
+    own.fill_diagonal_(True)
+    others = ~own
+    negatives = similarity[others & ~same].cpu()
+    counts = torch.histogram(negatives.clamp(-1, 1), torch.tensor(HARDNESS)).hist
+    total = max(float(counts.sum()), 1.0)
+    bands = {f"hardness/{low:+.1f}": float(count) / total for low, count in zip(HARDNESS, counts, strict=False)}
+    return {"false_negatives": float((same & others).sum() / others.sum().clamp(min=1)), **bands}

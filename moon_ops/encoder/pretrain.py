@@ -1,0 +1,154 @@
+"""Stage 1, domain knowledge injection: a picture and a prompt → product text, by next-token prediction with causal attention (MOON).
+
+Prompts and targets are built from the catalogue. B samples, L tokens, V words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from moon_ops.encoder.batches import STUDIO, Inputs, Reader, Shown
+from moon_ops.encoder.losses import next_token
+from moon_ops.encoder.model import Encoder
+from moon_ops.encoder.objectives import Found
+from moon_ops.encoder.pairs import Stream
+from moon_ops.encoder.pixels import PixelStore
+from moon_ops.encoder.tokenizer import END
+from moon_ops.errors import StageError
+from moon_ops.recipes import EncoderRecipe, Training
+
+Row = dict[str, Any]
+TASKS: dict[str, Callable[[Row], str]] = {  # prompt → the text that answers it, "" where the row cannot
+    "describe the product:": lambda row: row.get("description") or "",
+    "list its attributes:": lambda row: ", ".join(f"{key} {value}" for key, value in row.get("attributes") or []),
+    "write its title:": lambda row: row["title"],
+    "name its category:": lambda row: " > ".join(row.get("category") or []),
+    "what is the main subject?": lambda row: " ".join(filter(None, [row.get("brand"), *(row.get("category") or [])[-1:]])),
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One picture set, what is asked of it, and the answer, as tokens."""
+
+    pictures: tuple[str, ...]
+    prompt: list[int]
+    answer: list[int]
+    item_id: int
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """``inputs`` of B tasks and which of their tokens [B, L] are to be predicted."""
+
+    inputs: Inputs
+    is_target: Tensor
+    names: tuple[int, ...]
+
+
+def tasks(encoder: Encoder, rows: Sequence[Row]) -> list[Task]:
+    """Every prompt of every item that has a picture and an answer to it."""
+    end = encoder.tokenizer.token_to_id(END)
+    asked = [(tuple(row["image_ids"]), prompt, answer(row), row["item_id"]) for row in rows for prompt, answer in TASKS.items()]
+    asked = [a for a in asked if a[0] and a[2]]
+    prompts, answers = (encoder.tokenizer.encode_batch([a[n] for a in asked], add_special_tokens=False) for n in (1, 2))
+    closing = [] if end is None else [end]
+    return [Task(a[0], p.ids, [*t.ids, *closing], a[3]) for a, p, t in zip(asked, prompts, answers, strict=True)]
+
+
+def corpus() -> list[str]:
+    """The prompts, for the tokenizer."""
+    return list(TASKS)
+
+
+class TaskBatches:
+    """The batches of stage 1; like those of stage 2 a function of (seed, step) alone."""
+
+    def __init__(self, encoder: Encoder, found: list[Task], store: PixelStore, training: Training, *, seed: Sequence[int]) -> None:
+        self.found, self.training, self.seed, self.layout = found, training, tuple(seed), encoder.layout
+        self.reader = Reader(encoder, store, training, ())
+        self.stream = Stream(len(found), self.seed)
+
+    def batch(self, step: int, part: int = 0, parts: int = 1) -> Prompted:
+        """The tasks of ``step``; of several processes each takes its ``part``."""
+        size = self.training.batch // parts
+        first = step * self.training.batch + part * size
+        rng = np.random.default_rng((*self.seed, 97, step, part))
+        chosen = [self.found[n] for n in self.stream.take(first, first + size)]
+        rows = [Shown([*t.prompt, *t.answer], self._drawn(t.pictures, rng), STUDIO) for t in chosen]
+        inputs = self.reader.read(rows, torch.Generator().manual_seed(int(rng.integers(2**62))))
+        is_target = torch.zeros_like(inputs.attention_mask, dtype=torch.bool)
+        for at, (task, row) in enumerate(zip(chosen, rows, strict=True)):
+            start = len(self.layout.picture()) * len(row.pictures) + len(task.prompt)
+            is_target[at, start : int(inputs.attention_mask[at].sum())] = True
+        return Prompted(inputs, is_target, tuple(t.item_id for t in chosen))
+
+    def _drawn(self, pictures: tuple[str, ...], rng: np.random.Generator) -> tuple[str, ...]:
+        return tuple(pictures[n] for n in rng.permutation(len(pictures))[: self.training.pictures])
+
+
+class NextToken(nn.Module):
+    """The encoder as stage 1 calls it."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, inputs: Inputs, is_target: Tensor) -> Tensor:
+        """Mean cross entropy of the marked tokens, in nats."""
+        logits = self.encoder.next_token_logits(inputs.input_ids, inputs.attention_mask, inputs.pixels)
+        return next_token(logits.float(), inputs.input_ids, is_target)
+
+
+class Pretraining:
+    """Stage 1 as the training loop sees it."""
+
+    name, rate = "stage1", 1.0
+
+    def __init__(self, encoder: Encoder, rows: Sequence[Row], store: PixelStore, recipe: EncoderRecipe, seed: int) -> None:
+        self.steps = recipe.stage1.steps
+        self.model: nn.Module = NextToken(encoder)
+        found = tasks(encoder, rows)
+        if not found:
+            raise StageError("no item has a picture and a text: stage 1 has nothing to learn from", action="set stage1.steps = 0")
+        self.batches = TaskBatches(encoder, found, store, recipe.training, seed=(seed, 1))
+        self.found = Found(torch.zeros(()), {})
+
+    def batch(self, number: int, part: int, parts: int) -> Prompted:
+        """The batch of that number."""
+        return self.batches.batch(number, part, parts)
+
+    def losses(self, model: nn.Module, batch: Prompted, chunk: int, device: torch.device) -> list[Callable[[], Tensor]]:
+        """See :class:`moon_ops.encoder.fit.Stage`; the loss is a mean over samples' tokens, so chunks need no cache, only weights."""
+        rows = len(batch.inputs)
+        size = min(chunk or rows, rows)
+        targets = batch.is_target.sum()
+        total = torch.zeros(())
+
+        def one(start: int) -> Tensor:
+            inputs = batch.inputs.part(start, start + size)
+            is_target = batch.is_target[start : start + size, : inputs.input_ids.shape[1]]
+            return model(inputs.to(device), is_target.to(device)) * (is_target.sum() / targets).to(device)
+
+        starts = list(range(0, rows, size))
+        if len(starts) == 1:
+            loss = one(0)
+            self.found = Found(loss, {})
+            return [lambda: loss]
+        with torch.no_grad():
+            total = torch.stack([one(start) for start in starts]).sum()
+        self.found = Found(total, {})
+        return [lambda s=s: one(s) for s in starts]  # type: ignore[misc]
+
+    def after(self, batch: Prompted) -> None:
+        """Nothing."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Nothing but weights."""
+        return {}

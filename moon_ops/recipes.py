@@ -1,0 +1,312 @@
+"""Named recipes from ``models/*.toml``, as frozen dataclasses: a wrong key, a wrong type or a broken rule fails when it is read.
+
+A recipe is data: what an encoder reads, how it is built, and each of its training stages with every part as a switch of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import field, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked
+
+from moon_ops.errors import SettingsError
+
+STRICT = ConfigDict(extra="forbid")
+PAIR_TYPES = (  # query:item, in the order of the paper's table (MOON, stage 2a)
+    "text:rich",
+    "text:image",
+    "text:title+image",
+    "text:rich+image",
+    "image:image",
+    "image:title+image",
+    "image:rich+image",
+    "title+image:title+image",
+    "rich+image:rich+image",
+)
+EVENTS = ("click", "cart", "purchase")
+TOWERS = ("vit", "conv", "efficientnet-lite0")
+
+
+@checked(frozen=True, config=STRICT)
+class Inputs:
+    """What an encoder reads of an item or a query."""
+
+    picture_size: int  # pixels, square
+    max_pictures: int = 2
+    max_text_tokens: int = 40
+    core_region: Literal["", "saliency"] = ""  # a detector whose crop is read beside each full picture (MOON 2508.11999)
+
+    def __post_init__(self) -> None:
+        _rule(self.picture_size >= 16, "picture_size", self.picture_size, "at least 16 pixels")
+        _rule(self.max_pictures >= 1, "max_pictures", self.max_pictures, "at least 1")
+        _rule(self.max_text_tokens >= 4, "max_text_tokens", self.max_text_tokens, "at least 4 tokens")
+
+
+@checked(frozen=True, config=STRICT)
+class Experts:
+    """Guided mixture of experts in the text trunk (MOON 2508.11999): ``routed`` experts, ``chosen`` per token, and two always on."""
+
+    routed: int
+    chosen: int = 1
+    width: int = 64  # of an expert's hidden layer
+
+    def __post_init__(self) -> None:
+        _rule(self.routed >= 1, "experts.routed", self.routed, "at least 1")
+        _rule(1 <= self.chosen <= self.routed, "experts.chosen", self.chosen, f"from 1 to routed = {self.routed}")
+        _rule(self.width >= 1, "experts.width", self.width, "at least 1")
+
+
+@checked(frozen=True, config=STRICT)
+class Training:
+    """What all stages share. Temperature = 1 / logit scale, learned from this start in each contrastive stage."""
+
+    batch: int  # samples or pairs per step, over all processes
+    learning_rate: float  # AdamW, for embeddings, gains and biases; for everything if matrix_learning_rate is 0
+    matrix_learning_rate: float = 0.0  # Muon, for the hidden matrices
+    warmup_steps: int = 20
+    weight_decay: float = 0.05
+    temperature: float = 0.07
+    pictures: int = 1  # of an item per step, drawn anew each time; production reads inputs.max_pictures
+    text_dropout: float = 0.0  # share of items shown without their text, so that a photograph has to match a picture
+    augment: bool = False  # turns, crops, flips and light, on pictures of both sides
+    synthetic: float = 0.0  # share of a contrastive batch whose query is an item's own picture, made to look like a photograph
+    backdrops: bool = True  # such a photograph's plain backdrop is replaced
+    precision: Literal["auto", "no", "bf16", "fp16"] = "no"  # auto: bf16 where the processor computes with it, else no
+    chunk: int = 0  # gradient caching: samples in memory at once; 0: the whole batch
+    accumulation: int = 1  # batches per step of the optimizer
+    checkpoint_steps: int = 0  # a training checkpoint every so many steps; 0: at the end of each stage only
+    prefixes: tuple[int, ...] = ()  # Matryoshka: lengths trained together, the whole vector always
+
+    def __post_init__(self) -> None:
+        _rule(self.batch >= 2, "batch", self.batch, "at least 2: one pair has no negatives")
+        _rule(0 < self.learning_rate < 1, "learning_rate", self.learning_rate, "between 0 and 1")
+        _rule(0 <= self.matrix_learning_rate < 1, "matrix_learning_rate", self.matrix_learning_rate, "from 0, below 1")
+        _rule(0 < self.temperature <= 1, "temperature", self.temperature, "above 0, at most 1")
+        _rule(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "0 or more")
+        _rule(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
+        _rule(self.pictures >= 1, "pictures", self.pictures, "at least 1")
+        _rule(0 <= self.text_dropout < 1, "text_dropout", self.text_dropout, "from 0, below 1")
+        _rule(0 <= self.synthetic < 1, "synthetic", self.synthetic, "from 0, below 1")
+        _rule(self.chunk >= 0, "chunk", self.chunk, "0 or more")
+        _rule(self.accumulation >= 1, "accumulation", self.accumulation, "at least 1")
+        _rule(self.checkpoint_steps >= 0, "checkpoint_steps", self.checkpoint_steps, "0 or more")
+        _rule(all(p >= 1 for p in self.prefixes), "prefixes", self.prefixes, "lengths of at least 1")
+        _rule(list(self.prefixes) == sorted(set(self.prefixes)), "prefixes", self.prefixes, "ascending, each once")
+
+
+@checked(frozen=True, config=STRICT)
+class Stage1:
+    """Pretraining (MOON, stage 1): next-token prediction from pictures and a prompt to product text, with causal attention."""
+
+    steps: int = 0
+
+    def __post_init__(self) -> None:
+        _rule(self.steps >= 0, "stage1.steps", self.steps, "0 or more (0: left out)")
+
+
+@checked(frozen=True, config=STRICT)
+class Stage2a:
+    """Contrastive learning on behaviour (MOON, stage 2a): pair types by share, InfoNCE or MIM's three levels."""
+
+    steps: int = 0
+    events: tuple[Literal["click", "cart", "purchase"], ...] = ("click", "cart", "purchase")
+    pairs: dict[str, float] = field(default_factory=dict)  # pair type → share; empty: as queries and items come, all of them
+    loss: Literal["info_nce", "mim"] = "info_nce"
+    within_product: float = 0.0  # weight of picture ↔ text of the same item (MOON2.0)
+
+    def __post_init__(self) -> None:
+        _rule(self.steps >= 0, "stage2a.steps", self.steps, "0 or more (0: left out)")
+        _rule(bool(self.events), "stage2a.events", self.events, f"some of {', '.join(EVENTS)}")
+        for kind, share in self.pairs.items():
+            _rule(kind in PAIR_TYPES, "stage2a.pairs", kind, f"named as one of {', '.join(PAIR_TYPES)}")
+            _rule(share >= 0, f"stage2a.pairs.{kind}", share, "0 or more")
+        _rule(not self.pairs or sum(self.pairs.values()) > 0, "stage2a.pairs", self.pairs, "of a positive sum")
+        _rule(self.within_product >= 0, "stage2a.within_product", self.within_product, "0 or more")
+
+
+@checked(frozen=True, config=STRICT)
+class Stage2b:
+    """Purchases only, cleaned, with harder negatives (MOON, stage 2b). Margin and scale: unknown in the paper; circle loss's own."""
+
+    steps: int = 0
+    loss: Literal["circle", "info_nce"] = "circle"
+    margin: float = 0.25  # circle loss (Sun et al. 2020): what counts as similar enough
+    scale: float = 32.0  # circle loss's gamma
+    least_similar: bool = True  # of several queries that led to one item, the one the previous encoder finds least similar
+    spu_merge: bool = True  # SKUs of one SPU are one product: none is another's negative
+    category_balance: bool = True  # resample to the category mix of exposed items
+    least_entities: int = 2  # drop pairs whose query text or title names fewer; 0: keep all
+    hard_negatives: int = 0  # per pair: of the same category, the previous encoder's most similar
+    spatial: bool = True  # negatives gathered from all processes, with gradients
+    queue: int = 0  # temporal negatives: item vectors of earlier steps
+    learning_rate_share: float = 0.3  # of training.learning_rate: the stage refines
+
+    def __post_init__(self) -> None:
+        _rule(self.steps >= 0, "stage2b.steps", self.steps, "0 or more (0: left out)")
+        _rule(0 <= self.margin < 1, "stage2b.margin", self.margin, "from 0, below 1")
+        _rule(self.scale > 0, "stage2b.scale", self.scale, "above 0")
+        _rule(self.least_entities >= 0, "stage2b.least_entities", self.least_entities, "0 or more")
+        _rule(self.hard_negatives >= 0, "stage2b.hard_negatives", self.hard_negatives, "0 or more")
+        _rule(self.queue >= 0, "stage2b.queue", self.queue, "0 or more")
+        _rule(0 < self.learning_rate_share <= 1, "stage2b.learning_rate_share", self.learning_rate_share, "above 0, at most 1")
+
+
+@checked(frozen=True, config=STRICT)
+class EncoderRecipe:
+    """A named encoder: ``models/<name>.toml``. Either ``checkpoint`` (a directory or a hub name) or ``vision`` and ``text`` are given."""
+
+    name: str
+    family: Literal["smolvlm", "qwen3_vl"]
+    inputs: Inputs
+    training: Training
+    stage1: Stage1 = field(default_factory=Stage1)
+    stage2a: Stage2a = field(default_factory=Stage2a)
+    stage2b: Stage2b = field(default_factory=Stage2b)
+    tower: Literal["vit", "conv", "efficientnet-lite0"] = "vit"  # vit: the family's own; the others stand in its place
+    checkpoint: str = ""
+    revision: str = ""
+    vocabulary: int = 4096  # tokens; only where the tokenizer is trained on the catalogue
+    scale_factor: int = 2  # pixel shuffle: patches per picture / scale_factor² = tokens per picture
+    vision: dict[str, int | float | list[int]] = field(default_factory=dict)  # the family's vision configuration, or the tower's
+    text: dict[str, int | float] = field(default_factory=dict)  # the family's text configuration
+    experts: Experts | None = None
+    deduplicate: int = -1  # items and queries whose pictures' hashes differ by so many bits are twins, kept once; -1: off
+
+    def __post_init__(self) -> None:
+        own = self.tower != "vit"
+        _rule(
+            bool(self.checkpoint) != bool(self.text and (self.vision or own)),
+            "checkpoint",
+            self.checkpoint,
+            "given, or else [vision] and [text]",
+        )
+        _rule(not (self.checkpoint and own), "tower", self.tower, "vit where a checkpoint is given: it brings its own")
+        _rule(not (own and self.family != "smolvlm"), "tower", self.tower, "vit, or family smolvlm, whose trunk takes other towers")
+        _rule(-1 <= self.deduplicate <= 16, "deduplicate", self.deduplicate, "from -1 (off) to 16 bits")
+        if not self.checkpoint:
+            self._architecture()
+        if self.text and self.training.prefixes:
+            width = int(self.text["hidden_size"])
+            _rule(self.training.prefixes[-1] <= width, "training.prefixes", self.training.prefixes, f"at most text.hidden_size = {width}")
+
+    def _architecture(self) -> None:
+        _widths("text", self.text, WIDTHS["text"])
+        _rule(self.vocabulary >= 300, "vocabulary", self.vocabulary, "at least 300: 256 bytes and the special tokens")
+        if self.tower == "vit":
+            _widths("vision", self.vision, WIDTHS["vision"])
+            patch = int(self.vision.get("patch_size", 16))  # type: ignore[arg-type]
+            fits = self.inputs.picture_size % patch == 0 and self.inputs.picture_size // patch % self.scale_factor == 0
+            rule = f"a multiple of patch_size × scale_factor = {patch * self.scale_factor}"
+        else:
+            _rule(set(self.vision) <= {"channels", "blocks"}, "vision", sorted(self.vision), "channels and blocks alone for this tower")
+            stride = 32 if self.tower == "efficientnet-lite0" else 2 ** len(self.vision.get("channels", [0] * 4))  # type: ignore[arg-type]
+            fits, rule = self.inputs.picture_size % stride == 0, f"a multiple of the tower's stride {stride}"
+        _rule(fits, "inputs.picture_size", self.inputs.picture_size, rule)
+
+    @property
+    def steps(self) -> int:
+        """Steps of all stages together."""
+        return self.stage1.steps + self.stage2a.steps + self.stage2b.steps
+
+    def with_steps(self, total: int) -> EncoderRecipe:
+        """The same recipe with ``total`` steps, shared over its stages as they are now."""
+        if total < 0:
+            raise SettingsError(f"steps = {total} must be 0 or more", action="give a whole number")
+        share = total / max(self.steps, 1)
+        first, second = round(self.stage1.steps * share), round(self.stage2a.steps * share)
+        last = total - first - second if self.stage2b.steps else 0
+        second = second if self.stage2b.steps else total - first
+        stages = {"stage1": first, "stage2a": second, "stage2b": last}
+        return replace(self, **{name: replace(getattr(self, name), steps=steps) for name, steps in stages.items()})
+
+
+@checked(frozen=True, config=STRICT)
+class CtrRecipe:
+    """A named click model: ``models/<name>.toml``."""
+
+    name: str
+    extractor: Literal["din", "cube"]
+    epochs: int
+    batch: int
+    learning_rate: float
+    embedding_dim: int = 16
+    hidden: tuple[int, ...] = (64, 32)
+    behaviors: int = 20  # the user's last L clicked items
+    weight_decay: float = 1e-5
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        _rule(self.epochs >= 1, "epochs", self.epochs, "at least 1")
+        _rule(self.batch >= 1, "batch", self.batch, "at least 1 row")
+        _rule(self.behaviors >= 1, "behaviors", self.behaviors, "at least 1")
+        _rule(0 < self.learning_rate < 1, "learning_rate", self.learning_rate, "between 0 and 1")
+        _rule(self.embedding_dim >= 1, "embedding_dim", self.embedding_dim, "at least 1")
+        _rule(all(width >= 1 for width in self.hidden), "hidden", self.hidden, "widths of at least 1")
+        _rule(0 <= self.dropout < 1, "dropout", self.dropout, "from 0, below 1")
+
+
+@checked(frozen=True, config=STRICT)
+class Gates:
+    """What a release must reach: floors for the first one, and how far below the champion a later one may fall."""
+
+    name: str
+    recall_floor: float
+    auc_floor: float
+    recall_tolerance: float
+    auc_tolerance: float
+    parity_floor: float  # least cosine between eager and exported vectors
+
+    def __post_init__(self) -> None:
+        for name in ("recall_floor", "auc_floor", "recall_tolerance", "auc_tolerance", "parity_floor"):
+            value = getattr(self, name)
+            _rule(0 <= value <= 1, name, value, "between 0 and 1")
+
+
+Recipe = TypeVar("Recipe", EncoderRecipe, CtrRecipe, Gates)
+
+
+def recipe(kind: type[Recipe], name: str, models: Path, **override: Any) -> Recipe:
+    """The recipe ``models/<name>.toml``; ``override`` replaces keys, e.g. ``training={"steps": 10}`` (tables are merged)."""
+    path = models / f"{name}.toml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in models.glob("*.toml"))) or "none"
+        raise SettingsError(f"there is no recipe '{name}' in {models} (there are: {known})", action="name one of these")
+    try:
+        content: dict[str, Any] = tomllib.loads(path.read_text())
+        for key, value in override.items():
+            content[key] = {**content.get(key, {}), **value} if isinstance(value, dict) else value
+        text = json.dumps({"name": name, **content}, default=str)
+        return TypeAdapter(kind).validate_json(text, strict=True)  # from JSON, because a strict table would have to be a dataclass already
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as broken:
+        raise SettingsError(f"{path} is not TOML ({broken})", action="mend the line it names") from broken
+    except ValidationError as wrong:
+        first = min(wrong.errors(), key=lambda error: error["type"] != "unexpected_keyword_argument")  # before the key that it misspells
+        where = ".".join(str(part) for part in first["loc"]) or "recipe"
+        detail = str(first.get("ctx", {}).get("error") or first["msg"])
+        shown = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
+        raise SettingsError(f"{path.name}: {where}{shown}: {detail}", action="correct the recipe") from wrong
+
+
+WIDTHS = {
+    "vision": {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "patch_size"},
+    "text": {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"},
+}
+
+
+def _widths(table: str, given: dict[str, Any], known: set[str]) -> None:
+    """The keys that an architecture may set, and what must divide what: transformers itself ignores a misspelt key."""
+    for name, value in given.items():
+        _rule(name in known, f"{table}.{name}", value, f"named as one of {', '.join(sorted(known))}")
+        _rule(isinstance(value, int | float) and value >= 1, f"{table}.{name}", value, "at least 1")
+    heads, width = int(given.get("num_attention_heads", 1)), int(given.get("hidden_size", 1))
+    _rule(width % heads == 0, f"{table}.hidden_size", width, f"a multiple of num_attention_heads = {heads}")
+
+
+def _rule(holds: bool, name: str, value: object, rule: str) -> None:
+    if not holds:
+        raise ValueError(f"{name} = {value!r} must be {rule}")
