@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from moon_ops.errors import InputError
 from moon_ops.settings import Settings, moment
 
 if TYPE_CHECKING:
     from moon_ops.recipes import EncoderRecipe
-    from moon_ops.release.study import Arm, Outcome
+    from moon_ops.release.study import Outcome
+    from moon_ops.release.study_arms import Arm
 
 app = typer.Typer(no_args_is_help=True, help=__doc__)
 
@@ -33,12 +35,13 @@ def ablation(
     Example: moon study ablation --recipe moon-study --seeds 0,1,2
     """
     from moon_ops.release import study
+    from moon_ops.release.study_arms import FULL
     from moon_ops.release.study_figures import ablation_figure
 
     ran = _run("ablation", home, recipe, seeds, only, trained_until)
     written, drawn = ran.place.with_suffix(".md"), ran.place.with_suffix(".png")
-    written.write_text(study.table(ran.outcomes, ran.arms, study.FULL))
-    ablation_figure(ran.outcomes, ran.arms, study.FULL, drawn)
+    written.write_text(study.table(ran.outcomes, ran.arms, FULL))
+    ablation_figure(ran.outcomes, ran.arms, FULL, drawn)
     _finish(ran.settings, "ablation", [written, drawn])
 
 
@@ -73,18 +76,20 @@ class _Ran:
 
 def _run(kind: str, home: Path | None, name: str, seeds: str, only: str, trained_until: str | None) -> _Ran:
     from moon_ops.recipes import EncoderRecipe, recipe
-    from moon_ops.release import study
+    from moon_ops.release import study, study_arms
     from moon_ops.release.windows import windows
 
     settings = Settings.from_environment(home)
     full = recipe(EncoderRecipe, name, settings.models)
-    arms: Sequence[Arm] = study.ablation(full) if kind == "ablation" else study.scaling(full)
+    arms: Sequence[Arm] = study_arms.ablation(full) if kind == "ablation" else study_arms.scaling(full)
     words = [word.strip() for word in only.split(",") if word.strip()]
-    arms = [arm for arm in arms if not words or any(word in arm.name for word in words)]
-    chosen = study.whole_seeds(seeds)
+    chosen = [arm for arm in arms if not words or any(word in arm.name for word in words)]
+    if not chosen:
+        raise InputError(f"only = {only!r} names no arm (there are: {', '.join(arm.name for arm in arms)})", action="give a word of some")
+    numbers = study.whole_seeds(seeds)
     times = windows(settings.lake, trained_until=moment(trained_until))
-    place = settings.home / "studies" / f"{kind}-{name}.jsonl"
-    return _Ran(settings, full, study.run(settings, kind, full, arms, chosen, times, place=place), [arm.name for arm in arms], place)
+    place = study.place_of(settings, kind, full, times)
+    return _Ran(settings, full, study.run(settings, kind, full, chosen, numbers, times, place=place), [arm.name for arm in chosen], place)
 
 
 def _finish(settings: Settings, kind: str, written: list[Path]) -> None:

@@ -163,7 +163,7 @@ class PairBatches:
             negative = np.unique(self.hard[item])
             negative = negative[negative >= 0]
             if len(negative):
-                sides["negative"] = self.reader.read([self._item(n, "rich+image", rng) for n in negative.tolist()], generator)
+                sides["negative"] = self.reader.read([self._item(n, "", rng) for n in negative.tolist()], generator)
         if self.levels:
             sides["item_image"] = self.reader.read([self._item(n, "image", rng) for n in numbers], generator)
             sides["item_text"] = self.reader.read([Shown(self.rich[n]) for n in item], generator)

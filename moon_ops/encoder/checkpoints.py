@@ -24,6 +24,7 @@ class State:
     step: int
     losses: list[float]
     tensors: dict[str, Tensor] = field(default_factory=dict)  # of the stage: queue, chosen pairs, hard negatives
+    scaler: dict[str, float] = field(default_factory=dict)  # of the loss, in fp16
 
 
 class Checkpoints:
@@ -45,7 +46,7 @@ class Checkpoints:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         save_file({n: t.detach().cpu().contiguous() for n, t in distinct(model).items()}, partial / "model.safetensors")
-        about: dict[str, Any] = {"stage": state.stage, "step": state.step, "losses": state.losses, "optimizers": []}
+        about: dict[str, Any] = {"stage": state.stage, "step": state.step, "losses": state.losses, "scaler": state.scaler, "optimizers": []}
         for number, optimizer in enumerate(optimizers):
             tensors, numbers = _flat(optimizer.state_dict())
             save_file(tensors, partial / f"optimizer-{number}.safetensors")
@@ -66,7 +67,7 @@ class Checkpoints:
         if (newest := self.newest) is None:
             return None
         about = json.loads((newest / "state.json").read_text())
-        return State(about["stage"], about["step"], about["losses"], load_file(newest / "stage.safetensors"))
+        return State(about["stage"], about["step"], about["losses"], load_file(newest / "stage.safetensors"), about["scaler"])
 
     def restore(self, model: nn.Module) -> None:
         """Load the newest weights into ``model``: those it has in common with the stage that wrote them."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs, broadcast
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -58,9 +59,13 @@ class Stage(Protocol):
 
 def accelerator(training: Training) -> Accelerator:
     """Device, precision and processes as the recipe and the environment (``torchrun``, ``accelerate launch``) say."""
-    unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # a batch without pictures leaves the tower out
+    AcceleratorState._reset_state()  # a process may train twice, with another precision
+    parallel = DistributedDataParallelKwargs(
+        find_unused_parameters=True,  # a batch without pictures leaves the tower out
+        broadcast_buffers=False,  # processes may run the model a different number of times: it must not wait for the others
+    )
     precision, _ = precision_of(training)
-    return Accelerator(mixed_precision=precision, gradient_accumulation_steps=training.accumulation, kwargs_handlers=[unused])
+    return Accelerator(mixed_precision=precision, gradient_accumulation_steps=training.accumulation, kwargs_handlers=[parallel])
 
 
 def precision_of(training: Training) -> tuple[str, str]:
@@ -95,8 +100,9 @@ class Loop:
         if resumed is not None and resumed.stage == stage.name:
             self.checkpoints.restore_optimizers(optimizers)
             start, self.losses = resumed.step, list(resumed.losses)
+            if self.machine.scaler is not None:
+                self.machine.scaler.load_state_dict(resumed.scaler)
         model = self.machine.prepare_model(stage.model)
-        prepared = [self.machine.prepare_optimizer(o) for o in optimizers]
         stage.model.train()
         numbers = range(start * self.training.accumulation, stage.steps * self.training.accumulation)
         part, parts = self.machine.process_index, self.machine.num_processes
@@ -105,19 +111,23 @@ class Loop:
             for step in range(start, stage.steps):
                 began = time.perf_counter()
                 rate = set_rates(optimizers, self.training, step, stage.steps, stage.rate)
-                norm, loss = self._step(stage, model, prepared, waiting, step)
+                norm, loss = self._step(stage, model, optimizers, waiting, step)
                 self.losses.append(loss)
                 bar.update()
                 bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
                 speed = self.training.batch * self.training.accumulation / (time.perf_counter() - began)
                 self._tell(stage, step, rate, norm, speed)
                 self._keep(stage, step + 1, optimizers)
+        for buffer in stage.model.buffers():
+            buffer.copy_(broadcast(buffer))  # each process has counted its own batches: what follows must be the same for all
         stage.model.eval()
         self.done += stage.steps
 
-    def _step(self, stage: Stage, model: nn.Module, optimizers: list[Any], waiting: Any, step: int) -> tuple[float, float]:
+    def _step(
+        self, stage: Stage, model: nn.Module, optimizers: list[torch.optim.Optimizer], waiting: Iterator[Any], step: int
+    ) -> tuple[float, float]:
         """One step of the optimizers, over ``accumulation`` batches; gradient norm and mean loss."""
-        total = 0.0
+        norm = total = 0.0
         for _ in range(self.training.accumulation):
             batch = next(waiting)
             with self.machine.accumulate(model):
@@ -131,13 +141,25 @@ class Loop:
                             self.machine.backward(one())
                     else:
                         self.machine.backward(one())
-                norm = float(self.machine.clip_grad_norm_(stage.model.parameters(), 1.0) or 0.0) if self.machine.sync_gradients else 0.0
-                for optimizer in optimizers:
-                    optimizer.step()
-                    optimizer.zero_grad()
+                if self.machine.sync_gradients:
+                    norm = self._update(stage.model, optimizers)
             stage.after(batch)
             total += loss / self.training.accumulation
         return norm, total
+
+    def _update(self, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> float:
+        """One step of all optimizers; the gradient's norm before it was clipped. In fp16 one scale is undone once for all of them."""
+        scaler = self.machine.scaler
+        if scaler is not None:
+            for optimizer in optimizers:
+                scaler.unscale_(optimizer)
+        norm = float(self.machine.clip_grad_norm_(model.parameters(), 1.0) or 0.0)
+        for optimizer in optimizers:
+            optimizer.step() if scaler is None else scaler.step(optimizer)
+            optimizer.zero_grad()
+        if scaler is not None:
+            scaler.update()
+        return norm
 
     def _tell(self, stage: Stage, step: int, rate: float, norm: float, speed: float) -> None:
         if self.listener and self.machine.is_main_process and (step % LOG_STEPS == 0 or step == stage.steps - 1):
@@ -148,7 +170,8 @@ class Loop:
     def _keep(self, stage: Stage, step: int, optimizers: list[torch.optim.Optimizer]) -> None:
         every = self.training.checkpoint_steps
         if self.machine.is_main_process and (step == stage.steps or (every and step % every == 0)):
-            self.checkpoints.save(State(stage.name, step, self.losses, stage.tensors()), stage.model, optimizers)
+            scaler = self.machine.scaler.state_dict() if self.machine.scaler is not None else {}
+            self.checkpoints.save(State(stage.name, step, self.losses, stage.tensors(), scaler), stage.model, optimizers)
 
 
 def _refuse(loss: float, stage: Stage, step: int, batch: Batch) -> None:

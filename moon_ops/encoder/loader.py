@@ -10,6 +10,8 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
+from moon_ops.errors import MoonError
+
 AHEAD = 3  # batches per worker
 
 
@@ -20,13 +22,16 @@ class Numbered(Dataset[Any]):
         self.make = make
 
     def __getitem__(self, number: int) -> Any:
-        return self.make(number)
+        try:
+            return self.make(number)
+        except MoonError as refused:  # torch would raise another error in its place, and lose the action
+            return refused
 
 
 def batches(make: Callable[[int], Any], numbers: Sequence[int], workers: int) -> Iterator[Any]:
     """The batches of ``numbers`` in order. Without ``workers`` each is made when it is asked for."""
     if not numbers:
-        return iter(())
+        return
     context = "fork" if workers else None  # the pictures lie in a memory map that children share
     loader = DataLoader(
         Numbered(make),
@@ -36,4 +41,7 @@ def batches(make: Callable[[int], Any], numbers: Sequence[int], workers: int) ->
         prefetch_factor=AHEAD if workers else None,
         multiprocessing_context=context,
     )
-    return iter(loader)
+    for batch in loader:
+        if isinstance(batch, MoonError):
+            raise batch
+        yield batch

@@ -21,10 +21,11 @@ def info_nce(query: Tensor, item: Tensor, target: Tensor, logit_scale: Tensor, s
     ``query`` [B, D], ``item`` [M, D] with the B targets and, maybe, further negatives. ``logit_scale`` = 1 / temperature.
     """
     logits = logit_scale * query @ item.T  # [B, M]
-    own = F.one_hot(target, item.shape[0]).bool()
-    logits = logits.masked_fill(same & ~own, torch.finfo(logits.dtype).min)
-    back = logits[:, target].T  # [B, B]: of each target, all queries
-    return (F.cross_entropy(logits, target) + F.cross_entropy(back, torch.arange(len(target), device=target.device))) / 2
+    own, lowest = F.one_hot(target, item.shape[0]).bool(), torch.finfo(logits.dtype).min
+    number = torch.arange(len(target), device=target.device)
+    others = same[:, target].T & (number[:, None] != number)  # [B, B]: of an item's several queries each is judged alone
+    back = logits[:, target].T.masked_fill(others, lowest)  # [B, B]: of each target, all queries
+    return (F.cross_entropy(logits.masked_fill(same & ~own, lowest), target) + F.cross_entropy(back, number)) / 2
 
 
 def circle(query: Tensor, item: Tensor, target: Tensor, same: Tensor, *, margin: float, scale: float) -> Tensor:
@@ -49,5 +50,7 @@ def nested(loss: VectorLoss, query: Tensor, item: Tensor, prefixes: Sequence[int
 
 
 def next_token(logits: Tensor, input_ids: Tensor, is_target: Tensor) -> Tensor:
-    """Cross entropy of each token marked in ``is_target`` [B, L], predicted from the position before it (stage 1)."""
-    return F.cross_entropy(logits[:, :-1][is_target[:, 1:]], input_ids[:, 1:][is_target[:, 1:]])
+    """Mean cross entropy of the tokens marked in ``is_target`` [B, L], each predicted from the position before it; 0 of none (stage 1)."""
+    marked = is_target[:, 1:]
+    total = F.cross_entropy(logits[:, :-1][marked], input_ids[:, 1:][marked], reduction="sum")
+    return total / marked.sum().clamp(min=1)

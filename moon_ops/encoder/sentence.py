@@ -104,11 +104,6 @@ def readable(encoder: Encoder) -> bool:
     return encoder.family in FAMILIES and encoder.experts is None and not encoder.layout.core_region
 
 
-def budget(layout: Layout) -> int:
-    """The longest sequence: all pictures with their marks, and a text of ``max_text_tokens``."""
-    return layout.max_pictures * len(layout.picture()) + layout.max_text_tokens
-
-
 def chat_template(layout: Layout, tokenizer: Tokenizer, picture: str) -> str:
     """A template that says what :class:`Layout` says: pictures first, then the text, and no word or token besides."""
     escapes = "".join(f" | replace({json.dumps(old)}, {json.dumps(new, ensure_ascii=False)})" for old, new in _escapes(tokenizer))
@@ -169,7 +164,7 @@ def _configurations(encoder: Encoder) -> dict[str, Any]:
             "modality_config": {"text": OUTPUT, "image": OUTPUT, "message": message},
             "module_output_name": "token_embeddings",
             "processor_kwargs": {
-                "model_max_length": budget(encoder.layout),
+                "model_max_length": encoder.layout.max_tokens,
                 "truncation_side": "right",
                 "padding_side": "right",
                 "pad_token": encoder.tokenizer.id_to_token(encoder.layout.pad_token_id),
@@ -243,7 +238,7 @@ def _inputs(encoder: Encoder) -> str:
 ## Inputs
 
 - A text: cut after {layout.max_text_tokens} tokens beside {layout.max_pictures} pictures. The limit is on the whole sequence
-  ({budget(layout)} tokens, {block} of them for each picture), so fewer pictures leave room for more text.
+  ({layout.max_tokens} tokens, {block} of them for each picture), so fewer pictures leave room for more text.
 - A picture: read whole, scaled to {layout.picture_size} × {layout.picture_size} pixels, bilinear, without cropping.
 - Both: `{{"image": picture, "text": text}}`; up to {layout.max_pictures} pictures: `{{"image": [first, second], "text": text}}`.
   Pictures come before the text whatever the order of the keys.

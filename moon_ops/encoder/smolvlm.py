@@ -36,9 +36,12 @@ def from_nothing(recipe: EncoderRecipe, tokenizer: Tokenizer) -> PreTrainedModel
     if recipe.tower != "vit":
         vision: dict[str, Any] = recipe.vision
         text.pop("model_type")
-        model = TowerModel(TowerConfig(text, recipe.tower, scale_factor=recipe.scale_factor, image_token_id=image, **vision))
-        if recipe.tower == "efficientnet-lite0":
-            model.vision_model.warm()  # type: ignore[operator]  # a LiteTower
+        try:
+            model = TowerModel(TowerConfig(text, recipe.tower, scale_factor=recipe.scale_factor, image_token_id=image, **vision))
+            if recipe.tower == "efficientnet-lite0":
+                model.vision_model.warm()  # type: ignore[operator]  # a LiteTower
+        except ImportError as absent:
+            raise InputError(f"tower = {recipe.tower!r}: {absent}", action="install the extra 'warm', or choose the tower conv") from absent
         return model
     config: Any = SmolVLMConfig(  # type: ignore[call-arg]
         vision_config={**recipe.vision, "image_size": recipe.inputs.picture_size},

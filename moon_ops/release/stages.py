@@ -11,6 +11,7 @@ import datetime as dt
 import fcntl
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -42,7 +43,7 @@ class Trained:
     """A checkpoint in ``MOON_HOME`` and the MLflow run that made it."""
 
     checkpoint: str
-    run_id: str
+    run_id: str  # empty in all processes but the first
     last_loss: float
 
 
@@ -61,21 +62,23 @@ def train(settings: Settings, name: str, *, trained_until: dt.datetime, seed: in
     """Train the encoder recipe ``name`` on behaviour before ``trained_until``; its figures go to MLflow while it runs.
 
     ``steps`` replaces the recipe's number, shared over its stages. A run that was killed goes on where it was when it is called again
-    with the same arguments, in the same MLflow run.
+    with the same arguments, in the same MLflow run. Of several processes (``torchrun``) the first keeps lock and MLflow run.
     """
     from moon_ops.encoder.train import train as train_encoder
 
     chosen = recipe(EncoderRecipe, name, settings.models, **override)
     chosen = chosen if steps is None else chosen.with_steps(steps)
-    registry = Registry(settings)
     params = {"recipe": name, "seed": seed, "trained_until": trained_until.isoformat(), **flat(chosen)}
     key = hashlib.sha256(json.dumps(params, sort_keys=True, default=str).encode()).hexdigest()[:10]
     out = settings.home / "checkpoints" / f"{name}-{key}"
     out.parent.mkdir(parents=True, exist_ok=True)
+    if os.environ.get("RANK", "0") != "0":
+        return Trained(str(out), "", train_encoder(settings.lake, out, chosen, trained_until=trained_until, seed=seed).last_loss)
+    registry = Registry(settings)
     note = out.with_name(f"{out.name}.run")
-    with _alone(out.with_name(f"{out.name}.lock"), f"training {name}"):
+    with alone(out.with_name(f"{out.name}.lock"), f"training {name}"):
         killed = note.read_text() if note.is_file() else None
-        with _run(registry, f"train {name}", params, resume=killed) as run_id:
+        with tracked(registry, f"train {name}", params, resume=killed) as run_id:
             note.write_text(run_id)
             report = train_encoder(
                 settings.lake,
@@ -98,8 +101,8 @@ def flat(chosen: EncoderRecipe) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _alone(lock: Path, what: str) -> Iterator[None]:
-    """Hold ``lock``; :class:`StageError` if another process does."""
+def alone(lock: Path, what: str) -> Iterator[None]:
+    """Hold ``lock``; :class:`StageError` if another call does."""
     with lock.open("w") as held:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -125,7 +128,7 @@ def export(settings: Settings, checkpoint: Path) -> int:
         "seed": str(trained["seed"]),
         "parity_cosine": f"{certificate.min_cosine:.9f}",
     }
-    with _run(registry, f"export {trained['recipe']}", tags) as run_id:
+    with tracked(registry, f"export {trained['recipe']}", tags) as run_id:
         registry.log(run_id, {"parity/max_difference": certificate.max_difference, "parity/min_cosine": certificate.min_cosine})
         return registry.register(ENCODER, run_id, checkpoint, tags)
 
@@ -211,7 +214,7 @@ def train_ctr(
     joined = impressions(settings, encoder, windows.start, windows.ctr_until)
     registry, service = Registry(settings), features.service_name(encoder)
     params = {"recipe": name, "seed": seed, "encoder": encoder, **{k: v for k, v in asdict(chosen).items() if k != "name"}}
-    with _run(registry, f"ctr {name}", params, {"feast.feature_service": service, "feast.project": "moon"}) as run_id:
+    with tracked(registry, f"ctr {name}", params, {"feast.feature_service": service, "feast.project": "moon"}) as run_id:
         out = settings.home / "checkpoints" / run_id
         report = train_click_model(
             joined,
@@ -268,7 +271,7 @@ def evaluate_ctr(
 
 
 @contextlib.contextmanager
-def _run(
+def tracked(
     registry: Registry, name: str, params: dict[str, Any], tags: dict[str, str] | None = None, resume: str | None = None
 ) -> Iterator[str]:
     """An MLflow run that is closed as failed when its stage fails; ``resume`` names one to go on with."""

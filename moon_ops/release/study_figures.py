@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from moon_ops.release.report import pyplot
-from moon_ops.release.study import HEADLINE, Outcome, interval
+from moon_ops.release.study import Outcome, interval
 
 BAR, REFERENCE = "#8aa4c8", "#22915a"
 
@@ -15,9 +15,7 @@ BAR, REFERENCE = "#8aa4c8", "#22915a"
 def ablation_figure(outcomes: Sequence[Outcome], arms: Sequence[str], reference: str, path: Path) -> None:
     """A bar for each arm's recall@10, the full recipe in green."""
     plt = pyplot()
-    shown = [
-        (arm, *interval([o.metrics[HEADLINE] for o in outcomes if o.arm == arm])) for arm in arms if any(o.arm == arm for o in outcomes)
-    ]
+    shown = [(arm, *interval([o.headline for o in outcomes if o.arm == arm])) for arm in arms if any(o.arm == arm for o in outcomes)]
     figure, axes = plt.subplots(figsize=(7, 0.28 * len(shown) + 1), layout="constrained")
     places = range(len(shown), 0, -1)
     errors = [0.0 if math.isnan(half) else half for _, _, half in shown]
@@ -38,7 +36,7 @@ def scaling_figure(outcomes: Sequence[Outcome], path: Path) -> None:
         "negatives per query": {o.arm: float(o.arm.split()[1]) for o in outcomes if o.arm.startswith("negatives")},
     }
     for axis, (label, places) in zip(axes, curves.items(), strict=True):
-        points = sorted((x, *interval([o.metrics[HEADLINE] for o in outcomes if o.arm == arm])) for arm, x in places.items())
+        points = sorted((x, *interval([o.headline for o in outcomes if o.arm == arm])) for arm, x in places.items())
         errors = [0.0 if math.isnan(half) else half for _, _, half in points]
         axis.errorbar([x for x, _, _ in points], [mean for _, mean, _ in points], yerr=errors, marker="o", color=REFERENCE, capsize=3)
         axis.set(xscale="log", xlabel=label)

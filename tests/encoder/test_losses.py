@@ -1,4 +1,4 @@
-"""InfoNCE against the obvious loop."""
+"""Losses against the obvious loops."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from moon_ops.encoder.losses import info_nce
+from moon_ops.encoder.losses import circle, info_nce, nested, next_token
 
 
 def unit(rows: int, seed: int) -> torch.Tensor:
@@ -27,9 +27,10 @@ def slow(query: torch.Tensor, item: torch.Tensor, target: list[int], scale: floa
 
 
 @pytest.mark.parametrize("scale", [1.0, 14.3])
-def test_equals_the_obvious_loop(scale: float) -> None:
-    query, item, target = unit(6, 0), unit(4, 1), torch.tensor([0, 1, 1, 2, 3, 0])
-    spu = torch.tensor([7, 8, 9, 8])  # items 1 and 3 are SKUs of one product
+@pytest.mark.parametrize("items", [4, 9], ids=["targets alone", "further negatives"])
+def test_info_nce_equals_the_obvious_loop(scale: float, items: int) -> None:
+    query, item, target = unit(6, 0), unit(items, 1), torch.tensor([0, 1, 1, 2, 3, 0])
+    spu = torch.tensor([7, 8, 9, 8, 1, 7, 2, 3, 9])[:items]  # items 1 and 3 are SKUs of one product, so are some further ones
     same = spu[target][:, None] == spu[None, :]
     found = info_nce(query, item, target, torch.tensor(scale), same)
     assert float(found) == pytest.approx(slow(query, item, target.tolist(), scale, same), rel=1e-5)
@@ -48,3 +49,74 @@ def test_collapsed_vectors_cost_the_logarithm_of_the_batch() -> None:
     vectors = torch.ones(8, 3) / math.sqrt(3)
     loss = info_nce(vectors, vectors, torch.arange(8), torch.tensor(10.0), torch.eye(8, dtype=torch.bool))
     assert float(loss) == pytest.approx(math.log(8), rel=1e-5)
+
+
+def slow_circle(query: torch.Tensor, item: torch.Tensor, target: list[int], same: torch.Tensor, m: float, gamma: float) -> float:
+    """Sun et al. (2020), equation 6, over γ: Op = 1 + m, On = -m, Δp = 1 - m, Δn = m."""
+    total = 0.0
+    for q, t in enumerate(target):
+        sp = float(query[q] @ item[t])
+        others = [float(query[q] @ item[j]) for j in range(len(item)) if j != t and not same[q, j]]
+        negatives = sum(math.exp(gamma * max(sn + m, 0) * (sn - m)) for sn in others)
+        total += math.log(1 + negatives * math.exp(-gamma * max(1 + m - sp, 0) * (sp - (1 - m))))
+    return total / len(target) / gamma
+
+
+@pytest.mark.parametrize(("margin", "scale"), [(0.25, 32.0), (0.4, 5.0), (0.0, 1.0)])
+def test_circle_equals_the_formula_written_out(margin: float, scale: float) -> None:
+    query, item, target = unit(5, 2), unit(8, 3), torch.tensor([0, 1, 2, 3, 4])
+    spu = torch.tensor([1, 2, 1, 3, 4, 2, 5, 6])
+    same = spu[target][:, None] == spu[None, :]
+    found = circle(query, item, target, same, margin=margin, scale=scale)
+    assert float(found) == pytest.approx(slow_circle(query, item, target.tolist(), same, margin, scale), rel=1e-5)
+
+
+def test_circle_pulls_each_similarity_by_how_far_it_is_from_its_optimum() -> None:
+    """One query with one positive (0.6) and two negatives (0.3 and -0.5); the weights are constants when the gradient is taken."""
+    margin, scale = 0.25, 8.0
+    similarity = torch.tensor([0.6, 0.3, -0.5], requires_grad=True)  # the items' only numbers; the query is 1
+    loss = circle(torch.ones(1, 1), similarity[:, None], torch.tensor([0]), torch.tensor([[True, False, False]]), margin=margin, scale=scale)
+    (gradient,) = torch.autograd.grad(loss, similarity)
+    pull, push = 1 + margin - 0.6, 0.3 + margin  # 0.65 and 0.55; below -margin a negative is let be
+    logit = scale * (push * (0.3 - margin)) - scale * pull * (0.6 - (1 - margin))
+    far = math.log(math.exp(scale * push * (0.3 - margin)) + 1) - scale * pull * (0.6 - (1 - margin))  # the far one counts e^0
+    share = math.exp(logit) / (math.exp(far) + 1)
+    assert gradient[0].item() == pytest.approx(-pull * math.exp(far) / (1 + math.exp(far)), rel=1e-5)
+    assert gradient[1].item() == pytest.approx(push * share, rel=1e-5)
+    assert gradient[2].item() == 0.0
+
+
+def test_circle_without_a_negative_costs_nothing_and_its_gradient_is_a_number() -> None:
+    query = unit(2, 0).requires_grad_()
+    loss = circle(query, unit(2, 1), torch.tensor([0, 1]), torch.ones(2, 2, dtype=torch.bool), margin=0.25, scale=32.0)
+    loss.backward()
+    assert loss.item() == 0.0
+    assert query.grad is not None
+    assert query.grad.abs().sum() == 0
+
+
+def test_nested_is_the_mean_over_the_prefixes_and_the_whole_normalised_anew() -> None:
+    query, item, target, same = unit(4, 4), unit(4, 5), torch.arange(4), torch.eye(4, dtype=torch.bool)
+
+    def loss(q: torch.Tensor, i: torch.Tensor) -> torch.Tensor:
+        return info_nce(q, i, target, torch.tensor(9.0), same)
+
+    parts = [slow(F.normalize(query[:, :n], dim=1), F.normalize(item[:, :n], dim=1), [0, 1, 2, 3], 9.0, same) for n in (2, 3, 5)]
+    assert float(nested(loss, query, item, (2, 3))) == pytest.approx(sum(parts) / 3, rel=1e-5)
+    assert float(nested(loss, query, item, (2, 3, 5, 8))) == pytest.approx(sum(parts) / 3, rel=1e-5)  # no longer than the whole, it once
+    assert float(nested(loss, query, item, ())) == pytest.approx(parts[2], rel=1e-5)
+
+
+def test_next_token_is_the_mean_surprise_at_marked_tokens_alone() -> None:
+    logits = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(0))
+    ids, marked = torch.tensor([[1, 2, 3, 4], [5, 0, 1, 2]]), torch.tensor([[False, False, True, True], [True, True, False, False]])
+    probability = logits.softmax(-1)
+    seen = [probability[0, 1, 3], probability[0, 2, 4], probability[1, 0, 0]]  # nothing comes before the first token of the second row
+    assert float(next_token(logits, ids, marked)) == pytest.approx(-sum(math.log(p) for p in seen) / 3, rel=1e-5)
+
+
+def test_next_token_of_rows_without_a_target_is_nothing_rather_than_no_number() -> None:
+    logits = torch.randn(2, 4, 6).requires_grad_()
+    loss = next_token(logits, torch.zeros(2, 4, dtype=torch.int64), torch.zeros(2, 4, dtype=torch.bool))
+    assert loss.item() == 0.0
+    loss.backward()

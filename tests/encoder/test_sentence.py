@@ -148,16 +148,15 @@ def test_a_picture_from_a_path_is_read_as_the_lake_reads_it(encoder: Encoder, mo
 @pytest.mark.parametrize("pictures", [[], [TALL], [TALL, WIDE]])
 def test_a_long_text_is_cut_where_the_layout_cuts_it(encoder: Encoder, model: Any, pictures: list[Image.Image]) -> None:
     sample = (LONG, pictures)
-    room = encoder.layout.max_text_tokens + len(pictures) * len(encoder.layout.picture())
-    assert len(encoder.tokenizer.encode(LONG).ids) > sentence.budget(encoder.layout)
-    vector = model.encode([form(sample)], processing_kwargs={"text": {"max_length": room}})
+    assert len(encoder.tokenizer.encode(LONG).ids) > encoder.layout.max_tokens
+    vector = model.encode([form(sample)])
     np.testing.assert_allclose(vector, expected(encoder, [sample]), atol=1e-5)
 
 
 def test_without_a_word_the_limit_is_on_the_whole_sequence(encoder: Encoder, model: Any) -> None:
     lengths = model.preprocess([form((LONG, pictures)) for pictures in ([], [TALL], [TALL, WIDE])])["attention_mask"].sum(1)
-    assert lengths.tolist() == [sentence.budget(encoder.layout)] * 3
-    assert model.max_seq_length == sentence.budget(encoder.layout) == 2 * 7 + 40
+    assert lengths.tolist() == [encoder.layout.max_tokens] * 3
+    assert model.max_seq_length == encoder.layout.max_tokens == 2 * 7 + 40
 
 
 @pytest.mark.parametrize(

@@ -176,6 +176,7 @@ def test_metrics_by_kind_and_for_new_items() -> None:
     third = pytest.approx(1 / 3)
     assert found.metrics == {
         "catalogue_items": 12.0,
+        "image_search/leaked": 0.0,
         "image_search/queries": 3.0,
         "image_search/recall@1": third,
         "image_search/recall@5": pytest.approx(2 / 3),
@@ -195,3 +196,54 @@ def test_catalogue_spus_follow_the_ids(tmp_path: Path) -> None:
     lake = lake_of(tmp_path, [], [item(5, 50, 0), item(1, 10, 0), item(3, 30, 0), item(3, 31, 15), item(9, 90, 30)])
     assert recall.catalogue_spus(lake, np.array([3, 1, 5]), END).tolist() == [31, 10, 50]
     assert recall.catalogue_spus(lake, np.array([1, 3]), START).tolist() == [10, 30]
+
+
+def test_a_modality_leaves_the_other_out_where_there_is_one() -> None:
+    both, pictures, text = Sample("mug", ("a", "b")), Sample("", ("a",)), Sample("mug")
+    assert recall.modalities([both, pictures, text]) == {
+        "picture_only": [Sample("", ("a", "b")), pictures, text],
+        "text_only": [text, pictures, text],
+    }
+
+
+def made_queries(is_image: list[bool]) -> Queries:
+    """Query n bought item n, an SPU of its own."""
+    numbers = np.arange(len(is_image))
+    return Queries(numbers, [Sample("mug")] * len(is_image), numbers, numbers, np.zeros(len(is_image), bool), np.array(is_image))
+
+
+def test_prefixes_are_ranked_by_the_cosine_of_what_is_left() -> None:
+    """Of two numbers, the first alone puts all items in one place; two of three tell them apart; the text query is not counted."""
+    items = np.array([[3, 4, 0], [3, -4, 0], [3, 0, 4]], np.float32) / 5
+    asked = np.array([[3, 4, 1], [3, -4, 1], [3, 0, 4]], np.float32) / np.sqrt([[26], [26], [25]]).astype(np.float32)
+    found = recall.by_prefix(made_queries([True, True, False]), asked, np.arange(3), items, [2, 1, 3, 7])
+    assert [(p.dim, p.bytes_per_item) for p in found] == [(1, 4), (2, 8), (3, 12)]
+    assert [p.recall_at_1 for p in found] == [0.0, 1.0, 1.0]
+    assert [p.recall_at_10 for p in found] == [1.0, 1.0, 1.0]
+    assert all(p.search_ms > 0 for p in found)
+
+
+def test_prefixes_are_those_of_the_vectors_cut_and_made_unit_again() -> None:
+    """Against :func:`first_hits` on vectors that were cut by hand; ten of the 40 queries are texts."""
+    items, noise = unit(200, 24, 1), unit(40, 24, 2)
+    asked = items[:40] + 0.9 * noise
+    is_image = [n % 4 != 0 for n in range(40)]
+    found = recall.by_prefix(made_queries(is_image), asked, np.arange(200), items, [6, 12])
+    for prefix in found:
+        short = [v[:, : prefix.dim] / np.linalg.norm(v[:, : prefix.dim], axis=1, keepdims=True) for v in (asked[is_image], items)]
+        ranks = first_hits(short[0], short[1], np.flatnonzero(is_image), np.arange(200))
+        assert (prefix.recall_at_1, prefix.recall_at_10) == ((ranks <= 1).mean(), (ranks <= 10).mean())
+    assert [p.dim for p in found] == [6, 12, 24]
+    assert found[0].recall_at_1 < found[1].recall_at_1 < found[2].recall_at_1 <= 1
+
+
+def test_where_only_words_were_asked_prefixes_are_measured_on_them() -> None:
+    items = np.eye(4, dtype=np.float32)
+    (whole,) = recall.by_prefix(made_queries([False] * 4), items[[0, 1, 2, 2]], np.arange(4), items, [])
+    assert (whole.dim, whole.recall_at_1, whole.recall_at_10) == (4, 0.75, 1.0)
+
+
+def test_a_prefix_of_nothing_but_zeros_finds_nothing() -> None:
+    items = np.array([[0, 1], [0, -1]], np.float32)
+    found = recall.by_prefix(made_queries([True, True]), items, np.arange(2), items, [1])
+    assert [(p.dim, p.recall_at_1) for p in found] == [(1, 0.0), (2, 1.0)]

@@ -94,11 +94,11 @@ def test_a_report_is_attached_to_the_run_of_a_version(registry: Registry, part: 
 def test_metrics_and_parameters_of_a_run(registry: Registry) -> None:
     run = registry.start_run("train", {"seed": 3, "recipe": "moon-nano"}, {"kind": "test"})
     registry.log(run, {"loss": 2.0}, 10)
-    registry.log(run, {"loss": 1.5, "image_search/recall@10": 0.25}, 20)
+    registry.log(run, {"loss": 1.5, "image_search/recall@10": 0.25, "hardness/+0.5": 0.75, "hardness/-0.5": 0.125}, 20)
     registry.finish(run)
     found = registry.client.get_run(run)
     assert found.data.params == {"seed": "3", "recipe": "moon-nano"}
-    assert found.data.metrics == {"loss": 1.5, "image_search/recall_at_10": 0.25}
+    assert found.data.metrics == {"loss": 1.5, "image_search/recall_at_10": 0.25, "hardness/0.5": 0.75, "hardness/-0.5": 0.125}
     assert found.data.tags["kind"] == "test"
     assert (found.info.run_name, found.info.status) == ("train", "FINISHED")
     assert [(m.step, m.value) for m in registry.client.get_metric_history(run, "loss")] == [(10, 2.0), (20, 1.5)]

@@ -1,0 +1,228 @@
+"""Batches: which pairs a step sees, what each side shows of them, and that all of it follows from the seed and the step."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from moon_ops.encoder.batches import Batch, Inputs, PairBatches, tokens
+from moon_ops.lake.contract import Sample, title_of
+from moon_ops.recipes import PAIR_TYPES
+
+Row = tuple[int, list[int]]  # pictures, and text tokens
+
+
+@pytest.fixture
+def make(world: Any, least: Any) -> Any:
+    """``make(kinds=…, training={…})``: batches over the tiny shop."""
+
+    def made(training: dict[str, Any] | None = None, pairs: Any = None, seed: tuple[int, ...] = (0, 2), **more: Any) -> PairBatches:
+        recipe = least(training=training or {})
+        return PairBatches(world.encoder, pairs or world.pairs, world.store, recipe.training, seed=seed, **more)
+
+    return made
+
+
+def rows(world: Any, side: Inputs) -> list[Row]:
+    marks = len(world.encoder.layout.picture())
+    lengths = side.attention_mask.sum(1).tolist()
+    return [
+        (pictures, ids[pictures * marks : length].tolist())
+        for pictures, ids, length in zip(side.pictures, side.input_ids, lengths, strict=True)
+    ]
+
+
+def pixels(side: Inputs) -> list[torch.Tensor]:
+    return list(side.pixels.split(list(side.pictures)))
+
+
+def same(a: Batch, b: Batch) -> bool:
+    return a.names == b.names and all(
+        torch.equal(a.sides[n].input_ids, b.sides[n].input_ids) and torch.equal(a.sides[n].pixels, b.sides[n].pixels) for n in a.sides
+    )
+
+
+EVERYTHING = {"augment": True, "text_dropout": 0.4, "synthetic": 0.25}
+
+
+def test_a_batch_is_a_function_of_seed_and_step_alone(make: Any) -> None:
+    in_order, backwards = make(EVERYTHING), make(EVERYTHING)
+    forward = [in_order.batch(step) for step in range(4)]
+    backward = [backwards.batch(step) for step in (3, 2, 1, 0)][::-1]
+    assert all(same(a, b) for a, b in zip(forward, backward, strict=True))
+    assert not same(forward[0], forward[1])
+    assert not same(forward[0], make(EVERYTHING, seed=(1, 2)).batch(0))
+    assert not torch.equal(forward[0].sides["query"].pixels[:1], make().batch(0).sides["query"].pixels[:1])  # they were changed
+
+
+@pytest.mark.parametrize("kinds", [None, {"text:rich": 1.0, "image:image": 1.0}])
+def test_the_halves_of_two_processes_are_the_whole_batch(make: Any, world: Any, kinds: dict[str, float] | None) -> None:
+    made = make(pairs=one_picture(world.pairs), kinds=kinds)
+    for step in range(3):
+        whole, halves = made.batch(step), [made.batch(step, part, 2) for part in (0, 1)]
+        assert halves[0].names + halves[1].names == whole.names
+        assert torch.equal(torch.cat([h.product for h in halves]), whole.product)
+        for name, side in whole.sides.items():
+            assert rows(world, halves[0].sides[name]) + rows(world, halves[1].sides[name]) == rows(world, side)
+            assert torch.equal(torch.cat([h.sides[name].pixels for h in halves]), side.pixels)
+
+
+def one_picture(pairs: Any) -> Any:
+    return replace(pairs, items=[Sample(s.text, s.image_ids[:1]) for s in pairs.items])
+
+
+def test_every_pair_is_seen_once_before_any_is_seen_again(make: Any, world: Any) -> None:
+    whole = len(world.pairs) // 8
+    seen = Counter(name for step in range(whole) for name in make().batch(step).names)
+    there = Counter(world.pairs.item_ids[world.pairs.item].tolist())
+    assert sum((there - seen).values()) == len(world.pairs) - 8 * whole
+    assert not seen - there
+
+
+def test_each_step_has_each_pair_type_by_its_share(make: Any, world: Any) -> None:
+    made = make(kinds={"text:rich": 1.0, "image:image": 2.0, "title+image:title+image": 5.0})
+    for step in range(5):
+        query = rows(world, made.batch(step).sides["query"])
+        assert Counter((pictures, bool(text)) for pictures, text in query) == {(0, True): 1, (1, False): 2, (1, True): 5}
+
+
+def test_a_type_that_nothing_fits_leaves_its_share_to_the_others(make: Any, world: Any) -> None:
+    spoken = replace(world.pairs, queries=[Sample(s.text or "a bag") for s in world.pairs.queries])
+    batch = make(pairs=spoken, kinds={"text:rich": 1.0, "image:image": 3.0}).batch(0)
+    assert [pictures for pictures, _ in rows(world, batch.sides["query"])] == [0] * 8
+
+
+def item_tokens(world: Any) -> tuple[dict[int, list[int]], dict[int, list[int]]]:
+    """Title and rich text of each item."""
+    ids = world.pairs.item_ids.tolist()
+    titles = tokens(world.encoder, [Sample(title_of(s)) for s in world.pairs.items])
+    return dict(zip(ids, titles, strict=True)), dict(zip(ids, tokens(world.encoder, world.pairs.items), strict=True))
+
+
+def check_shown(world: Any, batch: Batch, kind: str) -> None:
+    """What the nine types promise, of rows whose item has a picture and a text longer than its title."""
+    asked_as, _, shown_as = kind.partition(":")
+    title, rich = item_tokens(world)
+    asked = {tuple(t) for t in tokens(world.encoder, world.pairs.queries)}
+    longest = world.encoder.layout.max_tokens
+    for name, query, item in zip(batch.names, rows(world, batch.sides["query"]), rows(world, batch.sides["item"]), strict=True):
+        assert query[0] == ("image" in asked_as)
+        assert item[0] == ("image" in shown_as)
+        room = longest - item[0] * len(world.encoder.layout.picture())
+        expected = {"rich": rich[name], "title": title[name], "image": []}[shown_as.partition("+")[0]]
+        assert item[1] == expected[:room]
+        if asked_as == "text":
+            assert tuple(query[1]) in asked
+        elif asked_as == "image":
+            assert query[1] == []
+        else:
+            known = title if asked_as == "title+image" else rich
+            assert query[1] in [text[:room] for text in known.values()]
+            assert query[1] != item[1]  # another item
+
+
+@pytest.mark.parametrize("kind", PAIR_TYPES)
+def test_each_pair_type_shows_what_it_says(make: Any, world: Any, kind: str) -> None:
+    pictured = {int(n) for n, s in zip(world.pairs.item_ids, world.pairs.items, strict=True) if s.image_ids}
+    batch = make(kinds={kind: 1.0}).batch(0)
+    assert set(batch.names) <= pictured
+    check_shown(world, batch, kind)
+
+
+@pytest.mark.parametrize("kind", PAIR_TYPES[:7])
+def test_a_query_of_words_and_picture_shows_the_one_that_the_type_says(make: Any, world: Any, kind: str) -> None:
+    picture = next(s.image_ids for s in world.pairs.queries if s.image_ids)
+    words = next(s.text for s in world.pairs.queries if s.text)
+    both = replace(world.pairs, queries=[Sample(s.text or words, s.image_ids or picture) for s in world.pairs.queries])
+    check_shown(world, make(pairs=both, kinds={kind: 1.0}).batch(0), kind)
+
+
+def test_without_types_a_query_is_shown_as_it_is_and_an_item_with_everything(make: Any, world: Any) -> None:
+    batch = make().batch(0)
+    _, rich = item_tokens(world)
+    asked = {(len(s.image_ids), tuple(t)) for s, t in zip(world.pairs.queries, tokens(world.encoder, world.pairs.queries), strict=True)}
+    room = world.encoder.layout.max_tokens - len(world.encoder.layout.picture())
+    assert {(pictures, tuple(text)) for pictures, text in rows(world, batch.sides["query"])} <= asked
+    assert [(1, rich[name][:room]) for name in batch.names] == rows(world, batch.sides["item"])
+
+
+def test_dropped_texts_leave_the_picture(make: Any, world: Any) -> None:
+    made = make({"text_dropout": 0.5, "batch": 64})
+    found = [row for step in range(4) for row in rows(world, made.batch(step).sides["item"])]
+    share = sum(not text for _, text in found) / len(found)
+    assert 0.4 < share < 0.6
+    assert all(pictures for pictures, text in found if not text)
+
+
+def test_pictures_are_drawn_anew_and_as_many_as_the_recipe_says(make: Any, world: Any) -> None:
+    made = make({"pictures": 2, "batch": 64})
+    there = dict(zip(world.pairs.item_ids.tolist(), (len(s.image_ids) for s in world.pairs.items), strict=True))
+    batch = made.batch(0)
+    assert [pictures for pictures, _ in rows(world, batch.sides["item"])] == [min(there[name], 2) for name in batch.names]
+    single = make({"batch": 64})
+    shown: dict[int, set[bytes]] = {}
+    for step in range(6):
+        batch = single.batch(step)
+        for name, picture in zip(batch.names, batch.sides["item"].pixels, strict=True):
+            shown.setdefault(name, set()).add(picture.numpy().tobytes())
+    assert max(len(pictures) for pictures in shown.values()) > 1
+    assert all(len(pictures) <= there[name] for name, pictures in shown.items())
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.25, 2), (0.5, 4)])
+def test_the_synthetic_share_asks_with_the_item_s_own_picture(make: Any, world: Any, share: float, count: int) -> None:
+    made = make({"synthetic": share})
+    samples = dict(zip(world.pairs.item_ids.tolist(), world.pairs.items, strict=True))
+    for step in range(4):
+        batch = made.batch(step)
+        own = 0
+        for name, picture, (_, text) in zip(
+            batch.names, pixels(batch.sides["query"]), rows(world, batch.sides["query"]), strict=True
+        ):
+            known = world.store.take(samples[name].image_ids)
+            own += not text and any(torch.equal(picture[0], k) for k in known)
+        assert own == count
+
+
+def test_hard_negatives_are_shown_once_each_with_their_products(make: Any, world: Any) -> None:
+    count = len(world.pairs.items)
+    hard = np.stack([(np.arange(count) + 1) % count, np.full(count, -1)], 1)
+    hard[::2] = -1  # every second item has none
+    batch = make(hard=hard).batch(0)
+    row_of = {int(name): row for row, name in enumerate(world.pairs.item_ids)}
+    wanted = sorted({(row_of[name] + 1) % count for name in batch.names if row_of[name] % 2})
+    _, rich = item_tokens(world)
+    room = world.encoder.layout.max_tokens - len(world.encoder.layout.picture())
+    expected = [(1, rich[int(world.pairs.item_ids[row])][:room]) for row in wanted]
+    assert rows(world, batch.sides["negative"]) == expected
+    assert batch.negative_product.tolist() == world.pairs.spu_ids[wanted].tolist()
+    assert "negative" not in make(hard=np.full((count, 2), -1)).batch(0).sides
+
+
+def test_levels_show_the_items_as_pictures_alone_and_as_text_alone(make: Any, world: Any) -> None:
+    batch = make(levels=True).batch(0)
+    _, rich = item_tokens(world)
+    assert set(batch.sides) == {"query", "item", "item_image", "item_text"}
+    assert rows(world, batch.sides["item_image"]) == [(1, [])] * 8
+    assert rows(world, batch.sides["item_text"]) == [(0, rich[name][: world.encoder.layout.max_tokens]) for name in batch.names]
+
+
+def test_products_are_spus_unless_they_are_said_to_be_something_else(make: Any, world: Any) -> None:
+    batch = make().batch(0)
+    spus = dict(zip(world.pairs.item_ids.tolist(), world.pairs.spu_ids.tolist(), strict=True))
+    assert batch.product.tolist() == [spus[name] for name in batch.names]
+    alone = make(product=world.pairs.item_ids).batch(0)
+    assert alone.product.tolist() == list(alone.names)
+
+
+def test_a_part_of_a_side_has_its_rows_without_padding_that_none_of_them_needs(make: Any, world: Any) -> None:
+    side = make({"pictures": 2}).batch(0).sides["query"]
+    parts = [side.part(0, 3), side.part(3, 4), side.part(4, 8)]
+    assert [row for part in parts for row in rows(world, part)] == rows(world, side)
+    assert torch.equal(torch.cat([part.pixels for part in parts]), side.pixels)
+    assert all(part.input_ids.shape[1] == int(part.attention_mask.sum(1).max()) for part in parts)

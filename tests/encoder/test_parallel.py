@@ -1,0 +1,91 @@
+"""Two processes on one machine (gloo) train as one process does on the same batches."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = """
+import datetime as dt, json, sys
+from dataclasses import replace
+from pathlib import Path
+from moon_ops.encoder import fit, train as module
+from moon_ops.lake.contract import Sample
+from moon_ops.lake.tables import Lake
+from moon_ops.recipes import EncoderRecipe
+from pydantic import TypeAdapter
+
+lake, out, recipes = Lake(sys.argv[1]), Path(sys.argv[2]), json.loads(Path(sys.argv[3]).read_text())
+fit.LOG_STEPS = 1
+known = module.behaviour
+
+
+def behaviour(lake, until):  # a picture an item, so that none is drawn: each process draws for itself
+    pairs = known(lake, until)
+    return replace(pairs, items=[Sample(s.text, s.image_ids[:1]) for s in pairs.items])
+
+
+module.behaviour = behaviour
+for name, recipe in recipes.items():
+    heard = []
+    module.train(
+        lake, out / name, TypeAdapter(EncoderRecipe).validate_python(recipe), trained_until=dt.datetime(2026, 1, 16, tzinfo=dt.UTC), seed=0,
+        on_step=lambda step, found: heard.append(found["loss"]),
+    )
+    if heard:
+        (out / f"{name}.json").write_text(json.dumps(heard))
+"""
+CLEAN = {"least_entities": 0, "category_balance": False}
+RECIPES: dict[str, dict[str, Any]] = {
+    "2a": {"stage2a": {"steps": 3, "within_product": 0.5}, "training": {"prefixes": [8], "matrix_learning_rate": 0.02}},
+    "2a in chunks, over two batches": {"stage2a": {"steps": 3}, "training": {"chunk": 3, "accumulation": 2}},
+    "2b": {"stage2b": {"steps": 3, **CLEAN}},
+    "both": {"stage2a": {"steps": 2}, "stage2b": {"steps": 2, **CLEAN}},
+}
+CONVOLVED = {"tower": "conv", "vision": {"channels": [8, 8], "blocks": 0}}  # it counts what it has seen
+UNEVEN = {  # hard negatives are more in one process than in the other, so it runs the model more often
+    "stage2a": {"steps": 2},
+    "stage2b": {"steps": 6, "hard_negatives": 4, "queue": 8, **CLEAN},
+    "training": {"chunk": 1, "augment": True, "synthetic": 0.5, "text_dropout": 0.3},
+}
+
+
+def start(processes: int, lake: str, out: Path, recipes: dict[str, Any]) -> Path:
+    out.mkdir()
+    (out / "script.py").write_text(SCRIPT)
+    (out / "recipes.json").write_text(json.dumps(recipes))
+    place = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "LANCE_LOG": "error"}
+    many = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] if processes > 1 else []
+    command = [sys.executable, *many, str(out / "script.py"), lake, str(out), str(out / "recipes.json")]
+    done = subprocess.run(command, env={**os.environ, **place}, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-12000:]
+    return out
+
+
+def merged(least: Any, tables: dict[str, Any]) -> dict[str, Any]:
+    return asdict(least(**tables))
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_losses_and_the_weights_of_one(lake: Any, least: Any, tmp_path: Path) -> None:
+    recipes = {name: merged(least, tables) for name, tables in RECIPES.items()}
+    one = start(1, lake.uri, tmp_path / "one", recipes)
+    two = start(2, lake.uri, tmp_path / "two", recipes | {"uneven": merged(least, UNEVEN) | CONVOLVED})
+    for name in RECIPES:
+        expected, found = (json.loads((place / f"{name}.json").read_text()) for place in (one, two))
+        assert found == pytest.approx(expected, rel=1e-4), name
+        a, b = (load_file(place / name / "model.safetensors") for place in (one, two))
+        for weight, value in a.items():
+            assert torch.allclose(b[weight], value, atol=1e-4), f"{name}: {weight}"
+    assert len(json.loads((two / "uneven.json").read_text())) == 8
+    assert not list(two.glob("*.partial"))
