@@ -107,7 +107,9 @@ def train(
 
     settings = _settings(home)
     until = _windows(settings, trained_until).trained_until
-    _say(stages.train(settings, recipe, trained_until=until, seed=seed, steps=steps))
+    trained = stages.train(settings, recipe, trained_until=until, seed=seed, steps=steps)
+    if trained.run_id:  # of several processes one speaks
+        _say(trained)
 
 
 @app.command()

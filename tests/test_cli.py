@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from moon_ops import studies
 from moon_ops.cli import app, main
 
 PUBLIC = [
@@ -90,6 +91,15 @@ def test_every_public_command_is_there_and_has_an_example() -> None:
         assert re.search(rf"Example:\s+moon {command}\b", shown.output), f"{command} has no example"
 
 
+def test_every_study_is_there_and_has_an_example() -> None:
+    assert [group.name for group in app.registered_groups] == ["study"]
+    assert [c.name or c.callback.__name__ for c in studies.app.registered_commands] == ["ablation", "scaling"]
+    for command in ("ablation", "scaling"):
+        shown = CliRunner().invoke(app, ["study", command, "--help"])
+        assert shown.exit_code == 0
+        assert re.search(rf"Example:\s+moon study {command} --recipe moon-study --seeds 0,1,2\b", shown.output), f"{command} has no example"
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -140,6 +150,7 @@ def test_an_empty_catalogue_and_a_directory_without_items(moon: Moon, make_shop:
         (["promote", "1"], "moon-release has no version 1"),
         (["rollback"], "no previous release"),
         (["export", "nowhere"], "not a trained checkpoint"),
+        (["study", "ablation"], "no table 'events' yet"),
     ],
     ids=lambda v: v[0] if isinstance(v, list) else "",
 )
@@ -163,6 +174,94 @@ def test_bad_settings_recipes_and_times(moon: Moon, tmp_path: Path) -> None:
     assert "is a file" in refused(moon("status", MOON_HOME=str(tmp_path / "file")))
     assert "'tomorrow' is not a time" in refused(moon("train", "--trained-until", "tomorrow"))
     assert "size 'huge' is not a size" in refused(moon("simulate", str(tmp_path / "shop"), "--size", "huge"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--seeds", "1"], "seeds = '1' must be at least two different whole numbers"),
+        (["--seeds", "1,one"], "seeds = '1,one' must be at least two different whole numbers"),
+        (["--only", "moonlight"], "only = 'moonlight' names no arm (there are: "),
+        (["--recipe", "moon-huge"], "there is no recipe 'moon-huge'"),
+        (["--trained-until", "tomorrow"], "'tomorrow' is not a time"),
+    ],
+    ids=lambda v: v[0] if isinstance(v, list) else "",
+)
+@pytest.mark.parametrize("kind", ["ablation", "scaling"])
+def test_a_study_that_cannot_be_is_refused_before_anything_is_made(
+    moon: Moon, tmp_path: Path, kind: str, arguments: list[str], named: str
+) -> None:
+    assert named in refused(moon("study", kind, *arguments))
+    assert not (tmp_path / "home").exists()
+
+
+RECIPE = """
+family = "smolvlm"
+vocabulary = 700
+inputs = { picture_size = 16, max_text_tokens = 16 }
+vision = { hidden_size = 32, intermediate_size = 32, num_hidden_layers = 1, num_attention_heads = 2, patch_size = 4 }
+text = { hidden_size = 32, intermediate_size = 32, num_hidden_layers = 1, num_attention_heads = 2, num_key_value_heads = 2 }
+training = { batch = 8, learning_rate = 2e-3 }
+stage1 = { steps = 10 }
+stage2a = { steps = 20 }
+stage2b = { steps = 10, least_entities = 0 }
+"""
+
+
+@pytest.fixture
+def small(tmp_path: Path, lake: Any) -> dict[str, str]:
+    """The tiny shop's lake, and ``small`` as the only recipe."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "small.toml").write_text(RECIPE)
+    return {"MOON_LAKE": lake.uri, "MOON_MODELS": str(tmp_path / "models")}
+
+
+def test_steps_are_shared_over_the_stages(moon: Moon, small: dict[str, str]) -> None:
+    done = moon("train", "--recipe", "small", "--trained-until", "2026-01-16", "--steps", "4", **small)
+    assert done.returncode == 0, done.stderr
+    checkpoint = Path(re.findall(r"^checkpoint: (.*)$", done.stdout, re.M)[0])
+    recipe, report = (json.loads((checkpoint / name).read_text()) for name in ("recipe.json", "training.json"))
+    assert [recipe[stage]["steps"] for stage in ("stage1", "stage2a", "stage2b")] == [1, 2, 1]
+    assert (report["steps"], report["trained_until"]) == (4, "2026-01-16T00:00:00+00:00")
+    assert f"{report['last_loss']:.4f}" == re.findall(r"^last_loss: (.*)$", done.stdout, re.M)[0]
+    assert "steps = -1 must be 0 or more" in refused(moon("train", "--recipe", "small", "--steps", "-1", **small))
+
+
+def test_a_study_writes_its_table_and_its_figure(moon: Moon, small: dict[str, str], tmp_path: Path) -> None:
+    """Two arms, two seeds, one step."""
+    recipe = tmp_path / "models" / "small.toml"
+    recipe.write_text(
+        re.sub(r"^stage1.*", "", recipe.read_text(), flags=re.M).replace("steps = 20", "steps = 1").replace("steps = 10", "steps = 0")
+    )
+    done = moon("study", "ablation", "--recipe", "small", "--seeds", "0,1", "--only", "untrained, full", **small)
+    assert done.returncode == 0, done.stderr
+    written = [Path(line.removeprefix("wrote ")) for line in done.stdout.splitlines() if line.startswith("wrote ")]
+    assert [p.suffix for p in written] == [".md", ".png"]
+    assert {p.parent for p in written} == {tmp_path / "home" / "studies"}
+    assert [line.split(" | ")[0] for line in written[0].read_text().splitlines()[2:]] == ["| untrained", "| + stage 2b (full)"]
+    assert written[0].read_text() in done.stdout
+    assert len(written[0].with_suffix(".jsonl").read_text().splitlines()) == 4
+    from moon_ops.release.registry import Registry
+    from moon_ops.settings import Settings
+
+    registry = Registry(Settings.from_environment(tmp_path / "home"))
+    (run,) = registry.client.search_runs([registry.experiment_id], filter_string="attributes.run_name = 'study ablation'")
+    assert {f.path for f in registry.client.list_artifacts(run.info.run_id)} == {p.name for p in written}
+    assert run.info.status == "FINISHED"
+
+
+def test_evaluation_from_a_later_start(moon: Moon, released: Any) -> None:
+    """The tiny shop's encoder is trained until 2026-01-16 and its last day is 2026-01-20."""
+    home = {"MOON_HOME": str(released.home)}
+    whole, later = (
+        json.loads(moon("evaluate", "--encoder", "1", "--json", *more, **home).stdout) for more in ([], ["--start", "2026-01-18"])
+    )
+    for kind in ("image_search", "text_search"):
+        assert 0 < later[f"{kind}/queries"] < whole[f"{kind}/queries"]
+    assert whole["catalogue_items"] == later["catalogue_items"] == 115
+    assert [p["dim"] for p in whole["prefixes"]] == [64]
+    assert "the encoder was trained until 2026-01-" in refused(moon("evaluate", "--encoder", "1", "--start", "2026-01-10", **home))
+    assert "'soon' is not a time" in refused(moon("evaluate", "--encoder", "1", "--start", "soon", **home))
 
 
 def test_status_of_an_empty_home_is_json_and_makes_nothing(moon: Moon, tmp_path: Path) -> None:

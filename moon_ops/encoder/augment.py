@@ -41,7 +41,7 @@ def product_mask(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def shaken(pixels: Tensor, generator: torch.Generator) -> Tensor:
     """A real photograph [N, 3, S, S], once more: light, then a turn of up to 17°, a crop and a flip."""
-    grid = _grid(pixels, generator, turn=0.3, scale=(0.85, 1.2), tilt=0.05, shift=0.1)
+    grid = _grid(pixels, generator, turn=0.3, scale=(0.75, 1.4), tilt=0.08, shift=0.12)
     return F.grid_sample(_light(pixels.float(), generator), grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 

@@ -60,12 +60,14 @@ class Stage(Protocol):
 def accelerator(training: Training) -> Accelerator:
     """Device, precision and processes as the recipe and the environment (``torchrun``, ``accelerate launch``) say."""
     AcceleratorState._reset_state()  # a process may train twice, with another precision
-    parallel = DistributedDataParallelKwargs(
-        find_unused_parameters=True,  # a batch without pictures leaves the tower out
-        broadcast_buffers=False,  # processes may run the model a different number of times: it must not wait for the others
-    )
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # a batch without pictures leaves the tower out
     precision, _ = precision_of(training)
-    return Accelerator(mixed_precision=precision, gradient_accumulation_steps=training.accumulation, kwargs_handlers=[parallel])
+    return Accelerator(
+        cpu=not torch.accelerator.is_available(),  # said, or the processes of torchrun would each believe to be alone
+        mixed_precision=precision,
+        gradient_accumulation_steps=training.accumulation,
+        kwargs_handlers=[unused],
+    )
 
 
 def precision_of(training: Training) -> tuple[str, str]:

@@ -86,7 +86,9 @@ WRITES = 4  # files of tensors
 
 
 @pytest.mark.parametrize("killed_at", range(WRITES + 3))
-def test_killed_while_saving_leaves_the_checkpoint_before(run: Any, tmp_path: Path, killed_at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_while_saving_leaves_the_checkpoint_before(
+    run: Any, tmp_path: Path, killed_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Killed in the middle of each file, before the directory has its name, and before it is called the newest."""
     model, optimizers = run
     kept = Checkpoints(tmp_path)

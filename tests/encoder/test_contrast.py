@@ -54,7 +54,9 @@ def test_a_plugged_in_recognizer_decides_which_texts_name_enough(world: Any, pur
         return not text or ("a" in text and "e" in text)
 
     titles = [purchases.items[i].text.split(" | ")[0] for i in purchases.item]
-    expected = [n for n, (q, title) in enumerate(zip(purchases.query, titles, strict=True)) if enough(purchases.queries[q].text) and enough(title)]
+    expected = [
+        n for n, (q, title) in enumerate(zip(purchases.query, titles, strict=True)) if enough(purchases.queries[q].text) and enough(title)
+    ]
     assert found.kept.tolist() == expected
     assert 0 < len(expected) < len(purchases)
 

@@ -147,6 +147,21 @@ def test_a_loss_that_is_no_number_names_the_step_the_stage_and_the_items_and_lea
     assert state.step == 3
 
 
+def test_a_loop_goes_on_from_its_checkpoint_with_the_losses_before_it(tmp_path: Path) -> None:
+    recipe = training(checkpoint_steps=1, accumulation=2, matrix_learning_rate=0.05)
+    whole, killed, resumed = Toy(), Toy(spoiled_at=7), Toy()
+    expected, ran = loop(recipe, tmp_path / "whole"), loop(recipe, tmp_path / "run")
+    expected.run(whole)
+    with pytest.raises(InputError, match="at step 3 of toy"):
+        ran.run(killed)
+    again = loop(recipe, tmp_path / "run")
+    again.checkpoints.restore(resumed.model)
+    again.run(resumed, again.checkpoints.read())
+    assert again.losses == expected.losses
+    assert resumed.seen == whole.seen[6:]
+    assert all(torch.equal(a, b) for a, b in zip(resumed.model.parameters(), whole.model.parameters(), strict=True))
+
+
 def test_the_listener_hears_of_every_tenth_step_and_the_last_counted_over_all_stages(tmp_path: Path) -> None:
     heard: list[tuple[int, dict[str, float]]] = []
     stage = Toy()

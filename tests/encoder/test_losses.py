@@ -75,7 +75,9 @@ def test_circle_pulls_each_similarity_by_how_far_it_is_from_its_optimum() -> Non
     """One query with one positive (0.6) and two negatives (0.3 and -0.5); the weights are constants when the gradient is taken."""
     margin, scale = 0.25, 8.0
     similarity = torch.tensor([0.6, 0.3, -0.5], requires_grad=True)  # the items' only numbers; the query is 1
-    loss = circle(torch.ones(1, 1), similarity[:, None], torch.tensor([0]), torch.tensor([[True, False, False]]), margin=margin, scale=scale)
+    loss = circle(
+        torch.ones(1, 1), similarity[:, None], torch.tensor([0]), torch.tensor([[True, False, False]]), margin=margin, scale=scale
+    )
     (gradient,) = torch.autograd.grad(loss, similarity)
     pull, push = 1 + margin - 0.6, 0.3 + margin  # 0.65 and 0.55; below -margin a negative is let be
     logit = scale * (push * (0.3 - margin)) - scale * pull * (0.6 - (1 - margin))

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
-import datetime as dt, json, sys
+import datetime as dt, json, os, sys
 from dataclasses import replace
 from pathlib import Path
 from moon_ops.encoder import fit, train as module
@@ -35,7 +35,15 @@ def behaviour(lake, until):  # a picture an item, so that none is drawn: each pr
     return replace(pairs, items=[Sample(s.text, s.image_ids[:1]) for s in pairs.items])
 
 
+def prepare(encoder, *more):
+    found = chosen(encoder, *more)
+    counted = [float(buffer.double().sum()) for buffer in encoder.buffers()]
+    (out / f"prepared-{os.environ.get('RANK', 0)}.json").write_text(json.dumps([counted, found.kept.tolist(), found.hard.tolist()]))
+    return found
+
+
 module.behaviour = behaviour
+chosen, module.prepare = module.prepare, prepare
 for name, recipe in recipes.items():
     heard = []
     module.train(
@@ -47,7 +55,7 @@ for name, recipe in recipes.items():
 """
 CLEAN = {"least_entities": 0, "category_balance": False}
 RECIPES: dict[str, dict[str, Any]] = {
-    "2a": {"stage2a": {"steps": 3, "within_product": 0.5}, "training": {"prefixes": [8], "matrix_learning_rate": 0.02}},
+    "2a": {"stage2a": {"steps": 3, "within_product": 0.5}, "training": {"prefixes": [8]}},
     "2a in chunks, over two batches": {"stage2a": {"steps": 3}, "training": {"chunk": 3, "accumulation": 2}},
     "2b": {"stage2b": {"steps": 3, **CLEAN}},
     "both": {"stage2a": {"steps": 2}, "stage2b": {"steps": 2, **CLEAN}},
@@ -88,4 +96,6 @@ def test_two_processes_have_the_losses_and_the_weights_of_one(lake: Any, least: 
         for weight, value in a.items():
             assert torch.allclose(b[weight], value, atol=1e-4), f"{name}: {weight}"
     assert len(json.loads((two / "uneven.json").read_text())) == 8
+    prepared = [json.loads((two / f"prepared-{rank}.json").read_text()) for rank in (0, 1)]
+    assert prepared[0] == prepared[1]  # of the last recipe: with what batch norm counted, and so with the same pairs and hard negatives
     assert not list(two.glob("*.partial"))

@@ -96,7 +96,9 @@ def test_a_later_token_does_not_change_an_earlier_logit_but_it_changes_the_vecto
 def test_a_logit_depends_on_the_picture_before_it(world: Any, made: TaskBatches) -> None:
     inputs = made.batch(0).inputs
     with torch.no_grad():
-        seen, other = (world.encoder.next_token_logits(inputs.input_ids, inputs.attention_mask, p) for p in (inputs.pixels, 255 - inputs.pixels))
+        seen, other = (
+            world.encoder.next_token_logits(inputs.input_ids, inputs.attention_mask, p) for p in (inputs.pixels, 255 - inputs.pixels)
+        )
     assert not torch.allclose(seen, other, atol=1e-4)
 
 

@@ -203,9 +203,7 @@ def test_near_identical_photographs_of_one_product_count_once(make_shop: Any, le
     pictures = {"a.png": noise(1), "a2.png": noise(1, brighter=9), "a3.png": noise(1, brighter=20), "b.png": noise(2)}
     asked = {1: ("a.png", 1), 2: ("a2.png", 1), 3: ("a3.png", 2), 4: ("b.png", 1)}  # the second is the first one's twin
     queries = [{"query_id": q, "timestamp": "2026-01-02T00:00:00Z", "image": picture} for q, (picture, _) in asked.items()]
-    events = [
-        {"timestamp": "2026-01-03T00:00:00Z", "item_id": item, "query_id": q, "event": "purchase"} for q, (_, item) in asked.items()
-    ]
+    events = [{"timestamp": "2026-01-03T00:00:00Z", "item_id": item, "query_id": q, "event": "purchase"} for q, (_, item) in asked.items()]
     lake = Lake(str(tmp_path / "lake"))
     ingest(make_shop(pictures=pictures, items=items, queries=queries, events=events), lake, now=now)
     found = [run(lake, tmp_path / str(bits), least(deduplicate=bits, stage2a={"steps": 1}))[0] for bits in (-1, 4)]

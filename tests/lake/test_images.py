@@ -197,7 +197,7 @@ def test_golden_pixels_are_the_ones_of_every_release() -> None:
 @pytest.mark.parametrize(("width", "height"), [(113, 150), (150, 113), (64, 64), (20, 300)])
 @pytest.mark.parametrize("size", [32, 64])
 def test_pixels_equal_those_of_the_transformers_processor(width: int, height: int, size: int) -> None:
-    from moon_ops.encoder.model import picture_processor
+    from moon_ops.encoder.smolvlm import picture_processor
 
     picture = drawn(width, height)
     theirs = picture_processor(size)(picture, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"]
