@@ -88,7 +88,7 @@ class Training:
         _rule(0 <= self.matrix_learning_rate < 1, "matrix_learning_rate", self.matrix_learning_rate, "from 0, below 1")
         _rule(0 < self.temperature <= 1, "temperature", self.temperature, "above 0, at most 1")
         _rule(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "0 or more")
-        _rule(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
+        _rule(0 <= self.weight_decay < 1, "weight_decay", self.weight_decay, "from 0, below 1")
         _rule(self.pictures >= 1, "pictures", self.pictures, "at least 1")
         _rule(0 <= self.text_dropout < 1, "text_dropout", self.text_dropout, "from 0, below 1")
         _rule(0 <= self.synthetic < 1, "synthetic", self.synthetic, "from 0, below 1")
@@ -149,7 +149,7 @@ class Stage2b:
     def __post_init__(self) -> None:
         _rule(self.steps >= 0, "stage2b.steps", self.steps, "0 or more (0: left out)")
         _rule(0 <= self.margin < 1, "stage2b.margin", self.margin, "from 0, below 1")
-        _rule(self.scale > 0, "stage2b.scale", self.scale, "above 0")
+        _rule(0 < self.scale <= 1000, "stage2b.scale", self.scale, "above 0, at most 1000")
         _rule(self.least_entities >= 0, "stage2b.least_entities", self.least_entities, "0 or more")
         _rule(self.hard_negatives >= 0, "stage2b.hard_negatives", self.hard_negatives, "0 or more")
         _rule(self.queue >= 0, "stage2b.queue", self.queue, "0 or more")
@@ -187,11 +187,13 @@ class EncoderRecipe:
         )
         _rule(not (self.checkpoint and own), "tower", self.tower, "vit where a checkpoint is given: it brings its own")
         _rule(not (own and self.family != "smolvlm"), "tower", self.tower, "vit, or family smolvlm, whose trunk takes other towers")
+        _rule(self.scale_factor >= 1, "scale_factor", self.scale_factor, "at least 1")
         _rule(-1 <= self.deduplicate <= 16, "deduplicate", self.deduplicate, "from -1 (off) to 16 bits")
         if not self.checkpoint:
             self._architecture()
         if self.text and self.training.prefixes:
-            width = int(self.text["hidden_size"])
+            width = int(self.text.get("hidden_size", 0))
+            _rule(width > 0, "text.hidden_size", width, "given where training.prefixes are")
             _rule(self.training.prefixes[-1] <= width, "training.prefixes", self.training.prefixes, f"at most text.hidden_size = {width}")
 
     def _architecture(self) -> None:
@@ -204,7 +206,9 @@ class EncoderRecipe:
             rule = f"a multiple of patch_size × scale_factor = {patch * self.scale_factor}"
         else:
             _rule(set(self.vision) <= {"channels", "blocks"}, "vision", sorted(self.vision), "channels and blocks alone for this tower")
-            stride = 32 if self.tower == "efficientnet-lite0" else 2 ** len(self.vision.get("channels", [0] * 4))  # type: ignore[arg-type]
+            channels = self.vision.get("channels", [1] * 4)
+            _rule(isinstance(channels, list) and all(c >= 1 for c in channels), "vision.channels", channels, "a list of widths")
+            stride = 32 if self.tower == "efficientnet-lite0" else 2 ** len(channels)  # type: ignore[arg-type]
             fits, rule = self.inputs.picture_size % stride == 0, f"a multiple of the tower's stride {stride}"
         _rule(fits, "inputs.picture_size", self.inputs.picture_size, rule)
 
@@ -302,7 +306,7 @@ def _widths(table: str, given: dict[str, Any], known: set[str]) -> None:
     """The keys that an architecture may set, and what must divide what: transformers itself ignores a misspelt key."""
     for name, value in given.items():
         _rule(name in known, f"{table}.{name}", value, f"named as one of {', '.join(sorted(known))}")
-        _rule(isinstance(value, int | float) and value >= 1, f"{table}.{name}", value, "at least 1")
+        _rule(isinstance(value, int) and value >= 1, f"{table}.{name}", value, "a whole number from 1")
     heads, width = int(given.get("num_attention_heads", 1)), int(given.get("hidden_size", 1))
     _rule(width % heads == 0, f"{table}.hidden_size", width, f"a multiple of num_attention_heads = {heads}")
 

@@ -191,8 +191,9 @@ class PairBatches:
         asked_as, _, shown_as = kind.partition(":")
         if asked_as in ("title+image", "rich+image"):
             return self._item(query, asked_as, rng), self._item(item, shown_as, rng), item
-        sample = self.pairs.queries[query]
-        return Shown(self.query_tokens[query], sample.image_ids, SHAKEN), self._item(item, shown_as, rng), item
+        pictures = self.pairs.queries[query].image_ids if asked_as != "text" else ()
+        words = self.query_tokens[query] if asked_as != "image" else []
+        return Shown(words, pictures, SHAKEN), self._item(item, shown_as, rng), item
 
     def _item(self, row: int, shown_as: str, rng: np.random.Generator) -> Shown:
         """An item as the pair type shows it; without a type everything, but for text that is dropped now and then."""

@@ -19,7 +19,7 @@ from moon_ops.encoder.cleaning import CleaningReport
 from moon_ops.encoder.entities import Gazetteer, Recognizer
 from moon_ops.encoder.fit import cached
 from moon_ops.encoder.model import Encoder
-from moon_ops.encoder.negatives import Queue, mine
+from moon_ops.encoder.negatives import Queue, gathered, gathered_numbers, mine
 from moon_ops.encoder.objectives import Found, Sides, behaviour_loss, refined_loss
 from moon_ops.encoder.pairs import Pairs, Rows
 from moon_ops.encoder.pixels import PixelStore
@@ -131,7 +131,7 @@ class Refinement:
     def after(self, batch: Batch) -> None:
         """The batch's items join the queue."""
         if self.queue is not None and self._items is not None:
-            self.queue.push(self._items, batch.product)
+            self.queue.push(gathered(self._items).detach(), gathered_numbers(batch.product.to(self._items.device)))
 
     def tensors(self) -> dict[str, Tensor]:
         """The chosen pairs and negatives, and the queue."""

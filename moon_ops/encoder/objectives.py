@@ -6,10 +6,12 @@ B pairs, M items, D dimensions. A loss that is made of vectors alone lets gradie
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from moon_ops.encoder.batches import Inputs
 from moon_ops.encoder.losses import circle, info_nce, nested
@@ -36,14 +38,19 @@ class Sides(nn.Module):
 
     def forward(self, sides: list[Inputs]) -> list[Tensor]:
         """Unit vectors [R, D] of each side, in float32, and last the scale: pictures of all sides share the tower's batch statistics."""
-        tokens = self.encoder.tokens_or_none(torch.cat([side.pixels for side in sides]))
+        pixels = torch.cat([side.pixels for side in sides])
+        with sdpa_kernel(SDPBackend.MATH) if pixels.device.type == "cpu" else nullcontext():  # a CPU's fused attention is slow backwards
+            return [*self._embedded(sides, pixels), self.scale]
+
+    def _embedded(self, sides: list[Inputs], pixels: Tensor) -> list[Tensor]:
+        tokens = self.encoder.tokens_or_none(pixels)
         out, at = [], 0
         for side in sides:
             count = len(side.pixels)
             own = tokens[at : at + count] if count else tokens[:1] * 0
             out.append(self.encoder.embed(side.input_ids, side.attention_mask, own).float())
             at += count
-        return [*out, self.scale]
+        return out
 
 
 @dataclass

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 
 from moon_ops.encoder import duplicates, pretrain
 from moon_ops.encoder.checkpoints import Checkpoints, State
@@ -72,8 +73,7 @@ def train(
     pairs, twins = _pairs(lake, trained_until, recipe)
     rows = items_as_of(lake, trained_until).to_pylist()
     place = out.with_name(f"{out.name}.partial")
-    checkpoints, state = _resumed(place, recipe, pairs, seed, main=machine.is_main_process)
-    machine.wait_for_everyone()
+    checkpoints, state = _resumed(place, recipe, pairs, seed, machine)
     encoder = build(recipe, [*corpus(pairs), *pretrain.corpus()], seed)
     pixels = place / f"pixels-{machine.process_index}.u8"
     store = PixelStore.fill(lake, pairs.image_ids(), recipe.inputs.picture_size, pixels, detector=recipe.inputs.core_region)
@@ -84,16 +84,16 @@ def train(
         if not steps:
             continue
         past = state is not None and number < STAGES.index(state.stage)
-        if past:
-            loop.done += steps
-            continue
         here = state if state is not None and state.stage == name else None
         stage, kept = _stage(name, encoder, pairs, rows, store, recipe, seed, here)
         refined = kept or refined
+        tokens += stage.steps * recipe.training.accumulation * tokens_of(stage.batch(0, 0, 1))
+        if past:
+            loop.done += steps
+            continue
         if state is not None and not resumed_at:
             checkpoints.restore(stage.model)
             resumed_at, loop.losses = loop.done + (here.step if here else 0), list(state.losses)
-        tokens += stage.steps * recipe.training.accumulation * tokens_of(stage.batch(0, 0, 1))
         loop.run(stage, here)
         state = None
         if keep_stages and machine.is_main_process:
@@ -140,16 +140,18 @@ def _pairs(lake: Lake, until: dt.datetime, recipe: EncoderRecipe) -> tuple[Pairs
     return pairs.only(torch.tensor(keep).numpy()), len(pairs) - len(keep)
 
 
-def _resumed(place: Path, recipe: EncoderRecipe, pairs: Pairs, seed: int, *, main: bool) -> tuple[Checkpoints, State | None]:
+def _resumed(place: Path, recipe: EncoderRecipe, pairs: Pairs, seed: int, machine: Accelerator) -> tuple[Checkpoints, State | None]:
     """The run's checkpoints, and the state to go on from; what another recipe, seed or lake left there is thrown away."""
-    content = json.dumps([asdict(recipe), seed, pairs.query.tolist(), pairs.item_ids[pairs.item].tolist()], sort_keys=True)
+    shown = [[s.text, s.image_ids] for s in (*pairs.queries, *pairs.items)]
+    content = json.dumps([asdict(recipe), seed, pairs.query.tolist(), pairs.item.tolist(), shown], sort_keys=True)
     identity = hashlib.sha256(content.encode()).hexdigest()
     known = place / "identity"
-    if main:
+    if machine.is_main_process:
         if not known.is_file() or known.read_text() != identity:
             shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True, exist_ok=True)
         known.write_text(identity)
+    machine.wait_for_everyone()  # before anyone reads what may be another run's
     checkpoints = Checkpoints(place)
     return checkpoints, checkpoints.read()
 

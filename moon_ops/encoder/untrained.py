@@ -43,5 +43,7 @@ def embed_eager(encoder: Encoder, store: PixelStore, samples: list[Sample]) -> N
         pictures = [s.image_ids[: encoder.layout.max_pictures] for s in samples[start : start + BATCH]]
         ids, mask = encoder.layout.batch(texts[start : start + BATCH], [len(p) for p in pictures])
         pixels = store.take([i for p in pictures for i in p])
-        out.append(encoder(torch.from_numpy(ids), torch.from_numpy(mask), pixels).numpy())
+        device = next(encoder.parameters()).device
+        read = (torch.from_numpy(ids), torch.from_numpy(mask), pixels)
+        out.append(encoder(*(part.to(device) for part in read)).float().cpu().numpy())
     return np.concatenate(out)

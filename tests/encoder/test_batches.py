@@ -134,7 +134,6 @@ def test_each_pair_type_shows_what_it_says(make: Any, world: Any, kind: str) -> 
     check_shown(world, batch, kind)
 
 
-@pytest.mark.xfail(strict=True, reason="the query is shown with its words and its picture, whatever the type says")
 @pytest.mark.parametrize("kind", PAIR_TYPES[:7])
 def test_a_query_of_words_and_picture_shows_the_one_that_the_type_says(make: Any, world: Any, kind: str) -> None:
     picture = next(s.image_ids for s in world.pairs.queries if s.image_ids)
