@@ -36,7 +36,20 @@ from moon_ops.settings import Settings
 STEPS, WARM, TURNS = 24, 4, 2
 
 
-class Repeated(Behaviour):
+class Timed(Behaviour):
+    """Stage 2a with a clock that is read after each step."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.times: list[float] = []
+
+    def after(self, batch: Batch) -> None:
+        """Read the clock."""
+        super().after(batch)
+        self.times.append(time.perf_counter())
+
+
+class Repeated(Timed):
     """The same stage on one batch that is made once: the model without its loader."""
 
     kept: Batch | None = None
@@ -47,14 +60,13 @@ class Repeated(Behaviour):
         return self.kept
 
 
-def ours(stage: type[Behaviour], encoder: Encoder, pairs: Pairs, store: PixelStore, chosen: EncoderRecipe, scratch: Path) -> float:
+def ours(kind: type[Timed], encoder: Encoder, pairs: Pairs, store: PixelStore, chosen: EncoderRecipe, scratch: Path) -> float:
     """Samples per second of our loop over ``STEPS`` steps after ``WARM`` more."""
-    times: list[float] = []
     training = chosen.training
-    loop = Loop(training, accelerator(training), Checkpoints(scratch / "state"), workers=0 if stage is Repeated else 1)
-    kept, loop._tell = loop._tell, lambda *given: (times.append(time.perf_counter()), kept(*given))[1]  # type: ignore[method-assign]
-    loop.run(stage(encoder, pairs, store, chosen, 0))
-    return training.batch * STEPS / (times[-1] - times[-1 - STEPS])
+    loop = Loop(training, accelerator(training), Checkpoints(scratch / "state"), workers=0 if kind is Repeated else 1)
+    stage = kind(encoder, pairs, store, chosen, 0)
+    loop.run(stage)
+    return training.batch * STEPS / (stage.times[-1] - stage.times[-1 - STEPS])
 
 
 def peer(directory: Path, settings: Settings, pairs: Pairs, batch: int) -> float:
@@ -118,10 +130,10 @@ def measure(settings: Settings) -> dict[str, float]:
         store = PixelStore.fill(settings.lake, pairs.image_ids(), plain.inputs.picture_size, scratch / "pixels.u8")
         for _ in range(TURNS):
             runs = {
-                "ours": lambda: ours(Behaviour, Encoder.load(scratch / "encoder"), pairs, store, plain, scratch),
+                "ours": lambda: ours(Timed, Encoder.load(scratch / "encoder"), pairs, store, plain, scratch),
                 "peer": lambda: peer(scratch / "encoder", settings, pairs, training.batch),
                 "limit": lambda: ours(Repeated, Encoder.load(scratch / "encoder"), pairs, store, plain, scratch),
-                "augmented": lambda: ours(Behaviour, Encoder.load(scratch / "encoder"), pairs, store, augmented, scratch),
+                "augmented": lambda: ours(Timed, Encoder.load(scratch / "encoder"), pairs, store, augmented, scratch),
                 "augmented_limit": lambda: ours(Repeated, Encoder.load(scratch / "encoder"), pairs, store, augmented, scratch),
             }
             for name, one in runs.items():
