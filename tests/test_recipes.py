@@ -186,7 +186,7 @@ RULES: list[tuple[dict[str, Any], str]] = [  # what an encoder's recipe must not
     ({"training": {"temperature": 0}}, "temperature = 0.0 must be above 0, at most 1"),
     ({"training": {"temperature": 1.1}}, "temperature = 1.1 must be above 0, at most 1"),
     ({"training": {"warmup_steps": -5}}, "warmup_steps = -5 must be 0 or more"),
-    ({"training": {"weight_decay": -0.1}}, "weight_decay = -0.1 must be 0 or more"),
+    ({"training": {"weight_decay": -0.1}}, "weight_decay = -0.1 must be from 0, below 1"),
     ({"training": {"pictures": 0}}, "pictures = 0 must be at least 1"),
     ({"training": {"text_dropout": 1.0}}, "text_dropout = 1.0 must be from 0, below 1"),
     ({"training": {"synthetic": 1.0}}, "synthetic = 1.0 must be from 0, below 1"),
@@ -223,7 +223,7 @@ RULES: list[tuple[dict[str, Any], str]] = [  # what an encoder's recipe must not
     ({"tower": "vgg"}, "tower = 'vgg': Input should be 'vit', 'conv' or 'efficientnet-lite0'"),
     ({"tower": "conv"}, "vision = ['hidden_size', 'patch_size'] must be channels and blocks alone for this tower"),
     ({"vision": {"hiden_size": 64}}, "vision.hiden_size = 64 must be named as one of hidden_size, intermediate_size, "),
-    ({"vision": {"num_hidden_layers": 0}}, "vision.num_hidden_layers = 0 must be at least 1"),
+    ({"vision": {"num_hidden_layers": 0}}, "vision.num_hidden_layers = 0 must be a whole number from 1"),
     ({"text": {"num_attention_heads": 7}}, "text.hidden_size = 64 must be a multiple of num_attention_heads = 7"),
     ({"text": {"patch_size": 8}}, "text.patch_size = 8 must be named as one of hidden_size, "),
 ]
