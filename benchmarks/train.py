@@ -71,7 +71,7 @@ def ours(kind: type[Timed], encoder: Encoder, pairs: Pairs, store: PixelStore, c
 
 def peer(directory: Path, settings: Settings, pairs: Pairs, batch: int) -> float:
     """Samples per second of sentence-transformers' own trainer on the same pairs."""
-    from datasets import Dataset
+    from datasets import Dataset, Features, Image, Value
     from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesSymmetricRankingLoss
     from transformers import TrainerCallback
@@ -86,12 +86,13 @@ def peer(directory: Path, settings: Settings, pairs: Pairs, batch: int) -> float
     pictures = {name: decode(content) for name, content in image_bytes(settings.lake, list(dict.fromkeys(wanted)))}
     rows = [n for n in range(len(pairs)) if pairs.queries[pairs.query[n]].image_ids and pairs.items[pairs.item[n]].image_ids]
     rows = (rows * (1 + batch * (STEPS + WARM) // len(rows)))[: batch * (STEPS + WARM)]
-    data = Dataset.from_dict(
-        {
-            "anchor": [pictures[pairs.queries[pairs.query[n]].image_ids[0]] for n in rows],
-            "positive": [{"image": pictures[s.image_ids[0]], "text": s.text} for s in (pairs.items[pairs.item[n]] for n in rows)],
-        }
-    )
+    shown = [pairs.items[pairs.item[n]] for n in rows]
+    columns = {
+        "anchor": [pictures[pairs.queries[pairs.query[n]].image_ids[0]] for n in rows],
+        "positive": [{"image": pictures[s.image_ids[0]], "text": s.text} for s in shown],
+    }
+    both = {"image": Image(), "text": Value("string")}
+    data = Dataset.from_dict(columns, features=Features({"anchor": Image(), "positive": both}))
     model = SentenceTransformer(str(directory), device="cpu")
     clock = Clock()
     with tempfile.TemporaryDirectory() as out:
