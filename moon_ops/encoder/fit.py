@@ -8,6 +8,7 @@ with the vectors' gradients. R rows, D dimensions.
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -61,7 +62,9 @@ def accelerator(training: Training) -> Accelerator:
     """Device, precision and processes as the recipe and the environment (``torchrun``, ``accelerate launch``) say."""
     AcceleratorState._reset_state()  # a process may train twice, with another precision
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # a batch without pictures leaves the tower out
-    precision, _ = precision_of(training)
+    precision, reason = precision_of(training)
+    if training.precision == "auto":
+        tqdm.write(f"precision {precision}: {reason}", file=sys.stderr)
     return Accelerator(
         cpu=not torch.accelerator.is_available(),  # said, or the processes of torchrun would each believe to be alone
         mixed_precision=precision,
@@ -91,7 +94,6 @@ class Loop:
     listener: Listener | None = None
     workers: int = 1  # processes that make batches
     done: int = 0  # steps of the stages before
-    total: int = 0
     losses: list[float] = field(default_factory=list)
 
     def run(self, stage: Stage, resumed: State | None = None) -> None:

@@ -16,7 +16,8 @@ SCALE_RATE = 10.0  # the logit scale is one number and has far to go in few step
 def build(model: nn.Module, training: Training) -> list[torch.optim.Optimizer]:
     """AdamW, and Muon for the hidden matrices if the recipe gives it a rate. Gains, biases and the temperature do not decay.
 
-    On the demo shop Muon reaches in 200 steps what AdamW does not in 400. Convolutions stay with AdamW.
+    On the demo shop, with the vision transformer, Muon reached in 200 steps what AdamW did not in 400. Our own convolutions are kept as
+    matrices, so they are among them; those of other towers have four dimensions and stay with AdamW.
     """
     named = {n: p for n, p in model.named_parameters() if p.requires_grad}
     hidden = [p for n, p in named.items() if p.ndim == 2 and "embed" not in n and training.matrix_learning_rate]

@@ -77,7 +77,7 @@ def train(
     encoder = build(recipe, [*corpus(pairs), *pretrain.corpus()], seed)
     pixels = place / f"pixels-{machine.process_index}.u8"
     store = PixelStore.fill(lake, pairs.image_ids(), recipe.inputs.picture_size, pixels, detector=recipe.inputs.core_region)
-    loop = Loop(recipe.training, machine, checkpoints, on_step, total=recipe.steps)
+    loop = Loop(recipe.training, machine, checkpoints, on_step)
     refined, resumed_at, tokens = 0, 0, 0
     for number, name in enumerate(STAGES):
         steps = getattr(recipe, name).steps
