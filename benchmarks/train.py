@@ -1,9 +1,10 @@
 """Training samples per second, ours beside sentence-transformers' trainer, on the shop in ``MOON_HOME`` (run `make demo` first).
 
-Both train the same SmolVLM checkpoint (recipe smolvlm-tiny) in float32 on the same photographs, pictures and texts, with the same
-symmetric InfoNCE, batch and optimizer family. ours: our loop with its loader; peer: SentenceTransformerTrainer with
-MultipleNegativesSymmetricRankingLoss; limit: our model on one batch repeated from memory; augmented: ours as the recipe trains it, with
-every picture changed anew. ``--json`` prints one object as the last line.
+Both train the same SmolVLM checkpoint (recipe smolvlm-tiny) on the same photographs, pictures and texts, with the same symmetric
+InfoNCE, batch and optimizer family. ours: our loop with its loader, in the recipe's precision (auto: bf16 where the processor multiplies
+it); peer: SentenceTransformerTrainer as it comes (float32) with MultipleNegativesSymmetricRankingLoss; ours_float32 and peer_bf16: each in
+the other's precision; limit: our model on one batch repeated from memory; augmented: ours with every picture changed anew, as the recipe
+trains. ``--json`` prints one object as the last line.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def ours(kind: type[Timed], encoder: Encoder, pairs: Pairs, store: PixelStore, c
     return training.batch * STEPS / (stage.times[-1] - stage.times[-1 - STEPS])
 
 
-def peer(directory: Path, settings: Settings, pairs: Pairs, batch: int) -> float:
+def peer(directory: Path, settings: Settings, pairs: Pairs, batch: int, *, bf16: bool) -> float:
     """Samples per second of sentence-transformers' own trainer on the same pairs."""
     from datasets import Dataset, Features, Image, Value
     from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
@@ -105,6 +106,7 @@ def peer(directory: Path, settings: Settings, pairs: Pairs, batch: int) -> float
             report_to="none",
             disable_tqdm=True,
             use_cpu=True,
+            bf16=bf16,
         )
         SentenceTransformerTrainer(
             model=model, args=arguments, train_dataset=data, loss=MultipleNegativesSymmetricRankingLoss(model), callbacks=[clock]
@@ -118,11 +120,12 @@ def measure(settings: Settings) -> dict[str, float]:
     training = replace(full.training, matrix_learning_rate=0.0, text_dropout=0.0, augment=False, synthetic=0.0, warmup_steps=1)
     stage = replace(full.stage2a, steps=STEPS + WARM)
     plain = replace(full, training=training, stage2a=stage)
+    exact = replace(plain, training=replace(training, precision="no"))
     augmented = replace(full, training=replace(full.training, matrix_learning_rate=0.0), stage2a=stage)
     until = windows(settings.lake).trained_until
     found = behaviour(settings.lake, until)
     pairs = found.only([n for n in range(len(found)) if found.queries[found.query[n]].image_ids])  # type: ignore[arg-type]
-    best = dict.fromkeys(("ours", "peer", "limit", "augmented", "augmented_limit"), 0.0)
+    best = dict.fromkeys(("ours", "peer", "ours_float32", "peer_bf16", "limit", "augmented", "augmented_limit"), 0.0)
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         encoder = build(plain, corpus(pairs), 0)
@@ -132,7 +135,9 @@ def measure(settings: Settings) -> dict[str, float]:
         for _ in range(TURNS):
             runs = {
                 "ours": lambda: ours(Timed, Encoder.load(scratch / "encoder"), pairs, store, plain, scratch),
-                "peer": lambda: peer(scratch / "encoder", settings, pairs, training.batch),
+                "peer": lambda: peer(scratch / "encoder", settings, pairs, training.batch, bf16=False),
+                "ours_float32": lambda: ours(Timed, Encoder.load(scratch / "encoder"), pairs, store, exact, scratch),
+                "peer_bf16": lambda: peer(scratch / "encoder", settings, pairs, training.batch, bf16=True),
                 "limit": lambda: ours(Repeated, Encoder.load(scratch / "encoder"), pairs, store, plain, scratch),
                 "augmented": lambda: ours(Timed, Encoder.load(scratch / "encoder"), pairs, store, augmented, scratch),
                 "augmented_limit": lambda: ours(Repeated, Encoder.load(scratch / "encoder"), pairs, store, augmented, scratch),
@@ -153,6 +158,8 @@ def main() -> None:
         print(f"{name:16} {rate:8.0f} samples/s")
     ratios = {
         "ratio": rates["ours"] / rates["peer"],
+        "ratio_float32": rates["ours_float32"] / rates["peer"],
+        "ratio_bf16": rates["ours"] / rates["peer_bf16"],
         "loader_share": rates["ours"] / rates["limit"],
         "loader_share_augmented": rates["augmented"] / rates["augmented_limit"],
     }

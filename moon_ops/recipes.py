@@ -68,12 +68,14 @@ class Training:
     batch: int  # samples or pairs per step, over all processes
     learning_rate: float  # AdamW, for embeddings, gains and biases; for everything if matrix_learning_rate is 0
     matrix_learning_rate: float = 0.0  # Muon, for the hidden matrices
+    tower_share: float = 1.0  # of these rates for the picture tower: one that has learned already is only to be adapted
     warmup_steps: int = 20
     weight_decay: float = 0.05
     temperature: float = 0.07
     pictures: int = 1  # of an item per step, drawn anew each time; production reads inputs.max_pictures
     text_dropout: float = 0.0  # share of items shown without their text, so that a photograph has to match a picture
     augment: bool = False  # turns, crops, flips and light, on pictures of both sides
+    zoom: float = 1.4  # how far at most into a real photograph
     synthetic: float = 0.0  # share of a contrastive batch whose query is an item's own picture, made to look like a photograph
     backdrops: bool = True  # such a photograph's plain backdrop is replaced
     precision: Literal["auto", "no", "bf16", "fp16"] = "no"  # auto: bf16 where the processor computes with it, else no
@@ -87,14 +89,16 @@ class Training:
         _rule(0 < self.learning_rate < 1, "learning_rate", self.learning_rate, "between 0 and 1")
         _rule(0 <= self.matrix_learning_rate < 1, "matrix_learning_rate", self.matrix_learning_rate, "from 0, below 1")
         _rule(0 < self.temperature <= 1, "temperature", self.temperature, "above 0, at most 1")
-        _rule(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "0 or more")
         _rule(0 <= self.weight_decay < 1, "weight_decay", self.weight_decay, "from 0, below 1")
-        _rule(self.pictures >= 1, "pictures", self.pictures, "at least 1")
         _rule(0 <= self.text_dropout < 1, "text_dropout", self.text_dropout, "from 0, below 1")
         _rule(0 <= self.synthetic < 1, "synthetic", self.synthetic, "from 0, below 1")
+        _rule(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "0 or more")
+        _rule(self.pictures >= 1, "pictures", self.pictures, "at least 1")
         _rule(self.chunk >= 0, "chunk", self.chunk, "0 or more")
         _rule(self.accumulation >= 1, "accumulation", self.accumulation, "at least 1")
         _rule(self.checkpoint_steps >= 0, "checkpoint_steps", self.checkpoint_steps, "0 or more")
+        _rule(0 < self.tower_share <= 1, "tower_share", self.tower_share, "above 0, at most 1")
+        _rule(1 <= self.zoom <= 4, "zoom", self.zoom, "from 1 to 4")
         _rule(all(p >= 1 for p in self.prefixes), "prefixes", self.prefixes, "lengths of at least 1")
         _rule(list(self.prefixes) == sorted(set(self.prefixes)), "prefixes", self.prefixes, "ascending, each once")
 
@@ -205,9 +209,11 @@ class EncoderRecipe:
             fits = self.inputs.picture_size % patch == 0 and self.inputs.picture_size // patch % self.scale_factor == 0
             rule = f"a multiple of patch_size × scale_factor = {patch * self.scale_factor}"
         else:
-            _rule(set(self.vision) <= {"channels", "blocks"}, "vision", sorted(self.vision), "channels and blocks alone for this tower")
-            channels = self.vision.get("channels", [1] * 4)
+            keys = {"channels", "blocks"} if self.tower == "conv" else {"frozen"}
+            _rule(set(self.vision) <= keys, "vision", sorted(self.vision), f"{' and '.join(sorted(keys))} alone for this tower")
+            channels, frozen = self.vision.get("channels", [1] * 4), self.vision.get("frozen", 0)
             _rule(isinstance(channels, list) and all(c >= 1 for c in channels), "vision.channels", channels, "a list of widths")
+            _rule(frozen in range(17), "vision.frozen", frozen, "a number of blocks from 0 to all 16")
             stride = 32 if self.tower == "efficientnet-lite0" else 2 ** len(channels)  # type: ignore[arg-type]
             fits, rule = self.inputs.picture_size % stride == 0, f"a multiple of the tower's stride {stride}"
         _rule(fits, "inputs.picture_size", self.inputs.picture_size, rule)
@@ -267,8 +273,7 @@ class Gates:
 
     def __post_init__(self) -> None:
         for name in ("recall_floor", "auc_floor", "recall_tolerance", "auc_tolerance", "parity_floor"):
-            value = getattr(self, name)
-            _rule(0 <= value <= 1, name, value, "between 0 and 1")
+            _rule(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
 
 
 Recipe = TypeVar("Recipe", EncoderRecipe, CtrRecipe, Gates)
@@ -290,8 +295,7 @@ def recipe(kind: type[Recipe], name: str, models: Path, **override: Any) -> Reci
         raise SettingsError(f"{path} is not TOML ({broken})", action="mend the line it names") from broken
     except ValidationError as wrong:
         first = min(wrong.errors(), key=lambda error: error["type"] != "unexpected_keyword_argument")  # before the key that it misspells
-        where = ".".join(str(part) for part in first["loc"]) or "recipe"
-        detail = str(first.get("ctx", {}).get("error") or first["msg"])
+        where, detail = ".".join(map(str, first["loc"])) or "recipe", str(first.get("ctx", {}).get("error") or first["msg"])
         shown = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
         raise SettingsError(f"{path.name}: {where}{shown}: {detail}", action="correct the recipe") from wrong
 

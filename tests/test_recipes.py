@@ -221,7 +221,9 @@ RULES: list[tuple[dict[str, Any], str]] = [  # what an encoder's recipe must not
     ({"deduplicate": 17}, "deduplicate = 17 must be from -1 (off) to 16 bits"),
     ({"checkpoint": "a/b"}, "checkpoint = 'a/b' must be given, or else [vision] and [text]"),
     ({"tower": "vgg"}, "tower = 'vgg': Input should be 'vit', 'conv' or 'efficientnet-lite0'"),
-    ({"tower": "conv"}, "vision = ['hidden_size', 'patch_size'] must be channels and blocks alone for this tower"),
+    ({"tower": "conv"}, "vision = ['hidden_size', 'patch_size'] must be blocks and channels alone for this tower"),
+    ({"training": {"tower_share": 0.0}}, "tower_share = 0.0 must be above 0, at most 1"),
+    ({"training": {"zoom": 5.0}}, "zoom = 5.0 must be from 1 to 4"),
     ({"vision": {"hiden_size": 64}}, "vision.hiden_size = 64 must be named as one of hidden_size, intermediate_size, "),
     ({"vision": {"num_hidden_layers": 0}}, "vision.num_hidden_layers = 0 must be a whole number from 1"),
     ({"text": {"num_attention_heads": 7}}, "text.hidden_size = 64 must be a multiple of num_attention_heads = 7"),
@@ -253,6 +255,8 @@ def test_another_tower_needs_pictures_that_its_stride_divides(models: Path) -> N
         written(models, OWN.format(top=conv, size=20) + LONE)
     lite = OWN.format(top='tower = "efficientnet-lite0"', size=64) + "[text]\nhidden_size = 64\n"
     assert written(models, lite).vision == {}
+    with pytest.raises(SettingsError, match=r"vision\.frozen = 17 must be a number of blocks from 0 to all 16"):
+        written(models, lite + "[vision]\nfrozen = 17\n")
     with pytest.raises(SettingsError, match=r"inputs\.picture_size = 48 must be a multiple of the tower's stride 32"):
         written(models, lite.replace("64\n[text]", "48\n[text]"))
 

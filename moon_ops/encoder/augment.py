@@ -39,9 +39,9 @@ def product_mask(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return (255 * (1 - ndimage.uniform_filter(backdrop.astype(np.float32), 3))).astype(np.uint8)
 
 
-def shaken(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """A real photograph [N, 3, S, S], once more: light, then a turn of up to 17°, a crop and a flip."""
-    grid = _grid(pixels, generator, turn=0.3, scale=(0.75, 1.4), tilt=0.08, shift=0.12)
+def shaken(pixels: Tensor, generator: torch.Generator, zoom: float = 1.4) -> Tensor:
+    """A real photograph [N, 3, S, S], once more: light, then a turn of up to 17°, a crop of down to 1 / ``zoom`` of the side, a flip."""
+    grid = _grid(pixels, generator, turn=0.3, scale=(0.75, zoom), tilt=0.08, shift=0.12)
     return F.grid_sample(_light(pixels.float(), generator), grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 

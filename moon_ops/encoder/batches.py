@@ -99,7 +99,8 @@ class Reader:
             if kind == PHOTOGRAPH:
                 out[rows] = self._photographed(some, [sources[n] for n in rows.tolist()], generator)
             else:
-                out[rows] = (augment.shaken if kind == SHAKEN else augment.studio)(some, generator)
+                shaken = kind == SHAKEN
+                out[rows] = augment.shaken(some, generator, self.training.zoom) if shaken else augment.studio(some, generator)
         return out
 
     def _photographed(self, pixels: Tensor, sources: list[tuple[str, int]], generator: torch.Generator) -> Tensor:

@@ -30,6 +30,7 @@ from moon_ops.lake.regions import golden_views
 
 TOWER, TRUNK = "tower.onnx", "trunk.onnx"
 GOLDEN = 64  # samples that the certificate compares
+PART = 8  # of them at a time: a large encoder's activations of all would need tens of gigabytes
 
 
 @dataclass(frozen=True)
@@ -120,15 +121,17 @@ def _write_graphs(encoder: Encoder, directory: Path) -> None:
 
 def certify(encoder: Encoder, directory: Path, contract_id: str) -> Certificate:
     """Compare eager and ONNX Runtime on texts of many lengths with no, one and several pictures."""
-    ids, mask, pixels = _golden(encoder, samples=GOLDEN, seed=1)
-    with torch.no_grad():
-        eager = encoder(ids, mask, pixels).numpy()
     options = ort.SessionOptions()
     options.log_severity_level = 3
     tower, trunk = (ort.InferenceSession(directory / n, options, providers=["CPUExecutionProvider"]) for n in (TOWER, TRUNK))
-    image_tokens = tower.run(None, {"pixels": pixels.numpy()})[0]
-    feeds = {"input_ids": ids.numpy(), "attention_mask": mask.numpy(), "image_tokens": image_tokens}
-    exported = np.asarray(trunk.run(None, feeds)[0])
+    by_both = []
+    for ids, mask, pixels in _parts(*_golden(encoder, samples=GOLDEN, seed=1), encoder.layout):
+        with torch.no_grad():
+            by_torch = encoder(ids, mask, pixels).numpy()
+            tokens = tower.run(None, {"pixels": pixels.numpy()})[0] if len(pixels) else encoder.tokens_or_none(pixels).numpy()
+        feeds = {"input_ids": ids.numpy(), "attention_mask": mask.numpy(), "image_tokens": tokens}
+        by_both.append((by_torch, np.asarray(trunk.run(None, feeds)[0])))
+    eager, exported = (np.concatenate(side) for side in zip(*by_both, strict=True))
     return Certificate(
         contract_id,
         samples=len(eager),
@@ -159,6 +162,15 @@ def _golden(encoder: Encoder, samples: int, seed: int) -> tuple[Tensor, Tensor, 
     coarse = generator.integers(0, 256, (sum(pictures) * layout.views, 3, 4, 4)).astype(np.float32)
     pixels = torch.nn.functional.interpolate(torch.from_numpy(coarse), size=(size, size), mode="bilinear").to(torch.uint8)
     return torch.from_numpy(ids), torch.from_numpy(mask), pixels
+
+
+def _parts(ids: Tensor, mask: Tensor, pixels: Tensor, layout: Layout) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """``PART`` samples at a time, each with its own pictures."""
+    pictures = (ids == layout.image_token_id).sum(1) // layout.tokens_per_picture
+    start = pictures.cumsum(0) - pictures
+    for at in range(0, len(ids), PART):
+        rows = slice(at, at + PART)
+        yield ids[rows], mask[rows], pixels[start[at] : start[at] + pictures[rows].sum()]
 
 
 def _reserved(layout: Layout) -> set[int]:

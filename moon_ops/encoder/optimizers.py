@@ -20,25 +20,30 @@ def build(model: nn.Module, training: Training) -> list[torch.optim.Optimizer]:
     matrices, so they are among them; those of other towers have four dimensions and stay with AdamW.
     """
     named = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    hidden = [p for n, p in named.items() if p.ndim == 2 and "embed" not in n and training.matrix_learning_rate]
-    taken = {id(p) for p in hidden}
-    rest = {n: p for n, p in named.items() if id(p) not in taken}
-    scale = [p for n, p in rest.items() if n.endswith("log_scale")]
-    others = [p for n, p in rest.items() if not n.endswith("log_scale")]
-    rate = training.learning_rate
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in others if p.ndim > 1], "weight_decay": training.weight_decay, "lr": rate, "full": rate},
-        {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0, "lr": rate, "full": rate},
-    ]
-    if scale:
-        groups.append({"params": scale, "weight_decay": 0.0, "lr": SCALE_RATE * rate, "full": SCALE_RATE * rate})
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, betas=(0.9, 0.98))]
-    if hidden:
-        matrix = training.matrix_learning_rate
-        optimizers.append(
-            torch.optim.Muon([{"params": hidden, "lr": matrix, "full": matrix}], lr=matrix, weight_decay=training.weight_decay)
-        )
+    matrices = {n: p for n, p in named.items() if p.ndim == 2 and "embed" not in n and training.matrix_learning_rate}
+    rest = {n: p for n, p in named.items() if n not in matrices and not n.endswith("log_scale")}
+    rate, decay = training.learning_rate, training.weight_decay
+    groups: list[dict[str, Any]] = []
+    for share, chosen in _by_tower(rest, training.tower_share):
+        groups.append(_group([p for p in chosen if p.ndim > 1], share * rate, decay))
+        groups.append(_group([p for p in chosen if p.ndim <= 1], share * rate, 0.0))
+    groups.append(_group([p for n, p in named.items() if n.endswith("log_scale")], SCALE_RATE * rate, 0.0))
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW([g for g in groups if g["params"]], lr=rate, betas=(0.9, 0.98))]
+    if matrices:
+        fast = training.matrix_learning_rate
+        hidden = [_group(chosen, share * fast, decay) for share, chosen in _by_tower(matrices, training.tower_share)]
+        optimizers.append(torch.optim.Muon([g for g in hidden if g["params"]], lr=fast, weight_decay=decay))
     return optimizers
+
+
+def _by_tower(named: dict[str, nn.Parameter], share: float) -> list[tuple[float, list[nn.Parameter]]]:
+    """The parameters outside the picture tower, and those in it if they have another rate."""
+    inside = {n for n in named if "vision_model" in n and share != 1.0}
+    return [(1.0, [p for n, p in named.items() if n not in inside]), (share, [named[n] for n in named if n in inside])]
+
+
+def _group(params: list[nn.Parameter], rate: float, decay: float) -> dict[str, Any]:
+    return {"params": params, "weight_decay": decay, "lr": rate, "full": rate}
 
 
 def set_rates(optimizers: list[torch.optim.Optimizer], training: Training, step: int, steps: int, share: float) -> float:
