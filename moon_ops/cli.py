@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import json
 import os
 import sys
 from dataclasses import asdict
@@ -12,13 +10,15 @@ from typing import Annotated, Any
 
 import typer
 
-from moon_ops import studies
+from moon_ops import production, studies
 from moon_ops.errors import InputError, MoonError
 from moon_ops.settings import Settings, moment
+from moon_ops.terminal import now, say
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
 
 app.add_typer(studies.app, name="study")
+app.add_typer(production.app)  # without a name: its commands are ours
 
 Home = Annotated[Path | None, typer.Option(help="Where everything is kept; default: MOON_HOME, else ./.moon", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")]
@@ -48,7 +48,7 @@ def demo(
     """
     from moon_ops.demo import run
 
-    run(_settings(home), data=data, size=size, days=days, seed=seed, encoder=encoder, trained_until=moment(trained_until), now=_now())
+    run(_settings(home), data=data, size=size, days=days, seed=seed, encoder=encoder, trained_until=moment(trained_until), now=now())
 
 
 @app.command()
@@ -64,7 +64,7 @@ def simulate(
     """
     from moon_ops.lake.simulate import simulate as stage
 
-    _say(stage(out, size=size, seed=seed, days=days))
+    say(stage(out, size=size, seed=seed, days=days))
 
 
 @app.command()
@@ -80,8 +80,8 @@ def ingest(
     from moon_ops.lake.ingest import ingest as stage
 
     settings = _settings(home)
-    report = stage(directory, settings.lake, now=_now(), workers=settings.workers)
-    _say(report)
+    report = stage(directory, settings.lake, now=now(), workers=settings.workers)
+    say(report)
     if report.refused and not allow_quarantine:
         counts = ", ".join(f"{count} x {where}" for where, count in report.refused.items())
         raise InputError(
@@ -109,41 +109,22 @@ def train(
     until = _windows(settings, trained_until).trained_until
     trained = stages.train(settings, recipe, trained_until=until, seed=seed, steps=steps)
     if trained.run_id:  # of several processes one speaks
-        _say(trained)
+        say(trained)
 
 
 @app.command()
-def export(checkpoint: Annotated[Path, typer.Argument(help="The directory that `moon train` printed.")], home: Home = None) -> None:
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="The directory that `moon train` printed.")],
+    variant: Annotated[list[str] | None, typer.Option(help="Make int8 (CPU) or fp16 (GPU) graphs, too; MOON_VARIANT uses them.")] = None,
+    home: Home = None,
+) -> None:
     """Export a checkpoint to ONNX with a parity certificate and register it as the next moon-encoder.
 
-    Example: moon export .moon/checkpoints/RUN
+    Example: moon export .moon/checkpoints/RUN --variant int8
     """
     from moon_ops.release import stages
 
-    _say({"encoder": stages.export(_settings(home), checkpoint)})
-
-
-@app.command()
-def embed(encoder: Encoder, home: Home = None) -> None:
-    """Embed every item and query that has no vector yet under an encoder.
-
-    Example: moon embed --encoder 1
-    """
-    from moon_ops.release import stages
-
-    for report in stages.embed(_settings(home), encoder, now=_now()):
-        _say(report)
-
-
-@app.command()
-def publish(encoder: Encoder, home: Home = None) -> None:
-    """Hand the vectors over: Feast views, online store, representation tables, index.
-
-    Example: moon publish --encoder 1
-    """
-    from moon_ops.release import stages
-
-    _say(stages.publish(_settings(home), encoder, now=_now()))
+    say({"encoder": stages.export(_settings(home), checkpoint, variant or [])})
 
 
 @app.command()
@@ -161,7 +142,7 @@ def evaluate(encoder: Encoder, home: Home = None, start: Start = None, end: Time
     metrics, prefixes = evaluation.evaluate_parts(
         settings, encoder, windows(settings.lake, end=moment(end), trained_until=moment(start) or until)
     )
-    _say({**metrics, "prefixes": [asdict(p) for p in prefixes]}, as_json)
+    say({**metrics, "prefixes": [asdict(p) for p in prefixes]}, as_json)
 
 
 @app.command()
@@ -182,7 +163,7 @@ def ctr(
     settings = _settings(home)
     times = windows(settings.lake, trained_until=stages.trained_until(settings, encoder))
     directory, version = stages.train_ctr(settings, encoder, recipe, times, seed=seed)
-    _say({"ctr": version, **stages.evaluate_ctr(settings, encoder, directory, times)}, as_json)
+    say({"ctr": version, **stages.evaluate_ctr(settings, encoder, directory, times)}, as_json)
 
 
 @app.command()
@@ -202,8 +183,8 @@ def release(
 
     settings = _settings(home)
     times = windows(settings.lake, trained_until=stages.trained_until(settings, encoder))
-    made = stage(settings, encoder, ctr, times, now=_now())
-    _say({"release": made.version, "passed": made.passed, "evidence": [asdict(v) for v in made.verdicts]}, as_json)
+    made = stage(settings, encoder, ctr, times, now=now())
+    say({"release": made.version, "passed": made.passed, "evidence": [asdict(v) for v in made.verdicts]}, as_json)
 
 
 @app.command()
@@ -215,7 +196,7 @@ def promote(version: Annotated[int, typer.Argument(help="Version of moon-release
     from moon_ops.release.promotion import promote as stage
 
     before = stage(_settings(home), version)
-    _say({"champion": version, "before": before})
+    say({"champion": version, "before": before})
 
 
 @app.command()
@@ -227,7 +208,7 @@ def rollback(home: Home = None) -> None:
     from moon_ops.release.promotion import rollback as stage
 
     before, after = stage(_settings(home))
-    _say({"champion": after, "before": before})
+    say({"champion": after, "before": before})
 
 
 @app.command()
@@ -251,7 +232,7 @@ def status(home: Home = None, as_json: Json = False) -> None:
     """
     from moon_ops.release.status import status as stage
 
-    _say(stage(_settings(home)), as_json)
+    say(stage(_settings(home)), as_json)
 
 
 @app.command()
@@ -278,21 +259,6 @@ def _windows(settings: Settings, trained_until: str | None) -> Any:
 
 def _settings(home: Path | None) -> Settings:
     return Settings.from_environment(home)
-
-
-def _now() -> dt.datetime:
-    return dt.datetime.now(dt.UTC)
-
-
-def _say(report: Any, as_json: bool = False) -> None:
-    """One JSON object on one line, or a line per value."""
-    values = report if isinstance(report, dict) else asdict(report)
-    if as_json:
-        typer.echo(json.dumps(values, default=str))
-        return
-    for name, value in values.items():
-        shown = json.dumps(value, default=str) if isinstance(value, (dict, list)) else f"{value:.4f}" if isinstance(value, float) else value
-        typer.echo(f"{name}: {shown}")
 
 
 def main() -> None:

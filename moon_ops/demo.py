@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from moon_ops.errors import GateError, InputError
+from moon_ops.release import publication
 from moon_ops.settings import Settings
 
 SHOP_SEED = 0  # the shop stays the same when the training's seed changes
@@ -77,7 +78,7 @@ def run(
         for report in stages.embed(settings, version, now=now):
             say.append(f"{report.embedded:,} new, {report.total:,} in all; wrote {settings.lake.address(report.table)}")
     with steps.step("publish", "statistics, Feast (apply, materialise), representation tables, index") as say:
-        published = stages.publish(settings, version, now=now)
+        published = publication.publish(settings, version, now=now)
         say.append(f"{published.items:,} items, {published.queries:,} queries; index {published.index}")
     with steps.step("untrained", "recall of the same encoder with random weights, the zero point") as say:
         untrained = evaluation.evaluate_untrained(settings, encoder, times, seed=seed).metrics

@@ -30,11 +30,13 @@ class Settings:
     workers: int = 2
     host: str = "127.0.0.1"
     port: int = 8321
+    variant: str = "fp32"  # of an encoder's graphs
+    items_token: str = ""  # who may send new items to the service; empty: nobody
 
     @classmethod
     def from_environment(cls, home: Path | None = None) -> Settings:
         """Read ``MOON_HOME``, ``MOON_LAKE``, ``MOON_TRACKING_URI``, ``MOON_REDIS``, ``MOON_MODELS``, ``MOON_INBOX``, ``MOON_WORKERS``,
-        ``MOON_HOST``, ``MOON_PORT``; :class:`SettingsError` names the variable that is wrong.
+        ``MOON_HOST``, ``MOON_PORT``, ``MOON_ITEMS_TOKEN``, ``MOON_VARIANT``; :class:`SettingsError` names the variable that is wrong.
         """
         at = (home or Path(os.environ.get("MOON_HOME") or ".moon")).absolute()
         if at.exists() and not at.is_dir():
@@ -53,6 +55,8 @@ class Settings:
             workers=whole("MOON_WORKERS", min(os.cpu_count() or 1, 8)),
             host=os.environ.get("MOON_HOST") or "127.0.0.1",
             port=whole("MOON_PORT", 8321, most=65535),
+            variant=os.environ.get("MOON_VARIANT") or "fp32",
+            items_token=os.environ.get("MOON_ITEMS_TOKEN", ""),
         )
 
 

@@ -6,8 +6,10 @@ import atexit
 import datetime as dt
 import os
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,12 @@ os.environ.update(  # before Airflow, Lance and tqdm are first imported
 
 NOW = dt.datetime(2026, 6, 1, tzinfo=dt.UTC)
 ENCODER = "moon-nano"
+PLACES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)  # of MLflow, in which a home's path stands
 
 
 @pytest.fixture(scope="session")
@@ -71,6 +79,21 @@ def released() -> Any:
     settings = Settings.from_environment(SCRATCH / "released")
     run(settings, data=None, size="tiny", days=None, seed=0, encoder=ENCODER, trained_until=None, now=NOW)
     return settings
+
+
+@pytest.fixture
+def copied(released: Any, tmp_path: Path) -> Any:
+    """The released home at another place, to change at will; MLflow's absolute paths are moved along."""
+    from moon_ops.lake.tables import Lake
+
+    home = tmp_path / "copied"
+    shutil.copytree(released.home, home, symlinks=True, ignore=shutil.ignore_patterns("shop-*", "checkpoints", "report"))
+    database = sqlite3.connect(home / "mlflow.db")
+    for table, column in PLACES:
+        database.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (str(released.home), str(home)))
+    database.commit()
+    database.close()
+    return replace(released, home=home, lake=Lake(str(home / "lake")), tracking_uri=f"sqlite:///{home / 'mlflow.db'}")
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ EDGES = {
     },
     "moon_nightly_refresh": {"live": {"refresh", "check"}, "refresh": {"check"}, "check": set()},
     "moon_new_items": {"ingest": {"embed"}, "embed": {"publish"}, "publish": set()},
+    "moon_maintenance": {"maintain": set()},
 }
 
 
@@ -111,11 +112,27 @@ def test_new_items_from_the_inbox_can_be_found(
     later = now + dt.timedelta(days=2)
     assert run_dag("moon_new_items", later) == {"ingest": 1, "embed": 1, "publish": True}
     assert run_dag("moon_new_items", later) == {"ingest": 0, "embed": 0, "publish": False}
-    index = ItemIndex.open(stages.index_place(dag_home, 1))
+    from moon_ops.release import publication
+
+    index = ItemIndex.open(publication.index_place(dag_home, 1))
     encoder = stages.runtime(dag_home, 1)
-    from moon_ops.embeddings.produce import vectors_as_of
+    from moon_ops.embeddings.vector_tables import vectors_as_of
 
     ids, vectors = vectors_as_of(dag_home.lake, 1, later)
     found, cosines = index.search(vectors[ids == 900_001], 1, encoder.contract_id)
     assert found.tolist() == [[900_001]]
     assert cosines[0, 0] == pytest.approx(1.0, abs=1e-5)
+
+
+def test_maintenance_merges_what_many_commits_left(dag_home: Any, run_dag: Any, now: dt.datetime, monkeypatch: pytest.MonkeyPatch) -> None:
+    from moon_ops.release import maintenance
+
+    monkeypatch.setattr(maintenance, "FRAGMENTS", 1)
+    rows = dag_home.lake.count("embeddings/v1")
+    assert len(dag_home.lake.open("embeddings/v1").get_fragments()) > 1
+    found = run_dag("moon_maintenance", now + dt.timedelta(days=3), {"keep_days": 0})["maintain"]
+    assert found["files"] >= 1
+    assert found["versions"] >= 1
+    assert len(dag_home.lake.open("embeddings/v1").get_fragments()) == 1
+    assert dag_home.lake.count("embeddings/v1") == rows
+    assert "release-1" in dag_home.lake.open("embeddings/v1").tags.list()

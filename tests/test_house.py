@@ -22,6 +22,8 @@ BELOW = {  # room → the rooms it may import, besides itself
 FRONT = {
     "cli",
     "studies",
+    "production",
+    "terminal",
     "demo",
     "trial",
     "doctor",

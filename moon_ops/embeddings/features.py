@@ -10,7 +10,6 @@ import atexit
 import contextlib
 import datetime as dt
 import fcntl
-import io
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -22,19 +21,16 @@ import lance
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, ValueType
 from feast.infra.data_sources.contrib.lance.lance_source import LanceSource
 from feast.types import Array, Float32, Float64, Int64, String
-from numpy.typing import NDArray
 
-from moon_ops.embeddings.produce import contract_of, query_table_name, table_name
+from moon_ops.embeddings.vector_tables import contract_of, query_table_name, table_name
 from moon_ops.errors import StageError
 from moon_ops.lake import statistics
 from moon_ops.lake.tables import Lake
 
 REPO = Path(__file__).resolve().parents[2] / "feature_repo"
-BEGINNING = dt.datetime(1990, 1, 1, tzinfo=dt.UTC)  # of time, for materialisation: every catalogue is younger
 FOREVER = dt.timedelta(0)  # Feast's spelling
 ITEM = Entity(name="item", join_keys=["item_id"], value_type=ValueType.INT64)
 USER = Entity(name="user", join_keys=["user_id"], value_type=ValueType.INT64)
@@ -117,16 +113,6 @@ def apply(store: FeatureStore, home: Path, things: Sequence[Thing]) -> None:
         store.apply(list(things))
 
 
-def materialize(store: FeatureStore, names: Sequence[str], end: dt.datetime) -> None:
-    """Hand the newest row of every entity up to ``end`` to the online store."""
-    with _offline, contextlib.redirect_stdout(io.StringIO()):  # Feast prints its progress
-        store.materialize(BEGINNING, end, feature_views=list(names))
-    for name in names:  # Feast notes every materialisation for ever; the last one says it all
-        view = store.get_feature_view(name)
-        view.materialization_intervals = view.materialization_intervals[-1:]
-        store.registry.apply_feature_view(view, store.project, commit=True)
-
-
 def historical(store: FeatureStore, rows: pa.Table, version: int) -> pa.Table:
     """``rows`` (item_id, user_id, event_timestamp, …) in their order, with the features of ``ctr_v<version>`` as known strictly before.
 
@@ -147,25 +133,11 @@ def historical(store: FeatureStore, rows: pa.Table, version: int) -> pa.Table:
     return rows
 
 
-def vectors(
-    store: FeatureStore, view: str, key: str, ids: NDArray[np.int64], at: dt.datetime
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Ids [N] that have a vector in ``view`` at the time ``at``, ascending, and their vectors [N, D]: each fetched once."""
-    frame = pd.DataFrame({key: np.unique(ids), "event_timestamp": pd.Timestamp(at)})
-    with _offline:
-        found = store.get_historical_features(frame, [f"{view}:embedding"]).to_arrow()
-    found = found.filter(pc.is_valid(found["embedding"])).sort_by(key)
-    column = found["embedding"].combine_chunks()
-    if not len(column):
-        return np.zeros(0, np.int64), np.zeros((0, _dim(store, view)), np.float32)
-    return found[key].to_numpy(), column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
-
-
-def _dim(store: FeatureStore, view: str) -> int:
-    """D of a view's vectors; Feast knows lists, but not how long they are."""
-    source = store.get_feature_view(view).batch_source
+def dataset_of(view: FeatureView) -> lance.LanceDataset:
+    """The lake's table behind a view."""
+    source = view.batch_source
     assert isinstance(source, LanceSource), "every view here reads a table of the lake"
-    return int(lance.dataset(source.uri).schema.field("embedding").type.list_size)
+    return lance.dataset(source.uri)
 
 
 def online(store: FeatureStore, version: int, item_ids: Sequence[int], user_id: int) -> dict[str, list[Any]]:

@@ -1,29 +1,56 @@
 """Nearest items by FAISS: inner product of unit vectors, ids are item ids, the contract stands in the header.
 
-An index is a directory (``index.faiss`` and ``index.json``) that is never changed; a newer one takes its place in one step.
+An index is a directory that is never changed; a newer generation takes its place in one step, and a reader keeps what it has opened:
+
+=================  ==================================================================================================
+``index.json``     the header
+``index.faiss``    the base: a flat index, or trained inverted lists when items are many (``index_kinds.py``)
+``ids.npy``        item id of each row of the base [N]
+``rows.npy``       rows of the base, sorted by item id [N]
+``vectors.npy``    unit vectors [N, D] in row order; a flat index holds them itself, and has none of the next two either
+``codes.npy``      the 8-bit codes of the vectors [N, C]; they are put into the lists when the index is opened
+``starts.npy``     the row that each list begins with [L + 1]
+``delta.npz``      what changed since: new items and their vectors, and the rows of the base that are gone (tombstones)
+=================  ==================================================================================================
+
+``update`` writes a generation with another delta and hard links to the same base, so that it costs what the delta costs. ``compact``, or
+``build`` with all vectors, makes a new base; ``compaction_due`` says when. Nothing here knows where vectors come from.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import tempfile
-from dataclasses import asdict, dataclass
+import os
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from moon_ops.embeddings import index_kinds as kinds
+from moon_ops.embeddings.generations import fresh_directory, held
+from moon_ops.embeddings.index_kinds import Base, Choice, Delta
 from moon_ops.embeddings.table import settled, swap
-from moon_ops.errors import ContractError, StageError
+from moon_ops.errors import ContractError, InputError, StageError
 from moon_ops.lake.contract import file_sha256, require_same
 
-EXACT_UP_TO = 100_000  # items: an exact search over 100,000 x 128 takes about 2 ms on one core, and has nothing to tune
+CHANGED_AT_MOST = 0.1  # delta and tombstones, of the base's items
+RECALL_FLOOR = 0.98  # of the ten nearest; a base is built for index_kinds.RECALL
+HEADER, DELTA = "index.json", "delta.npz"
+
+Ids = NDArray[np.int64]
+Vectors = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class IndexHeader:
-    """What an index holds; ``reason`` says why it is of its kind."""
+    """What an index holds; ``reason`` says why it is of its kind, ``recall`` is its base's when it was built.
+
+    ``items`` are those that can be found, ``files`` the sha256 of each file, and ``sha256`` that of all of them together.
+    """
 
     contract_id: str
     kind: str
@@ -31,62 +58,239 @@ class IndexHeader:
     items: int
     dim: int
     sha256: str
+    base_items: int
+    delta_items: int
+    tombstones: int
+    probes: int
+    recall: float
+    files: dict[str, str]
+
+    @classmethod
+    def read(cls, at: Path) -> IndexHeader:
+        """The header in the directory ``at``; :class:`StageError` if this version did not write it."""
+        content = json.loads((at / HEADER).read_text())
+        if set(content) != set(cls.__dataclass_fields__):
+            raise StageError(f"{at / HEADER} was written by another version of moon_ops", action="run `moon publish` again")
+        return cls(**content)
 
 
 class ItemIndex:
-    """A searchable index of one contract."""
+    """A searchable index of one contract. May be searched from many threads."""
 
-    def __init__(self, header: IndexHeader, index: faiss.Index) -> None:
+    def __init__(self, header: IndexHeader, base: Base, ids: Ids, delta: Delta, delta_ids: Ids) -> None:
         self.header = header
-        self._index = index
+        self.base, self._ids, self._delta_ids = base, ids, delta_ids
+        self.searcher = kinds.Flat(base, delta) if header.kind == "flat" else kinds.Lists(base, delta, header.probes)
 
-    def search(self, vectors: NDArray[np.float32], k: int, contract_id: str) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def search(self, vectors: Vectors, k: int, contract_id: str) -> tuple[Ids, Vectors]:
         """Item ids [B, k] and cosines [B, k], best first, of queries [B, D] made under ``contract_id``.
 
         Fewer than k items leave id -1 at the end. Raises :class:`ContractError` for another contract's queries.
         """
         require_same(contract_id, self.header.contract_id, what="search")
-        cosines, ids = self._index.search(np.ascontiguousarray(vectors, np.float32), k)
-        return ids, cosines
-
-    @classmethod
-    def open(cls, directory: Path) -> ItemIndex:
-        """Read an index and check it against its header."""
-        if not (directory / "index.json").is_file():
-            raise StageError(f"there is no index at {directory}", action="run `moon publish` first")
-        return settled(directory, cls._read)
-
-    @classmethod
-    def _read(cls, at: Path) -> ItemIndex:
-        header = IndexHeader(**json.loads((at / "index.json").read_text()))
-        found = file_sha256(at / "index.faiss")
-        if found != header.sha256:
-            raise ContractError(
-                f"{at / 'index.faiss'} has sha256 {found[:12]}, its header says {header.sha256[:12]}", action="run `moon publish` again"
+        if vectors.ndim != 2 or vectors.shape[1] != self.header.dim or k < 1:
+            raise InputError(
+                f"queries of shape {vectors.shape} and k = {k}: the index has {self.header.dim} dimensions",
+                action="pass [B, D] and a positive k",
             )
-        return cls(header, faiss.read_index(str(at / "index.faiss")))
+        rows, cosines = self.searcher.nearest(np.ascontiguousarray(vectors, np.float32), k)
+        return self._items(rows), cosines
+
+    def _items(self, rows: Ids) -> Ids:
+        last = len(self._ids) - 1
+        items: Ids = np.where(rows < 0, -1, self._ids[np.clip(rows, 0, last)])
+        later = rows > last
+        if later.any():
+            items[later] = self._delta_ids[rows[later] - last - 1]
+        return items
+
+    @classmethod
+    def open(cls, directory: Path, previous: ItemIndex | None = None) -> ItemIndex:
+        """Read an index and check it against its header; the base of ``previous`` is kept if this generation has the same."""
+        try:
+            return settled(directory, lambda at: cls._read(at, previous))
+        except FileNotFoundError as missing:
+            raise StageError(f"there is no index at {directory}: {missing}", action="run `moon publish` first") from missing
+
+    @classmethod
+    def _read(cls, at: Path, previous: ItemIndex | None) -> ItemIndex:
+        header = IndexHeader.read(at)
+        if previous is not None and _base_files(previous.header) == _base_files(header):
+            base, ids = previous.base, previous._ids
+        else:
+            _verify(at, _base_files(header))
+            base, ids = _read_base(at), np.load(at / "ids.npy")
+        _verify(at, {DELTA: header.files[DELTA]})
+        delta, delta_ids = _read_delta(at)
+        return cls(header, base, ids, delta, delta_ids)
 
 
-def build(directory: Path, ids: NDArray[np.int64], vectors: NDArray[np.float32], contract_id: str) -> IndexHeader:
-    """Index the vectors [N, D] of the items [N] and put the index in ``directory``, replacing the one there in one step."""
+def build(directory: Path, ids: Ids, vectors: Vectors, contract_id: str) -> IndexHeader:
+    """Index the unit vectors [N, D] of the items [N] and put the index in ``directory``, replacing the one there in one step.
+
+    Raises :class:`StageError` if there are none and :class:`InputError` for ids or vectors that cannot be indexed.
+    """
     if not len(ids):
         raise StageError("there are no vectors to index", action="run `moon embed` first")
-    kind, reason, inner = _choose(len(ids), vectors.shape[1])
-    index = faiss.IndexIDMap2(inner)
-    index.add_with_ids(np.ascontiguousarray(vectors, np.float32), np.ascontiguousarray(ids, np.int64))
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
-    faiss.write_index(index, str(fresh / "index.faiss"))
-    header = IndexHeader(contract_id, kind, reason, len(ids), vectors.shape[1], file_sha256(fresh / "index.faiss"))
-    (fresh / "index.json").write_text(json.dumps(asdict(header), indent=2) + "\n")
-    swap(fresh, directory)
+    ids, vectors = _checked(ids, vectors)
+    with fresh_directory(directory) as fresh:
+        header = _write_base(fresh, ids, vectors, contract_id)
+        with held(directory):
+            swap(fresh, directory)
     return header
 
 
-def _choose(items: int, dim: int) -> tuple[str, str, faiss.Index]:
-    """The kind of index for so many items, why, and an empty one."""
-    if items <= EXACT_UP_TO:
-        return "flat", f"{items:,} items are at most {EXACT_UP_TO:,}: exact search is fast enough", faiss.IndexFlatIP(dim)
-    graph = faiss.IndexHNSWFlat(dim, 32, faiss.METRIC_INNER_PRODUCT)
-    graph.hnsw.efConstruction, graph.hnsw.efSearch = 200, 128
-    return "hnsw", f"{items:,} items are more than {EXACT_UP_TO:,}: a graph keeps search below a millisecond", graph
+def update(directory: Path, ids: Ids, vectors: Vectors, removed: Ids, contract_id: str) -> IndexHeader:
+    """Put new and changed items [M] with their unit vectors [M, D] into the index, and take the items ``removed`` out of it.
+
+    Costs what the whole delta costs; the base's vectors are not read. Unknown removed ids are passed over. Raises :class:`StageError`
+    if there is no index or nothing would be left of it, :class:`ContractError` for another contract, :class:`InputError` for bad input.
+    """
+    ids, vectors = _checked(ids, vectors)
+    if len(both := np.intersect1d(ids, removed)):
+        raise InputError(f"removed: item {both[0]} is among the new ids too", action="pass an item as new or as removed")
+    with held(directory) as at, fresh_directory(directory) as fresh:
+        if at is None:
+            raise StageError(f"there is no index at {directory} to update", action="run `moon publish` first")
+        header = IndexHeader.read(at)
+        require_same(contract_id, header.contract_id, what="index and update")
+        if len(ids) and vectors.shape[1] != header.dim:
+            raise InputError(f"vectors: {vectors.shape[1]} dimensions, the index has {header.dim}", action="pass vectors of one encoder")
+        for name in _base_files(header):
+            os.link(at / name, fresh / name)
+        header = _write_delta(at, fresh, header, ids, vectors, np.asarray(removed, np.int64))
+        swap(fresh, directory)
+    return header
+
+
+def compact(directory: Path) -> IndexHeader:
+    """Build a new base of all that the index holds; updates wait until it is there."""
+    with held(directory) as at, fresh_directory(directory) as fresh:
+        if at is None:
+            raise StageError(f"there is no index at {directory} to compact", action="run `moon publish` first")
+        old = ItemIndex.open(at)
+        delta = old.searcher.delta
+        live = np.setdiff1d(np.arange(len(old.base.vectors)), delta.tombstones, assume_unique=True)
+        ids = np.concatenate([old._ids[live], old._delta_ids])
+        vectors = np.concatenate([old.base.vectors[live], delta.vectors])
+        header = _write_base(fresh, ids, vectors, old.header.contract_id)
+        swap(fresh, directory)
+    return header
+
+
+def compaction_due(header: IndexHeader, recall: float = 1.0) -> str | None:
+    """Why the index should be compacted, None if it need not be; ``recall`` is what :func:`probe` found of it."""
+    changed = header.delta_items + header.tombstones
+    if changed > CHANGED_AT_MOST * header.base_items:
+        return f"{changed:,} changes are more than {CHANGED_AT_MOST:.0%} of the base's {header.base_items:,} items"
+    if recall < RECALL_FLOOR:
+        return f"recall {recall:.3f} is below {RECALL_FLOOR}: the base was built for {kinds.RECALL}"
+    return None
+
+
+def probe(index: ItemIndex, queries: int, k: int, seed: int = 0) -> float:
+    """Recall@k of the index on itself: of the k nearest of ``queries`` sampled items that a full scan finds, the share that it finds."""
+    return kinds.Probe(index.base, index.searcher.delta, queries, k, seed).recall(index.searcher)
+
+
+def _checked(ids: Ids, vectors: Vectors) -> tuple[Ids, Vectors]:
+    """Ids and vectors as FAISS wants them; :class:`InputError` if they are not different 63-bit ids with a unit vector each."""
+    ids = np.ascontiguousarray(ids, np.int64)
+    if vectors.ndim != 2 or len(ids) != len(vectors):
+        raise InputError(f"{len(ids)} ids, vectors of shape {vectors.shape}: not one each", action="pass ids [N] and vectors [N, D]")
+    if len(np.unique(ids)) != len(ids) or (len(ids) and ids.min() < 0):
+        raise InputError("ids: an id is negative or there twice; a search could not name its item", action="pass each item once")
+    vectors = np.ascontiguousarray(vectors, np.float32)
+    off = np.abs(np.einsum("nd,nd->n", vectors, vectors) - 1)
+    if not np.all(off < 0.02):  # nan is not less either
+        worst = int(np.argmax(np.nan_to_num(off, nan=np.inf)))
+        raise InputError(
+            f"vectors: item {ids[worst]} has a vector of another length than 1; its cosines would be wrong", action="normalise the vectors"
+        )
+    return ids, vectors
+
+
+def _write_base(fresh: Path, ids: Ids, vectors: Vectors, contract_id: str) -> IndexHeader:
+    index, order, lists = kinds.train(vectors)
+    faiss.write_index(index, str(fresh / "index.faiss"))
+    np.save(fresh / "ids.npy", ids[order])
+    np.save(fresh / "rows.npy", np.argsort(ids[order]))
+    if isinstance(index, faiss.IndexIVF):
+        np.save(fresh / "starts.npy", np.searchsorted(lists, np.arange(index.nlist + 1)))
+        matrix = np.lib.format.open_memmap(fresh / "vectors.npy", "w+", np.float32, vectors.shape)
+        codes = np.lib.format.open_memmap(fresh / "codes.npy", "w+", np.uint8, (len(ids), index.sa_code_size()))
+        for at in (slice(a, a + kinds.BATCH) for a in range(0, len(ids), kinds.BATCH)):
+            matrix[at] = vectors[order[at]]
+            codes[at] = kinds.encode(index, matrix[at], lists[at])
+        matrix.flush()
+        codes.flush()
+    choice: Choice = kinds.choose(_as_base(fresh, index))
+    files = {path.name: file_sha256(path) for path in sorted(fresh.iterdir())}
+    header = IndexHeader(
+        contract_id, choice.kind, choice.reason, 0, vectors.shape[1], "", len(ids), 0, 0, choice.probes, choice.recall, files
+    )
+    return _seal(fresh, header, kinds.nothing(vectors.shape[1]), np.zeros(0, np.int64))
+
+
+def _write_delta(at: Path, fresh: Path, header: IndexHeader, ids: Ids, vectors: Vectors, removed: Ids) -> IndexHeader:
+    """The delta of ``at`` with newer vectors instead of older ones, and tombstones for all that is no longer in the base."""
+    _verify(at, {DELTA: header.files[DELTA]})
+    delta, delta_ids = _read_delta(at)
+    base_ids, rows = (np.load(at / name, mmap_mode="r") for name in ("ids.npy", "rows.npy"))
+    gone = np.concatenate([ids, removed])
+    place = np.searchsorted(base_ids, gone, sorter=rows)
+    found = rows[np.minimum(place, len(rows) - 1)]
+    dead = np.union1d(delta.tombstones, found[base_ids[found] == gone])
+    kept = ~np.isin(delta_ids, gone)
+    frame = faiss.read_index(str(fresh / "index.faiss")) if header.kind != "flat" else None
+    lists = np.concatenate([delta.lists[kept], kinds.assign(frame, vectors)])
+    vectors = np.concatenate([delta.vectors[kept], vectors.reshape(len(ids), header.dim)])
+    return _seal(fresh, header, Delta(vectors, lists, dead), np.concatenate([delta_ids[kept], ids]))
+
+
+def _seal(fresh: Path, header: IndexHeader, delta: Delta, delta_ids: Ids) -> IndexHeader:
+    """Write delta and header, the header last."""
+    items = header.base_items - len(delta.tombstones) + len(delta_ids)
+    if not items:
+        raise StageError("nothing would be left of the index", action="publish the items that are still sold")
+    np.savez(fresh / DELTA, ids=delta_ids, vectors=delta.vectors, lists=delta.lists, tombstones=delta.tombstones)
+    files = {**header.files, DELTA: file_sha256(fresh / DELTA)}
+    whole = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+    changed = {"items": items, "delta_items": len(delta_ids), "tombstones": len(delta.tombstones), "files": files, "sha256": whole}
+    header = replace(header, **changed)  # type: ignore[arg-type]
+    (fresh / HEADER).write_text(json.dumps(asdict(header), indent=2) + "\n")
+    return header
+
+
+def _base_files(header: IndexHeader) -> dict[str, str]:
+    return {name: found for name, found in header.files.items() if name != DELTA}
+
+
+def _verify(at: Path, files: dict[str, str]) -> None:
+    for name, wanted in files.items():
+        found = file_sha256(at / name)
+        if found != wanted:
+            raise ContractError(f"{at / name} has sha256 {found[:12]}, its header says {wanted[:12]}", action="run `moon publish` again")
+
+
+def _read_base(at: Path) -> Base:
+    try:
+        return _as_base(at, faiss.read_index(str(at / "index.faiss")))
+    except RuntimeError as fault:  # FAISS's word for a file that is not there
+        if not (at / "index.faiss").is_file():
+            raise FileNotFoundError(at / "index.faiss") from fault
+        raise
+
+
+def _as_base(at: Path, index: Any) -> Base:
+    if isinstance(index, faiss.IndexIVF):
+        vectors, codes = (np.load(at / name, mmap_mode="r") for name in ("vectors.npy", "codes.npy"))
+        kinds.fill(index, codes, np.arange(len(codes)))
+        return Base(index, vectors, codes, np.load(at / "starts.npy"))
+    held = faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d).reshape(-1, index.d)
+    return Base(index, held, np.zeros((0, 0), np.uint8), np.zeros(0, np.int64))
+
+
+def _read_delta(at: Path) -> tuple[Delta, Ids]:
+    with np.load(at / DELTA) as read:
+        return Delta(read["vectors"], read["lists"], read["tombstones"]), read["ids"]

@@ -13,16 +13,19 @@ import duckdb
 import lance
 import pyarrow as pa
 
-from moon_ops.lake.tables import Lake
+from moon_ops.lake import changes
+from moon_ops.lake.tables import PRIMARY, Lake
 
 PROFILE, STATS, BEHAVIOR = "features/item_profile", "features/item_stats", "features/user_behavior"
 BEHAVIORS = 50  # the user's last clicks kept per row; a click model may read fewer
 NO_QUERY = -1  # a click that no query led to
 
 PROFILE_SQL = """
-SELECT item_id, spu_id, coalesce(category[-1], '') AS category, coalesce(brand, '') AS brand, coalesce(seller_id, -1) AS seller_id,
+SELECT concat_ws('-', item_id, epoch_us(event_timestamp), epoch_us(created), row_number() OVER (
+           PARTITION BY item_id, event_timestamp, created ORDER BY number)) AS profile_id,
+       item_id, spu_id, coalesce(category[-1], '') AS category, coalesce(brand, '') AS brand, coalesce(seller_id, -1) AS seller_id,
        coalesce(price, 0.0) AS price, event_timestamp, created
-FROM items ORDER BY event_timestamp, item_id"""
+FROM (SELECT *, row_number() OVER () AS number FROM items) ORDER BY event_timestamp, item_id"""
 
 STATS_SQL = """
 WITH days AS (
@@ -59,21 +62,46 @@ class StatisticsReport:
     user_behavior: int
 
 
-def derive(lake: Lake) -> StatisticsReport:
-    """Rebuild the three tables from items and events; a reader sees the old table or the new one."""
-    lake.open("items")
-    items = lake.read("items", ["item_id", "spu_id", "category", "brand", "seller_id", "price", "event_timestamp", "created"])
-    events = lake.read("events", ["event_timestamp", "user_id", "item_id", "query_id", "event"])
-    counts = []
+def derive(lake: Lake, *, behaviour: bool = True) -> StatisticsReport:
+    """Bring the tables up to date: the profile by the item versions that are new; the other two anew if the events have changed.
+
+    Without ``behaviour`` the other two stay as they are once they are there: new items have no behaviour yet, and every night it is
+    counted. A reader sees the old table or the new one.
+    """
+    _profile(lake)
+    events = changes.newest(lake.open("events")) if lake.exists("events") else changes.NOTHING
+    kept = [lake.exists(name) and (not behaviour or changes.marks(lake, name).get("events") == events) for name in (STATS, BEHAVIOR)]
+    if not all(kept):
+        given = lake.read("events", ["event_timestamp", "user_id", "item_id", "query_id", "event"])
+        for name, query in ((STATS, STATS_SQL), (BEHAVIOR, BEHAVIOR_SQL)):
+            table = _sql(query, events=given)
+            lance.write_dataset(table, lake.address(name), mode="overwrite" if lake.exists(name) else "create")
+            changes.mark(lake, name, events=events)
+    return StatisticsReport(*(lake.count(name) for name in (PROFILE, STATS, BEHAVIOR)))
+
+
+def _profile(lake: Lake) -> None:
+    """Add a row for every item version written since the last time; killed before the mark is set, it adds none of them twice."""
+    items = lake.open("items")
+    since = int(changes.marks(lake, PROFILE).get("items", changes.NOTHING))
+    if changes.newest(items) == since:
+        return
+    columns = ["item_id", "spu_id", "category", "brand", "seller_id", "price", "event_timestamp", "created"]
+    fresh = _sql(PROFILE_SQL, items=changes.newer(items, since, columns))
+    fields = [f.with_metadata(PRIMARY).with_nullable(False) if f.name == "profile_id" else f for f in fresh.schema]
+    fresh = fresh.cast(pa.schema(fields))
+    if not lake.exists(PROFILE):
+        lake.append(PROFILE, fresh.schema.empty_table())
+    lake.open(PROFILE).merge_insert(["profile_id"]).when_not_matched_insert_all().execute(fresh)
+    changes.mark(lake, PROFILE, items=changes.newest(items))
+
+
+def _sql(query: str, **tables: pa.Table) -> pa.Table:
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
-        connection.register("items", items)
-        connection.register("events", events)
-        for name, query in ((PROFILE, PROFILE_SQL), (STATS, STATS_SQL), (BEHAVIOR, BEHAVIOR_SQL)):
-            table = _plain(connection.sql(query).to_arrow_table())
-            lance.write_dataset(table, lake.address(name), mode="overwrite" if lake.exists(name) else "create")
-            counts.append(table.num_rows)
-    return StatisticsReport(*counts)
+        for name, table in tables.items():
+            connection.register(name, table)
+        return _plain(connection.sql(query).to_arrow_table())
 
 
 def _plain(table: pa.Table) -> pa.Table:

@@ -23,6 +23,8 @@ from moon_ops.errors import ServiceError, StageError
 EVENTS = ("impression", "click", "cart", "purchase")
 STAMP = pa.timestamp("us", tz="UTC")
 STRINGS = pa.list_(pa.string())
+VALIDITY = ("item_id", "event_timestamp", "created", "status")  # of an item version
+PRIMARY = {b"lance-schema:unenforced-primary-key": b"true"}  # Lance compares the keys of commits that overlap; timestamps it does not see
 
 
 def _schema(*fields: pa.Field[Any]) -> pa.Schema:
@@ -87,6 +89,7 @@ SCHEMAS = {  # the tables a shop fills; per-encoder tables are named embeddings/
 def embeddings_schema(dim: int) -> pa.Schema:
     """One row is the vector [dim] of one item version; the encoder is in the table's name, its contract in the metadata."""
     return _schema(
+        pa.field("version_id", pa.string(), nullable=False, metadata=PRIMARY),  # of the three that name an item version
         pa.field("item_id", pa.int64(), nullable=False),
         pa.field("content_hash", pa.string(), nullable=False),
         pa.field("embedding", pa.list_(pa.float32(), dim), nullable=False),
@@ -157,42 +160,36 @@ class Lake:
 
 
 def items_as_of(lake: Lake, when: dt.datetime, columns: Sequence[str] | None = None) -> pa.Table:
-    """The version of each item that is valid at ``when``, active ones only, ordered by item_id.
+    """The version of each item that is valid at ``when``, active ones only, ordered by item_id."""
+    wanted = list(columns) if columns is not None else SCHEMAS["items"].names
+    lake.open("items")  # a shop without items is an error here, not an empty catalogue
+    return active_as_of(lake.read("items", list(dict.fromkeys([*wanted, *VALIDITY]))), when).select(wanted)
+
+
+def active_as_of(versions: pa.Table, when: dt.datetime) -> pa.Table:
+    """Of versions of items (with the columns of ``VALIDITY``) those valid at ``when`` and active, ordered by item_id.
 
     Of several versions the one that became valid last is taken, and among those the one learned last.
     """
-    keys = ["item_id", "event_timestamp", "created", "status"]
-    wanted = list(columns) if columns is not None else SCHEMAS["items"].names
-    lake.open("items")  # a shop without items is an error here, not an empty catalogue
-    table = lake.read("items", list(dict.fromkeys(wanted + keys)))
-    table = table.filter(pc.less_equal(table["event_timestamp"], pa.scalar(when, STAMP)))
+    table = versions.filter(pc.less_equal(versions["event_timestamp"], pa.scalar(when, STAMP)))
     table = table.append_column("_row", pa.array(range(table.num_rows), pa.int64()))
-    order = pc.sort_indices(
-        table,
-        [
-            ("item_id", "ascending"),
-            ("event_timestamp", "descending"),
-            ("created", "descending"),
-            ("_row", "descending"),
-        ],
-    )
-    table = table.take(order)
+    descending = [(name, "descending") for name in ("event_timestamp", "created", "_row")]
+    table = table.take(pc.sort_indices(table, [("item_id", "ascending"), *descending])).drop_columns("_row")
     ids = table["item_id"].combine_chunks()
-    first = (
-        pa.concat_arrays([pa.array([True] * min(1, len(ids))), pc.not_equal(ids[1:], ids[:-1])]) if len(ids) else pa.array([], pa.bool_())
-    )
-    table = table.filter(first)
-    return table.filter(pc.equal(table["status"], pa.scalar("active"))).select(wanted)
+    if len(ids):
+        table = table.filter(pa.concat_arrays([pa.array([True]), pc.not_equal(ids[1:], ids[:-1])]))
+    return table.filter(pc.equal(table["status"], pa.scalar("active")))
 
 
-def image_bytes(lake: Lake, image_ids: Sequence[str], batch: int = 4096) -> Iterator[tuple[str, bytes]]:
-    """``(image_id, bytes)`` of the pictures wanted, in the table's order, a bounded number in memory at a time."""
-    wanted = set(image_ids)
+def image_bytes(lake: Lake, image_ids: Sequence[str], batch: int = 1024) -> Iterator[tuple[str, bytes]]:
+    """``(image_id, bytes)`` of the pictures wanted, each once, ``batch`` in memory at a time; only those rows' bytes are read."""
+    wanted = sorted(set(image_ids))
     if not wanted:
         return
-    few = len(wanted) <= 500  # a filter of few ids reads only those rows; of many, the scan is cheaper
-    where = "image_id IN (" + ", ".join(f"'{i}'" for i in sorted(wanted)) + ")" if few else None
-    for rows in lake.open("images").to_batches(columns=["image_id", "bytes"], filter=where, batch_size=batch):
-        for image_id, content in zip(rows["image_id"].to_pylist(), rows["bytes"].to_pylist(), strict=True):
-            if image_id in wanted and content is not None:
-                yield image_id, content
+    images = lake.open("images")
+    for start in range(0, len(wanted), batch):
+        where = "image_id IN (" + ", ".join(f"'{i}'" for i in wanted[start : start + batch]) + ")"
+        for rows in images.to_batches(columns=["image_id", "bytes"], filter=where, batch_size=batch):
+            for image_id, content in zip(rows["image_id"].to_pylist(), rows["bytes"].to_pylist(), strict=True):
+                if content is not None:
+                    yield image_id, content

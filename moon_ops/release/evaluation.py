@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moon_ops.embeddings import produce
+from moon_ops.embeddings import vector_tables
+from moon_ops.embeddings.pipeline import embed_stream
 from moon_ops.embeddings.runtime import Runtime
 from moon_ops.lake.contract import Sample, item_sample
 from moon_ops.lake.tables import Lake, items_as_of
@@ -28,7 +28,7 @@ def evaluate(settings: Settings, encoder: int, windows: Windows) -> RecallReport
     """Image- and text-search recall on the queries after the encoder's training, against the whole catalogue."""
     lake = settings.lake
     queries = recall.bought_after(lake, windows.trained_until, windows.end, trained_until=trained_until(settings, encoder))
-    ids, items = produce.vectors_as_of(lake, encoder, windows.end)
+    ids, items = vector_tables.vectors_as_of(lake, encoder, windows.end)
     vectors = _embedded(settings, runtime(settings, encoder), queries.samples)
     return recall.evaluate(queries, vectors, ids, recall.catalogue_spus(lake, ids, windows.end), items)
 
@@ -40,7 +40,7 @@ def evaluate_parts(settings: Settings, encoder: int, windows: Windows) -> tuple[
     """
     lake, opened = settings.lake, runtime(settings, encoder)
     queries = recall.bought_after(lake, windows.trained_until, windows.end, trained_until=trained_until(settings, encoder))
-    ids, items = produce.vectors_as_of(lake, encoder, windows.end)
+    ids, items = vector_tables.vectors_as_of(lake, encoder, windows.end)
     asked = _embedded(settings, opened, queries.samples)
     spus = recall.catalogue_spus(lake, ids, windows.end)
     metrics = recall.evaluate(queries, asked, ids, spus, items).metrics
@@ -75,8 +75,9 @@ def measure_eager(lake: Lake, directory: Path, windows: Windows) -> dict[str, fl
 
 
 def _embedded(settings: Settings, opened: Runtime, samples: list[Sample]) -> NDArray[np.float32]:
-    with ThreadPoolExecutor(settings.workers) as pool:
-        return np.concatenate([produce.embed_samples(settings.lake, opened, chunk, pool) for chunk in produce.chunks(samples)])
+    """Vectors [B, D]; zeros, which find nothing, where nothing of a sample can be read."""
+    made = list(embed_stream(settings.lake, opened, samples, workers=settings.workers))
+    return np.nan_to_num(np.concatenate([part.vectors for part in made])) if made else np.zeros((0, opened.dim), np.float32)
 
 
 def evaluate_untrained(settings: Settings, name: str, windows: Windows, *, seed: int, **override: Any) -> RecallReport:

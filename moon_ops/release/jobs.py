@@ -10,10 +10,10 @@ import logging
 from pathlib import Path
 
 from moon_ops.ctr import dataset
-from moon_ops.embeddings import produce
+from moon_ops.embeddings.due import due
 from moon_ops.errors import StageError
 from moon_ops.lake.ingest import ingest
-from moon_ops.release import promotion, stages
+from moon_ops.release import maintenance, promotion, publication, stages
 from moon_ops.release.manifest import manifest_of
 from moon_ops.release.manifest import release as make_release
 from moon_ops.release.registry import CANDIDATE, CHAMPION, PREVIOUS, Registry
@@ -45,7 +45,7 @@ def embed(encoder: int, as_of: str) -> int:
 
 def publish(encoder: int, as_of: str) -> int:
     """Hand an encoder's vectors over to Feast, the tables and the index; the encoder's version again."""
-    log.info("%s", stages.publish(Settings.from_environment(), encoder, now=_time(as_of)))
+    log.info("%s", publication.publish(Settings.from_environment(), encoder, now=_time(as_of)))
     return encoder
 
 
@@ -89,7 +89,7 @@ def require_complete(encoders: list[int]) -> dict[str, int]:
     """Check against the lake that every item version has its vector under each encoder; :class:`StageError` if not."""
     settings = Settings.from_environment()
     for encoder in encoders:
-        missing = produce.due(settings.lake, encoder)
+        missing = due(settings.lake, encoder).rows
         if missing.num_rows:
             first = missing["item_id"][0].as_py()
             raise StageError(
@@ -128,10 +128,18 @@ def publish_for_champion(as_of: str) -> bool:
     """
     encoder = _champion_encoder()
     settings = Settings.from_environment()
-    if encoder is None or stages.published_versions(settings, encoder) == stages.lake_versions(settings, encoder):
+    if encoder is None or publication.is_current(settings, encoder, _time(as_of)):
         return False
-    publish(encoder, as_of)
+    log.info("%s", publication.publish(settings, encoder, now=_time(as_of), behaviour=False))
     return True
+
+
+def maintain(keep_days: float) -> dict[str, int]:
+    """Compact the lake and remove old versions; how many files and versions are gone."""
+    done = maintenance.maintain(Settings.from_environment(), keep=dt.timedelta(days=keep_days))
+    for kept in done:
+        log.info("%s", kept)
+    return {"files": sum(k.fragments - k.fragments_after for k in done), "versions": sum(k.versions_removed for k in done)}
 
 
 def _champion_encoder() -> int | None:

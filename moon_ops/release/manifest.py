@@ -15,12 +15,12 @@ from typing import Any
 
 import lance
 
-from moon_ops.embeddings import features, produce
+from moon_ops.embeddings import features, vector_tables
 from moon_ops.embeddings.index import ItemIndex
 from moon_ops.errors import LeakError, StageError
 from moon_ops.lake.contract import file_sha256, require_same
 from moon_ops.recipes import Gates, recipe
-from moon_ops.release import evaluation, stages
+from moon_ops.release import evaluation, publication, stages
 from moon_ops.release.gates import PARITY, Verdict, judge
 from moon_ops.release.registry import CANDIDATE, CHAMPION, CTR, ENCODER, RELEASE, Registry
 from moon_ops.release.windows import Windows
@@ -93,7 +93,9 @@ def release(
         tags = {"encoder": str(encoder), "ctr": str(ctr or ""), "contract_id": manifest["contract_id"], "passed": str(passed).lower()}
         version = registry.register(RELEASE, run_id, Path(scratch), tags)
     registry.finish(run_id)
-    lance.dataset(settings.lake.address(produce.table_name(encoder))).tags.create(f"release-{version}", manifest["embeddings"]["version"])
+    lance.dataset(settings.lake.address(vector_tables.table_name(encoder))).tags.create(
+        f"release-{version}", manifest["embeddings"]["version"]
+    )
     registry.point(CANDIDATE, version)
     return Release(version, passed, verdicts, metrics, champion, champion_metrics)
 
@@ -112,15 +114,15 @@ def manifest_of(registry: Registry, version: int) -> dict[str, Any]:
 def _parts(settings: Settings, registry: Registry, encoder: int, ctr: int | None) -> dict[str, Any]:
     """What the release consists of; every part's contract is checked against the encoder's."""
     contract = registry.tags(ENCODER, encoder)["contract_id"]
-    require_same(contract, produce.contract_of(settings.lake, encoder), what="encoder and embeddings table")
-    header = ItemIndex.open(stages.index_place(settings, encoder)).header
+    require_same(contract, vector_tables.contract_of(settings.lake, encoder), what="encoder and embeddings table")
+    header = ItemIndex.open(publication.index_place(settings, encoder)).header
     require_same(contract, header.contract_id, what="encoder and index")
-    table = settings.lake.open(produce.table_name(encoder))
+    table = settings.lake.open(vector_tables.table_name(encoder))
     parts: dict[str, Any] = {
         "contract_id": contract,
         "trained_until": registry.tags(ENCODER, encoder)["trained_until"],
         "encoder": _part(registry, ENCODER, encoder),
-        "embeddings": {"table": produce.table_name(encoder), "version": table.version, "rows": table.count_rows()},
+        "embeddings": {"table": vector_tables.table_name(encoder), "version": table.version, "rows": table.count_rows()},
         "index": {"place": f"index/v{encoder}", "sha256": header.sha256, "kind": header.kind, "items": header.items},
         "feature_service": features.service_name(encoder),
         "ctr": None,
@@ -142,8 +144,8 @@ def _champion_metrics(settings: Settings, registry: Registry, champion: int, win
     manifest = manifest_of(registry, champion)
     ctr, encoder = manifest["ctr"]["version"] if manifest["ctr"] else None, int(manifest["encoder"]["version"])
     stages.embed(settings, encoder, now=now)  # it is judged on the catalogue of today, as it would be served
-    if stages.published_versions(settings, encoder) != stages.lake_versions(settings, encoder):
-        stages.publish(settings, encoder, now=now)
+    if publication.published_versions(settings, encoder) != publication.lake_versions(settings, encoder):
+        publication.publish(settings, encoder, now=now)
     try:
         return measure(settings, encoder, ctr, windows)
     except LeakError:

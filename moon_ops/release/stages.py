@@ -12,27 +12,23 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 
 from moon_ops.ctr import dataset, metrics
 from moon_ops.ctr import evaluate as ctr_evaluate
-from moon_ops.ctr.dataset import Tables
 from moon_ops.ctr.score import Scorer
-from moon_ops.embeddings import features, index, produce
+from moon_ops.embeddings import features, produce
 from moon_ops.embeddings.produce import EmbedReport
 from moon_ops.embeddings.runtime import Runtime
-from moon_ops.embeddings.table import RepresentationTable
 from moon_ops.errors import StageError
-from moon_ops.lake import statistics
-from moon_ops.lake.contract import require_same
-from moon_ops.lake.tables import items_as_of
+from moon_ops.lake.contract import Contract, require_same
 from moon_ops.recipes import CtrRecipe, EncoderRecipe, Gates, recipe
+from moon_ops.release import publication
 from moon_ops.release.registry import CTR, ENCODER, Registry
 from moon_ops.release.windows import Windows
 from moon_ops.settings import Settings
@@ -45,17 +41,6 @@ class Trained:
     checkpoint: str
     run_id: str  # empty in all processes but the first
     last_loss: float
-
-
-@dataclass(frozen=True)
-class Published:
-    """What one publication handed over."""
-
-    encoder: int
-    contract_id: str
-    items: int
-    queries: int
-    index: str
 
 
 def train(settings: Settings, name: str, *, trained_until: dt.datetime, seed: int, steps: int | None = None, **override: Any) -> Trained:
@@ -111,9 +96,15 @@ def alone(lock: Path, what: str) -> Iterator[None]:
         yield
 
 
-def export(settings: Settings, checkpoint: Path) -> int:
-    """Export a checkpoint to ONNX, certify it, and register it as the next version of ``moon-encoder``."""
+def export(settings: Settings, checkpoint: Path, variants: Sequence[str] = ()) -> int:
+    """Export a checkpoint to ONNX, certify it, and register it as the next version of ``moon-encoder``.
+
+    ``variants`` (``int8``, ``fp16``) are made beside it; each is judged on what users asked and bought before the encoder's training ended,
+    and :class:`ContractError` refuses one that loses recall.
+    """
     from moon_ops.encoder.export import export as export_encoder
+    from moon_ops.encoder.variants import make_variant
+    from moon_ops.release.golden import golden
 
     if not (checkpoint / "training.json").is_file():
         raise StageError(f"{checkpoint} is not a trained checkpoint", action="name the directory that `moon train` printed")
@@ -128,15 +119,21 @@ def export(settings: Settings, checkpoint: Path) -> int:
         "seed": str(trained["seed"]),
         "parity_cosine": f"{certificate.min_cosine:.9f}",
     }
+    figures = {"parity/max_difference": certificate.max_difference, "parity/min_cosine": certificate.min_cosine}
+    if variants:
+        judged = golden(settings.lake, Contract.load(checkpoint).layout, dt.datetime.fromisoformat(trained["trained_until"]))
+        for variant in variants:
+            cost = make_variant(checkpoint, variant, golden=judged)
+            figures |= {f"parity/{variant}_recall_loss": cost.recall_loss, f"parity/{variant}_rank_flips": float(cost.rank_flips)}
     with tracked(registry, f"export {trained['recipe']}", tags) as run_id:
-        registry.log(run_id, {"parity/max_difference": certificate.max_difference, "parity/min_cosine": certificate.min_cosine})
+        registry.log(run_id, figures)
         return registry.register(ENCODER, run_id, checkpoint, tags)
 
 
 def runtime(settings: Settings, encoder: int) -> Runtime:
-    """The exported encoder, ready to embed; checked against the contract it is registered with."""
+    """The exported encoder in the variant of the settings, ready to embed; checked against the contract it is registered with."""
     registry = Registry(settings)
-    opened = Runtime(registry.fetch(ENCODER, encoder), threads=settings.workers)
+    opened = Runtime(registry.fetch(ENCODER, encoder), threads=settings.workers, variant=settings.variant)
     require_same(registry.tags(ENCODER, encoder)["contract_id"], opened.contract_id, what=f"{ENCODER} {encoder}")
     return opened
 
@@ -153,57 +150,6 @@ def embed(settings: Settings, encoder: int, *, now: dt.datetime) -> tuple[EmbedR
     return items, produce.embed_queries(settings.lake, opened, encoder, now=now, workers=settings.workers)
 
 
-def publish(settings: Settings, encoder: int, *, now: dt.datetime) -> Published:
-    """Hand everything over to its readers: statistics, Feast (apply, materialise), representation tables, index."""
-    lake, contract = settings.lake, produce.contract_of(settings.lake, encoder)
-    versions = lake_versions(settings, encoder)  # as they are before anything is read
-    statistics.derive(lake)
-    store = features.open_store(settings.home, settings.redis)
-    features.apply(store, settings.home, features.definitions(lake, [encoder]))
-    features.materialize(store, ["item_profile", "item_stats", "user_behavior", f"item_embedding_v{encoder}"], now)
-    known = pc.unique(lake.read(produce.table_name(encoder), ["item_id"])["item_id"]).to_numpy()
-    items, item_vectors = features.vectors(store, f"item_embedding_v{encoder}", "item_id", known, now)
-    asked = lake.read(produce.query_table_name(encoder), ["query_id"])["query_id"].to_numpy()
-    queries, query_vectors = features.vectors(store, f"query_embedding_v{encoder}", "query_id", asked, now)
-    RepresentationTable.write(table_place(settings, "items", encoder), items, item_vectors, contract)
-    RepresentationTable.write(table_place(settings, "queries", encoder), queries, query_vectors, contract)
-    sold = np.isin(items, items_as_of(lake, now, ["item_id"])["item_id"].to_numpy())  # behaviours name deleted items, searches do not
-    header = index.build(index_place(settings, encoder), items[sold], item_vectors[sold], contract)
-    _place(settings, encoder).write_text(json.dumps(versions) + "\n")  # last: a killed publication is published again
-    return Published(encoder, contract, header.items, len(queries), f"{header.kind}: {header.reason}")
-
-
-def lake_versions(settings: Settings, encoder: int) -> dict[str, int]:
-    """The version of every lake table that a publication reads."""
-    names = ("items", "events", produce.table_name(encoder), produce.query_table_name(encoder))
-    return {name: settings.lake.open(name).version if settings.lake.exists(name) else 0 for name in names}
-
-
-def published_versions(settings: Settings, encoder: int) -> dict[str, int] | None:
-    """The versions that the encoder's last complete publication read, None if there was none."""
-    place = _place(settings, encoder)
-    return json.loads(place.read_text()) if place.is_file() else None
-
-
-def _place(settings: Settings, encoder: int) -> Path:
-    return settings.home / "tables" / f"published-v{encoder}.json"
-
-
-def table_place(settings: Settings, kind: str, encoder: int) -> Path:
-    """Where the representation table of ``items`` or ``queries`` lies."""
-    return settings.home / "tables" / f"{kind}-v{encoder}"
-
-
-def index_place(settings: Settings, encoder: int) -> Path:
-    """Where the encoder's index lies."""
-    return settings.home / "index" / f"v{encoder}"
-
-
-def tables(settings: Settings, encoder: int) -> Tables:
-    """Both representation tables of an encoder."""
-    return Tables(*(RepresentationTable.open(table_place(settings, kind, encoder)) for kind in ("items", "queries")))
-
-
 def train_ctr(
     settings: Settings, encoder: int, name: str, windows: Windows, *, seed: int, register: bool = True
 ) -> tuple[Path, int | None]:
@@ -218,7 +164,7 @@ def train_ctr(
         out = settings.home / "checkpoints" / run_id
         report = train_click_model(
             joined,
-            tables(settings, encoder),
+            publication.tables(settings, encoder),
             out,
             chosen,
             feature_service=service,
@@ -249,7 +195,7 @@ def evaluate_ctr(
 ) -> dict[str, float]:
     """Metrics of a click model on impressions after its training, beside the ID-only ``baseline`` and a simulated shop's oracle."""
     joined = impressions(settings, encoder, windows.ctr_until, windows.end)
-    found = tables(settings, encoder)
+    found = publication.tables(settings, encoder)
     scored = ctr_evaluate.score(Scorer(model, threads=settings.workers), joined, found, settings.lake, start=windows.ctr_until)
     out = {"ctr/rows": float(len(scored.rows)), "ctr/clicks": float(scored.rows.labels.sum()), **scored.metrics()}
     labels, users = scored.rows.labels, scored.rows.user_ids

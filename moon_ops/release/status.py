@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from moon_ops.embeddings import produce
+from moon_ops.embeddings import vector_tables
 from moon_ops.lake.tables import Lake
 from moon_ops.release.manifest import manifest_of
 from moon_ops.release.registry import CANDIDATE, CHAMPION, PREVIOUS, Registry
@@ -55,5 +55,5 @@ def active_items(lake: Lake) -> set[int]:
 
 def embedded_items(lake: Lake, encoder: int) -> set[int]:
     """The items that have a vector under the encoder."""
-    name = produce.table_name(encoder)
+    name = vector_tables.table_name(encoder)
     return set(pc.unique(lake.read(name, ["item_id"])["item_id"]).to_pylist()) if lake.exists(name) else set()

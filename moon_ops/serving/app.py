@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import base64
 import binascii
+import datetime as dt
+import secrets
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import FastAPI, File, Form, Query, Request, Response, UploadFile
+from fastapi import FastAPI, File, Form, Header, Query, Request, Response, UploadFile
 from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel, Field
 
@@ -21,11 +23,18 @@ from moon_ops.errors import InputError, MoonError, ServiceError
 from moon_ops.lake.images import MAX_BYTES
 from moon_ops.lake.tables import image_bytes
 from moon_ops.serving.champion import Champion, Follower, titles
+from moon_ops.serving.live import MOST, Intake, NewItem
 from moon_ops.settings import Settings
 
 MAX_TEXT = 10_000  # characters; an encoder reads a few dozen tokens
 Id = Annotated[int, Field(ge=0, lt=2**63)]
 PAGE = Path(__file__).parent / "web" / "index.html"
+
+
+class NewItems(BaseModel):
+    """Items to take in."""
+
+    items: list[NewItem] = Field(min_length=1, max_length=MOST)
 
 
 class ScoreRequest(BaseModel):
@@ -40,11 +49,15 @@ class ScoreRequest(BaseModel):
 def create_app(settings: Settings) -> FastAPI:
     """The service for one ``MOON_HOME``; it follows the champion from start-up on."""
     follower = Follower(settings)
+    intake = Intake(settings, follower)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         follower.start()
+        if settings.items_token:
+            intake.start()
         yield
+        intake.stop()
         follower.stop()
 
     app = FastAPI(title="moon_ops", lifespan=lifespan)
@@ -53,6 +66,7 @@ def create_app(settings: Settings) -> FastAPI:
     _add_health(app, follower)
     _add_queries(app, follower, settings)
     _add_items(app, settings)
+    _add_intake(app, intake)
     return app
 
 
@@ -124,6 +138,20 @@ def _add_items(app: FastAPI, settings: Settings) -> None:
     def page() -> str:
         """The visual search page."""
         return PAGE.read_text()
+
+
+def _add_intake(app: FastAPI, intake: Intake) -> None:
+    token = intake.settings.items_token
+
+    @app.post("/v1/items", status_code=202)
+    def accept(request: NewItems, authorization: Annotated[str, Header()] = "") -> Response:
+        """Take new or changed items in; they can be found some seconds later."""
+        if not token or not secrets.compare_digest(authorization.encode(), f"Bearer {token}".encode()):
+            action = "send the header Authorization: Bearer TOKEN" if token else "start the service with MOON_ITEMS_TOKEN set"
+            return JSONResponse({"error": "new items are taken from who knows the token", "action": action}, status_code=403)
+        report = intake.accept(request.items, dt.datetime.now(dt.UTC))
+        body = {"new": report.items, "changed": report.updated, "known": report.known, "refused": report.refused}
+        return JSONResponse({**body, "first_refusal": report.first_refusal}, status_code=202)
 
 
 def _refuse(_: Request, fault: Exception) -> JSONResponse:

@@ -5,8 +5,10 @@ A champion is never changed. When the alias moves, another one is loaded, checke
 
 from __future__ import annotations
 
+import copy
 import logging
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,13 +27,14 @@ from moon_ops.lake.contract import Sample, require_same
 from moon_ops.lake.images import decode
 from moon_ops.lake.regions import views
 from moon_ops.lake.tables import Lake
-from moon_ops.release import stages
+from moon_ops.release import publication, stages
 from moon_ops.release.manifest import manifest_of
 from moon_ops.release.promotion import verify
 from moon_ops.release.registry import CHAMPION, CTR, Registry
 from moon_ops.settings import Settings
 
 log = logging.getLogger(__name__)
+REFRESH_SECONDS = 0.25  # between looks at three links: new items are searchable that soon after their publication
 QUERY = "query"  # the image id of the picture in a request
 
 
@@ -49,18 +52,28 @@ class Champion:
     def __init__(self, settings: Settings, registry: Registry, version: int) -> None:
         manifest = manifest_of(registry, version)
         verify(settings, registry, manifest)
-        self.version, self.manifest = version, manifest
+        self.settings, self.version, self.manifest = settings, version, manifest
         self.encoder = int(manifest["encoder"]["version"])
         self.contract_id = str(manifest["contract_id"])
         self.places = places(settings, self.encoder)
         self.runtime: Runtime = stages.runtime(settings, self.encoder)
-        self.index = ItemIndex.open(stages.index_place(settings, self.encoder))
-        self.tables = stages.tables(settings, self.encoder)
+        self.index = ItemIndex.open(publication.index_place(settings, self.encoder))
+        self.tables = publication.tables(settings, self.encoder)
         self.scorer = Scorer(registry.fetch(CTR, manifest["ctr"]["version"]), threads=settings.workers) if manifest["ctr"] else None
         self.store = features.open_store(settings.home, settings.redis)
         if self.scorer is not None:
             require_same(self.contract_id, self.scorer.contract_id, what="release and click model")
         self.search(self.embed("warm up", None), 1)
+
+    def refreshed(self) -> Champion:
+        """The same release after another publication: index and tables are opened anew, what has not changed is kept."""
+        fresh = copy.copy(self)
+        fresh.places = places(self.settings, self.encoder)  # before what they lead to: a publication meanwhile is noticed the next time
+        fresh.index = ItemIndex.open(publication.index_place(self.settings, self.encoder), previous=self.index)
+        fresh.tables = publication.tables(self.settings, self.encoder)
+        for what, contract in (("index", fresh.index.header.contract_id), ("representation table", fresh.tables.items.contract_id)):
+            require_same(self.contract_id, contract, what=f"release and {what}")
+        return fresh
 
     def embed(self, text: str, picture: bytes | None) -> NDArray[np.float32]:
         """The unit vector [D] of a text, a picture, or both; :class:`InputError` for neither, or for a picture that cannot be read."""
@@ -128,13 +141,19 @@ class Follower:
             self.refused = "there is no champion release → run `moon demo`, or `moon promote RELEASE`"
             return
         try:
-            now = self.current
-            if now is None or now.version != version or now.places != places(self.settings, now.encoder):
+            if self.current is None or self.current.version != version:
                 self.current = Champion(self.settings, self.registry, version)  # one assignment: a request sees the old or the new
+            self.refresh()
             self.refused = ""
         except Exception as fault:  # whatever is wrong with a release, it must not end the one that is served
             self.refused = f"release {version} is not served: {fault}"
             log.error(self.refused, exc_info=not isinstance(fault, MoonError))
+
+    def refresh(self) -> None:
+        """Open the newest publication of the champion's vectors, if there is one since."""
+        now = self.current
+        if now is not None and now.places != places(self.settings, now.encoder):
+            self.current = now.refreshed()
 
     def champion(self) -> Champion:
         """The champion being served; :class:`StageError` while there is none."""
@@ -152,13 +171,23 @@ class Follower:
         self._stop.set()
 
     def _loop(self) -> None:
-        while not self._stop.wait(self.every_seconds):
-            self.follow()
+        asked = time.monotonic()
+        while not self._stop.wait(REFRESH_SECONDS):
+            if time.monotonic() - asked >= self.every_seconds:
+                self.follow()
+                asked = time.monotonic()
+                continue
+            try:
+                self.refresh()
+            except Exception as fault:  # what is served goes on; asked again in a moment
+                self.refused = f"the newest publication is not served: {fault}"
+                log.error(self.refused, exc_info=not isinstance(fault, MoonError))
 
 
 def places(settings: Settings, encoder: int) -> list[str]:
     """The directories that index and tables are linked to now: a publication changes them."""
-    links = [stages.index_place(settings, encoder), *(stages.table_place(settings, kind, encoder) for kind in ("items", "queries"))]
+    kinds = ("items", "queries")
+    links = [publication.index_place(settings, encoder), *(publication.table_place(settings, kind, encoder) for kind in kinds)]
     return [str(link.resolve()) for link in links]
 
 

@@ -17,7 +17,7 @@ from moon_ops.ctr import evaluate, metrics
 from moon_ops.ctr.score import Scorer
 from moon_ops.errors import LeakError
 from moon_ops.lake.tables import SCHEMAS, STAMP, Lake
-from moon_ops.release import stages
+from moon_ops.release import publication, stages
 from moon_ops.release.registry import CTR, Registry
 from moon_ops.release.windows import Windows, windows
 from moon_ops.settings import Settings
@@ -108,12 +108,12 @@ def judged(released: Settings) -> tuple[Scorer, Windows, pa.Table]:
 def test_a_window_that_the_model_was_trained_on_is_refused(released: Settings, judged: tuple[Scorer, Windows, pa.Table]) -> None:
     scorer, times, rows = judged
     with pytest.raises(LeakError, match="but the click model was trained until"):
-        evaluate.score(scorer, rows, stages.tables(released, 1), released.lake, start=times.ctr_until - MICROSECOND)
+        evaluate.score(scorer, rows, publication.tables(released, 1), released.lake, start=times.ctr_until - MICROSECOND)
 
 
 def test_the_released_model_is_scored_on_all_rows_of_its_window(released: Settings, judged: tuple[Scorer, Windows, pa.Table]) -> None:
     scorer, times, rows = judged
-    scored = evaluate.score(scorer, rows, stages.tables(released, 1), released.lake, start=times.ctr_until)
+    scored = evaluate.score(scorer, rows, publication.tables(released, 1), released.lake, start=times.ctr_until)
     assert len(scored.rows) == rows.num_rows > 300
     assert ((scored.scores > 0) & (scored.scores < 1)).all()
     assert scored.rows.labels.tolist() == rows["label"].to_pylist()
@@ -130,5 +130,5 @@ def test_nobody_beats_the_oracle(released: Settings, judged: tuple[Scorer, Windo
     assert np.isfinite(truth).all()
     labels = rows["label"].to_numpy()
     assert truth.mean() == pytest.approx(labels.mean(), abs=0.03)
-    scored = evaluate.score(scorer, rows, stages.tables(released, 1), released.lake, start=times.ctr_until)
+    scored = evaluate.score(scorer, rows, publication.tables(released, 1), released.lake, start=times.ctr_until)
     assert metrics.auc(labels, truth) > metrics.auc(labels, scored.scores)

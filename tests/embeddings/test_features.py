@@ -9,19 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from feast import FeatureStore
 
-from moon_ops.embeddings import features, produce
+from moon_ops.embeddings import features, handover, vector_tables
+from moon_ops.embeddings.handover import Since
 from moon_ops.errors import StageError
-from moon_ops.lake import statistics
-from moon_ops.lake.tables import SCHEMAS, STAMP, Lake, embeddings_schema
+from moon_ops.lake import changes, statistics
+from moon_ops.lake.tables import SCHEMAS, STAMP, Lake
 from moon_ops.settings import Settings
 
 MAY = dt.datetime(2026, 5, 1, tzinfo=dt.UTC)
 DAY, HOUR, MICROSECOND = dt.timedelta(days=1), dt.timedelta(hours=1), dt.timedelta(microseconds=1)
 CLICK = MAY + 2 * DAY + 10 * HOUR
+NOTHING = Since()
 VIEWS = ["item_profile", "item_stats", "user_behavior", "item_embedding_v1"]
 UNKNOWN = dict.fromkeys(("spu_id", "category", "brand", "seller_id", "price", "impressions", "clicks", "item_ids", "query_ids", "times"))
 
@@ -55,10 +58,16 @@ def put_vectors(lake: Lake, version: int, dim: int, rows: list[tuple[int, int, i
         "event_timestamp": pa.array([MAY + day * DAY for _, day, _ in rows], STAMP),
         "created": pa.array([MAY + 20 * DAY] * len(rows), STAMP),
     }
-    contract = {produce.CONTRACT: f"c-{version}".encode()}
-    lake.append(f"embeddings/v{version}", pa.table(columns).cast(embeddings_schema(dim).with_metadata(contract)))
-    queries = [pa.field("query_id", pa.int64()), *(f for f in embeddings_schema(dim) if f.name not in ("item_id", "content_hash"))]
-    lake.append(f"query_embeddings/v{version}", pa.schema(queries, metadata=contract).empty_table())
+    table = pa.table(columns)
+    table = table.append_column("version_id", pa.array([f"{version}-{n}" for n in range(len(rows))]))
+    for name in (f"embeddings/v{version}", f"query_embeddings/v{version}"):
+        schema = vector_tables.schema_of(name, dim, f"c-{version}")
+        lake.append(name, table.select(schema.names).cast(schema) if name.startswith("embeddings") else schema.empty_table())
+
+
+def hand_over(store: FeatureStore, names: list[str], now: dt.datetime, since: Since = NOTHING) -> list[int]:
+    views = [store.get_feature_view(name) for name in names]
+    return [handover.online(store, view, features.dataset_of(view), since, now) for view in views]
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +81,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     put_vectors(lake, 1, 4, [(1, 0, 0), (2, 0, 1), (1, 9, 2), (1, 9, 2)])
     store = features.open_store(place)
     features.apply(store, place, features.definitions(lake, [1]))
-    features.materialize(store, VIEWS, MAY + 4 * DAY)
+    hand_over(store, VIEWS, MAY + 4 * DAY)
     return place
 
 
@@ -146,22 +155,44 @@ def test_no_rows_are_no_rows(store: FeatureStore) -> None:
     assert set(UNKNOWN) < set(found.column_names)
 
 
-def test_vectors_at_a_time_each_once(store: FeatureStore) -> None:
-    """Item 1's newest version stands there twice: two runs committed it at the same moment."""
-    asked = np.array([2, 1, 1, 77])
-    ids, old = features.vectors(store, "item_embedding_v1", "item_id", asked, MAY + DAY)
-    same, new = features.vectors(store, "item_embedding_v1", "item_id", asked, MAY + 9 * DAY)
-    assert ids.tolist() == same.tolist() == [1, 2]
-    assert old.tolist() == [[1, 0, 0, 0], [0, 1, 0, 0]]
-    assert new.tolist() == [[0, 0, 1, 0], [0, 1, 0, 0]]
-    assert old.dtype == np.float32
+def through_feast(store: FeatureStore, view: str, key: str, ids: list[int], at: dt.datetime) -> dict[int, list[float]]:
+    frame = pd.DataFrame({key: ids, "event_timestamp": pd.Timestamp(at)})
+    found = store.get_historical_features(frame, [f"{view}:embedding"]).to_arrow().to_pylist()
+    return {row[key]: row["embedding"] for row in found if row["embedding"] is not None}
 
 
-def test_no_vectors_still_have_their_width(store: FeatureStore) -> None:
-    """A shop without queries has none, and a click model that reads them all the same."""
-    for ids in (np.array([3]), np.zeros(0, np.int64)):
-        found, vectors = features.vectors(store, "query_embedding_v1", "query_id", ids, MAY + DAY)
-        assert (found.shape, vectors.shape) == ((0,), (0, 4))
+def straight(store: FeatureStore, view: str, key: str, ids: list[int], at: dt.datetime) -> dict[int, list[float]]:
+    chunks = handover.vectors(features.dataset_of(store.get_feature_view(view)), key, pa.array(ids, pa.int64()), at)
+    return {int(i): v.tolist() for some, matrix in chunks for i, v in zip(some, matrix, strict=True)}
+
+
+@pytest.mark.parametrize(("day", "expected"), [(-1, {}), (1, {1: [1, 0, 0, 0], 2: [0, 1, 0, 0]}), (9, {1: [0, 0, 1, 0], 2: [0, 1, 0, 0]})])
+def test_vectors_straight_from_the_lake_are_those_of_feast(store: FeatureStore, day: int, expected: dict[int, list[float]]) -> None:
+    """The representation tables are filled straight; whoever asks Feast gets the same. Item 1's newest version stands there twice."""
+    asked = (store, "item_embedding_v1", "item_id", [1, 2, 77], MAY + day * DAY)
+    assert straight(*asked) == through_feast(*asked) == expected
+
+
+def test_what_is_handed_over_is_what_was_written_or_became_valid_since(store: FeatureStore) -> None:
+    dataset = features.dataset_of(store.get_feature_view("item_embedding_v1"))
+    mark = changes.newest(dataset)
+
+    def touched(since: Since, day: int) -> list[int]:
+        return handover.touched(dataset, "item_id", since, MAY + day * DAY).to_pylist()
+
+    assert touched(NOTHING, 1) == [1, 2]
+    assert touched(Since(mark, MAY + 1 * DAY), 8) == []
+    assert touched(Since(mark, MAY + 1 * DAY), 9) == [1], "its second version has become valid"
+    assert touched(Since(mark, MAY + 9 * DAY), 10) == []
+    assert touched(Since(changes.NOTHING, MAY + 9 * DAY), 10) == [1, 2]
+
+
+def test_every_batch_is_handed_over_once_and_the_online_store_has_the_newest(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handover, "BATCH", 1)
+    opened = features.open_store(home)
+    assert hand_over(opened, ["item_profile"], MAY + 4 * DAY) == [2]
+    assert features.online(opened, 1, [1, 2], 5)["price"] == [20.0, 5.0]
+    assert hand_over(opened, ["item_profile"], MAY + 4 * DAY, Since(10**6, MAY + 4 * DAY)) == [0]
 
 
 def test_an_encoder_that_was_never_published_is_an_error(store: FeatureStore) -> None:
@@ -186,22 +217,22 @@ def test_applying_another_encoder_keeps_the_first(home: Path, store: FeatureStor
     assert {v.name for v in opened.list_feature_views()} >= {f"{kind}_embedding_v{n}" for kind in ("item", "query") for n in (1, 2)}
     assert [opened.get_feature_view(f"item_embedding_v{n}").tags["contract_id"] for n in (1, 2)] == ["c-1", "c-2"]
     assert features.historical(opened, rows((1, 5, MAY + 3 * DAY)), 1).equals(before)
-    for version, expected in ((1, [[1, 0, 0, 0]]), (2, [[0, 0, 0, 0, 0, 1]])):
-        _, found = features.vectors(opened, f"item_embedding_v{version}", "item_id", np.array([1]), MAY + DAY)
-        assert found.tolist() == expected
+    for version, expected in ((1, [1, 0, 0, 0]), (2, [0, 0, 0, 0, 0, 1])):
+        assert straight(opened, f"item_embedding_v{version}", "item_id", [1], MAY + DAY) == {1: expected}
 
 
 KILLED = """
 import datetime, os, sys, pathlib
 from feast.infra.online_stores.sqlite import SqliteOnlineStore
-from moon_ops.embeddings import features
+from moon_ops.embeddings import features, handover
 
 def die(*arguments, **more):
     os._exit(9)
 
 SqliteOnlineStore.online_write_batch = die
 store = features.open_store(pathlib.Path(sys.argv[1]))
-features.materialize(store, ["item_profile"], datetime.datetime.fromisoformat(sys.argv[2]))
+view = store.get_feature_view("item_profile")
+handover.online(store, view, features.dataset_of(view), handover.Since(), datetime.datetime.fromisoformat(sys.argv[2]))
 """
 
 
@@ -211,10 +242,8 @@ def test_a_killed_publication_neither_blocks_readers_nor_the_next_one(home: Path
     assert killed.returncode == 9, killed.stderr.decode()[-500:]
     store = features.open_store(home)
     assert features.online(store, 1, [1, 2], 5)["price"] == [20.0, 5.0], "what was published before is still served"
-    features.materialize(store, ["item_profile"], end)
+    hand_over(store, ["item_profile"], end)
     assert features.online(store, 1, [1, 2], 5)["price"] == [25.0, 5.0]
-    features.materialize(store, ["item_profile"], end)
-    assert len(features.open_store(home).get_feature_view("item_profile").materialization_intervals) == 1
 
 
 def test_online_values_of_unknown_items_and_users_are_null(store: FeatureStore) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 import io
+import math
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
@@ -15,10 +18,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from moon_ops.embeddings import produce
+from moon_ops.embeddings import produce, vector_tables
+from moon_ops.embeddings.due import contents, due
 from moon_ops.embeddings.produce import EmbedReport
 from moon_ops.embeddings.runtime import Runtime
-from moon_ops.errors import ContractError, InputError, StageError
+from moon_ops.errors import ContractError, StageError
 from moon_ops.lake import images
 from moon_ops.lake.contract import Sample, item_sample
 from moon_ops.lake.ingest import ingest
@@ -64,17 +68,21 @@ def embed(lake: Lake, runtime: Runtime) -> EmbedReport:
     return produce.embed(lake, runtime, 1, now=MAY + 10 * DAY, workers=1)
 
 
+def due_titles(lake: Lake) -> list[str]:
+    return [item["title"] for _, items in contents(due(lake, 1), 100) for item in items]
+
+
 def stored(lake: Lake, table: str = "embeddings/v1") -> NDArray[np.float32]:
     return np.array(lake.read(table)["embedding"].to_pylist(), np.float32)
 
 
 def test_every_item_is_embedded_once(lake: Lake, runtime: Runtime) -> None:
-    assert embed(lake, runtime) == EmbedReport("embeddings/v1", runtime.contract_id, embedded=4, total=4)
+    assert embed(lake, runtime) == EmbedReport("embeddings/v1", runtime.contract_id, embedded=4, total=4, looked_at=4)
     version = lake.open("embeddings/v1").version
     assert embed(lake, runtime) == EmbedReport("embeddings/v1", runtime.contract_id, embedded=0, total=4)
     assert lake.open("embeddings/v1").version == version, "a run with nothing to do commits nothing"
-    assert produce.contract_of(lake, 1) == runtime.contract_id
-    rows = lake.read("embeddings/v1").drop_columns("embedding").to_pylist()
+    assert vector_tables.contract_of(lake, 1) == runtime.contract_id
+    rows = lake.read("embeddings/v1").drop_columns(["embedding", "version_id"]).to_pylist()
     items = lake.read("items").to_pylist()
     assert rows == [
         {"item_id": i["item_id"], "content_hash": i["content_hash"], "event_timestamp": MAY, "created": MAY + 10 * DAY} for i in items
@@ -131,11 +139,11 @@ def test_a_change_is_due_if_an_encoder_reads_it(
 ) -> None:
     embed(lake, runtime)
     changed(**change)
-    work = produce.due(lake, 1)
-    assert work["title"].to_pylist() == titles
-    assert work["event_timestamp"].to_pylist() == [MAY + 2 * DAY] * len(titles)
+    work = due(lake, 1)
+    assert due_titles(lake) == titles
+    assert work.rows["event_timestamp"].to_pylist() == [MAY + 2 * DAY] * len(titles)
     assert embed(lake, runtime).embedded == len(titles)
-    assert produce.due(lake, 1).num_rows == 0
+    assert due(lake, 1).rows.num_rows == 0
 
 
 def version(day: int, content: str, status: str = "active", learned: int | None = None) -> dict[str, Any]:
@@ -160,34 +168,30 @@ def version(day: int, content: str, status: str = "active", learned: int | None 
 def test_the_versions_that_are_due(tmp_path: Path, versions: list[dict[str, Any]], expected: list[tuple[int, str]]) -> None:
     lake = Lake(str(tmp_path / "lake"))
     lake.append("items", pa.Table.from_pylist(versions, schema=SCHEMAS["items"]))
-    work = produce.due(lake, 1).to_pylist()
+    work = due(lake, 1).rows.to_pylist()
     assert [((row["event_timestamp"] - MAY).days, row["content_hash"]) for row in work] == expected
 
 
-def test_a_run_that_starts_from_old_work_doubles_nothing(lake: Lake, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two overlapping runs: the second looked before the first committed."""
-    stale, real = produce.due(lake, 1), produce.due
-    embed(lake, runtime)
-    before = stored(lake)
-    looks = iter([stale])
-    monkeypatch.setattr(produce, "due", lambda lake, version: next(looks, None) or real(lake, version))
-    assert embed(lake, runtime).total == 4
-    assert stored(lake).tolist() == before.tolist()
+def test_runs_that_overlap_insert_each_row_once(lake: Lake, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four runs look, then all of them commit at the same moment: what each was about to insert, the others were, too."""
+    together, insert = threading.Barrier(4), vector_tables.insert
 
+    def at_once(*arguments: Any) -> None:
+        if arguments[1] == "embeddings/v1":
+            together.wait(timeout=60)
+        insert(*arguments)
 
-def test_rows_that_two_commits_doubled_are_one_vector_to_every_reader(lake: Lake, runtime: Runtime) -> None:
-    embed(lake, runtime)
-    ids, vectors = produce.vectors_as_of(lake, 1, MAY + DAY)
-    lake.append("embeddings/v1", lake.read("embeddings/v1"))
-    again, same = produce.vectors_as_of(lake, 1, MAY + DAY)
-    assert lake.count("embeddings/v1") == 8
-    assert produce.due(lake, 1).num_rows == 0
-    assert again.tolist() == ids.tolist() == [1, 2, 3, 4]
-    assert same.tolist() == vectors.tolist()
+    for table in ("embeddings/v1", "excused/v1"):
+        vector_tables.create(lake, table, runtime)
+    monkeypatch.setattr(vector_tables, "insert", at_once)
+    with ThreadPoolExecutor(4) as pool:
+        reports = list(pool.map(lambda _: embed(lake, runtime), range(4)))
+    assert [r.total for r in reports] == [4] * 4
+    assert sorted(lake.read("embeddings/v1")["item_id"].to_pylist()) == [1, 2, 3, 4]
 
 
 def test_a_killed_run_is_finished_by_the_next(lake: Lake, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
-    insert, calls = produce._insert, iter([1])
+    insert, calls = vector_tables.insert, iter([1])
 
     def killed_at_the_second_commit(*arguments: Any) -> None:
         if next(calls, None) is None:
@@ -196,15 +200,15 @@ def test_a_killed_run_is_finished_by_the_next(lake: Lake, runtime: Runtime, monk
 
     with monkeypatch.context() as patch:
         patch.setattr(produce, "COMMIT", 3)
-        patch.setattr(produce, "_insert", killed_at_the_second_commit)
+        patch.setattr(vector_tables, "insert", killed_at_the_second_commit)
         with pytest.raises(KeyboardInterrupt):
             embed(lake, runtime)
-    assert produce.due(lake, 1)["title"].to_pylist() == ["<image> Lamp"]
+    assert due_titles(lake) == ["<image> Lamp"]
     assert (embed(lake, runtime).embedded, lake.count("embeddings/v1")) == (1, 4)
 
 
 def test_a_run_that_could_not_finish_says_so(lake: Lake, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(produce, "_insert", lambda *arguments: None)
+    monkeypatch.setattr(vector_tables, "insert", lambda *arguments: None)
     with pytest.raises(StageError, match="4 item versions still have no vector under encoder 1"):
         embed(lake, runtime)
 
@@ -223,26 +227,26 @@ def test_another_encoders_contract_is_refused(lake: Lake, runtime: Runtime, othe
 def test_vectors_as_of_a_time(lake: Lake, runtime: Runtime, changed: Callable[..., None]) -> None:
     changed(title="Green umbrella")
     embed(lake, runtime)
-    old, new = (produce.vectors_as_of(lake, 1, MAY + days * DAY) for days in (1, 2))
+    old, new = (vector_tables.vectors_as_of(lake, 1, MAY + days * DAY) for days in (1, 2))
     rows = lake.read("embeddings/v1").to_pylist()
     expected = {(row["item_id"], row["event_timestamp"]): row["embedding"] for row in rows}
     assert old[0].tolist() == new[0].tolist() == [1, 2, 3, 4]
     assert old[1].tolist() == [expected[i, MAY] for i in (1, 2, 3, 4)]
     assert new[1].tolist() == [expected[1, MAY + 2 * DAY], *(expected[i, MAY] for i in (2, 3, 4))]
-    ids, vectors = produce.vectors_as_of(lake, 1, MAY - DAY)
+    ids, vectors = vector_tables.vectors_as_of(lake, 1, MAY - DAY)
     assert (ids.shape, vectors.shape) == ((0,), (0, runtime.dim))
 
 
 def test_a_deleted_item_has_no_vector_from_then_on(lake: Lake, runtime: Runtime, changed: Callable[..., None]) -> None:
     embed(lake, runtime)
     changed(status="deleted")
-    assert produce.vectors_as_of(lake, 1, MAY + DAY)[0].tolist() == [1, 2, 3, 4]
-    assert produce.vectors_as_of(lake, 1, MAY + 2 * DAY)[0].tolist() == [2, 3, 4]
+    assert vector_tables.vectors_as_of(lake, 1, MAY + DAY)[0].tolist() == [1, 2, 3, 4]
+    assert vector_tables.vectors_as_of(lake, 1, MAY + 2 * DAY)[0].tolist() == [2, 3, 4]
 
 
 def test_queries_are_embedded_once(lake: Lake, runtime: Runtime, make_shop: Shop) -> None:
     report = produce.embed_queries(lake, runtime, 1, now=MAY + DAY, workers=1)
-    assert report == EmbedReport("query_embeddings/v1", runtime.contract_id, embedded=3, total=3)
+    assert report == EmbedReport("query_embeddings/v1", runtime.contract_id, embedded=3, total=3, looked_at=3)
     assert produce.embed_queries(lake, runtime, 1, now=MAY + DAY, workers=1).embedded == 0
     more = [*QUERIES, {"query_id": 9, "timestamp": "2026-05-03T10:00:00", "text": "lamp"}]
     ingest(make_shop("more", items=ITEMS, queries=more, pictures=PICTURES), lake, now=MAY + 3 * DAY)
@@ -260,24 +264,12 @@ def _image_ids(lake: Lake) -> list[str]:
     return sorted({q["image_id"] for q in lake.read("queries").to_pylist() if q["image_id"]})
 
 
-def test_chunks_hold_every_sample_in_order() -> None:
-    samples = [Sample(str(n)) for n in range(7)]
-    pieces = list(produce.chunks(samples, 3))
-    assert [len(piece) for piece in pieces] == [3, 3, 1]
-    assert [s for piece in pieces for s in piece] == samples
-
-
-def test_a_sample_without_content_is_refused(lake: Lake, runtime: Runtime) -> None:
-    with ThreadPoolExecutor(1) as pool, pytest.raises(InputError, match="neither text nor a picture"):
-        produce.embed_samples(lake, runtime, [Sample()], pool)
-
-
 def test_an_empty_lake_has_nothing_to_embed(tmp_path: Path, runtime: Runtime) -> None:
     empty = Lake(str(tmp_path / "empty"))
     with pytest.raises(StageError, match="moon ingest"):
-        produce.due(empty, 1)
+        due(empty, 1)
     with pytest.raises(StageError, match="moon embed --encoder 1"):
-        produce.contract_of(empty, 1)
+        vector_tables.contract_of(empty, 1)
 
 
 def test_a_table_without_a_contract_is_refused(lake: Lake, runtime: Runtime) -> None:
@@ -290,3 +282,67 @@ def test_timestamps_are_those_of_the_lake(lake: Lake, runtime: Runtime) -> None:
     embed(lake, runtime)
     schema = lake.open("embeddings/v1").schema
     assert [schema.field(name).type for name in ("event_timestamp", "created")] == [STAMP, STAMP]
+
+
+def test_a_run_looks_only_at_what_was_written_since_the_last(lake: Lake, runtime: Runtime, changed: Callable[..., None]) -> None:
+    assert embed(lake, runtime).looked_at == 4
+    assert embed(lake, runtime).looked_at == 0
+    changed(title="Scarlet dress")
+    report = embed(lake, runtime)
+    assert (report.looked_at, report.embedded) == (2, 1), "both versions of item 1, and none of the other items"
+    changed(title="Scarlet dress", price=1.0)
+    assert (embed(lake, runtime).embedded, embed(lake, runtime).looked_at) == (0, 0)
+
+
+def test_a_run_that_was_killed_looks_again(lake: Lake, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed after its last commit and before it noted how far it had come."""
+    with monkeypatch.context() as patch:
+        patch.setattr(produce, "_remember", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            embed(lake, runtime)
+    assert embed(lake, runtime) == EmbedReport("embeddings/v1", runtime.contract_id, embedded=0, total=4, looked_at=4)
+
+
+def test_a_plan_counts_and_changes_nothing(lake: Lake, runtime: Runtime, changed: Callable[..., None]) -> None:
+    first = produce.plan(lake, 1)
+    assert (first.items, first.queries, math.isnan(first.seconds)) == (4, 3, True)
+    assert not lake.exists("embeddings/v1")
+    embed(lake, runtime)
+    produce.embed_queries(lake, runtime, 1, now=MAY)
+    changed(title="Scarlet dress")
+    before = lake.open("embeddings/v1").version
+    second = produce.plan(lake, 1)
+    assert (second.items, second.queries, second.seconds > 0) == (1, 0, True)
+    assert lake.open("embeddings/v1").version == before
+
+
+def test_an_item_is_embedded_from_what_can_be_read_or_excused_with_the_reason(lake: Lake, runtime: Runtime) -> None:
+    """One picture of item 1 is broken in the lake; item 4 has nothing but a broken one."""
+    broken, bad = "0" * 64, b"\xff\xd8\xff not a picture"
+    row = {"image_id": broken, "bytes": bad, "format": "JPEG", "width": 1, "height": 1, "phash": "", "created": MAY}
+    lake.append("images", pa.Table.from_pylist([row], schema=SCHEMAS["images"]))
+    items = lake.read("items").to_pylist()
+    odd = [
+        {**items[0], "item_id": 7, "image_ids": [broken, items[0]["image_ids"][0]], "content_hash": "seven"},
+        {**items[3], "item_id": 8, "title": "", "image_ids": [broken], "content_hash": "eight"},
+    ]
+    odd[1] |= dict.fromkeys(("category", "brand", "description", "attributes"))
+    lake.append("items", pa.Table.from_pylist(odd, schema=SCHEMAS["items"]))
+    report = embed(lake, runtime)
+    assert (report.embedded, report.excused, report.unread) == (5, 1, 1)
+    (excused,) = lake.read("excused/v1").to_pylist()
+    assert (excused["item_id"], excused["content_hash"], excused["created"]) == (8, "eight", MAY + 10 * DAY)
+    assert broken in excused["reason"]
+    whole = {**odd[0], "image_ids": odd[0]["image_ids"][1:]}
+    size = runtime.contract.layout.picture_size
+    pixels = {name: images.pixels(images.decode(content), size) for name, content in image_bytes(lake, whole["image_ids"])}
+    found = lake.read("embeddings/v1", ["embedding"], "item_id = 7")["embedding"].to_pylist()[0]
+    assert found == pytest.approx(runtime.embed([item_sample(whole)], pixels)[0], abs=1e-5)
+    assert embed(lake, runtime).looked_at == 0, "an excused item is not tried again until it changes"
+
+
+def test_a_table_of_an_older_layout_is_refused_with_what_to_do(lake: Lake, runtime: Runtime) -> None:
+    old = vector_tables.schema_of("embeddings/v1", runtime.dim, runtime.contract_id)
+    lake.append("embeddings/v1", old.remove(0).empty_table())
+    with pytest.raises(StageError, match=r"an older moon_ops wrote it.* → remove .*embeddings/v1\.lance"):
+        embed(lake, runtime)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+import itertools
+import json
 import re
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +19,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from moon_ops.embeddings.runtime import BATCH, Runtime
+from moon_ops.embeddings import runtime as runtimes
+from moon_ops.embeddings.runtime import CPU, CUDA, Runtime, Shape
+from moon_ops.encoder.variants import Golden, make_variant
 from moon_ops.errors import ContractError, InputError
 from moon_ops.lake.contract import Contract, Sample
 from moon_ops.lake.regions import Saliency, views
@@ -50,7 +56,7 @@ def test_a_vector_does_not_depend_on_its_batch(runtime: Runtime, pixels: dict[st
 
 
 def test_more_samples_than_a_forward_holds_come_back_in_their_order(runtime: Runtime, pixels: dict[str, NDArray[np.uint8]]) -> None:
-    several = [list(SAMPLES.values())[n % len(SAMPLES)] for n in range(2 * BATCH + 5)]
+    several = [list(SAMPLES.values())[n % len(SAMPLES)] for n in range(2 * runtime.shape.samples + 5)]
     single = runtime.embed(list(SAMPLES.values()), pixels)
     expected = single[np.arange(len(several)) % len(SAMPLES)]
     assert (runtime.embed(several, pixels) * expected).sum(1).min() > 0.9999
@@ -182,3 +188,107 @@ def test_another_detector_than_at_export_is_refused(core_directory: Path, monkey
 def test_a_directory_that_is_no_encoder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ContractError, match=r"holds no contract\.json"):
         Runtime(tmp_path)
+
+
+@pytest.mark.parametrize(("count", "rounded"), [(1, 1), (2, 2), (3, 4), (9, 16), (16, 16), (17, 32), (33, 48)])
+def test_counts_are_rounded_to_few(count: int, rounded: int) -> None:
+    assert CUDA.rounded(count) == rounded
+    assert CPU.rounded(count) == count
+
+
+def test_rounded_shapes_change_no_vector(core_directory: Path, core_runtime: Runtime, two_views: dict[str, NDArray[np.uint8]]) -> None:
+    """As on a GPU: rows, lengths and pictures are padded."""
+    padded = Runtime(core_directory, threads=1)
+    padded.shape = Shape(samples=8, pictures=4, step=16)
+    several = list(SAMPLES.values()) * 4
+    np.testing.assert_allclose(padded.embed(several, two_views), core_runtime.embed(several, two_views), atol=1e-5)
+    batch = padded.batch([[5, 6]] * 3, [[], [two_views["dots"]], []])
+    assert batch.ids.shape == (4, 16)
+    assert batch.mask.sum(1).tolist() == [2, 2 + len(padded.contract.layout.picture()), 2, 1]
+    assert padded.forward(batch).shape == (3, padded.dim)
+
+
+def test_similar_lengths_go_together(core_runtime: Runtime) -> None:
+    lengths = np.random.default_rng(0).integers(1, 12, 100)
+    planned = core_runtime.plan([[1] * n for n in lengths], [0] * 100)
+    assert sorted(np.concatenate(planned)) == list(range(100))
+    assert max(len(rows) for rows in planned) == core_runtime.shape.samples
+    ends = [(lengths[rows].min(), lengths[rows].max()) for rows in planned]
+    assert all(before[1] <= after[0] for before, after in itertools.pairwise(ends))
+
+
+def test_a_picture_counts_as_its_tokens_and_a_text_is_cut(core_runtime: Runtime) -> None:
+    layout = core_runtime.contract.layout
+    long = [1] * (layout.max_tokens + 50)
+    rows = core_runtime.plan([[1], long, [1], long], [1, 0, 0, layout.max_pictures + 9])
+    assert np.concatenate(rows).tolist() == [2, 0, 1, 3]
+
+
+def test_many_threads_get_what_one_gets(core_directory: Path, core_runtime: Runtime, two_views: dict[str, NDArray[np.uint8]]) -> None:
+    opened = Runtime(core_directory, threads=2)
+    opened.warm_up(bulk=True)
+    samples = list(SAMPLES.values())
+    texts = opened.tokenize([s.text for s in samples])
+    batches = [opened.batch([text], [[two_views[i] for i in s.image_ids]]) for text, s in zip(texts, samples, strict=True)] * 5
+    with ThreadPoolExecutor(4) as pool:
+        found = np.concatenate(list(pool.map(lambda batch: opened.forward(batch, bulk=True), batches)))
+    np.testing.assert_allclose(found, np.tile(core_runtime.embed(samples, two_views), (5, 1)), atol=1e-5)
+
+
+def test_warming_up_opens_the_graphs(core_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = Runtime(core_directory, threads=1)
+    opened.warm_up()
+    monkeypatch.setattr(runtimes.ort, "InferenceSession", None)
+    assert opened.embed([Sample("red dress")], {}).shape == (1, opened.dim)
+
+
+@pytest.fixture(scope="module")
+def core_int8(core_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = Path(shutil.copytree(core_directory, tmp_path_factory.mktemp("int8") / "encoder"))
+    pixels = {f"p{n}": np.random.default_rng(n).integers(0, 256, (2, 3, 32, 32), dtype=np.uint8) for n in range(12)}
+    shown = [Sample("", (name,)) for name in pixels]
+    make_variant(place, "int8", golden=Golden(shown, shown, range(12), pixels))
+    return place
+
+
+def test_a_variant_stands_under_the_same_contract(core_int8: Path, core_runtime: Runtime, two_views: dict[str, NDArray[np.uint8]]) -> None:
+    small, plain = Runtime(core_int8, threads=1, variant="int8"), Runtime(core_int8, threads=1)
+    assert small.contract_id == plain.contract_id == core_runtime.contract_id
+    samples = list(SAMPLES.values())
+    exact = core_runtime.embed(samples, two_views)
+    np.testing.assert_array_equal(plain.embed(samples, two_views), exact)
+    found = small.embed(samples, two_views)
+    assert np.abs(found - exact).max() > 0
+    assert (found * exact).sum(1).min() > 0.99
+
+
+def test_a_variant_without_a_certificate_is_refused(core_directory: Path) -> None:
+    with pytest.raises(ContractError, match=r"certificate\.int8\.json: nobody has measured .* make it with moon_ops\.encoder\.variants"):
+        Runtime(core_directory, variant="int8")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"contract_id": "c-000000000000"}, "is for contract c-000000000000, but the encoder's is"),
+        ({"recall_loss": 0.2}, "records a recall loss of 0.2 above 0.01"),
+        ({"graphs": {}}, "does not cover both graphs"),
+        ({"floor": None}, "is not a certificate as it was written|does not cover"),
+    ],
+)
+def test_a_certificate_of_something_else_is_refused(core_int8: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    place = Path(shutil.copytree(core_int8, tmp_path / "encoder"))
+    path = place / "certificate.int8.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(ContractError, match=message):
+        Runtime(place, variant="int8")
+    Runtime(place)  # the contract's own graphs are not touched by it
+
+
+@pytest.mark.parametrize("name", ["tower.int8.onnx", "trunk.int8.onnx"])
+def test_a_tampered_variant_is_refused(core_int8: Path, tmp_path: Path, name: str) -> None:
+    place = Path(shutil.copytree(core_int8, tmp_path / "encoder"))
+    with (place / name).open("ab") as file:
+        file.write(b" ")
+    with pytest.raises(ContractError, match=rf"{re.escape(name)} has sha256 .* make its variant int8 again"):
+        Runtime(place, variant="int8")

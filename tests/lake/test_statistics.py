@@ -7,11 +7,13 @@ import random
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pyarrow as pa
 import pytest
 
 from moon_ops.errors import StageError
+from moon_ops.lake import changes
 from moon_ops.lake.statistics import BEHAVIOR, BEHAVIORS, NO_QUERY, PROFILE, STATS, StatisticsReport, derive
 from moon_ops.lake.tables import SCHEMAS, Lake
 
@@ -71,7 +73,7 @@ def test_every_version_of_an_item_is_a_profile_from_when_it_was_valid(lake: Lake
     derive(lake)
     coat = {"item_id": COAT, "spu_id": 7, "category": "Coats", "brand": "Nord", "seller_id": 5, "created": at(31)}
     bare = {"item_id": HAT, "spu_id": HAT, "category": "", "brand": "", "seller_id": -1, "price": 0.0, "created": at(31)}
-    assert lake.read(PROFILE).to_pylist() == [
+    assert lake.read(PROFILE).drop_columns("profile_id").to_pylist() == [
         {**coat, "price": 9.5, "event_timestamp": at(1)},
         {**bare, "event_timestamp": at(1)},
         {**coat, "price": 8.0, "event_timestamp": at(3)},
@@ -149,6 +151,28 @@ def test_the_tables_follow_the_ledger_and_an_open_one_stays(lake: Lake) -> None:
     assert derive(lake) == StatisticsReport(item_profile=3, item_stats=7 + 4, user_behavior=3)
     assert lake.read(STATS).to_pylist()[-1]["purchases"] == 1
     assert opened.to_table() == first[1]
+
+
+def test_a_new_version_adds_a_profile_and_a_killed_run_adds_none_twice(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    derive(lake)
+    lake.append("items", pa.Table.from_pylist([{**ITEMS[0], "price": 7.0, "event_timestamp": at(9)}], schema=SCHEMAS["items"]))
+    with monkeypatch.context() as patch:
+        patch.setattr(changes, "mark", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            derive(lake)
+    assert derive(lake).item_profile == 4
+    assert lake.read(PROFILE)["price"].to_pylist()[-1] == 7.0
+    version = lake.open(PROFILE).version
+    derive(lake)
+    assert lake.open(PROFILE).version == version, "nothing new, nothing written"
+
+
+def test_new_items_need_no_count_of_behaviour(lake: Lake) -> None:
+    """Without ``behaviour`` the tables of events stay, and the next night counts what has come meanwhile."""
+    derive(lake)
+    lake.append("events", pa.Table.from_pylist([event(at(6, "08:00"), HAT, "purchase")], schema=SCHEMAS["events"]))
+    assert derive(lake, behaviour=False).item_stats == 7
+    assert derive(lake).item_stats == 7 + 4
 
 
 def test_a_shop_without_events_has_profiles_only(tmp_path: Path) -> None:

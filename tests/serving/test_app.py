@@ -16,7 +16,7 @@ from PIL import Image
 
 from moon_ops.ctr.dataset import Tables
 from moon_ops.lake.tables import image_bytes
-from moon_ops.release import stages
+from moon_ops.release import publication, stages
 from moon_ops.settings import Settings
 from moon_ops.trial import running
 
@@ -53,7 +53,7 @@ def test_embed_gives_the_vector_that_bulk_production_gives(
 
     row = next(r for r in released.lake.read("items").to_pylist() if r["item_id"] == item["item_id"])
     body = client.post("/v1/embed", files={"image": picture}, data={"text": item_sample(row).text}).json()
-    table = stages.tables(released, 1).items
+    table = publication.tables(released, 1).items
     stored = table.gather(table.rows(np.array([item["item_id"]])))[0]
     assert body["release"] == 1
     assert np.dot(body["embedding"], stored) == pytest.approx(1.0, abs=1e-5)
@@ -62,7 +62,7 @@ def test_embed_gives_the_vector_that_bulk_production_gives(
 def test_search_returns_the_nearest_items_in_order(client: httpx.Client, released: Settings, picture: bytes) -> None:
     body = client.post("/v1/search", files={"image": picture}, data={"k": "7"}).json()
     vector = np.array(client.post("/v1/embed", files={"image": picture}).json()["embedding"], np.float32)
-    table = stages.tables(released, 1).items
+    table = publication.tables(released, 1).items
     expected = np.sort(table.vectors @ vector)[::-1][:7]
     assert [i["score"] for i in body["items"]] == pytest.approx(expected.tolist(), abs=1e-5)
     assert all(i["title"] and i["image_ids"] for i in body["items"])
@@ -80,7 +80,7 @@ def test_score_equals_the_scorer_on_online_features(client: httpx.Client, releas
     user, items = 3, [1, 5, 9]
     body = client.post("/v1/score", json={"user_id": user, "item_ids": items, "text": "red dress"}).json()
     query = np.array(client.post("/v1/embed", data={"text": "red dress"}).json()["embedding"], np.float32)
-    scorer, tables = Scorer(Registry(released).fetch(CTR, 1)), stages.tables(released, 1)
+    scorer, tables = Scorer(Registry(released).fetch(CTR, 1)), publication.tables(released, 1)
     assert isinstance(tables, Tables)
     known = features.online(features.open_store(released.home), 1, items, user)
     rows = scorer.encode(_joined(known, user, items, "red dress", False), tables)

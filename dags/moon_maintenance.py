@@ -1,0 +1,37 @@
+"""### moon_maintenance
+
+Every Saturday night: merge the small files that many commits leave in the lake, and remove versions of tables that are older than
+`keep_days`. Versions that a release has tagged stay, and so does everything that is current.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from airflow.sdk import Param, dag, task
+
+
+@dag(
+    schedule="0 1 * * 6",
+    start_date=datetime(2026, 1, 1, tzinfo=UTC),
+    catchup=False,
+    max_active_runs=1,
+    default_args={"owner": "moon", "retries": 2, "retry_delay": timedelta(minutes=5), "retry_exponential_backoff": 2.0},
+    params={"keep_days": Param(7, type="number", minimum=0, description="Versions of tables that are younger stay.")},
+    doc_md=__doc__,
+    tags=["moon"],
+)
+def moon_maintenance() -> None:
+    """Compaction and retention."""
+
+    @task
+    def maintain(params: Any = None) -> dict[str, int]:
+        from moon_ops.release import jobs
+
+        return jobs.maintain(params["keep_days"])
+
+    maintain()
+
+
+moon_maintenance()

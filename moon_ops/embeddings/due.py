@@ -1,0 +1,97 @@
+"""What there is to embed is derived from the lake, never queued: the item versions without a vector under an encoder.
+
+A run reads the versions that were written since the last complete run of that encoder (:mod:`moon_ops.lake.changes`), and of the items
+that these touch what is known and embedded already. So it costs in proportion to what is new.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import lance
+import pyarrow as pa
+
+from moon_ops.embeddings.vector_tables import KEY, excused_table_name, query_table_name, table_name
+from moon_ops.lake import changes
+from moon_ops.lake.tables import Lake
+
+CONTENT = ("title", "category", "brand", "description", "attributes", "image_ids")  # what an encoder reads
+HISTORY = (*KEY, "created", "status")
+
+DUE_SQL = f"""
+WITH versions AS (
+    SELECT * FROM history QUALIFY row_number() OVER (PARTITION BY item_id, event_timestamp ORDER BY created DESC, number DESC) = 1),
+shown AS (
+    SELECT *, lag(content_hash) OVER (PARTITION BY item_id ORDER BY event_timestamp) AS before FROM versions WHERE status = 'active')
+SELECT {", ".join(KEY)} FROM shown ANTI JOIN done USING ({", ".join(KEY)})
+WHERE content_hash IS DISTINCT FROM before ORDER BY event_timestamp, item_id"""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Item versions to embed (the columns of ``KEY``), oldest first, as of one version of the items table."""
+
+    rows: pa.Table
+    items: lance.LanceDataset
+    mark: int  # of the items table: what a complete run has looked at
+    looked_at: int  # item versions that were read to find out
+
+
+def due(lake: Lake, version: int) -> Work:
+    """The item versions without a vector under encoder ``version``, and without an excuse.
+
+    A version that changed nothing an encoder reads (a new price) needs no vector of its own, nor does one that was deleted, or corrected
+    before it became valid.
+    """
+    items = lake.open("items")
+    since = int(changes.marks(lake, table_name(version)).get("items", changes.NOTHING))
+    touched = changes.newer(items, since, ["item_id"])["item_id"].combine_chunks().unique()
+    history = _rows(items, touched, HISTORY, everything=since == changes.NOTHING)
+    history = history.append_column("number", pa.array(range(history.num_rows), pa.int64()))
+    done = [_done(lake, name, touched) for name in (table_name(version), excused_table_name(version))]
+    rows = _sql(DUE_SQL, history=history, done=pa.concat_tables(done))
+    return Work(rows, items, changes.newest(items), history.num_rows)
+
+
+def _done(lake: Lake, name: str, touched: pa.Array) -> pa.Table:
+    if not lake.exists(name):
+        schema = lake.open("items").schema
+        return pa.schema([schema.field(k) for k in KEY]).empty_table()
+    return _rows(lake.open(name), touched, KEY, everything=False).replace_schema_metadata(None)
+
+
+def _rows(dataset: lance.LanceDataset, touched: pa.Array, columns: tuple[str, ...], *, everything: bool) -> pa.Table:
+    return dataset.to_table(columns=list(columns)) if everything else changes.rows_of(dataset, "item_id", touched, columns)
+
+
+def contents(work: Work, size: int) -> Iterator[tuple[pa.Table, list[dict[str, Any]]]]:
+    """The work in chunks of at most ``size`` versions, each with the item rows an encoder reads: a bounded number in memory."""
+    for start in range(0, work.rows.num_rows, size):
+        chunk = work.rows.slice(start, size)
+        found = changes.rows_of(work.items, "item_id", chunk["item_id"].combine_chunks().unique(), (*KEY, *CONTENT))
+        by_key = {tuple(row[k] for k in KEY): row for row in found.to_pylist()}
+        yield chunk, [by_key[tuple(row.values())] for row in chunk.select(list(KEY)).to_pylist()]
+
+
+def queries_due(lake: Lake, version: int) -> tuple[pa.Table, int]:
+    """The queries without a vector under encoder ``version``, and the mark of the queries table. A query never changes."""
+    if not lake.exists("queries"):
+        return lake.read("queries"), changes.NOTHING
+    name, queries = query_table_name(version), lake.open("queries")
+    since = int(changes.marks(lake, name).get("queries", changes.NOTHING))
+    fresh = changes.newer(queries, since, ["query_id", "text", "image_id", "event_timestamp"])
+    if not lake.exists(name):
+        return fresh, changes.newest(queries)
+    done = changes.rows_of(lake.open(name), "query_id", fresh["query_id"].combine_chunks().unique(), ["query_id"])
+    return _sql("SELECT * FROM fresh ANTI JOIN done USING (query_id)", fresh=fresh, done=done), changes.newest(queries)
+
+
+def _sql(query: str, **tables: pa.Table) -> pa.Table:
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        for name, table in tables.items():
+            connection.register(name, table)
+        return connection.sql(query).to_arrow_table()

@@ -1,0 +1,82 @@
+"""Hand over what has changed: to Feast's online store, and to whoever keeps vectors by id, in bounded batches.
+
+A reader's place in a table is a :class:`Since`: the fragments it has seen, and the time up to which rows were valid. Rows count as
+changed if they were written after the one or have become valid after the other. Of every entity touched the row that is valid now is
+handed over, once.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import lance
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from feast import FeatureStore, FeatureView
+from numpy.typing import NDArray
+
+from moon_ops.embeddings.vector_tables import newest_valid
+from moon_ops.lake import changes
+from moon_ops.lake.tables import STAMP
+
+BATCH = 2000  # entities at a time
+
+
+@dataclass(frozen=True)
+class Since:
+    """What was handed over: fragments up to ``mark``, rows valid at ``when``. Without a time nothing was."""
+
+    mark: int = changes.NOTHING
+    when: dt.datetime | None = None
+
+
+def touched(dataset: lance.LanceDataset, key: str, since: Since, now: dt.datetime) -> pa.Array:
+    """The entities, ascending, of which a row was written after ``since``, or has become valid between then and ``now``."""
+    ids = changes.newer(dataset, since.mark, [key])[key]
+    if since.when is not None:
+        ripened = f"event_timestamp > {_literal(since.when)} AND event_timestamp <= {_literal(now)}"
+        ids = pa.chunked_array([*ids.chunks, *dataset.to_table(columns=[key], filter=ripened)[key].chunks], ids.type)
+    found = ids.unique()
+    return found.take(pc.sort_indices(found))
+
+
+def online(store: FeatureStore, view: FeatureView, dataset: lance.LanceDataset, since: Since, now: dt.datetime) -> int:
+    """Write the newest valid row of every touched entity to the online store; how many entities."""
+    key = view.join_keys[0]
+    columns = [key, *(f.name for f in view.features), "event_timestamp", "created"]
+    count = 0
+    for ids in _batches(touched(dataset, key, since, now)):
+        rows = _newest(changes.rows_of(dataset, key, ids, columns, f"event_timestamp <= {_literal(now)}"), key)
+        if rows.num_rows:
+            store.write_to_online_store(view.name, rows.to_pandas())
+        count += rows.num_rows
+    return count
+
+
+def vectors(
+    dataset: lance.LanceDataset, key: str, ids: pa.Array, now: dt.datetime
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Ids, ascending, and vectors [M, D] of the ascending ``ids`` that have one at ``now``, ``BATCH`` ids at a time."""
+    for some in _batches(ids):
+        yield newest_valid(changes.rows_of(dataset, key, some, [key, "event_timestamp", "created", "embedding"]), now, key)
+
+
+def _newest(rows: pa.Table, key: str) -> pa.Table:
+    """The row of each entity that became valid last, and of those the one learned last."""
+    order = pc.sort_indices(rows, [(key, "ascending"), ("event_timestamp", "ascending"), ("created", "ascending")])
+    ids = rows[key].take(order).to_numpy()
+    last = np.append(ids[1:] != ids[:-1], True) if len(ids) else np.zeros(0, bool)
+    return rows.take(pc.filter(order, pa.array(last)))
+
+
+def _batches(ids: pa.Array) -> Iterator[pa.Array]:
+    for start in range(0, len(ids), BATCH):
+        yield ids.slice(start, BATCH)
+
+
+def _literal(when: dt.datetime) -> str:
+    """A time as Lance's filters spell it."""
+    return f"timestamp '{pa.scalar(when, STAMP).cast(pa.timestamp('us')).as_py().isoformat(sep=' ')}'"

@@ -1,0 +1,130 @@
+"""The tables of vectors: ``embeddings/v<N>`` of items, ``query_embeddings/v<N>`` of queries, ``excused/v<N>`` of what cannot be embedded.
+
+Each is of one contract, which stands in its metadata. A row has a key of one column, so that two commits at the same moment that insert
+the same row are seen by Lance, and the later one inserts only what is still missing.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+
+import lance
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from moon_ops.embeddings.runtime import Runtime
+from moon_ops.errors import StageError
+from moon_ops.lake.contract import require_same
+from moon_ops.lake.tables import PRIMARY, STAMP, Lake, embeddings_schema, items_as_of
+
+KEY = ("item_id", "content_hash", "event_timestamp")  # of an item version
+CONTRACT = b"contract_id"  # in a table's schema metadata
+
+
+def table_name(version: int) -> str:
+    """The embeddings table of encoder ``version``, e.g. ``embeddings/v3``."""
+    return f"embeddings/v{version}"
+
+
+def query_table_name(version: int) -> str:
+    """The table of the queries' vectors under encoder ``version``."""
+    return f"query_embeddings/v{version}"
+
+
+def excused_table_name(version: int) -> str:
+    """The table of the item versions that encoder ``version`` cannot read, with the reason."""
+    return f"excused/v{version}"
+
+
+def version_ids(rows: pa.Table) -> pa.ChunkedArray:
+    """One string for each item version: item, valid from [µs], content."""
+    moment = rows["event_timestamp"].cast(STAMP).cast(pa.int64()).cast(pa.string())
+    return pc.binary_join_element_wise(rows["item_id"].cast(pa.string()), moment, rows["content_hash"], "-")
+
+
+def schema_of(name: str, dim: int, contract_id: str) -> pa.Schema:
+    """The schema of one of the tables; a query never changes, so its table has no content hash."""
+    schema = embeddings_schema(dim)
+    if name.startswith("query_"):
+        key = pa.field("query_id", pa.int64(), nullable=False, metadata=PRIMARY)
+        schema = pa.schema([key, *(f for f in schema if f.name not in ("version_id", "item_id", "content_hash"))])
+    if name.startswith("excused/"):
+        schema = pa.schema([f if f.name != "embedding" else pa.field("reason", pa.string(), nullable=False) for f in schema])
+    return schema.with_metadata({CONTRACT: contract_id.encode()})
+
+
+def create(lake: Lake, name: str, runtime: Runtime) -> None:
+    """The empty table with its contract, or a check that the one there is of the same contract and layout."""
+    schema = schema_of(name, runtime.dim, runtime.contract_id)
+    if not lake.exists(name):
+        lake.append(name, schema.empty_table())
+    require_same(runtime.contract_id, contract_in(lake, name), what=f"table {name}")
+    found = lake.open(name).schema
+    if found.names != schema.names:
+        raise StageError(
+            f"table {name} has columns {', '.join(found.names)}: an older moon_ops wrote it, and it cannot be added to",
+            action=f"remove {lake.address(name)} and run the command again; every vector is made anew",
+        )
+
+
+def insert(lake: Lake, name: str, rows: pa.Table, columns: Mapping[str, pa.Array], now: dt.datetime) -> None:
+    """Commit ``rows`` with further ``columns`` where the table has none of that key yet: another run may have been quicker."""
+    for column, values in columns.items():
+        rows = rows.append_column(column, values)
+    rows = rows.append_column("created", pa.array([now] * rows.num_rows, STAMP))
+    key = "query_id" if name.startswith("query_") else "version_id"
+    if key == "version_id":
+        rows = rows.append_column(key, version_ids(rows))
+    table = lake.open(name)
+    table.merge_insert([key]).when_not_matched_insert_all().execute(rows.select(table.schema.names).cast(table.schema))
+
+
+def as_column(vectors: NDArray[np.float32]) -> pa.FixedSizeListArray:
+    """Vectors [N, D] as a column."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
+
+
+def as_matrix(column: pa.ChunkedArray, dim: int) -> NDArray[np.float32]:
+    """A column of vectors as a matrix [N, D]."""
+    return column.combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
+
+
+def dim_of(dataset: lance.LanceDataset) -> int:
+    """D, the length of the table's vectors."""
+    return int(dataset.schema.field("embedding").type.list_size)
+
+
+def vectors_as_of(lake: Lake, version: int, when: dt.datetime) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Ids [N], ascending, and vectors [N, D] of the item versions valid at ``when``, straight from the lake.
+
+    Deleted items are left out. This is for evaluation against a whole catalogue.
+    """
+    dataset = lake.open(table_name(version), needs=f"moon embed --encoder {version}")
+    rows = dataset.to_table(columns=["item_id", "event_timestamp", "created", "embedding"])
+    active = items_as_of(lake, when, ["item_id"])["item_id"].combine_chunks()
+    ids, vectors = newest_valid(rows.filter(pc.is_in(rows["item_id"], active)), when, "item_id")
+    return ids, vectors if len(ids) else np.zeros((0, dim_of(dataset)), np.float32)
+
+
+def newest_valid(rows: pa.Table, when: dt.datetime, key: str) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Of each ``key`` the vector that became valid last, at ``when`` at the latest: ids [N], ascending, and vectors [N, D]."""
+    rows = rows.filter(pc.less_equal(rows["event_timestamp"], pa.scalar(when, STAMP)))
+    order = pc.sort_indices(rows, [(key, "ascending"), ("event_timestamp", "ascending"), ("created", "ascending")])
+    ids = rows[key].take(order).to_numpy()
+    last = np.append(ids[1:] != ids[:-1], True) if len(ids) else np.zeros(0, bool)
+    dim = rows.schema.field("embedding").type.list_size
+    return ids[last], as_matrix(rows["embedding"].take(pc.filter(order, pa.array(last))), dim)
+
+
+def contract_of(lake: Lake, version: int) -> str:
+    """The contract id that the embeddings table was made with."""
+    lake.open(table_name(version), needs=f"moon embed --encoder {version}")
+    return contract_in(lake, table_name(version))
+
+
+def contract_in(lake: Lake, name: str) -> str:
+    """The contract id in a table's metadata; empty if it has none."""
+    return (lake.open(name).schema.metadata or {}).get(CONTRACT, b"").decode()

@@ -1,0 +1,60 @@
+"""What has changed in a table since someone last looked: the rows of the fragments written after a mark that the reader keeps.
+
+Tables only grow, by fragments whose numbers only rise, so "newer than fragment F" costs what is new, whatever the table holds. A
+compaction writes old rows into new fragments: they are looked at once more, and found to be done. A mark is a number in the
+configuration of the reader's own table, so it is committed with what it stands for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import lance
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from moon_ops.lake.tables import Lake
+
+NOTHING = -1  # the mark of who has looked at nothing yet
+NAMED = 2000  # ids in one filter; more are found by a scan of the column
+
+
+def newest(dataset: lance.LanceDataset) -> int:
+    """The mark of who has looked at all of this version."""
+    return max((fragment.fragment_id for fragment in dataset.get_fragments()), default=NOTHING)
+
+
+def newer(dataset: lance.LanceDataset, mark: int, columns: Sequence[str], where: str | None = None) -> pa.Table:
+    """The rows written after ``mark``, in the order they were written."""
+    fragments = [fragment for fragment in dataset.get_fragments() if fragment.fragment_id > mark]
+    if not fragments:
+        return pa.schema([dataset.schema.field(name) for name in columns]).empty_table()
+    return dataset.scanner(columns=list(columns), fragments=fragments, filter=where).to_table()
+
+
+def rows_of(dataset: lance.LanceDataset, key: str, ids: pa.Array, columns: Sequence[str], where: str | None = None) -> pa.Table:
+    """All rows whose integer ``key`` is one of ``ids``, in the order they were written. Of few ids only those rows are read."""
+    also = f" AND {where}" if where else ""
+    if len(ids) <= NAMED:
+        return dataset.to_table(columns=list(columns), filter=f"{key} IN ({', '.join(map(str, ids.to_pylist())) or 'NULL'}){also}")
+    wanted = pa.chunked_array([ids])
+    found = []
+    for batch in dataset.to_batches(columns=list(dict.fromkeys([key, *columns])), filter=where):
+        kept = pc.is_in(batch[key], value_set=wanted.combine_chunks())
+        found.append(batch.filter(kept).select(list(columns)))
+    schema = pa.schema([dataset.schema.field(name) for name in columns])
+    return pa.Table.from_batches(found, schema=schema)
+
+
+def mark(lake: Lake, table: str, **marks: float) -> None:
+    """Write numbers into the table's configuration, in one commit."""
+    lake.open(table).update_config({f"moon.{name}": repr(value) for name, value in marks.items()})
+
+
+def marks(lake: Lake, table: str) -> dict[str, Any]:
+    """The numbers in the table's configuration, by name; empty where the table has none or is not there."""
+    if not lake.exists(table):
+        return {}
+    config = lake.open(table).config()
+    return {name.removeprefix("moon."): float(value) for name, value in config.items() if name.startswith("moon.")}

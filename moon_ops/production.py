@@ -1,0 +1,89 @@
+"""``moon embed``, ``publish``, ``maintain``, ``erase``: the vectors' production, publication and upkeep."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moon_ops.settings import Settings
+from moon_ops.terminal import now, say
+
+app = typer.Typer(no_args_is_help=True)
+
+Home = Annotated[Path | None, typer.Option(help="Where everything is kept; default: MOON_HOME, else ./.moon", show_default=False)]
+Encoder = Annotated[int, typer.Option(help="Version of moon-encoder.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")]
+
+
+@app.command()
+def embed(
+    encoder: Encoder,
+    home: Home = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be done, and how long it should take.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Embed every item and query that has no vector yet under an encoder.
+
+    Example: moon embed --encoder 1 --dry-run
+    """
+    from moon_ops.embeddings import produce
+    from moon_ops.release import stages
+
+    settings = Settings.from_environment(home)
+    if dry_run:
+        say(produce.plan(settings.lake, encoder), as_json)
+        return
+    for report in stages.embed(settings, encoder, now=now()):
+        say(report, as_json)
+
+
+@app.command()
+def publish(
+    encoder: Encoder,
+    home: Home = None,
+    full: Annotated[bool, typer.Option("--full", help="Hand over everything again, not only what has changed.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Hand the vectors over: Feast views, online store, representation tables, index.
+
+    Example: moon publish --encoder 1
+    """
+    from moon_ops.release import publication
+
+    say(publication.publish(Settings.from_environment(home), encoder, now=now(), full=full), as_json)
+
+
+@app.command()
+def maintain(
+    home: Home = None,
+    keep_days: Annotated[float, typer.Option(min=0, help="Versions of tables that are younger stay; tagged ones always do.")] = 7,
+    as_json: Json = False,
+) -> None:
+    """Merge the lake's small files and remove versions that nobody can ask for any more; those of releases stay.
+
+    Example: moon maintain --keep-days 7
+    """
+    from moon_ops.release import maintenance
+
+    for kept in maintenance.maintain(Settings.from_environment(home), keep=dt.timedelta(days=keep_days)):
+        say(kept, as_json)
+
+
+@app.command()
+def erase(
+    item_id: Annotated[int, typer.Argument(help="The item's number in the lake.")],
+    home: Home = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask: what is erased cannot be brought back.")] = False,
+) -> None:
+    """Forget an item everywhere, its own pictures and the behaviour that names it included; prints a receipt of every place.
+
+    Example: moon erase 1234 --yes
+    """
+    from moon_ops.release import erasure
+
+    if not yes:
+        typer.confirm(f"Erase item {item_id} from lake, vectors, online store, tables and index for ever?", abort=True)
+    say(erasure.erase(Settings.from_environment(home), item_id, now=now()))

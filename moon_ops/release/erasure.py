@@ -1,0 +1,129 @@
+"""Forget an item everywhere: lake, vectors, online store, index, tables, and old versions of each; with a receipt that lists the places.
+
+Deleting is an entry in the ledger and keeps history; erasing rewrites it. It may be killed and run again: a place without the item is
+reported with 0, and the receipt of the run that finds nothing more is the proof.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import sqlite3
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+from feast import FeatureStore
+from feast.infra.key_encoding_utils import serialize_entity_key
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
+
+from moon_ops.embeddings import features
+from moon_ops.embeddings.index import ItemIndex
+from moon_ops.embeddings.vector_tables import excused_table_name, table_name
+from moon_ops.errors import InputError
+from moon_ops.lake import changes, statistics
+from moon_ops.lake.tables import Lake
+from moon_ops.release import maintenance, publication
+from moon_ops.settings import Settings
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """How many rows of the item each place held and holds no more."""
+
+    item_id: int
+    erased_at: str  # ISO 8601
+    places: dict[str, int]
+
+
+def erase(settings: Settings, item_id: int, *, now: dt.datetime) -> Receipt:
+    """Remove every trace of the item; pictures that other items or queries use stay.
+
+    Behaviour that names the item goes with it, and users' sequences are derived anew. Raises :class:`InputError` for an item that no place
+    knows. The receipt is also written to ``MOON_HOME/receipts``.
+    """
+    lake, places = settings.lake, {}
+    with lake.one_writer():
+        for name, where in _rows(lake, item_id).items():
+            places[f"lake/{name}"] = _forget(settings, name, where)
+    statistics.derive(lake)
+    places["online store"] = _online(features.open_store(settings.home, settings.redis), settings, item_id)
+    for encoder in features.versions(lake):
+        if publication.published_versions(settings, encoder) is not None:
+            places |= _withdraw(settings, encoder, item_id, now)
+    if not any(places.values()):
+        raise InputError(f"ITEM_ID = {item_id} is in no place", action="check the id; string ids have a number, see source_id in the lake")
+    receipt = Receipt(item_id, now.isoformat(), places)
+    place = settings.home / "receipts"
+    place.mkdir(exist_ok=True)
+    (place / f"{item_id}-{now:%Y%m%dT%H%M%S}.json").write_text(json.dumps(asdict(receipt), indent=2) + "\n")
+    return receipt
+
+
+def _rows(lake: Lake, item_id: int) -> dict[str, str]:
+    """Table → which of its rows are the item's. Pictures come first: which are its own is read from the items."""
+    own = f"item_id = {item_id}"
+    tables = {"images": _pictures(lake, item_id)} if lake.exists("images") else {}
+    per_encoder = [make(v) for v in features.versions(lake) for make in (table_name, excused_table_name)]
+    names = ("items", "events", statistics.PROFILE, statistics.STATS, *per_encoder)
+    return tables | {name: own for name in names if lake.exists(name)} | _behaviours(lake, item_id)
+
+
+def _behaviours(lake: Lake, item_id: int) -> dict[str, str]:
+    name = statistics.BEHAVIOR
+    return {name: f"array_has(item_ids, {item_id})"} if lake.exists(name) else {}
+
+
+def _pictures(lake: Lake, item_id: int) -> str:
+    """The pictures that this item alone shows."""
+    items = lake.read("items", ["item_id", "image_ids"])
+    mine = pc.equal(items["item_id"], item_id)
+    its, others = (set(pc.list_flatten(items.filter(rows)["image_ids"]).to_pylist()) for rows in (mine, pc.invert(mine)))
+    asked = set(lake.read("queries", ["image_id"])["image_id"].to_pylist())
+    return f"image_id IN ({', '.join(repr(i) for i in sorted(its - others - asked)) or 'NULL'})"
+
+
+def _forget(settings: Settings, name: str, where: str) -> int:
+    """Delete rows, and write anew every file and remove every version that held them; how many there were."""
+    table = settings.lake.open(name)
+    count = table.count_rows(filter=where)
+    if count:
+        table.delete(where)
+        maintenance.compact(settings, name, deletions=True)
+    newest = settings.lake.open(name)
+    for tag in newest.tags.list():  # a release reads the table without the item from now on
+        newest.tags.update(tag, newest.version)
+    newest.cleanup_old_versions(older_than=dt.timedelta(0), error_if_tagged_old_versions=False)
+    if count and name in (statistics.BEHAVIOR, statistics.STATS):
+        changes.mark(settings.lake, name, events=changes.NOTHING)  # to be derived anew
+    return count
+
+
+def _withdraw(settings: Settings, encoder: int, item_id: int, now: dt.datetime) -> dict[str, int]:
+    """Make table and index anew from the lake, which knows the item no more."""
+    before = publication.tables(settings, encoder).items, ItemIndex.open(publication.index_place(settings, encoder)).header.items
+    publication.publish(settings, encoder, now=now, full=True)
+    after = publication.tables(settings, encoder).items, ItemIndex.open(publication.index_place(settings, encoder)).header.items
+    held = [int((table.rows(np.array([item_id])) >= 0).sum()) for table in (before[0], after[0])]
+    return {f"tables/items-v{encoder}": held[0] - held[1], f"index/v{encoder}": before[1] - after[1]}
+
+
+def _online(store: FeatureStore, settings: Settings, item_id: int) -> int:
+    """Remove the item's row of every view from the online store; Feast itself can only overwrite."""
+    key = EntityKey(join_keys=["item_id"], entity_values=[Value(int64_val=item_id)])
+    encoded = serialize_entity_key(key, entity_key_serialization_version=store.config.entity_key_serialization_version)
+    if settings.redis:
+        import redis
+
+        host = settings.redis.split(",")[0]
+        return int(redis.Redis.from_url(f"redis://{host}").delete(encoded + store.project.encode()))  # type: ignore[arg-type]
+    place = Path(settings.home / "feature_store" / "online.db")
+    if not place.is_file():
+        return 0
+    with sqlite3.connect(place) as connection:
+        names = [
+            n for (n,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'") if n.startswith(f"{store.project}_")
+        ]
+        return sum(connection.execute(f'DELETE FROM "{name}" WHERE entity_key = ?', (encoded,)).rowcount for name in names)

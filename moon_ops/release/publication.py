@@ -1,0 +1,215 @@
+"""Hand an encoder's vectors over to their readers: statistics, Feast, representation tables, index.
+
+What a publication has handed over stands in ``MOON_HOME/tables/handed``, a file a view, written last. The next one reads what changed
+since, so it costs in proportion to that; a killed one is done again, and nobody sees the difference.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from moon_ops.ctr.dataset import Tables
+from moon_ops.embeddings import features, handover, index, vector_tables
+from moon_ops.embeddings.handover import Since
+from moon_ops.embeddings.index import IndexHeader
+from moon_ops.embeddings.table import RepresentationTable
+from moon_ops.errors import StageError
+from moon_ops.lake import changes, statistics
+from moon_ops.lake.tables import VALIDITY, active_as_of, items_as_of
+from moon_ops.settings import Settings
+
+SHARED = ("item_profile", "item_stats", "user_behavior")  # views that all encoders have in common
+
+
+@dataclass(frozen=True)
+class Published:
+    """What one publication handed over; ``items`` are searchable afterwards."""
+
+    encoder: int
+    contract_id: str
+    items: int
+    queries: int
+    index: str
+    changed: int  # rows handed to the online store
+
+
+def publish(settings: Settings, encoder: int, *, now: dt.datetime, behaviour: bool = True, full: bool = False) -> Published:
+    """Hand over what has changed under the encoder; everything with ``full``, or where nothing was handed over before.
+
+    Without ``behaviour`` the statistics of users and items stay as they are: new items have none yet.
+    """
+    lake, contract = settings.lake, vector_tables.contract_of(settings.lake, encoder)
+    versions = lake_versions(settings, encoder)  # as they are before anything is read
+    if not behaviour:  # these events are yet to be counted
+        versions["events"] = (published_versions(settings, encoder) or {}).get("events", changes.NOTHING)
+    statistics.derive(lake, behaviour=behaviour)
+    store = features.open_store(settings.home, settings.redis)
+    features.apply(store, settings.home, features.definitions(lake, [encoder]))
+    changed = 0
+    for view in (*SHARED, f"item_embedding_v{encoder}"):
+        source = store.get_feature_view(view)
+        dataset = features.dataset_of(source)
+        count, mark = handover.online(store, source, dataset, _since(settings, view, now, full=full), now), changes.newest(dataset)
+        remember(settings, view, mark, now)
+        changed += count
+    _table(settings, encoder, "items", now, contract, full=full)
+    queries = _table(settings, encoder, "queries", now, contract, full=full)
+    header = _index(settings, encoder, now, contract, full=full)
+    place = _place(settings, encoder)
+    _write(place, json.dumps(versions))  # last: a killed publication is published again
+    return Published(encoder, contract, header.items, queries, f"{header.kind}: {header.reason}", changed)
+
+
+def _table(settings: Settings, encoder: int, kind: str, now: dt.datetime, contract: str, *, full: bool) -> int:
+    """Refresh a representation table by the vectors that are new; how many it holds."""
+    name, key = (vector_tables.table_name(encoder), "item_id") if kind == "items" else (vector_tables.query_table_name(encoder), "query_id")
+    place, view, dataset = table_place(settings, kind, encoder), f"table-{kind}-v{encoder}", settings.lake.open(name)
+    since = _since(settings, view, now, full=full or not (place / "table.json").is_file())
+    ids, mark, dim = handover.touched(dataset, key, since, now), changes.newest(dataset), vector_tables.dim_of(dataset)
+    if since.when is None:
+        count = RepresentationTable.fill(place, handover.vectors(dataset, key, ids, now), dim, contract)
+    elif len(ids):
+        count = RepresentationTable.update(place, *_joined(list(handover.vectors(dataset, key, ids, now)), dim), contract)
+    else:
+        count = len(RepresentationTable.open(place))
+    remember(settings, view, mark, now)
+    return count
+
+
+def _index(settings: Settings, encoder: int, now: dt.datetime, contract: str, *, full: bool) -> IndexHeader:
+    """Refresh the index by items that are new, changed, or gone; compacted when its rule says so."""
+    place, lake = index_place(settings, encoder), settings.lake
+    made, sold = lake.open(vector_tables.table_name(encoder)), lake.open("items")
+    absent = full or not (place / "index.json").is_file()
+    views = {f"index-v{encoder}": (made, changes.newest(made)), f"index-items-v{encoder}": (sold, changes.newest(sold))}
+    since = {view: _since(settings, view, now, full=absent) for view in views}
+    header = None if absent or any(s.when is None for s in since.values()) else IndexHeader.read(place)
+    if header is not None:
+        ids = np.unique(np.concatenate([handover.touched(d, "item_id", since[v], now).to_numpy() for v, (d, _) in views.items()]))
+        if len(ids):
+            known, rows = _joined(list(handover.vectors(made, "item_id", pa.array(ids), now)), header.dim)
+            active = active_as_of(changes.rows_of(sold, "item_id", pa.array(ids), VALIDITY), now)["item_id"].to_numpy()
+            keep = np.isin(known, active)
+            header = index.update(place, known[keep], rows[keep], np.setdiff1d(ids, known[keep]), contract)
+    if header is not None and index.compaction_due(header):
+        header = index.compact(place)
+    if header is None:
+        known, rows = RepresentationTable.open(table_place(settings, "items", encoder)).all()
+        keep = np.isin(known, items_as_of(lake, now, ["item_id"])["item_id"].to_numpy())  # behaviours name deleted items, searches do not
+        header = index.build(place, known[keep], rows[keep], contract)
+    for view, (_, mark) in views.items():
+        remember(settings, view, mark, now)
+    return header
+
+
+def _joined(chunks: list[tuple[NDArray[np.int64], NDArray[np.float32]]], dim: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    if not chunks:
+        return np.zeros(0, np.int64), np.zeros((0, dim), np.float32)
+    return np.concatenate([ids for ids, _ in chunks]), np.concatenate([rows for _, rows in chunks])
+
+
+def lake_versions(settings: Settings, encoder: int) -> dict[str, int]:
+    """The newest fragment of every lake table that a publication reads."""
+    names = ("items", "events", vector_tables.table_name(encoder), vector_tables.query_table_name(encoder))
+    return {name: changes.newest(settings.lake.open(name)) if settings.lake.exists(name) else changes.NOTHING for name in names}
+
+
+def published_versions(settings: Settings, encoder: int) -> dict[str, int] | None:
+    """What the encoder's last complete publication read, None if there was none."""
+    place = _place(settings, encoder)
+    return json.loads(place.read_text()) if place.is_file() else None
+
+
+def is_current(settings: Settings, encoder: int, now: dt.datetime) -> bool:
+    """Whether no item or query has been written, embedded, or become valid since the last complete publication."""
+    before, versions = published_versions(settings, encoder), lake_versions(settings, encoder)
+    if before is None or any(before[name] != version for name, version in versions.items() if name != "events"):
+        return False
+    since = _since(settings, f"index-items-v{encoder}", now, full=False)
+    return since.when is not None and not len(handover.touched(settings.lake.open("items"), "item_id", since, now))
+
+
+def _since(settings: Settings, view: str, now: dt.datetime, *, full: bool) -> Since:
+    """What was handed over to a view; nothing if all of it is wanted again, for another online store or for an earlier time."""
+    place = _handed(settings, view)
+    if full or not place.is_file():
+        return Since()
+    known = json.loads(place.read_text())
+    since = Since(known["mark"], dt.datetime.fromisoformat(known["when"]))
+    same = known["online"] == _online(settings) and since.when is not None and since.when <= now
+    return since if same else Since()
+
+
+def remember(settings: Settings, view: str, mark: int, now: dt.datetime) -> None:
+    """Note that a view has everything up to ``mark``, as of ``now``."""
+    place = _handed(settings, view)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    _write(place, json.dumps({"mark": mark, "when": now.isoformat(), "online": _online(settings)}))
+
+
+def move_marks(settings: Settings, name: str, before: int, after: int) -> None:
+    """After a compaction of a table: what had seen all of it, has."""
+    encoder = name.rpartition("v")[2]
+    views = {
+        "items": [place.stem for place in (settings.home / "tables" / "handed").glob("index-items-v*.json")],
+        f"embeddings/v{encoder}": [f"item_embedding_v{encoder}", f"table-items-v{encoder}", f"index-v{encoder}"],
+        f"query_embeddings/v{encoder}": [f"table-queries-v{encoder}"],
+        **{f"features/{view}": [view] for view in SHARED},
+    }
+    for view in views.get(name, []):
+        place = _handed(settings, view)
+        known = json.loads(place.read_text()) if place.is_file() else {}
+        if known.get("mark") == before:
+            _write(place, json.dumps({**known, "mark": after}))
+    for place in (settings.home / "tables").glob("published-v*.json"):
+        read = json.loads(place.read_text())
+        if read.get(name) == before:
+            _write(place, json.dumps({**read, name: after}))
+
+
+def _online(settings: Settings) -> str:
+    """Which online store it is: another one, or a file made anew, has to be filled from the beginning."""
+    if settings.redis:
+        return settings.redis
+    file = settings.home / "feature_store" / "online.db"
+    return f"sqlite {file.stat().st_ino}" if file.is_file() else "sqlite"
+
+
+def _write(place: Path, content: str) -> None:
+    """Replace the file in one step."""
+    scratch = place.with_name(f".{place.name}-{os.getpid()}")
+    scratch.write_text(content + "\n")
+    scratch.replace(place)
+
+
+def _handed(settings: Settings, view: str) -> Path:
+    return settings.home / "tables" / "handed" / f"{view}.json"
+
+
+def _place(settings: Settings, encoder: int) -> Path:
+    return settings.home / "tables" / f"published-v{encoder}.json"
+
+
+def table_place(settings: Settings, kind: str, encoder: int) -> Path:
+    """Where the representation table of ``items`` or ``queries`` lies."""
+    return settings.home / "tables" / f"{kind}-v{encoder}"
+
+
+def index_place(settings: Settings, encoder: int) -> Path:
+    """Where the encoder's index lies."""
+    return settings.home / "index" / f"v{encoder}"
+
+
+def tables(settings: Settings, encoder: int) -> Tables:
+    """Both representation tables of an encoder; :class:`StageError` before the first publication."""
+    if not table_place(settings, "items", encoder).exists():
+        raise StageError(f"encoder {encoder} has not been published", action=f"run `moon publish --encoder {encoder}`")
+    return Tables(*(RepresentationTable.open(table_place(settings, kind, encoder)) for kind in ("items", "queries")))

@@ -1,0 +1,120 @@
+"""New items while the service runs: accepted into the lake at once, embedded and published in the background within seconds.
+
+The same stages as the DAG's, so it does not matter who is first: an item that this process accepts and does not live to embed is the next
+``moon_new_items``' work.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import datetime as dt
+import json
+import logging
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from moon_ops.embeddings import produce
+from moon_ops.errors import InputError, MoonError
+from moon_ops.lake.images import MAX_BYTES
+from moon_ops.lake.ingest import IngestReport, ingest
+from moon_ops.release import publication
+from moon_ops.serving.champion import Follower
+from moon_ops.settings import Settings
+
+log = logging.getLogger(__name__)
+AGAIN_SECONDS = 5.0  # after a fault
+MOST = 200  # items in a request
+
+
+class NewItem(BaseModel):
+    """An item as in the ingest layout (README); its pictures are given in base64."""
+
+    model_config = ConfigDict(extra="forbid")
+    item_id: int | str
+    title: str
+    spu_id: int | str | None = None
+    category: str | None = None
+    brand: str | None = None
+    description: str | None = None
+    attributes: dict[str, str] | None = None
+    seller_id: int | str | None = None
+    price: float | None = None
+    status: str | None = None
+    images: list[Annotated[str, Field(max_length=MAX_BYTES * 4 // 3 + 4)]] = Field([], max_length=20)
+
+
+class Intake:
+    """Takes items in, and keeps a thread that makes them searchable."""
+
+    def __init__(self, settings: Settings, follower: Follower) -> None:
+        self.settings, self.follower = settings, follower
+        self.fault = ""  # of the last refresh; empty if it went well
+        self._work, self._stop = threading.Event(), threading.Event()
+
+    def start(self) -> None:
+        """Refresh in the background until :meth:`stop`; what an earlier process left undone is done first."""
+        self._work.set()
+        threading.Thread(target=self._loop, name="refresh", daemon=True).start()
+
+    def stop(self) -> None:
+        """Stop after the present refresh."""
+        self._stop.set()
+        self._work.set()
+
+    def accept(self, items: Sequence[NewItem], now: dt.datetime) -> IngestReport:
+        """Commit the items to the lake; :class:`InputError` with the reason if none of them can be used."""
+        with tempfile.TemporaryDirectory() as folder:
+            rows = [_row(Path(folder), number, item) for number, item in enumerate(items)]
+            (Path(folder) / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+            report = ingest(Path(folder), self.settings.lake, now=now, workers=self.settings.workers)
+        if report.refused and not report.items + report.updated + report.known:
+            raise InputError(f"no item could be used ({report.first_refusal})", action="mend it and send it again")
+        self._work.set()
+        return report
+
+    def refresh(self, now: dt.datetime) -> bool:
+        """Embed and publish what is new under the champion; whether there was anything."""
+        champion = self.follower.current
+        if champion is None:
+            return False
+        lake = self.settings.lake
+        made = produce.embed(lake, champion.runtime, champion.encoder, now=now, workers=self.settings.workers)
+        if not made.looked_at and publication.is_current(self.settings, champion.encoder, now):
+            return False
+        publication.publish(self.settings, champion.encoder, now=now, behaviour=False)
+        self.follower.refresh()
+        return True
+
+    def _loop(self) -> None:
+        while True:
+            self._work.wait()
+            if self._stop.is_set():
+                return
+            self._work.clear()  # before the lake is read: what is accepted meanwhile wakes us again
+            try:
+                self.refresh(dt.datetime.now(dt.UTC))
+                self.fault = ""
+            except Exception as fault:  # the service goes on, and so does the next attempt
+                self.fault = f"new items wait: {fault}"
+                log.error(self.fault, exc_info=not isinstance(fault, MoonError))
+                self._stop.wait(AGAIN_SECONDS)
+                self._work.set()
+
+
+def _row(folder: Path, number: int, item: NewItem) -> dict[str, Any]:
+    """The item's row in the ingest layout, with its pictures written beside it."""
+    names = []
+    for place, content in enumerate(item.images):
+        try:
+            picture = base64.b64decode(content, validate=True)
+        except binascii.Error as broken:
+            raise InputError(f"items[{number}].images[{place}] is not base64 ({broken})", action="send the picture's bytes") from broken
+        names.append(f"{number}-{place}")
+        (folder / names[-1]).write_bytes(picture)
+    return {**item.model_dump(exclude_none=True), "images": names}

@@ -1,0 +1,78 @@
+"""Forgetting an item: no place knows it any more, not even a tagged or older version, and nothing else is lost."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from pathlib import Path
+from typing import Any
+
+import lance
+import numpy as np
+import pytest
+
+from moon_ops.embeddings import features
+from moon_ops.errors import InputError
+from moon_ops.lake.tables import items_as_of
+from moon_ops.release import maintenance, publication
+from moon_ops.release.erasure import Receipt, erase
+from moon_ops.settings import Settings
+
+
+def bytes_with(home: Path, needle: bytes) -> list[Path]:
+    return [p for p in sorted((home / "lake").rglob("*")) if p.is_file() and needle in p.read_bytes()]
+
+
+@pytest.fixture
+def erased(copied: Settings, now: dt.datetime) -> tuple[Settings, dict[str, Any], Receipt]:
+    """A home that has forgotten an item that was bought and clicked; the item as it was."""
+    publication.publish(copied, 1, now=now)
+    clicked = copied.lake.read("events", ["item_id"], "event = 'click'")["item_id"].to_pylist()
+    item = next(row for row in items_as_of(copied.lake, now).to_pylist() if row["item_id"] in clicked)
+    return copied, item, erase(copied, item["item_id"], now=now)
+
+
+def test_the_receipt_lists_every_place(erased: tuple[Settings, dict[str, Any], Receipt]) -> None:
+    settings, item, receipt = erased
+    places = receipt.places
+    assert places["lake/items"] >= 1
+    assert places["lake/embeddings/v1"] >= 1
+    assert places["online store"] >= 3, "profile, statistics and vector"
+    assert (places["tables/items-v1"], places["index/v1"]) == (1, 1)
+    assert places["lake/events"] > 0
+    assert places["lake/images"] == len(item["image_ids"])
+    (written,) = (settings.home / "receipts").iterdir()
+    assert json.loads(written.read_text())["places"] == places
+
+
+def test_no_place_knows_the_item_any_more(erased: tuple[Settings, dict[str, Any], Receipt], now: dt.datetime) -> None:
+    settings, item, _ = erased
+    number = item["item_id"]
+    for name in maintenance.tables(settings.lake):
+        table = settings.lake.open(name)
+        for version in table.versions():
+            old = lance.dataset(settings.lake.address(name), version=version["version"])
+            if "item_id" in old.schema.names:
+                assert old.count_rows(filter=f"item_id = {number}") == 0, (name, version["version"])
+            if "item_ids" in old.schema.names:
+                assert not any(number in row for row in old.to_table(columns=["item_ids"])["item_ids"].to_pylist())
+    assert bytes_with(settings.home, item["image_ids"][0].encode()) == []
+    store = features.open_store(settings.home)
+    online = store.get_online_features(["item_embedding_v1:embedding", "item_profile:price"], [{"item_id": number}]).to_dict()
+    assert (online["embedding"], online["price"]) == ([None], [None])
+    assert publication.tables(settings, 1).items.rows(np.array([number])).tolist() == [-1]
+
+
+def test_all_other_items_stay_and_the_release_keeps_its_tag(erased: tuple[Settings, dict[str, Any], Receipt], now: dt.datetime) -> None:
+    settings, item, _ = erased
+    ids = items_as_of(settings.lake, now, ["item_id"])["item_id"].to_numpy()
+    assert len(ids) == 114
+    assert item["item_id"] not in ids
+    assert (publication.tables(settings, 1).items.rows(ids) >= 0).all()
+    tagged = settings.lake.open("embeddings/v1")
+    assert lance.dataset(tagged.uri, version=tagged.tags.list()["release-1"]["version"]).count_rows() == tagged.count_rows()
+
+
+def test_an_item_that_nobody_knows_is_refused(copied: Settings, now: dt.datetime) -> None:
+    with pytest.raises(InputError, match=r"ITEM_ID = 12345678901 is in no place"):
+        erase(copied, 12345678901, now=now)

@@ -1,0 +1,177 @@
+"""Publication: readers get what has changed, all of it, once; and a refresh that is killed at any moment is finished by the next."""
+
+from __future__ import annotations
+
+import datetime as dt
+import multiprocessing
+import random
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from moon_ops.embeddings import features, handover, index, produce, vector_tables
+from moon_ops.embeddings.due import due
+from moon_ops.embeddings.index import ItemIndex
+from moon_ops.embeddings.table import RepresentationTable
+from moon_ops.lake.tables import SCHEMAS, items_as_of
+from moon_ops.release import maintenance, publication, stages
+from moon_ops.settings import Settings
+
+HOUR = dt.timedelta(hours=1)
+
+
+def change(settings: Settings, ids: list[int], now: dt.datetime, **columns: Any) -> None:
+    """Give items a new version, valid from ``now``."""
+    rows = items_as_of(settings.lake, now).to_pylist()
+    times = {"event_timestamp": now, "created": now}
+    fresh = [{**row, **times, "content_hash": f"{row['content_hash']}-{now:%d%H%M}", **columns} for row in rows if row["item_id"] in ids]
+    settings.lake.append("items", pa.Table.from_pylist(fresh, schema=SCHEMAS["items"]))
+
+
+def refresh(settings: Settings, now: dt.datetime) -> publication.Published:
+    stages.embed(settings, 1, now=now)
+    return publication.publish(settings, 1, now=now, behaviour=False)
+
+
+def found_by_its_vector(settings: Settings, item: int, now: dt.datetime) -> int:
+    ids, vectors = vector_tables.vectors_as_of(settings.lake, 1, now)
+    opened = ItemIndex.open(publication.index_place(settings, 1))
+    return int(opened.search(vectors[ids == item], 1, opened.header.contract_id)[0][0, 0])
+
+
+def agree(settings: Settings, now: dt.datetime) -> None:
+    """Lake, representation table, index and online store say the same of every active item."""
+    ids, vectors = vector_tables.vectors_as_of(settings.lake, 1, now)
+    table = publication.tables(settings, 1).items
+    assert (table.rows(ids) >= 0).all()
+    np.testing.assert_array_equal(table.gather(table.rows(ids)), vectors)
+    opened = ItemIndex.open(publication.index_place(settings, 1))
+    nearest, cosines = opened.search(vectors, 1, opened.header.contract_id)
+    assert opened.header.items == len(ids)
+    np.testing.assert_allclose(cosines[:, 0], 1.0, atol=1e-5)
+    same = table.gather(table.rows(nearest[:, 0]))
+    np.testing.assert_allclose(same, vectors, atol=1e-5)
+    store = features.open_store(settings.home)
+    online = store.get_online_features(["item_embedding_v1:embedding"], [{"item_id": int(i)} for i in ids]).to_dict()["embedding"]
+    np.testing.assert_allclose(np.array(online, np.float32), vectors, atol=1e-6)
+
+
+@pytest.fixture
+def current(copied: Settings, now: dt.datetime) -> Settings:
+    """The released home, with all that its readers have."""
+    publication.publish(copied, 1, now=now)
+    return copied
+
+
+def test_nothing_new_is_nothing_handed_over(current: Settings, now: dt.datetime) -> None:
+    places = [publication.index_place(current, 1).resolve(), publication.table_place(current, "items", 1).resolve()]
+    assert publication.is_current(current, 1, now)
+    assert publication.publish(current, 1, now=now + HOUR).changed == 0
+    assert [publication.index_place(current, 1).resolve(), publication.table_place(current, "items", 1).resolve()] == places
+    agree(current, now)
+
+
+def test_only_what_changed_is_handed_over(current: Settings, now: dt.datetime) -> None:
+    ids = items_as_of(current.lake, now, ["item_id"])["item_id"].to_pylist()
+    change(current, ids[:3], now + HOUR, title="one green umbrella")
+    change(current, ids[5:6], now + HOUR, status="deleted")
+    assert not publication.is_current(current, 1, now + HOUR)
+    published = refresh(current, now + 2 * HOUR)
+    assert published.changed == 4 + 3, "four profiles and three vectors"
+    assert published.items == len(ids) - 1
+    assert found_by_its_vector(current, ids[0], now + 2 * HOUR) in ids[:3]
+    agree(current, now + 2 * HOUR)
+
+
+def test_a_version_that_becomes_valid_later_is_handed_over_then(current: Settings, now: dt.datetime) -> None:
+    ids = items_as_of(current.lake, now, ["item_id"])["item_id"].to_pylist()
+    later = now + 5 * HOUR
+    change(current, ids[:1], later, title="one green umbrella")
+    refresh(current, now + HOUR)
+    agree(current, now + HOUR)
+    assert publication.is_current(current, 1, now + 2 * HOUR)
+    assert not publication.is_current(current, 1, later)
+    refresh(current, later)
+    agree(current, later)
+
+
+def test_another_online_store_is_filled_from_the_beginning(current: Settings, now: dt.datetime) -> None:
+    (current.home / "feature_store" / "online.db").unlink()
+    assert publication.publish(current, 1, now=now + HOUR).changed > 115
+    agree(current, now + HOUR)
+
+
+def test_a_compaction_loses_nothing_and_repeats_nothing(current: Settings, now: dt.datetime) -> None:
+    ids = items_as_of(current.lake, now, ["item_id"])["item_id"].to_pylist()
+    for hour, item in enumerate(ids[:4], 1):
+        change(current, [item], now + hour * HOUR, title=f"umbrella {hour}")
+        refresh(current, now + hour * HOUR)
+    before = len(current.lake.open("embeddings/v1").get_fragments())
+    done = {kept.table: kept for kept in maintenance.maintain(current, keep=dt.timedelta(days=7), fragments=1)}
+    assert done["embeddings/v1"].fragments == before > done["embeddings/v1"].fragments_after == 1
+    assert due(current.lake, 1).looked_at == 0
+    assert publication.publish(current, 1, now=now + 6 * HOUR).changed == 0
+    change(current, ids[7:8], now + 7 * HOUR, title="the last umbrella")
+    assert refresh(current, now + 7 * HOUR).changed == 2
+    agree(current, now + 7 * HOUR)
+
+
+def _refresh_in_pieces(home: Path, now: dt.datetime) -> None:
+    """A process of its own, that commits often."""
+    produce.COMMIT, handover.BATCH = 4, 8
+    refresh(Settings.from_environment(home), now)
+
+
+def _read_for_ever(settings: Settings, stop: threading.Event, faults: list[BaseException]) -> None:
+    while not stop.is_set():
+        try:
+            opened = ItemIndex.open(publication.index_place(settings, 1))
+            table = RepresentationTable.open(publication.table_place(settings, "items", 1))
+            ids, vectors = table.all()
+            nearest, _ = opened.search(vectors[:2], 3, opened.header.contract_id)
+            assert set(nearest.ravel()) - {-1} <= set(ids)
+        except BaseException as fault:
+            faults.append(fault)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_refresh_killed_twenty_times_ends_with_every_row_once(current: Settings, now: dt.datetime) -> None:
+    """Killed at random moments, with new work each time and a reader all the while; then run once more."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["moon_ops.release.publication", "moon_ops.release.stages", __name__])
+    ids = items_as_of(current.lake, now, ["item_id"])["item_id"].to_pylist()
+    chance, stop, faults = random.Random(0), threading.Event(), []
+    reader = threading.Thread(target=_read_for_ever, args=(current, stop, faults))
+    reader.start()
+    killed, whole = 0, 6.0
+    try:
+        for number in range(1, 21):
+            when = now + number * HOUR
+            change(current, chance.sample(ids, 12), when, title=f"umbrella {number}")
+            process, began = context.Process(target=_refresh_in_pieces, args=(current.home, when)), time.monotonic()
+            process.start()
+            process.join(chance.uniform(0, whole))
+            if process.is_alive():
+                process.kill()
+                killed += 1
+            else:
+                whole = time.monotonic() - began
+            process.join()
+    finally:
+        stop.set()
+        reader.join()
+    end = now + 21 * HOUR
+    refresh(current, end)
+    assert faults == []
+    assert killed >= 5, "most of them were killed on their way"
+    rows = current.lake.read("embeddings/v1", list(vector_tables.KEY)).to_pylist()
+    wanted = due(current.lake, 99).rows.to_pylist()
+    assert sorted(map(repr, rows)) == sorted(map(repr, wanted)), "every due row is there once"
+    assert index.compaction_due(ItemIndex.open(publication.index_place(current, 1)).header) is None
+    agree(current, end)

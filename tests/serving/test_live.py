@@ -1,0 +1,109 @@
+"""New items over HTTP: accepted with the right token alone, refused with the reason, and found seconds later by search and by Feast."""
+
+from __future__ import annotations
+
+import base64
+import io
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from moon_ops.embeddings import features, produce
+from moon_ops.release import publication
+from moon_ops.settings import Settings
+from moon_ops.trial import running
+
+TOKEN = {"authorization": "Bearer a-secret"}
+
+
+def picture(colour: str) -> str:
+    Image.new("RGB", (40, 30), colour).save(content := io.BytesIO(), "PNG")
+    return base64.b64encode(content.getvalue()).decode()
+
+
+@pytest.fixture
+def home(copied: Settings, now: Any) -> Settings:
+    publication.publish(copied, 1, now=now)
+    return replace(copied, items_token="a-secret")
+
+
+@pytest.fixture
+def client(home: Settings) -> Iterator[httpx.Client]:
+    with running(home) as opened:
+        yield opened
+
+
+def eventually(holds: Callable[[], bool], seconds: float = 60) -> bool:
+    end = time.monotonic() + seconds
+    while not holds() and time.monotonic() < end:
+        time.sleep(0.1)
+    return holds()
+
+
+def found(client: httpx.Client, title: str, image: str = "") -> list[int]:
+    files = {"image": base64.b64decode(image)} if image else None
+    return [hit["item_id"] for hit in client.post("/v1/search", data={"text": title, "k": "3"}, files=files).json()["items"]]
+
+
+def test_a_new_item_is_found_and_a_changed_one_changes(client: httpx.Client, home: Settings) -> None:
+    item = {"item_id": 900_001, "title": "violet zeppelin", "category": "Toys > Flying", "images": [picture("violet")]}
+    text = "violet zeppelin | Toys Flying"  # what the encoder reads of it
+    answer = client.post("/v1/items", json={"items": [item]}, headers=TOKEN)
+    assert (answer.status_code, answer.json()["new"]) == (202, 1)
+    assert eventually(lambda: found(client, text, item["images"][0])[:1] == [900_001])
+    store = features.open_store(home.home)
+    known = store.get_online_features(["item_embedding_v1:embedding", "item_profile:category"], [{"item_id": 900_001}]).to_dict()
+    assert known["embedding"][0] is not None
+    assert known["category"] == ["Flying"]
+    answer = client.post("/v1/items", json={"items": [{**item, "status": "deleted"}]}, headers=TOKEN)
+    assert answer.json()["changed"] == 1
+    assert eventually(lambda: 900_001 not in found(client, text, item["images"][0]))
+    assert client.get("/ready").json()["refused"] == ""
+
+
+def test_what_cannot_be_used_is_refused_with_the_reason(client: httpx.Client, home: Settings) -> None:
+    rows = home.lake.count("items")
+    answer = client.post("/v1/items", json={"items": [{"item_id": 1, "title": ""}]}, headers=TOKEN)
+    assert answer.status_code == 422
+    assert "title" in answer.json()["error"]
+    answer = client.post("/v1/items", json={"items": [{"item_id": 1, "title": "x", "images": ["%%"]}]}, headers=TOKEN)
+    assert "items[0].images[0] is not base64" in answer.json()["error"]
+    assert client.post("/v1/items", json={"items": [{"item_id": 1, "tilte": "x"}]}, headers=TOKEN).status_code == 422
+    assert client.post("/v1/items", json={"items": []}, headers=TOKEN).status_code == 422
+    assert home.lake.count("items") == rows
+
+
+@pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer wrong"}, {"authorization": "a-secret"}])
+def test_without_the_token_nothing_is_taken(client: httpx.Client, home: Settings, headers: dict[str, str]) -> None:
+    rows = home.lake.count("items")
+    answer = client.post("/v1/items", json={"items": [{"item_id": 1, "title": "x"}]}, headers=headers)
+    assert answer.status_code == 403
+    assert home.lake.count("items") == rows
+
+
+def test_a_service_without_a_token_takes_nothing(copied: Settings) -> None:
+    with running(copied) as client:
+        answer = client.post("/v1/items", json={"items": [{"item_id": 1, "title": "x"}]}, headers={"authorization": "Bearer x"})
+    assert answer.status_code == 403
+    assert "MOON_ITEMS_TOKEN" in answer.json()["action"]
+
+
+def test_a_fault_does_not_end_it(client: httpx.Client, home: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first refresh after the item fails; the next one finds it in the lake."""
+    embed, faults = produce.embed, iter([1])
+
+    def sometimes(*arguments: Any, **more: Any) -> Any:
+        if next(faults, None):
+            raise OSError("the disk is away")
+        return embed(*arguments, **more)
+
+    monkeypatch.setattr(produce, "embed", sometimes)
+    monkeypatch.setattr("moon_ops.serving.live.AGAIN_SECONDS", 0.1)
+    client.post("/v1/items", json={"items": [{"item_id": 900_002, "title": "crimson submarine"}]}, headers=TOKEN).raise_for_status()
+    assert eventually(lambda: found(client, "crimson submarine")[:1] == [900_002])
+    assert next(faults, None) is None, "it did fail once"
