@@ -10,6 +10,8 @@ import datetime as dt
 import logging
 import math
 import time
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -18,12 +20,12 @@ from tqdm import tqdm
 
 from moon_ops.embeddings import vector_tables
 from moon_ops.embeddings.due import Work, contents, due, queries_due
-from moon_ops.embeddings.pipeline import Embedded, embed_samples
+from moon_ops.embeddings.pipeline import Embedded, embed_stream
 from moon_ops.embeddings.runtime import Runtime
 from moon_ops.embeddings.vector_tables import excused_table_name, query_table_name, table_name
 from moon_ops.errors import StageError
 from moon_ops.lake import changes
-from moon_ops.lake.contract import item_sample, query_sample
+from moon_ops.lake.contract import Sample, item_sample, query_sample
 from moon_ops.lake.tables import Lake
 
 COMMIT = 1024  # items per commit: bounds memory and what a killed run loses
@@ -74,9 +76,16 @@ def embed(lake: Lake, runtime: Runtime, version: int, *, now: dt.datetime, worke
         vector_tables.create(lake, table, runtime)
     work, began = due(lake, version), time.perf_counter()
     embedded = excused = unread = 0
-    with tqdm(total=work.rows.num_rows, desc=f"embed v{version}", unit="item", disable=None if work.rows.num_rows else True) as bar:
+    waiting: deque[pa.Table] = deque()
+
+    def samples() -> Iterator[Sample]:
         for chunk, items in contents(work, COMMIT):
-            made = embed_samples(lake, runtime, [item_sample(i) for i in items], workers=workers)
+            waiting.append(chunk)
+            yield from map(item_sample, items)
+
+    with tqdm(total=work.rows.num_rows, desc=f"embed v{version}", unit="item", disable=None if work.rows.num_rows else True) as bar:
+        for made in embed_stream(lake, runtime, samples(), workers=workers, chunk=COMMIT):  # the next chunk is made while this is written
+            chunk = waiting.popleft()
             good = _commit(lake, name, excuses, chunk, made, now)
             embedded, excused, unread = embedded + good, excused + chunk.num_rows - good, unread + len(made.unread)
             bar.update(chunk.num_rows)
@@ -96,9 +105,9 @@ def embed_queries(lake: Lake, runtime: Runtime, version: int, *, now: dt.datetim
     work, mark = queries_due(lake, version)
     embedded = unread = 0
     with tqdm(total=work.num_rows, desc=f"embed queries v{version}", unit="query", disable=None if work.num_rows else True) as bar:
-        for start in range(0, work.num_rows, COMMIT):
-            chunk = work.slice(start, COMMIT)
-            made = embed_samples(lake, runtime, [query_sample(q) for q in chunk.to_pylist()], workers=workers)
+        asked = (query_sample(q) for batch in work.to_batches(COMMIT) for q in batch.to_pylist())
+        for number, made in enumerate(embed_stream(lake, runtime, asked, workers=workers, chunk=COMMIT)):
+            chunk = work.slice(number * COMMIT, COMMIT)
             keep = made.kept()
             rows = chunk.select(["query_id", "event_timestamp"]).take(keep)
             vector_tables.insert(lake, name, rows, {"embedding": vector_tables.as_column(made.vectors[keep])}, now)

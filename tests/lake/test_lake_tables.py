@@ -144,7 +144,7 @@ def test_no_picture_wanted_needs_no_table(empty: Lake) -> None:
 
 
 def test_an_embedding_has_a_fixed_length(empty: Lake) -> None:
-    row = {"item_id": 1, "content_hash": "a", "event_timestamp": MAY, "created": MAY}
+    row = {"version_id": "1-a", "item_id": 1, "content_hash": "a", "event_timestamp": MAY, "created": MAY}
     empty.append("embeddings/v1", pa.Table.from_pylist([{**row, "embedding": [0.5, -1.0]}], schema=embeddings_schema(2)))
     assert empty.read("embeddings/v1")["embedding"].to_pylist() == [[0.5, -1.0]]
     with pytest.raises(pa.ArrowInvalid):
