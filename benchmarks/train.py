@@ -3,7 +3,7 @@
 Both train the same SmolVLM checkpoint (recipe smolvlm-tiny) on the same photographs, pictures and texts, with the same symmetric
 InfoNCE, batch and optimizer family. ours: our loop with its loader, in the recipe's precision (auto: bf16 where the processor multiplies
 it); peer: SentenceTransformerTrainer as it comes (float32) with MultipleNegativesSymmetricRankingLoss; ours_float32 and peer_bf16: each in
-the other's precision; limit: our model on one batch repeated from memory; augmented: ours with every picture changed anew, as the recipe
+the other's precision; limit: our model on the same batches, ready in memory; augmented: ours with every picture changed anew, as the recipe
 trains. ``--json`` prints one object as the last line.
 """
 
@@ -51,14 +51,15 @@ class Timed(Behaviour):
 
 
 class Repeated(Timed):
-    """The same stage on one batch that is made once: the model without its loader."""
+    """The same stage on the same batches, made before the clock starts: the model without its loader."""
 
-    kept: Batch | None = None
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.kept = [super(Repeated, self).batch(number, 0, 1) for number in range(self.steps)]
 
-    def batch(self, _: int, part: int, parts: int) -> Batch:
-        """Always the first batch."""
-        self.kept = self.kept or super().batch(0, part, parts)
-        return self.kept
+    def batch(self, number: int, part: int, parts: int) -> Batch:  # noqa: ARG002 - there is one process
+        """From memory: batches differ in length, so a single one repeated would be another task."""
+        return self.kept[number]
 
 
 def ours(kind: type[Timed], encoder: Encoder, pairs: Pairs, store: PixelStore, chosen: EncoderRecipe, scratch: Path) -> float:
