@@ -71,8 +71,9 @@ def base(home: Path, count: int, runtime: Runtime) -> Settings:
 
 
 def add(settings: Settings, shop: Lake) -> None:
-    """The shop's first items under new ids, with their pictures; all of them once before, so that nothing is done for the first time."""
-    items = shop.read("items").slice(0, NEW).to_pylist()
+    """The shop's first items under new ids, with their pictures; a small shop's more than once."""
+    known = shop.read("items").slice(0, NEW).to_pylist()
+    items = [dict(known[number % len(known)]) for number in range(NEW)]
     wanted = {i for row in items for i in row["image_ids"] or []}
     rows = [{"image_id": i, "bytes": content, "created": START} for i, content in image_bytes(shop, sorted(wanted))]
     settings.lake.append("images", pa.Table.from_pylist(rows, schema=SCHEMAS["images"]))
