@@ -1,6 +1,6 @@
 """Writers of a directory that is replaced as a whole: one at a time, and what a killed one left is removed.
 
-A generation is a directory beside the link that names it (see ``table.swap``). Locks are the kernel's: they end with the process that
+A generation is a directory beside the link that names it. Locks are the kernel's: they end with the process that
 holds them. Readers need none. This file does not know what a generation holds.
 """
 
@@ -11,25 +11,27 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
+
+Opened = TypeVar("Opened")
+
+
+@contextlib.contextmanager
+def turn(place: Path) -> Iterator[None]:
+    """Wait for one's turn to replace ``place``; the lock's file stays, so that two writers always mean the same one."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(place.with_name(f".{place.name}.lock"), create=True):
+        yield
 
 
 @contextlib.contextmanager
 def held(place: Path) -> Iterator[Path | None]:
     """The generation that ``place`` points to, None if there is none, while no other writer may replace it."""
-    with contextlib.ExitStack() as lock:
-        while True:
-            at = place.resolve()
-            if not at.is_dir():
-                yield None
-                return
-            with contextlib.suppress(FileNotFoundError):
-                lock.enter_context(_locked(at))
-                if place.resolve() == at:
-                    break
-            lock.close()  # another writer was faster, and this generation is no more
-        yield at
+    with turn(place):
+        at = place.resolve()
+        yield at if at.is_dir() else None
 
 
 @contextlib.contextmanager
@@ -57,10 +59,32 @@ def _sweep(place: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(at: Path, how: int = 0) -> Iterator[None]:
-    descriptor = os.open(at, os.O_RDONLY)
+def _locked(at: Path, how: int = 0, *, create: bool = False) -> Iterator[None]:
+    descriptor = os.open(at, os.O_RDWR | os.O_CREAT if create else os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | how)
         yield
     finally:
         os.close(descriptor)
+
+
+def settled(place: Path, read: Callable[[Path], Opened]) -> Opened:
+    """``read`` of the directory that ``place`` points to now: all files are of one writing, even if another takes its place meanwhile."""
+    while True:
+        at = place.resolve()
+        try:
+            return read(at)
+        except FileNotFoundError:
+            if place.resolve() == at:  # else a newer one has taken its place, and this one was removed under us
+                raise
+
+
+def swap(fresh: Path, place: Path) -> None:
+    """Make ``place`` a symbolic link to the directory ``fresh`` in one step, and remove what it pointed to before."""
+    before = place.resolve() if place.is_symlink() else None
+    link = place.with_name(f".{place.name}-link-{os.getpid()}")
+    link.unlink(missing_ok=True)
+    link.symlink_to(fresh.name)
+    link.replace(place)
+    if before is not None and before != fresh:
+        shutil.rmtree(before, ignore_errors=True)

@@ -31,9 +31,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moon_ops.embeddings import index_kinds as kinds
-from moon_ops.embeddings.generations import fresh_directory, held
+from moon_ops.embeddings.generations import fresh_directory, held, settled, swap
 from moon_ops.embeddings.index_kinds import Base, Choice, Delta
-from moon_ops.embeddings.table import settled, swap
 from moon_ops.errors import ContractError, InputError, StageError
 from moon_ops.lake.contract import file_sha256, require_same
 

@@ -10,21 +10,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from moon_ops.embeddings.generations import fresh_directory, settled, swap, turn
 from moon_ops.errors import ContractError, StageError
 from moon_ops.lake.contract import require_same
 
 MISSING = -1
 LARGEST_DELTA = 0.1  # of the base; a larger one is merged into it
 SMALL = 10_000  # items that are written anew at any refresh: milliseconds
-Opened = TypeVar("Opened")
 Chunks = Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]]
 
 
@@ -89,15 +87,15 @@ class RepresentationTable:
     @staticmethod
     def fill(directory: Path, chunks: Chunks, dim: int, contract_id: str) -> int:
         """Like :meth:`write`, from chunks of ascending ids and their vectors, one in memory at a time; how many items there are."""
-        fresh = _beside(directory)
         ids, count = [], 0
-        with (fresh / "vectors.f32").open("wb") as matrix:
-            for some, vectors in chunks:
-                matrix.write(np.ascontiguousarray(vectors, np.float32).tobytes())
-                ids.append(np.asarray(some, np.int64))
-                count += len(some)
-        np.save(fresh / "ids.npy", np.concatenate(ids) if ids else np.zeros(0, np.int64))
-        _finish(fresh, directory, dim, contract_id, count, 0)
+        with fresh_directory(directory) as fresh:
+            with (fresh / "vectors.f32").open("wb") as matrix:
+                for some, vectors in chunks:
+                    matrix.write(np.ascontiguousarray(vectors, np.float32).tobytes())
+                    ids.append(np.asarray(some, np.int64))
+                    count += len(some)
+            np.save(fresh / "ids.npy", np.concatenate(ids) if ids else np.zeros(0, np.int64))
+            _finish(fresh, directory, dim, contract_id, count, 0)
         return count
 
     @staticmethod
@@ -106,6 +104,11 @@ class RepresentationTable:
 
         The base is not read, unless the newer ones have become too many for a list of their own.
         """
+        with turn(directory):
+            return RepresentationTable._update(directory, ids, vectors, contract_id)
+
+    @staticmethod
+    def _update(directory: Path, ids: NDArray[np.int64], vectors: NDArray[np.float32], contract_id: str) -> int:
         old = RepresentationTable.open(directory)
         require_same(contract_id, old.contract_id, what=f"table {directory.name}")
         keep = ~np.isin(old.newer_ids, ids)
@@ -115,12 +118,13 @@ class RepresentationTable:
         if len(newer[0]) > LARGEST_DELTA * len(old.ids) or len(old.ids) <= SMALL:
             RepresentationTable.write(directory, *table.all(), contract_id)
             return len(table)
-        fresh, base = _beside(directory), directory.resolve()
-        for name in ("ids.npy", "vectors.f32"):
-            _link(base / name, fresh / name)
-        np.save(fresh / "newer_ids.npy", newer[0])
-        np.save(fresh / "newer_vectors.npy", newer[1])
-        _finish(fresh, directory, old.dim, contract_id, len(old.ids), len(newer[0]))
+        base = directory.resolve()
+        with fresh_directory(directory) as fresh:
+            for name in ("ids.npy", "vectors.f32"):
+                _link(base / name, fresh / name)
+            np.save(fresh / "newer_ids.npy", newer[0])
+            np.save(fresh / "newer_vectors.npy", newer[1])
+            _finish(fresh, directory, old.dim, contract_id, len(old.ids), len(newer[0]))
         return len(table)
 
     @classmethod
@@ -147,11 +151,6 @@ def _find(known: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int
     return np.where(known[at] == wanted, at, MISSING)
 
 
-def _beside(directory: Path) -> Path:
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    return Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
-
-
 def _finish(fresh: Path, directory: Path, dim: int, contract_id: str, items: int, newer: int) -> None:
     (fresh / "table.json").write_text(json.dumps({"contract_id": contract_id, "items": items, "newer": newer, "dim": dim}) + "\n")
     swap(fresh, directory)
@@ -162,25 +161,3 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:  # a file system without hard links
         shutil.copyfile(source, target)
-
-
-def settled(place: Path, read: Callable[[Path], Opened]) -> Opened:
-    """``read`` of the directory that ``place`` points to now: all files are of one writing, even if another takes its place meanwhile."""
-    while True:
-        at = place.resolve()
-        try:
-            return read(at)
-        except FileNotFoundError:
-            if place.resolve() == at:  # else a newer one has taken its place, and this one was removed under us
-                raise
-
-
-def swap(fresh: Path, place: Path) -> None:
-    """Make ``place`` a symbolic link to the directory ``fresh`` in one step, and remove what it pointed to before."""
-    before = place.resolve() if place.is_symlink() else None
-    link = place.with_name(f".{place.name}-link-{os.getpid()}")
-    link.unlink(missing_ok=True)
-    link.symlink_to(fresh.name)
-    link.replace(place)
-    if before is not None and before != fresh:
-        shutil.rmtree(before, ignore_errors=True)

@@ -1,7 +1,8 @@
 """Hand an encoder's vectors over to their readers: statistics, Feast, representation tables, index.
 
 What a publication has handed over stands in ``MOON_HOME/tables/handed``, a file a view, written last. The next one reads what changed
-since, so it costs in proportion to that; a killed one is done again, and nobody sees the difference.
+since, so it costs in proportion to that; a killed one is done again, and nobody sees the difference. Publications at the same time take
+turns view by view: a new item waits for the view that the nightly refresh is handing over, not for all of it.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from feast import FeatureStore
 from numpy.typing import NDArray
 
 from moon_ops.ctr.dataset import Tables
 from moon_ops.embeddings import features, handover, index, vector_tables
+from moon_ops.embeddings.generations import turn
 from moon_ops.embeddings.handover import Since
 from moon_ops.embeddings.index import IndexHeader
 from moon_ops.embeddings.table import RepresentationTable
@@ -26,7 +29,8 @@ from moon_ops.lake import changes, statistics
 from moon_ops.lake.tables import VALIDITY, active_as_of, items_as_of
 from moon_ops.settings import Settings
 
-SHARED = ("item_profile", "item_stats", "user_behavior")  # views that all encoders have in common
+ITEMS = ("item_profile",)  # what a new item has before anybody has seen it
+SHARED = (*ITEMS, "item_stats", "user_behavior")  # views that all encoders have in common
 
 
 @dataclass(frozen=True)
@@ -54,33 +58,44 @@ def publish(settings: Settings, encoder: int, *, now: dt.datetime, behaviour: bo
     store = features.open_store(settings.home, settings.redis)
     features.apply(store, settings.home, features.definitions(lake, [encoder]))
     changed = 0
-    for view in (*SHARED, f"item_embedding_v{encoder}"):
-        source = store.get_feature_view(view)
-        dataset = features.dataset_of(source)
-        count, mark = handover.online(store, source, dataset, _since(settings, view, now, full=full), now), changes.newest(dataset)
-        remember(settings, view, mark, now)
-        changed += count
+    for view in (*(SHARED if behaviour else ITEMS), f"item_embedding_v{encoder}"):
+        with turn(_handed(settings, view)):
+            changed += _online_view(settings, store, view, now, full=full)
     _table(settings, encoder, "items", now, contract, full=full)
     queries = _table(settings, encoder, "queries", now, contract, full=full)
-    header = _index(settings, encoder, now, contract, full=full)
+    with turn(_handed(settings, f"index-v{encoder}")):
+        header = _index(settings, encoder, now, contract, full=full)
     place = _place(settings, encoder)
     _write(place, json.dumps(versions))  # last: a killed publication is published again
     return Published(encoder, contract, header.items, queries, f"{header.kind}: {header.reason}", changed)
 
 
+def _online_view(settings: Settings, store: FeatureStore, view: str, now: dt.datetime, *, full: bool) -> int:
+    """Hand what changed in a view to the online store; how many rows."""
+    source = store.get_feature_view(view)
+    dataset = features.dataset_of(source)
+    since = _since(settings, view, full=full)
+    when, mark = _not_before(since, now), changes.newest(dataset)
+    count = handover.online(store, source, dataset, since, when)
+    remember(settings, view, mark, when)
+    return count
+
+
 def _table(settings: Settings, encoder: int, kind: str, now: dt.datetime, contract: str, *, full: bool) -> int:
     """Refresh a representation table by the vectors that are new; how many it holds."""
     name, key = (vector_tables.table_name(encoder), "item_id") if kind == "items" else (vector_tables.query_table_name(encoder), "query_id")
-    place, view, dataset = table_place(settings, kind, encoder), f"table-{kind}-v{encoder}", settings.lake.open(name)
-    since = _since(settings, view, now, full=full or not (place / "table.json").is_file())
-    ids, mark, dim = handover.touched(dataset, key, since, now), changes.newest(dataset), vector_tables.dim_of(dataset)
-    if since.when is None:
-        count = RepresentationTable.fill(place, handover.vectors(dataset, key, ids, now), dim, contract)
-    elif len(ids):
-        count = RepresentationTable.update(place, *_joined(list(handover.vectors(dataset, key, ids, now)), dim), contract)
-    else:
-        count = len(RepresentationTable.open(place))
-    remember(settings, view, mark, now)
+    place, view = table_place(settings, kind, encoder), f"table-{kind}-v{encoder}"
+    with turn(_handed(settings, view)):
+        dataset, since = settings.lake.open(name), _since(settings, view, full=full or not (place / "table.json").is_file())
+        now = _not_before(since, now)
+        ids, mark, dim = handover.touched(dataset, key, since, now), changes.newest(dataset), vector_tables.dim_of(dataset)
+        if since.when is None:
+            count = RepresentationTable.fill(place, handover.vectors(dataset, key, ids, now), dim, contract)
+        elif len(ids):
+            count = RepresentationTable.update(place, *_joined(list(handover.vectors(dataset, key, ids, now)), dim), contract)
+        else:
+            count = len(RepresentationTable.open(place))
+        remember(settings, view, mark, now)
     return count
 
 
@@ -90,7 +105,8 @@ def _index(settings: Settings, encoder: int, now: dt.datetime, contract: str, *,
     made, sold = lake.open(vector_tables.table_name(encoder)), lake.open("items")
     absent = full or not (place / "index.json").is_file()
     views = {f"index-v{encoder}": (made, changes.newest(made)), f"index-items-v{encoder}": (sold, changes.newest(sold))}
-    since = {view: _since(settings, view, now, full=absent) for view in views}
+    since = {view: _since(settings, view, full=absent) for view in views}
+    now = max(_not_before(s, now) for s in since.values())
     header = None if absent or any(s.when is None for s in since.values()) else IndexHeader.read(place)
     if header is not None:
         ids = np.unique(np.concatenate([handover.touched(d, "item_id", since[v], now).to_numpy() for v, (d, _) in views.items()]))
@@ -133,19 +149,23 @@ def is_current(settings: Settings, encoder: int, now: dt.datetime) -> bool:
     before, versions = published_versions(settings, encoder), lake_versions(settings, encoder)
     if before is None or any(before[name] != version for name, version in versions.items() if name != "events"):
         return False
-    since = _since(settings, f"index-items-v{encoder}", now, full=False)
+    since = _since(settings, f"index-items-v{encoder}", full=False)
     return since.when is not None and not len(handover.touched(settings.lake.open("items"), "item_id", since, now))
 
 
-def _since(settings: Settings, view: str, now: dt.datetime, *, full: bool) -> Since:
-    """What was handed over to a view; nothing if all of it is wanted again, for another online store or for an earlier time."""
+def _not_before(since: Since, now: dt.datetime) -> dt.datetime:
+    """The time as of which to hand over: a nightly run whose time lies before a new item's does not take the item away again."""
+    return now if since.when is None else max(now, since.when)
+
+
+def _since(settings: Settings, view: str, *, full: bool) -> Since:
+    """What was handed over to a view; nothing if all of it is wanted again, or for another online store."""
     place = _handed(settings, view)
     if full or not place.is_file():
         return Since()
     known = json.loads(place.read_text())
-    since = Since(known["mark"], dt.datetime.fromisoformat(known["when"]))
-    same = known["online"] == _online(settings) and since.when is not None and since.when <= now
-    return since if same else Since()
+    same = known["online"] == _online(settings)
+    return Since(known["mark"], dt.datetime.fromisoformat(known["when"])) if same else Since()
 
 
 def remember(settings: Settings, view: str, mark: int, now: dt.datetime) -> None:

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from moon_ops.embeddings.generations import fresh_directory, held
-from moon_ops.embeddings.table import swap
+from moon_ops.embeddings.generations import fresh_directory, held, swap
 
 
 def append(place: Path, line: str) -> None:
@@ -28,7 +27,7 @@ def test_writers_take_turns_and_lose_nothing(tmp_path: Path) -> None:
     for writer in writers:
         writer.join()
     assert sorted((place / "lines").read_text().split(), key=int) == [str(n) for n in range(20)]
-    assert len(list(tmp_path.iterdir())) == 2, "the link and what it points to"
+    assert len(list(tmp_path.iterdir())) == 3, "the link, its lock, and what it points to"
 
 
 def test_a_failed_writer_leaves_nothing(tmp_path: Path) -> None:
@@ -37,7 +36,7 @@ def test_a_failed_writer_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nothing"), held(place), fresh_directory(place) as fresh:
         (fresh / "nothing").read_text()
     assert (place / "lines").read_text() == "0\n"
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_what_a_killed_writer_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import multiprocessing
 import random
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,26 @@ def test_a_version_that_becomes_valid_later_is_handed_over_then(current: Setting
     assert not publication.is_current(current, 1, later)
     refresh(current, later)
     agree(current, later)
+
+
+def test_an_earlier_time_takes_no_new_item_away(current: Settings, now: dt.datetime) -> None:
+    """The nightly refresh carries the time it was due at; a new item may have been taken in since."""
+    ids = items_as_of(current.lake, now, ["item_id"])["item_id"].to_pylist()
+    change(current, ids[:1], now + 2 * HOUR, title="one green umbrella")
+    refresh(current, now + 2 * HOUR)
+    assert refresh(current, now + HOUR).changed == 0
+    agree(current, now + 2 * HOUR)
+
+
+def test_publications_at_the_same_time_lose_nothing(current: Settings, now: dt.datetime) -> None:
+    ids = items_as_of(current.lake, now, ["item_id"])["item_id"].to_pylist()
+    for hour, item in enumerate(ids[:4], 1):
+        change(current, [item], now + hour * HOUR, title=f"umbrella {hour}")
+    stages.embed(current, 1, now=now + 4 * HOUR)
+    times = [now + hour * HOUR for hour in (4, 1, 3, 2)]
+    with ThreadPoolExecutor(len(times)) as pool:
+        list(pool.map(lambda when: publication.publish(current, 1, now=when, behaviour=False), times))
+    agree(current, now + 4 * HOUR)
 
 
 def test_another_online_store_is_filled_from_the_beginning(current: Settings, now: dt.datetime) -> None:
