@@ -22,6 +22,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instea
 def embed(
     encoder: Encoder,
     home: Home = None,
+    engine: Annotated[str, typer.Option(help="local, or ray: the cluster that RAY_ADDRESS names, else one on this machine.")] = "local",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be done, and how long it should take.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -36,7 +37,7 @@ def embed(
     if dry_run:
         say(produce.plan(settings.lake, encoder), as_json)
         return
-    for report in stages.embed(settings, encoder, now=now()):
+    for report in stages.embed(settings, encoder, now=now(), engine=engine):
         say(report, as_json)
 
 

@@ -6,7 +6,6 @@ that these touch what is known and embedded already. So it costs in proportion t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,10 +31,10 @@ WHERE content_hash IS DISTINCT FROM before ORDER BY event_timestamp, item_id"""
 
 @dataclass(frozen=True)
 class Work:
-    """Item versions to embed (the columns of ``KEY``), oldest first, as of one version of the items table."""
+    """Item versions to embed (the columns of ``KEY``), oldest first."""
 
     rows: pa.Table
-    items: lance.LanceDataset
+    at: int  # the version of the items table that they were found in
     mark: int  # of the items table: what a complete run has looked at
     looked_at: int  # item versions that were read to find out
 
@@ -53,7 +52,7 @@ def due(lake: Lake, version: int) -> Work:
     history = history.append_column("number", pa.array(range(history.num_rows), pa.int64()))
     done = [_done(lake, name, touched) for name in (table_name(version), excused_table_name(version))]
     rows = _sql(DUE_SQL, history=history, done=pa.concat_tables(done))
-    return Work(rows, items, changes.newest(items), history.num_rows)
+    return Work(rows, items.version, changes.newest(items), history.num_rows)
 
 
 def _done(lake: Lake, name: str, touched: pa.Array) -> pa.Table:
@@ -67,13 +66,11 @@ def _rows(dataset: lance.LanceDataset, touched: pa.Array, columns: tuple[str, ..
     return dataset.to_table(columns=list(columns)) if everything else changes.rows_of(dataset, "item_id", touched, columns)
 
 
-def contents(work: Work, size: int) -> Iterator[tuple[pa.Table, list[dict[str, Any]]]]:
-    """The work in chunks of at most ``size`` versions, each with the item rows an encoder reads: a bounded number in memory."""
-    for start in range(0, work.rows.num_rows, size):
-        chunk = work.rows.slice(start, size)
-        found = changes.rows_of(work.items, "item_id", chunk["item_id"].combine_chunks().unique(), (*KEY, *CONTENT))
-        by_key = {tuple(row[k] for k in KEY): row for row in found.to_pylist()}
-        yield chunk, [by_key[tuple(row.values())] for row in chunk.select(list(KEY)).to_pylist()]
+def contents(items: lance.LanceDataset, rows: pa.Table) -> list[dict[str, Any]]:
+    """What an encoder reads of the item versions ``rows``, in their order."""
+    found = changes.rows_of(items, "item_id", rows["item_id"].combine_chunks().unique(), (*KEY, *CONTENT))
+    by_key = {tuple(row[k] for k in KEY): row for row in found.to_pylist()}
+    return [by_key[tuple(row.values())] for row in rows.select(list(KEY)).to_pylist()]
 
 
 def queries_due(lake: Lake, version: int) -> tuple[pa.Table, int]:

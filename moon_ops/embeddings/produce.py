@@ -1,4 +1,4 @@
-"""Produce vectors: embed what is due under an encoder and commit it, in chunks.
+"""Produce vectors: embed what is due under an encoder and commit it, in portions, on one machine or many.
 
 What there is to do is derived from the lake (:mod:`moon_ops.embeddings.due`), and a row is inserted only where there is none of its key.
 So a run may be killed anywhere, repeated, and overlap with another: the table ends with the same rows, each once.
@@ -7,11 +7,8 @@ So a run may be killed anywhere, repeated, and overlap with another: the table e
 from __future__ import annotations
 
 import datetime as dt
-import logging
 import math
 import time
-from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -19,17 +16,14 @@ import pyarrow.compute as pc
 from tqdm import tqdm
 
 from moon_ops.embeddings import vector_tables
-from moon_ops.embeddings.due import Work, contents, due, queries_due
-from moon_ops.embeddings.pipeline import Embedded, embed_stream
+from moon_ops.embeddings.due import Work, due, queries_due
+from moon_ops.embeddings.engines import Engine, local
+from moon_ops.embeddings.portions import Count, Items, Portions, Queries
 from moon_ops.embeddings.runtime import Runtime
 from moon_ops.embeddings.vector_tables import excused_table_name, query_table_name, table_name
 from moon_ops.errors import StageError
 from moon_ops.lake import changes
-from moon_ops.lake.contract import Sample, item_sample, query_sample
 from moon_ops.lake.tables import Lake
-
-COMMIT = 1024  # items per commit: bounds memory and what a killed run loses
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -64,7 +58,7 @@ def plan(lake: Lake, version: int) -> Plan:
     return Plan(work.rows.num_rows, asked, work.looked_at, count / rate if count else 0.0)
 
 
-def embed(lake: Lake, runtime: Runtime, version: int, *, now: dt.datetime, workers: int = 2) -> EmbedReport:
+def embed(lake: Lake, runtime: Runtime, version: int, *, now: dt.datetime, workers: int = 2, engine: Engine | None = None) -> EmbedReport:
     """Embed what is due under encoder ``version`` and commit it; ``now`` is when the vectors become known.
 
     An item of which nothing can be read is listed in ``excused/v<version>`` and not tried again until it changes. Raises
@@ -75,58 +69,36 @@ def embed(lake: Lake, runtime: Runtime, version: int, *, now: dt.datetime, worke
     for table in (name, excuses):
         vector_tables.create(lake, table, runtime)
     work, began = due(lake, version), time.perf_counter()
-    embedded = excused = unread = 0
-    waiting: deque[pa.Table] = deque()
-
-    def samples() -> Iterator[Sample]:
-        for chunk, items in contents(work, COMMIT):
-            waiting.append(chunk)
-            yield from map(item_sample, items)
-
-    with tqdm(total=work.rows.num_rows, desc=f"embed v{version}", unit="item", disable=None if work.rows.num_rows else True) as bar:
-        for made in embed_stream(lake, runtime, samples(), workers=workers, chunk=COMMIT):  # the next chunk is made while this is written
-            chunk = waiting.popleft()
-            good = _commit(lake, name, excuses, chunk, made, now)
-            embedded, excused, unread = embedded + good, excused + chunk.num_rows - good, unread + len(made.unread)
-            bar.update(chunk.num_rows)
+    count = _run(engine or local(runtime), lake, Items(lake, version, work.at, now), work.rows, workers, f"embed v{version}")
     _require_complete(lake, work, name, excuses, version)
     rate = work.rows.num_rows / (time.perf_counter() - began)
     _remember(lake, name, "items", work.mark, rate if work.rows.num_rows else None)
-    return EmbedReport(name, runtime.contract_id, embedded, lake.count(name), excused, unread, work.looked_at)
+    return EmbedReport(name, runtime.contract_id, count.embedded, lake.count(name), count.excused, count.unread, work.looked_at)
 
 
-def embed_queries(lake: Lake, runtime: Runtime, version: int, *, now: dt.datetime, workers: int = 2) -> EmbedReport:
+def embed_queries(
+    lake: Lake, runtime: Runtime, version: int, *, now: dt.datetime, workers: int = 2, engine: Engine | None = None
+) -> EmbedReport:
     """Embed the queries that have no vector yet under encoder ``version``: click models read what users asked for.
 
     A query whose picture cannot be read, and that has no text, keeps no vector: nobody asks for it again.
     """
     name = query_table_name(version)
     vector_tables.create(lake, name, runtime)
-    work, mark = queries_due(lake, version)
-    embedded = unread = 0
-    with tqdm(total=work.num_rows, desc=f"embed queries v{version}", unit="query", disable=None if work.num_rows else True) as bar:
-        asked = (query_sample(q) for batch in work.to_batches(COMMIT) for q in batch.to_pylist())
-        for number, made in enumerate(embed_stream(lake, runtime, asked, workers=workers, chunk=COMMIT)):
-            chunk = work.slice(number * COMMIT, COMMIT)
-            keep = made.kept()
-            rows = chunk.select(["query_id", "event_timestamp"]).take(keep)
-            vector_tables.insert(lake, name, rows, {"embedding": vector_tables.as_column(made.vectors[keep])}, now)
-            embedded, unread = embedded + len(keep), unread + len(made.unread)
-            bar.update(chunk.num_rows)
+    rows, mark = queries_due(lake, version)
+    count = _run(engine or local(runtime), lake, Queries(lake, version, now), rows, workers, f"embed queries v{version}")
     _remember(lake, name, "queries", mark, None)
-    return EmbedReport(name, runtime.contract_id, embedded, lake.count(name), work.num_rows - embedded, unread, work.num_rows)
+    return EmbedReport(name, runtime.contract_id, count.embedded, lake.count(name), count.excused, count.unread, rows.num_rows)
 
 
-def _commit(lake: Lake, name: str, excuses: str, chunk: pa.Table, made: Embedded, now: dt.datetime) -> int:
-    """Commit the vectors, and the reasons of those that have none; how many have one."""
-    for image_id, reason in made.unread.items():
-        log.warning("picture %s could not be read (%s): its item is embedded from what is left", image_id, reason)
-    keep = made.kept()
-    vector_tables.insert(lake, name, chunk.take(keep), {"embedding": vector_tables.as_column(made.vectors[keep])}, now)
-    if made.excused:
-        left = chunk.take(sorted(made.excused))
-        vector_tables.insert(lake, excuses, left, {"reason": pa.array([made.excused[row] for row in sorted(made.excused)])}, now)
-    return len(keep)
+def _run(engine: Engine, lake: Lake, portions: Portions, rows: pa.Table, workers: int, title: str) -> Count:
+    """Let an engine deal with the due rows; what became of them."""
+    total = Count()
+    with tqdm(total=rows.num_rows, desc=title, unit="row", disable=None if rows.num_rows else True) as bar:
+        for count in engine(lake, portions, rows, workers):
+            total += count
+            bar.update(count.embedded + count.excused)
+    return total
 
 
 def _require_complete(lake: Lake, work: Work, name: str, excuses: str, version: int) -> None:

@@ -13,7 +13,8 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import numpy as np
 from moon_ops.ctr import dataset, metrics
 from moon_ops.ctr import evaluate as ctr_evaluate
 from moon_ops.ctr.score import Scorer
-from moon_ops.embeddings import features, produce
+from moon_ops.embeddings import engines, features, produce
 from moon_ops.embeddings.produce import EmbedReport
 from moon_ops.embeddings.runtime import Runtime
 from moon_ops.errors import StageError
@@ -143,11 +144,12 @@ def trained_until(settings: Settings, encoder: int) -> dt.datetime:
     return dt.datetime.fromisoformat(Registry(settings).tags(ENCODER, encoder)["trained_until"])
 
 
-def embed(settings: Settings, encoder: int, *, now: dt.datetime) -> tuple[EmbedReport, EmbedReport]:
-    """Embed the items and the queries that have no vector yet under the encoder."""
+def embed(settings: Settings, encoder: int, *, now: dt.datetime, engine: str = "local") -> tuple[EmbedReport, EmbedReport]:
+    """Embed the items and the queries that have no vector yet under the encoder, on this machine or on a ``ray`` cluster."""
     opened = runtime(settings, encoder)
-    items = produce.embed(settings.lake, opened, encoder, now=now, workers=settings.workers)
-    return items, produce.embed_queries(settings.lake, opened, encoder, now=now, workers=settings.workers)
+    chosen = engines.engine(engine, opened, partial(runtime, replace(settings, workers=1), encoder))
+    items = produce.embed(settings.lake, opened, encoder, now=now, workers=settings.workers, engine=chosen)
+    return items, produce.embed_queries(settings.lake, opened, encoder, now=now, workers=settings.workers, engine=chosen)
 
 
 def train_ctr(

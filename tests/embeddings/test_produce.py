@@ -18,7 +18,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from moon_ops.embeddings import produce, vector_tables
+from moon_ops.embeddings import portions, produce, vector_tables
 from moon_ops.embeddings.due import contents, due
 from moon_ops.embeddings.produce import EmbedReport
 from moon_ops.embeddings.runtime import Runtime
@@ -69,7 +69,7 @@ def embed(lake: Lake, runtime: Runtime) -> EmbedReport:
 
 
 def due_titles(lake: Lake) -> list[str]:
-    return [item["title"] for _, items in contents(due(lake, 1), 100) for item in items]
+    return [item["title"] for item in contents(lake.open("items"), due(lake, 1).rows)]
 
 
 def stored(lake: Lake, table: str = "embeddings/v1") -> NDArray[np.float32]:
@@ -199,7 +199,7 @@ def test_a_killed_run_is_finished_by_the_next(lake: Lake, runtime: Runtime, monk
         insert(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(produce, "COMMIT", 3)
+        patch.setattr(portions, "SIZE", 3)
         patch.setattr(vector_tables, "insert", killed_at_the_second_commit)
         with pytest.raises(KeyboardInterrupt):
             embed(lake, runtime)

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from moon_ops.embeddings import features, handover, index, produce, vector_tables
+from moon_ops.embeddings import features, handover, index, portions, vector_tables
 from moon_ops.embeddings.due import due
 from moon_ops.embeddings.index import ItemIndex
 from moon_ops.embeddings.table import RepresentationTable
@@ -144,7 +144,7 @@ def test_a_compaction_loses_nothing_and_repeats_nothing(current: Settings, now: 
 
 def _refresh_in_pieces(home: Path, now: dt.datetime) -> None:
     """A process of its own, that commits often."""
-    produce.COMMIT, handover.BATCH = 4, 8
+    portions.SIZE, handover.BATCH = 4, 8
     refresh(Settings.from_environment(home), now)
 
 
