@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from moon_ops.embeddings import produce, vector_tables
+from moon_ops.embeddings import features, online_store, produce, vector_tables
 from moon_ops.embeddings.runtime import Runtime
 from moon_ops.errors import MoonError
 from moon_ops.lake import changes, statistics
@@ -64,8 +64,10 @@ def base(home: Path, count: int, runtime: Runtime) -> Settings:
     lake.append("events", SCHEMAS["events"].empty_table())
     changes.mark(lake, name, items=changes.newest(lake.open("items")))
     statistics.derive(lake)
+    store = features.open_store(settings.home, settings.redis)
+    features.apply(store, settings.home, features.definitions(lake, [1]))
     for view, table in (("item_profile", statistics.PROFILE), ("item_embedding_v1", name)):
-        publication.remember(settings, view, changes.newest(lake.open(table)), START)
+        publication.remember(settings, view, changes.newest(lake.open(table)), START, online_store.identity(store))
     publication.publish(settings, 1, now=START)
     return settings
 

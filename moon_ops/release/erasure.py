@@ -8,18 +8,12 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import sqlite3
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
-from feast import FeatureStore
-from feast.infra.key_encoding_utils import serialize_entity_key
-from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-from feast.protos.feast.types.Value_pb2 import Value
 
-from moon_ops.embeddings import features
+from moon_ops.embeddings import features, online_store
 from moon_ops.embeddings.index import ItemIndex
 from moon_ops.embeddings.vector_tables import excused_table_name, table_name
 from moon_ops.errors import InputError
@@ -49,7 +43,7 @@ def erase(settings: Settings, item_id: int, *, now: dt.datetime) -> Receipt:
         for name, where in _rows(lake, item_id).items():
             places[f"lake/{name}"] = _forget(settings, name, where)
     statistics.derive(lake)
-    places["online store"] = _online(features.open_store(settings.home, settings.redis), settings, item_id)
+    places["online store"] = online_store.forget(features.open_store(settings.home, settings.redis), item_id)
     for encoder in features.versions(lake):
         if publication.published_versions(settings, encoder) is not None:
             places |= _withdraw(settings, encoder, item_id, now)
@@ -108,22 +102,3 @@ def _withdraw(settings: Settings, encoder: int, item_id: int, now: dt.datetime) 
     after = publication.tables(settings, encoder).items, ItemIndex.open(publication.index_place(settings, encoder)).header.items
     held = [int((table.rows(np.array([item_id])) >= 0).sum()) for table in (before[0], after[0])]
     return {f"tables/items-v{encoder}": held[0] - held[1], f"index/v{encoder}": before[1] - after[1]}
-
-
-def _online(store: FeatureStore, settings: Settings, item_id: int) -> int:
-    """Remove the item's row of every view from the online store; Feast itself can only overwrite."""
-    key = EntityKey(join_keys=["item_id"], entity_values=[Value(int64_val=item_id)])
-    encoded = serialize_entity_key(key, entity_key_serialization_version=store.config.entity_key_serialization_version)
-    if settings.redis:
-        import redis
-
-        host = settings.redis.split(",")[0]
-        return int(redis.Redis.from_url(f"redis://{host}").delete(encoded + store.project.encode()))  # type: ignore[arg-type]
-    place = Path(settings.home / "feature_store" / "online.db")
-    if not place.is_file():
-        return 0
-    with sqlite3.connect(place) as connection:
-        names = [
-            n for (n,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'") if n.startswith(f"{store.project}_")
-        ]
-        return sum(connection.execute(f'DELETE FROM "{name}" WHERE entity_key = ?', (encoded,)).rowcount for name in names)

@@ -19,7 +19,7 @@ from feast import FeatureStore
 from numpy.typing import NDArray
 
 from moon_ops.ctr.dataset import Tables
-from moon_ops.embeddings import features, handover, index, vector_tables
+from moon_ops.embeddings import features, handover, index, online_store, vector_tables
 from moon_ops.embeddings.generations import turn
 from moon_ops.embeddings.handover import Since
 from moon_ops.embeddings.index import IndexHeader
@@ -72,12 +72,12 @@ def publish(settings: Settings, encoder: int, *, now: dt.datetime, behaviour: bo
 
 def _online_view(settings: Settings, store: FeatureStore, view: str, now: dt.datetime, *, full: bool) -> int:
     """Hand what changed in a view to the online store; how many rows."""
-    source = store.get_feature_view(view)
+    source, online = store.get_feature_view(view), online_store.identity(store)
     dataset = features.dataset_of(source)
-    since = _since(settings, view, full=full)
+    since = _since(settings, view, full=full, online=online)
     when, mark = _not_before(since, now), changes.newest(dataset)
     count = handover.online(store, source, dataset, since, when)
-    remember(settings, view, mark, when)
+    remember(settings, view, mark, when, online)
     return count
 
 
@@ -158,21 +158,21 @@ def _not_before(since: Since, now: dt.datetime) -> dt.datetime:
     return now if since.when is None else max(now, since.when)
 
 
-def _since(settings: Settings, view: str, *, full: bool) -> Since:
+def _since(settings: Settings, view: str, *, full: bool, online: str = "") -> Since:
     """What was handed over to a view; nothing if all of it is wanted again, or for another online store."""
     place = _handed(settings, view)
     if full or not place.is_file():
         return Since()
     known = json.loads(place.read_text())
-    same = known["online"] == _online(settings)
+    same = known["online"] == online
     return Since(known["mark"], dt.datetime.fromisoformat(known["when"])) if same else Since()
 
 
-def remember(settings: Settings, view: str, mark: int, now: dt.datetime) -> None:
-    """Note that a view has everything up to ``mark``, as of ``now``."""
+def remember(settings: Settings, view: str, mark: int, now: dt.datetime, online: str = "") -> None:
+    """Note that a view, of the store ``online`` if it is one of Feast's, has everything up to ``mark``, as of ``now``."""
     place = _handed(settings, view)
     place.parent.mkdir(parents=True, exist_ok=True)
-    _write(place, json.dumps({"mark": mark, "when": now.isoformat(), "online": _online(settings)}))
+    _write(place, json.dumps({"mark": mark, "when": now.isoformat(), "online": online}))
 
 
 def move_marks(settings: Settings, name: str, before: int, after: int) -> None:
@@ -193,14 +193,6 @@ def move_marks(settings: Settings, name: str, before: int, after: int) -> None:
         read = json.loads(place.read_text())
         if read.get(name) == before:
             _write(place, json.dumps({**read, name: after}))
-
-
-def _online(settings: Settings) -> str:
-    """Which online store it is: another one, or a file made anew, has to be filled from the beginning."""
-    if settings.redis:
-        return settings.redis
-    file = settings.home / "feature_store" / "online.db"
-    return f"sqlite {file.stat().st_ino}" if file.is_file() else "sqlite"
 
 
 def _write(place: Path, content: str) -> None:

@@ -1,0 +1,69 @@
+"""What Feast's online store does not offer: telling one store from another that has taken its place, and forgetting an item.
+
+Both ask the store as Feast lays it out, through Feast's own connection, so that its addresses, passwords and clusters work here, too.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import uuid
+from pathlib import Path
+from typing import Any
+
+from feast import FeatureStore
+from feast.infra.key_encoding_utils import serialize_entity_key
+from feast.infra.online_stores.redis import RedisOnlineStore
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
+from redis import RedisError
+
+from moon_ops.errors import ServiceError
+
+NAME = "moon_ops:online_store"  # the Redis key under which a store's name lies; it goes when the store is emptied
+
+
+def identity(store: FeatureStore) -> str:
+    """Which store it is: one that was emptied or made anew is another, and holds nothing. :class:`ServiceError` if it does not answer."""
+    client = _redis(store)
+    if client is None:
+        file = _file(store)
+        return f"sqlite {file.stat().st_ino}" if file.is_file() else "sqlite"
+    try:
+        client.set(NAME, uuid.uuid4().hex, nx=True)
+        return f"redis {client.get(NAME).decode()}"
+    except RedisError as fault:
+        raise _unreachable(fault) from fault
+
+
+def forget(store: FeatureStore, item_id: int) -> int:
+    """Remove the item's rows of all views; how many entries there were. Feast itself can only overwrite."""
+    key = EntityKey(join_keys=["item_id"], entity_values=[Value(int64_val=item_id)])
+    encoded = serialize_entity_key(key, entity_key_serialization_version=store.config.entity_key_serialization_version)
+    client = _redis(store)
+    if client is not None:
+        entry = encoded + store.project.encode()
+        try:
+            held = sum(name.startswith(b"_ts:") for name in client.hkeys(entry))  # one a view
+            return held if client.delete(entry) else 0
+        except RedisError as fault:
+            raise _unreachable(fault) from fault
+    if not _file(store).is_file():
+        return 0
+    with sqlite3.connect(_file(store)) as connection:
+        tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        names = [name for (name,) in tables if name.startswith(f"{store.project}_")]
+        return sum(connection.execute(f'DELETE FROM "{name}" WHERE entity_key = ?', (encoded,)).rowcount for name in names)
+
+
+def _redis(store: FeatureStore) -> Any:
+    """Feast's client, None for another kind of store."""
+    online = store._get_provider().online_store
+    return online._get_client(store.config.online_store) if isinstance(online, RedisOnlineStore) else None
+
+
+def _file(store: FeatureStore) -> Path:
+    return Path(store.config.online_store.path)
+
+
+def _unreachable(fault: RedisError) -> ServiceError:
+    return ServiceError(f"the online store does not answer ({fault})", action="check MOON_REDIS and the server")

@@ -1,0 +1,121 @@
+"""Redis as online store: the same rows, only what changed, noticed when it is emptied, and an item forgotten. A real server."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import redis
+from feast import FeatureStore
+
+from moon_ops.embeddings import features, vector_tables
+from moon_ops.errors import ServiceError
+from moon_ops.lake.tables import SCHEMAS, items_as_of
+from moon_ops.release import publication, stages
+from moon_ops.release.erasure import erase
+from moon_ops.settings import Settings
+
+HOUR = dt.timedelta(hours=1)
+PASSWORD = "moonlight"
+
+pytestmark = pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis.Redis]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = tmp_path_factory.mktemp("redis")
+    command = ["redis-server", "--port", str(port), "--requirepass", PASSWORD, "--save", "", "--dir", str(place)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    client = redis.Redis(port=port, password=PASSWORD)
+    for _ in range(200):
+        with contextlib.suppress(redis.exceptions.ConnectionError):
+            client.ping()
+            break
+        time.sleep(0.05)
+    yield client
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+def shop(server: redis.Redis, copied: Settings, now: dt.datetime) -> Settings:
+    """The released home, published to an empty Redis."""
+    server.flushall()
+    port = server.connection_pool.connection_kwargs["port"]
+    settings = replace(copied, redis=f"127.0.0.1:{port},password={PASSWORD}")
+    publication.publish(settings, 1, now=now)
+    return settings
+
+
+def opened(settings: Settings) -> FeatureStore:
+    return features.open_store(settings.home, settings.redis)
+
+
+def agree(settings: Settings, now: dt.datetime) -> None:
+    """Redis answers with the lake's vector of every item."""
+    ids, vectors = vector_tables.vectors_as_of(settings.lake, 1, now)
+    found = opened(settings).get_online_features(["item_embedding_v1:embedding"], [{"item_id": int(i)} for i in ids]).to_dict()
+    np.testing.assert_allclose(np.array(found["embedding"], np.float32), vectors, atol=1e-6)
+
+
+def test_only_what_changed_goes_to_redis(shop: Settings, now: dt.datetime) -> None:
+    agree(shop, now)
+    assert publication.publish(shop, 1, now=now + HOUR).changed == 0
+    row = items_as_of(shop.lake, now).to_pylist()[0]
+    later = {"title": "one green umbrella", "content_hash": "another", "event_timestamp": now + HOUR, "created": now + HOUR}
+    shop.lake.append("items", pa.Table.from_pylist([row | later], schema=SCHEMAS["items"]))
+    stages.embed(shop, 1, now=now + HOUR)
+    assert publication.publish(shop, 1, now=now + 2 * HOUR).changed == 2, "a profile and a vector"
+    agree(shop, now + 2 * HOUR)
+
+
+def test_all_features_of_a_click_model_come_from_redis(shop: Settings, copied: Settings, now: dt.datetime) -> None:
+    publication.publish(copied, 1, now=now)
+    events = copied.lake.read("events", ["user_id", "item_id"], "query_id IS NOT NULL").slice(0, 5).to_pylist()
+    queries = copied.lake.read("query_embeddings/v1", ["query_id"])["query_id"].to_pylist()
+    rows = [{**row, "query_id": query} for row, query in zip(events, queries, strict=False)]
+    answers = []
+    for settings in (copied, shop):
+        store = opened(settings)
+        views = ["item_profile:price", "item_stats:clicks", "user_behavior:item_ids", "item_embedding_v1:embedding"]
+        answers.append(store.get_online_features(views, rows).to_dict())
+    assert answers[0] == answers[1]
+
+
+def test_an_emptied_redis_is_filled_again(shop: Settings, server: redis.Redis, now: dt.datetime) -> None:
+    server.flushall()
+    assert publication.publish(shop, 1, now=now + HOUR).changed > 115
+    agree(shop, now + HOUR)
+
+
+def test_an_item_is_forgotten_by_redis_too(shop: Settings, server: redis.Redis, now: dt.datetime) -> None:
+    ids = items_as_of(shop.lake, now, ["item_id"])["item_id"].to_pylist()
+    before = server.dbsize()
+    receipt = erase(shop, ids[0], now=now)
+    assert receipt.places["online store"] >= 2, "profile and vector"
+    assert server.dbsize() == before - 1
+    found = opened(shop).get_online_features(["item_embedding_v1:embedding", "item_profile:price"], [{"item_id": ids[0]}]).to_dict()
+    assert (found["embedding"], found["price"]) == ([None], [None])
+    agree(shop, now)
+
+
+def test_a_server_that_does_not_answer_is_named(copied: Settings, now: dt.datetime) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        away = replace(copied, redis=f"127.0.0.1:{closed.getsockname()[1]}")
+        with pytest.raises(ServiceError, match=r"the online store does not answer .* check MOON_REDIS"):
+            publication.publish(away, 1, now=now)
+    assert Path(copied.home / "index").is_dir()
