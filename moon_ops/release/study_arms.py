@@ -187,4 +187,5 @@ def _share(share: float) -> Change:
 
 
 def _batch(size: int) -> Change:
-    return lambda r: _with(r, "training", batch=size).with_steps(round(r.steps * r.training.batch / size))
+    """As many pairs in all, in batches of ``size``; without the queue, whose negatives would be many more."""
+    return lambda r: _with(_with(r, "training", batch=size), "stage2b", queue=0).with_steps(round(r.steps * r.training.batch / size))

@@ -221,6 +221,7 @@ def test_scaling_varies_tokens_at_one_batch_and_negatives_at_one_number_of_pairs
     negatives = {name: r for name, r in made.items() if name.startswith("negatives")}
     assert {name: r.training.batch for name, r in negatives.items()} == {f"negatives {n - 1}": n for n in (8, 16, 32, 64, 128, 256)}
     assert {r.steps * r.training.batch for r in negatives.values()} == {320 * 64}
+    assert {r.stage2b.queue for r in negatives.values()} == {0}, "its negatives would be many more"
     small = replace(STUDY, training=replace(STUDY.training, batch=8))
     assert [arm.name for arm in scaling(small)][5:] == ["negatives 7", "negatives 15", "negatives 31"]
 
