@@ -52,9 +52,8 @@ class Conv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, S, S] → [N, C', S / stride, S / stride]."""
-        if (
-            self.shape[-1] == 1 and self.stride > 1
-        ):  # oneDNN 3.12 corrupts memory in the backward pass of such a convolution of few channels
+        if self.shape[-1] == 1 and self.stride > 1 and torch.is_grad_enabled():
+            # oneDNN 3.12 corrupts memory in the backward pass of such a convolution of few channels
             return F.conv2d(x[:, :, :: self.stride, :: self.stride], self.weight.view(self.shape))
         return F.conv2d(x, self.weight.view(self.shape), stride=self.stride, padding=self.shape[-1] // 2)
 
