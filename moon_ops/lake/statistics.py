@@ -45,7 +45,8 @@ WITH clicks AS (
     SELECT user_id, event_timestamp + INTERVAL 1 MICROSECOND AS known, item_id, coalesce(query_id, {NO_QUERY}) AS query_id,
            epoch_us(event_timestamp) AS moment, row_number() OVER (PARTITION BY user_id ORDER BY event_timestamp, item_id) AS number
     FROM events WHERE event = 'click' AND user_id IS NOT NULL)
-SELECT user_id, list(item_id) OVER w AS item_ids, list(query_id) OVER w AS query_ids, list(moment) OVER w AS times,
+SELECT concat_ws('-', user_id, epoch_us(known)) AS behavior_id, user_id,
+       list(item_id) OVER w AS item_ids, list(query_id) OVER w AS query_ids, list(moment) OVER w AS times,
        known AS event_timestamp, known AS created
 FROM clicks
 WINDOW w AS (PARTITION BY user_id ORDER BY number ROWS BETWEEN {BEHAVIORS - 1} PRECEDING AND CURRENT ROW)
@@ -63,21 +64,49 @@ class StatisticsReport:
 
 
 def derive(lake: Lake, *, behaviour: bool = True) -> StatisticsReport:
-    """Bring the tables up to date: the profile by the item versions that are new; the other two anew if the events have changed.
+    """Bring the tables up to date: profiles by the item versions that are new, behaviour by the users who have clicked since, and the
+    counts of items anew if there are new events: every item gets a row a day.
 
     Without ``behaviour`` the other two stay as they are once they are there: new items have no behaviour yet, and every night it is
     counted. A reader sees the old table or the new one.
     """
     _profile(lake)
     events = changes.newest(lake.open("events")) if lake.exists("events") else changes.NOTHING
-    kept = [lake.exists(name) and (not behaviour or changes.marks(lake, name).get("events") == events) for name in (STATS, BEHAVIOR)]
-    if not all(kept):
-        given = lake.read("events", ["event_timestamp", "user_id", "item_id", "query_id", "event"])
-        for name, query in ((STATS, STATS_SQL), (BEHAVIOR, BEHAVIOR_SQL)):
-            table = _sql(query, events=given)
-            lance.write_dataset(table, lake.address(name), mode="overwrite" if lake.exists(name) else "create")
+    for name, bring in ((STATS, _stats), (BEHAVIOR, _behavior)):
+        there, since = lake.exists(name), int(changes.marks(lake, name).get("events", changes.NOTHING))
+        if not there or (behaviour and since != events):
+            bring(lake, since)
             changes.mark(lake, name, events=events)
     return StatisticsReport(*(lake.count(name) for name in (PROFILE, STATS, BEHAVIOR)))
+
+
+def _stats(lake: Lake, since: int) -> None:  # noqa: ARG001
+    _write(lake, STATS, _sql(STATS_SQL, events=lake.read("events", ["event_timestamp", "item_id", "event"])))
+
+
+def _behavior(lake: Lake, since: int) -> None:
+    """Add the rows of users who have clicked since, and correct those before which an event has come late; killed, it adds none twice."""
+    columns, clicks = ["event_timestamp", "user_id", "item_id", "query_id", "event"], "event = 'click' AND user_id IS NOT NULL"
+    if since == changes.NOTHING or "behavior_id" not in lake.open(BEHAVIOR).schema.names:
+        _write(lake, BEHAVIOR, _keyed(_sql(BEHAVIOR_SQL, events=lake.read("events", columns, clicks)), "behavior_id"))
+        return
+    events, known = lake.open("events"), lake.open(BEHAVIOR)
+    users = changes.newer(events, since, ["user_id"], clicks)["user_id"].combine_chunks().unique()
+    fresh = _sql(BEHAVIOR_SQL, events=changes.rows_of(events, "user_id", users, columns, clicks))
+    there = changes.rows_of(known, "user_id", users, fresh.column_names)
+    changed = _sql("SELECT * FROM fresh ANTI JOIN there USING (behavior_id, item_ids, query_ids, times)", fresh=fresh, there=there)
+    merge = known.merge_insert(["behavior_id"]).when_matched_update_all().when_not_matched_insert_all()
+    merge.execute(changed.select(fresh.column_names).cast(known.schema))
+
+
+def _write(lake: Lake, name: str, table: pa.Table) -> None:
+    """Make the table anew."""
+    lance.write_dataset(table, lake.address(name), mode="overwrite" if lake.exists(name) else "create")
+
+
+def _keyed(table: pa.Table, key: str) -> pa.Table:
+    """The table with its key declared to Lance, which then refuses to insert a row twice."""
+    return table.cast(pa.schema([f.with_metadata(PRIMARY).with_nullable(False) if f.name == key else f for f in table.schema]))
 
 
 def _profile(lake: Lake) -> None:
@@ -87,9 +116,7 @@ def _profile(lake: Lake) -> None:
     if changes.newest(items) == since:
         return
     columns = ["item_id", "spu_id", "category", "brand", "seller_id", "price", "event_timestamp", "created"]
-    fresh = _sql(PROFILE_SQL, items=changes.newer(items, since, columns))
-    fields = [f.with_metadata(PRIMARY).with_nullable(False) if f.name == "profile_id" else f for f in fresh.schema]
-    fresh = fresh.cast(pa.schema(fields))
+    fresh = _keyed(_sql(PROFILE_SQL, items=changes.newer(items, since, columns)), "profile_id")
     if not lake.exists(PROFILE):
         lake.append(PROFILE, fresh.schema.empty_table())
     lake.open(PROFILE).merge_insert(["profile_id"]).when_not_matched_insert_all().execute(fresh)

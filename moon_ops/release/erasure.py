@@ -83,6 +83,9 @@ def _forget(settings: Settings, name: str, where: str) -> int:
     """Delete rows, and write anew every file and remove every version that held them; how many there were."""
     table = settings.lake.open(name)
     count = table.count_rows(filter=where)
+    if count and name in (statistics.BEHAVIOR, statistics.STATS):
+        changes.mark(settings.lake, name, events=changes.NOTHING)  # first: if this is killed, they are derived anew all the same
+        table = settings.lake.open(name)
     if count:
         table.delete(where)
         maintenance.compact(settings, name, deletions=True)
@@ -90,8 +93,6 @@ def _forget(settings: Settings, name: str, where: str) -> int:
     for tag in newest.tags.list():  # a release reads the table without the item from now on
         newest.tags.update(tag, newest.version)
     newest.cleanup_old_versions(older_than=dt.timedelta(0), error_if_tagged_old_versions=False)
-    if count and name in (statistics.BEHAVIOR, statistics.STATS):
-        changes.mark(settings.lake, name, events=changes.NOTHING)  # to be derived anew
     return count
 
 

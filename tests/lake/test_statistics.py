@@ -99,7 +99,7 @@ def test_counts_of_a_day_are_known_from_the_next_midnight_and_every_day_has_a_ro
 def test_a_click_is_known_only_after_itself(lake: Lake) -> None:
     derive(lake)
     first, second, last = micros(at(1, "10:01")), micros(at(1, "23:59:59.999999")), micros(at(4, "12:00"))
-    rows = [{k: v for k, v in row.items() if k != "created"} for row in lake.read(BEHAVIOR).to_pylist()]
+    rows = [{k: v for k, v in row.items() if k not in ("created", "behavior_id")} for row in lake.read(BEHAVIOR).to_pylist()]
     assert rows == [
         {"user_id": 1, "item_ids": [COAT], "query_ids": [100], "times": [first], "event_timestamp": at(1, "10:01") + TICK},
         {"user_id": 2, "item_ids": [COAT], "query_ids": [NO_QUERY], "times": [second], "event_timestamp": at(2)},
@@ -173,6 +173,38 @@ def test_new_items_need_no_count_of_behaviour(lake: Lake) -> None:
     lake.append("events", pa.Table.from_pylist([event(at(6, "08:00"), HAT, "purchase")], schema=SCHEMAS["events"]))
     assert derive(lake, behaviour=False).item_stats == 7
     assert derive(lake).item_stats == 7 + 4
+
+
+def test_behaviour_that_grows_night_by_night_is_that_of_one_night(tmp_path: Path) -> None:
+    """Events come in any order, some late; only users who clicked get new rows."""
+    rng = random.Random(1)
+    seconds = rng.sample(range(9 * 86_400), 300)
+    events = [
+        event(at(1) + dt.timedelta(seconds=s), rng.randrange(6), rng.choice(("impression", "click")), rng.randrange(1, 9)) for s in seconds
+    ]
+    grown, whole = lake_of(tmp_path / "a", ITEMS, events[:100]), lake_of(tmp_path / "b", ITEMS, events)
+    derive(grown)
+    for start in (100, 150, 290):
+        more = events[start : {100: 150, 150: 290, 290: 300}[start]]
+        grown.append("events", pa.Table.from_pylist(more, schema=SCHEMAS["events"]))
+        mark = changes.newest(grown.open(BEHAVIOR))
+        derive(grown)
+        fresh = changes.newer(grown.open(BEHAVIOR), mark, ["user_id"])["user_id"].to_pylist()
+        assert set(fresh) == {e["user_id"] for e in more if e["event"] == "click"}
+    derive(whole)
+    both = [lake.read(BEHAVIOR).sort_by("behavior_id").to_pylist() for lake in (grown, whole)]
+    assert both[0] == both[1]
+
+
+def test_behaviour_added_by_a_killed_run_is_not_added_twice(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    derive(lake)
+    lake.append("events", pa.Table.from_pylist([event(at(6, "08:00"), HAT, "click")], schema=SCHEMAS["events"]))
+    with monkeypatch.context() as patch:
+        patch.setattr(changes, "mark", Mock(side_effect=[None, KeyboardInterrupt]))
+        with pytest.raises(KeyboardInterrupt):
+            derive(lake)
+    assert lake.count(BEHAVIOR) == 4
+    assert derive(lake).user_behavior == 4
 
 
 def test_a_shop_without_events_has_profiles_only(tmp_path: Path) -> None:
