@@ -21,6 +21,7 @@ from accelerate.utils import DistributedDataParallelKwargs, broadcast
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from moon_ops.encoder.allocator import memory_kept
 from moon_ops.encoder.batches import Batch, Inputs
 from moon_ops.encoder.checkpoints import Checkpoints, State
 from moon_ops.encoder.loader import batches
@@ -96,6 +97,7 @@ class Loop:
     done: int = 0  # steps of the stages before
     losses: list[float] = field(default_factory=list)
 
+    @memory_kept()
     def run(self, stage: Stage, resumed: State | None = None) -> None:
         """All steps of ``stage``, or those left of it. Raises :class:`InputError` naming the batch when the loss stops being a number."""
         optimizers = build(stage.model, self.training)
