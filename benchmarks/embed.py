@@ -41,7 +41,7 @@ from moon_ops.release.registry import CHAMPION, ENCODER, Registry
 from moon_ops.release.status import status
 from moon_ops.settings import Settings
 
-ITEMS, BATCH, RUNS = 1024, 32, 4
+ITEMS, BATCH, RUNS = 4096, 32, 4  # the demo shop has 3,002
 NOW = dt.datetime(2030, 1, 1, tzinfo=dt.UTC)  # when the vectors become known: any time after the shop's
 Embed = Callable[[list[Sample], dict[str, Any]], Any]
 

@@ -82,7 +82,10 @@ def run(
         say.append(f"{published.items:,} items, {published.queries:,} queries; index {published.index}")
     with steps.step("untrained", "recall of the same encoder with random weights, the zero point") as say:
         untrained = evaluation.evaluate_untrained(settings, encoder, times, seed=seed).metrics
-        say.append(f"image search recall@10 {untrained.get('image_search/recall@10', 0):.3f}")
+        found = {name: untrained[f"{name}/recall@10"] for name in ("image_search", "text_search") if f"{name}/recall@10" in untrained}
+        say.append(", ".join(f"{name.replace('_', ' ')} recall@10 {value:.3f}" for name, value in found.items()) or "no query to judge by")
+        if leaked := int(untrained.get("image_search/leaked", 0)):
+            say.append(f"{leaked} photographs have a near-identical twin in training and are left out")
     ctr_version, baseline = _click_models(settings, steps, version, times, seed)
     with steps.step("release", "recall and AUC on what came after training, judged against the gates") as say:
         oracle = shop / "oracle.parquet"

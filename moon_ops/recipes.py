@@ -6,6 +6,7 @@ A recipe is data: what an encoder reads, how it is built, and each of its traini
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from dataclasses import field, replace
 from pathlib import Path
@@ -14,7 +15,9 @@ from typing import Any, Literal, TypeVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
+from moon_ops import shapes
 from moon_ops.errors import SettingsError
+from moon_ops.shapes import rule
 
 STRICT = ConfigDict(extra="forbid")
 PAIR_TYPES = (  # query:item, in the order of the paper's table (MOON, stage 2a)
@@ -42,9 +45,9 @@ class Inputs:
     core_region: Literal["", "saliency"] = ""  # a detector whose crop is read beside each full picture (MOON 2508.11999)
 
     def __post_init__(self) -> None:
-        _rule(self.picture_size >= 16, "picture_size", self.picture_size, "at least 16 pixels")
-        _rule(self.max_pictures >= 1, "max_pictures", self.max_pictures, "at least 1")
-        _rule(self.max_text_tokens >= 4, "max_text_tokens", self.max_text_tokens, "at least 4 tokens")
+        rule(self.picture_size >= 16, "picture_size", self.picture_size, "at least 16 pixels")
+        rule(self.max_pictures >= 1, "max_pictures", self.max_pictures, "at least 1")
+        rule(self.max_text_tokens >= 4, "max_text_tokens", self.max_text_tokens, "at least 4 tokens")
 
 
 @checked(frozen=True, config=STRICT)
@@ -56,9 +59,9 @@ class Experts:
     width: int = 64  # of an expert's hidden layer
 
     def __post_init__(self) -> None:
-        _rule(self.routed >= 1, "experts.routed", self.routed, "at least 1")
-        _rule(1 <= self.chosen <= self.routed, "experts.chosen", self.chosen, f"from 1 to routed = {self.routed}")
-        _rule(self.width >= 1, "experts.width", self.width, "at least 1")
+        rule(self.routed >= 1, "experts.routed", self.routed, "at least 1")
+        rule(1 <= self.chosen <= self.routed, "experts.chosen", self.chosen, f"from 1 to routed = {self.routed}")
+        rule(self.width >= 1, "experts.width", self.width, "at least 1")
 
 
 @checked(frozen=True, config=STRICT)
@@ -81,26 +84,26 @@ class Training:
     precision: Literal["auto", "no", "bf16", "fp16"] = "no"  # auto: bf16 where the processor computes with it, else no
     chunk: int = 0  # gradient caching: samples in memory at once; 0: the whole batch
     accumulation: int = 1  # batches per step of the optimizer
-    checkpoint_steps: int = 0  # a training checkpoint every so many steps; 0: at the end of each stage only
+    checkpoint_steps: int = 50  # a training checkpoint every so many steps; 0: at the end of each stage only
     prefixes: tuple[int, ...] = ()  # Matryoshka: lengths trained together, the whole vector always
 
     def __post_init__(self) -> None:
-        _rule(self.batch >= 2, "batch", self.batch, "at least 2: one pair has no negatives")
-        _rule(0 < self.learning_rate < 1, "learning_rate", self.learning_rate, "between 0 and 1")
-        _rule(0 <= self.matrix_learning_rate < 1, "matrix_learning_rate", self.matrix_learning_rate, "from 0, below 1")
-        _rule(0 < self.temperature <= 1, "temperature", self.temperature, "above 0, at most 1")
-        _rule(0 <= self.weight_decay < 1, "weight_decay", self.weight_decay, "from 0, below 1")
-        _rule(0 <= self.text_dropout < 1, "text_dropout", self.text_dropout, "from 0, below 1")
-        _rule(0 <= self.synthetic < 1, "synthetic", self.synthetic, "from 0, below 1")
-        _rule(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "0 or more")
-        _rule(self.pictures >= 1, "pictures", self.pictures, "at least 1")
-        _rule(self.chunk >= 0, "chunk", self.chunk, "0 or more")
-        _rule(self.accumulation >= 1, "accumulation", self.accumulation, "at least 1")
-        _rule(self.checkpoint_steps >= 0, "checkpoint_steps", self.checkpoint_steps, "0 or more")
-        _rule(0 < self.tower_share <= 1, "tower_share", self.tower_share, "above 0, at most 1")
-        _rule(1 <= self.zoom <= 4, "zoom", self.zoom, "from 1 to 4")
-        _rule(all(p >= 1 for p in self.prefixes), "prefixes", self.prefixes, "lengths of at least 1")
-        _rule(list(self.prefixes) == sorted(set(self.prefixes)), "prefixes", self.prefixes, "ascending, each once")
+        rule(self.batch >= 2, "batch", self.batch, "at least 2: one pair has no negatives")
+        rule(0 < self.learning_rate < 1, "learning_rate", self.learning_rate, "between 0 and 1")
+        rule(0 <= self.matrix_learning_rate < 1, "matrix_learning_rate", self.matrix_learning_rate, "from 0, below 1")
+        rule(0 < self.temperature <= 1, "temperature", self.temperature, "above 0, at most 1")
+        rule(0 <= self.weight_decay < 1, "weight_decay", self.weight_decay, "from 0, below 1")
+        rule(0 <= self.text_dropout < 1, "text_dropout", self.text_dropout, "from 0, below 1")
+        rule(0 <= self.synthetic < 1, "synthetic", self.synthetic, "from 0, below 1")
+        rule(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "0 or more")
+        rule(self.pictures >= 1, "pictures", self.pictures, "at least 1")
+        rule(self.chunk >= 0, "chunk", self.chunk, "0 or more")
+        rule(self.accumulation >= 1, "accumulation", self.accumulation, "at least 1")
+        rule(self.checkpoint_steps >= 0, "checkpoint_steps", self.checkpoint_steps, "0 or more")
+        rule(0 < self.tower_share <= 1, "tower_share", self.tower_share, "above 0, at most 1")
+        rule(1 <= self.zoom <= 4, "zoom", self.zoom, "from 1 to 4")
+        rule(all(p >= 1 for p in self.prefixes), "prefixes", self.prefixes, "lengths of at least 1")
+        rule(list(self.prefixes) == sorted(set(self.prefixes)), "prefixes", self.prefixes, "ascending, each once")
 
 
 @checked(frozen=True, config=STRICT)
@@ -110,7 +113,7 @@ class Stage1:
     steps: int = 0
 
     def __post_init__(self) -> None:
-        _rule(self.steps >= 0, "stage1.steps", self.steps, "0 or more (0: left out)")
+        rule(self.steps >= 0, "stage1.steps", self.steps, "0 or more (0: left out)")
 
 
 @checked(frozen=True, config=STRICT)
@@ -124,13 +127,13 @@ class Stage2a:
     within_product: float = 0.0  # weight of picture ↔ text of the same item (MOON2.0)
 
     def __post_init__(self) -> None:
-        _rule(self.steps >= 0, "stage2a.steps", self.steps, "0 or more (0: left out)")
-        _rule(bool(self.events), "stage2a.events", self.events, f"some of {', '.join(EVENTS)}")
+        rule(self.steps >= 0, "stage2a.steps", self.steps, "0 or more (0: left out)")
+        rule(bool(self.events), "stage2a.events", self.events, f"some of {', '.join(EVENTS)}")
         for kind, share in self.pairs.items():
-            _rule(kind in PAIR_TYPES, "stage2a.pairs", kind, f"named as one of {', '.join(PAIR_TYPES)}")
-            _rule(share >= 0, f"stage2a.pairs.{kind}", share, "0 or more")
-        _rule(not self.pairs or sum(self.pairs.values()) > 0, "stage2a.pairs", self.pairs, "of a positive sum")
-        _rule(self.within_product >= 0, "stage2a.within_product", self.within_product, "0 or more")
+            rule(kind in PAIR_TYPES, "stage2a.pairs", kind, f"named as one of {', '.join(PAIR_TYPES)}")
+            rule(0 <= share < math.inf, f"stage2a.pairs.{kind}", share, "0 or more, and finite")
+        rule(not self.pairs or sum(self.pairs.values()) > 0, "stage2a.pairs", self.pairs, "of a positive sum")
+        rule(0 <= self.within_product < math.inf, "stage2a.within_product", self.within_product, "0 or more, and finite")
 
 
 @checked(frozen=True, config=STRICT)
@@ -151,13 +154,13 @@ class Stage2b:
     learning_rate_share: float = 0.3  # of training.learning_rate: the stage refines
 
     def __post_init__(self) -> None:
-        _rule(self.steps >= 0, "stage2b.steps", self.steps, "0 or more (0: left out)")
-        _rule(0 <= self.margin < 1, "stage2b.margin", self.margin, "from 0, below 1")
-        _rule(0 < self.scale <= 1000, "stage2b.scale", self.scale, "above 0, at most 1000")
-        _rule(self.least_entities >= 0, "stage2b.least_entities", self.least_entities, "0 or more")
-        _rule(self.hard_negatives >= 0, "stage2b.hard_negatives", self.hard_negatives, "0 or more")
-        _rule(self.queue >= 0, "stage2b.queue", self.queue, "0 or more")
-        _rule(0 < self.learning_rate_share <= 1, "stage2b.learning_rate_share", self.learning_rate_share, "above 0, at most 1")
+        rule(self.steps >= 0, "stage2b.steps", self.steps, "0 or more (0: left out)")
+        rule(0 <= self.margin < 1, "stage2b.margin", self.margin, "from 0, below 1")
+        rule(0 < self.scale <= 1000, "stage2b.scale", self.scale, "above 0, at most 1000")
+        rule(self.least_entities >= 0, "stage2b.least_entities", self.least_entities, "0 or more")
+        rule(self.hard_negatives >= 0, "stage2b.hard_negatives", self.hard_negatives, "0 or more")
+        rule(self.queue >= 0, "stage2b.queue", self.queue, "0 or more")
+        rule(0 < self.learning_rate_share <= 1, "stage2b.learning_rate_share", self.learning_rate_share, "above 0, at most 1")
 
 
 @checked(frozen=True, config=STRICT)
@@ -183,40 +186,27 @@ class EncoderRecipe:
 
     def __post_init__(self) -> None:
         own = self.tower != "vit"
-        _rule(
+        rule(
             bool(self.checkpoint) != bool(self.text and (self.vision or own)),
             "checkpoint",
             self.checkpoint,
             "given, or else [vision] and [text]",
         )
-        _rule(not (self.checkpoint and own), "tower", self.tower, "vit where a checkpoint is given: it brings its own")
-        _rule(not (own and self.family != "smolvlm"), "tower", self.tower, "vit, or family smolvlm, whose trunk takes other towers")
-        _rule(self.scale_factor >= 1, "scale_factor", self.scale_factor, "at least 1")
-        _rule(-1 <= self.deduplicate <= 16, "deduplicate", self.deduplicate, "from -1 (off) to 16 bits")
+        rule(not (self.checkpoint and own), "tower", self.tower, "vit where a checkpoint is given: it brings its own")
+        rule(not (own and self.family != "smolvlm"), "tower", self.tower, "vit, or family smolvlm, whose trunk takes other towers")
+        rule(self.scale_factor >= 1, "scale_factor", self.scale_factor, "at least 1")
+        rule(-1 <= self.deduplicate <= 16, "deduplicate", self.deduplicate, "from -1 (off) to 16 bits")
         if not self.checkpoint:
             self._architecture()
         if self.text and self.training.prefixes:
             width = int(self.text.get("hidden_size", 0))
-            _rule(width > 0, "text.hidden_size", width, "given where training.prefixes are")
-            _rule(self.training.prefixes[-1] <= width, "training.prefixes", self.training.prefixes, f"at most text.hidden_size = {width}")
+            rule(width > 0, "text.hidden_size", width, "given where training.prefixes are")
+            rule(self.training.prefixes[-1] <= width, "training.prefixes", self.training.prefixes, f"at most text.hidden_size = {width}")
 
     def _architecture(self) -> None:
-        _widths("text", self.text, WIDTHS["text"])
-        _rule(self.vocabulary >= 300, "vocabulary", self.vocabulary, "at least 300: 256 bytes and the special tokens")
-        if self.tower == "vit":
-            _widths("vision", self.vision, WIDTHS["vision"])
-            patch = int(self.vision.get("patch_size", 16))  # type: ignore[arg-type]
-            fits = self.inputs.picture_size % patch == 0 and self.inputs.picture_size // patch % self.scale_factor == 0
-            rule = f"a multiple of patch_size × scale_factor = {patch * self.scale_factor}"
-        else:
-            keys = {"channels", "blocks"} if self.tower == "conv" else {"frozen"}
-            _rule(set(self.vision) <= keys, "vision", sorted(self.vision), f"{' and '.join(sorted(keys))} alone for this tower")
-            channels, frozen = self.vision.get("channels", [1] * 4), self.vision.get("frozen", 0)
-            _rule(isinstance(channels, list) and all(c >= 1 for c in channels), "vision.channels", channels, "a list of widths")
-            _rule(frozen in range(17), "vision.frozen", frozen, "a number of blocks from 0 to all 16")
-            stride = 32 if self.tower == "efficientnet-lite0" else 2 ** len(channels)  # type: ignore[arg-type]
-            fits, rule = self.inputs.picture_size % stride == 0, f"a multiple of the tower's stride {stride}"
-        _rule(fits, "inputs.picture_size", self.inputs.picture_size, rule)
+        shapes.check_text(self.text)
+        rule(self.vocabulary >= 300, "vocabulary", self.vocabulary, "at least 300: 256 bytes and the special tokens")
+        shapes.check_tower(self.tower, self.vision, self.inputs.picture_size, self.scale_factor)
 
     @property
     def steps(self) -> int:
@@ -251,13 +241,13 @@ class CtrRecipe:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        _rule(self.epochs >= 1, "epochs", self.epochs, "at least 1")
-        _rule(self.batch >= 1, "batch", self.batch, "at least 1 row")
-        _rule(self.behaviors >= 1, "behaviors", self.behaviors, "at least 1")
-        _rule(0 < self.learning_rate < 1, "learning_rate", self.learning_rate, "between 0 and 1")
-        _rule(self.embedding_dim >= 1, "embedding_dim", self.embedding_dim, "at least 1")
-        _rule(all(width >= 1 for width in self.hidden), "hidden", self.hidden, "widths of at least 1")
-        _rule(0 <= self.dropout < 1, "dropout", self.dropout, "from 0, below 1")
+        rule(self.epochs >= 1, "epochs", self.epochs, "at least 1")
+        rule(self.batch >= 1, "batch", self.batch, "at least 1 row")
+        rule(self.behaviors >= 1, "behaviors", self.behaviors, "at least 1")
+        rule(0 < self.learning_rate < 1, "learning_rate", self.learning_rate, "between 0 and 1")
+        rule(self.embedding_dim >= 1, "embedding_dim", self.embedding_dim, "at least 1")
+        rule(all(width >= 1 for width in self.hidden), "hidden", self.hidden, "widths of at least 1")
+        rule(0 <= self.dropout < 1, "dropout", self.dropout, "from 0, below 1")
 
 
 @checked(frozen=True, config=STRICT)
@@ -273,20 +263,25 @@ class Gates:
 
     def __post_init__(self) -> None:
         for name in ("recall_floor", "auc_floor", "recall_tolerance", "auc_tolerance", "parity_floor"):
-            _rule(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
+            rule(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
 
 
 Recipe = TypeVar("Recipe", EncoderRecipe, CtrRecipe, Gates)
+MARKS = {"family": EncoderRecipe, "extractor": CtrRecipe, "recall_floor": Gates}  # a key that no other kind has
+KINDS = {EncoderRecipe: "an encoder", CtrRecipe: "a click model", Gates: "gates"}
 
 
 def recipe(kind: type[Recipe], name: str, models: Path, **override: Any) -> Recipe:
     """The recipe ``models/<name>.toml``; ``override`` replaces keys, e.g. ``training={"steps": 10}`` (tables are merged)."""
     path = models / f"{name}.toml"
-    if not path.is_file():
+    if Path(name).name != name or not path.is_file():
         known = ", ".join(sorted(p.stem for p in models.glob("*.toml"))) or "none"
         raise SettingsError(f"there is no recipe '{name}' in {models} (there are: {known})", action="name one of these")
     try:
         content: dict[str, Any] = tomllib.loads(path.read_text())
+        other = next((what for key, what in MARKS.items() if key in content and what is not kind), None)
+        if other is not None and not any(MARKS.get(key) is kind for key in content):
+            raise SettingsError(f"{path.name} is a recipe for {KINDS[other]}, not for {KINDS[kind]}", action="name another one")
         for key, value in override.items():
             content[key] = {**content.get(key, {}), **value} if isinstance(value, dict) else value
         text = json.dumps({"name": name, **content}, default=str)
@@ -298,23 +293,3 @@ def recipe(kind: type[Recipe], name: str, models: Path, **override: Any) -> Reci
         where, detail = ".".join(map(str, first["loc"])) or "recipe", str(first.get("ctx", {}).get("error") or first["msg"])
         shown = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
         raise SettingsError(f"{path.name}: {where}{shown}: {detail}", action="correct the recipe") from wrong
-
-
-WIDTHS = {
-    "vision": {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "patch_size"},
-    "text": {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"},
-}
-
-
-def _widths(table: str, given: dict[str, Any], known: set[str]) -> None:
-    """The keys that an architecture may set, and what must divide what: transformers itself ignores a misspelt key."""
-    for name, value in given.items():
-        _rule(name in known, f"{table}.{name}", value, f"named as one of {', '.join(sorted(known))}")
-        _rule(isinstance(value, int) and value >= 1, f"{table}.{name}", value, "a whole number from 1")
-    heads, width = int(given.get("num_attention_heads", 1)), int(given.get("hidden_size", 1))
-    _rule(width % heads == 0, f"{table}.hidden_size", width, f"a multiple of num_attention_heads = {heads}")
-
-
-def _rule(holds: bool, name: str, value: object, rule: str) -> None:
-    if not holds:
-        raise ValueError(f"{name} = {value!r} must be {rule}")

@@ -89,7 +89,9 @@ def _run(kind: str, home: Path | None, name: str, seeds: str, only: str, trained
     numbers = study.whole_seeds(seeds)
     times = windows(settings.lake, trained_until=moment(trained_until))
     place = study.place_of(settings, kind, full, times)
-    return _Ran(settings, full, study.run(settings, kind, full, chosen, numbers, times, place=place), [arm.name for arm in chosen], place)
+    outcomes = study.run(settings, kind, full, chosen, numbers, times, place=place)
+    done = {outcome.arm for outcome in outcomes}  # of this call and of earlier ones
+    return _Ran(settings, full, outcomes, [arm.name for arm in arms if arm.name in done], place)
 
 
 def _finish(settings: Settings, kind: str, written: list[Path]) -> None:

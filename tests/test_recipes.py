@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -227,6 +228,10 @@ RULES: list[tuple[dict[str, Any], str]] = [  # what an encoder's recipe must not
     ({"vision": {"hiden_size": 64}}, "vision.hiden_size = 64 must be named as one of hidden_size, intermediate_size, "),
     ({"vision": {"num_hidden_layers": 0}}, "vision.num_hidden_layers = 0 must be a whole number from 1"),
     ({"text": {"num_attention_heads": 7}}, "text.hidden_size = 64 must be a multiple of num_attention_heads = 7"),
+    ({"text": {"num_attention_heads": 64}}, "text.hidden_size = 64 must be an even multiple of num_attention_heads = 64"),
+    ({"text": {"num_key_value_heads": 3}}, "text.num_key_value_heads = 3 must be a divisor of num_attention_heads = "),
+    ({"stage2a": {"pairs": {"text:rich": math.inf}}}, "stage2a.pairs.text:rich = inf must be 0 or more, and finite"),
+    ({"stage2a": {"within_product": math.inf}}, "stage2a.within_product = inf must be 0 or more, and finite"),
     ({"text": {"patch_size": 8}}, "text.patch_size = 8 must be named as one of hidden_size, "),
 ]
 
@@ -246,6 +251,27 @@ def written(models: Path, text: str) -> EncoderRecipe:
 
 OWN = 'family = "smolvlm"\n{top}\n[inputs]\npicture_size = {size}\n'
 LONE = "[vision]\nchannels = [8, 8, 8]\n[text]\nhidden_size = 64\n"
+
+
+@pytest.mark.parametrize(
+    ("vision", "said"),
+    [
+        ("channels = [8]\nblocks = -3", "vision.blocks = -3 must be a whole number from 0 to 64"),
+        ("channels = [8]\nblocks = 2.5", "vision.blocks = 2.5 must be a whole number from 0 to 64"),
+        ("channels = []", "vision.channels = [] must be a list of one to eight widths"),
+        ("channels = [8, 0]", "vision.channels = [8, 0] must be a list of one to eight widths"),
+    ],
+)
+def test_what_convolutions_cannot_be_is_refused(models: Path, vision: str, said: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(said)):
+        written(models, OWN.format(top='tower = "conv"', size=32) + f"[vision]\n{vision}\n[text]\nhidden_size = 64\n")
+
+
+def test_another_kind_of_recipe_is_named(models: Path) -> None:
+    with pytest.raises(SettingsError, match=r"ctr-cube.toml is a recipe for a click model, not for an encoder"):
+        recipe(EncoderRecipe, "ctr-cube", MODELS)
+    with pytest.raises(SettingsError, match=r"there is no recipe '../models/moon-nano'"):
+        recipe(EncoderRecipe, "../models/moon-nano", MODELS)
 
 
 def test_another_tower_needs_pictures_that_its_stride_divides(models: Path) -> None:
@@ -285,7 +311,7 @@ def test_every_number_of_a_recipe_stands_under_a_rule() -> None:
     for kind in (v for v in vars(recipes).values() if is_dataclass(v) and v.__module__ == recipes.__name__):
         for field in fields(kind):
             if str(field.type) in ("int", "float") and field.name not in free and kind is not Gates:
-                assert re.search(rf"_rule\(.*self\.{field.name}\b", source), f"{kind.__name__}.{field.name}"
+                assert re.search(rf"rule\(.*self\.{field.name}\b", source), f"{kind.__name__}.{field.name}"
 
 
 def test_an_unknown_recipe_is_answered_with_the_known_ones(models: Path) -> None:

@@ -7,7 +7,6 @@ So a run may be killed anywhere, repeated, and overlap with another: the table e
 from __future__ import annotations
 
 import datetime as dt
-import math
 import time
 from dataclasses import dataclass
 
@@ -46,16 +45,15 @@ class Plan:
     items: int
     queries: int
     looked_at: int  # item versions read to find out
-    seconds: float  # at the speed of the last run; not a number before the first
+    seconds: float | None  # at the speed of the last run; unknown before the first
 
 
 def plan(lake: Lake, version: int) -> Plan:
     """What :func:`embed` and :func:`embed_queries` would do under encoder ``version``; changes nothing."""
     work = due(lake, version)
     asked = queries_due(lake, version)[0].num_rows
-    rate = changes.marks(lake, table_name(version)).get("rate", math.nan)
-    count = work.rows.num_rows + asked
-    return Plan(work.rows.num_rows, asked, work.looked_at, count / rate if count else 0.0)
+    rate, count = changes.marks(lake, table_name(version)).get("rate"), work.rows.num_rows + asked
+    return Plan(work.rows.num_rows, asked, work.looked_at, count / rate if rate else None if count else 0.0)
 
 
 def embed(lake: Lake, runtime: Runtime, version: int, *, now: dt.datetime, workers: int = 2, engine: Engine | None = None) -> EmbedReport:

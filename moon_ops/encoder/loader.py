@@ -5,6 +5,7 @@ Processes, not threads: two teams of OpenMP threads on the same cores wait for e
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -41,7 +42,14 @@ def batches(make: Callable[[int], Any], numbers: Sequence[int], workers: int) ->
         prefetch_factor=AHEAD if workers else None,
         multiprocessing_context=context,
     )
-    for batch in loader:
+    for batch in _started(loader):
         if isinstance(batch, MoonError):
             raise batch
         yield batch
+
+
+def _started(loader: DataLoader[Any]) -> Iterator[Any]:
+    """Its iterator, whose workers are forked here; Lance warns of forks, and they read nothing of it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="lance is not fork-safe")
+        return iter(loader)

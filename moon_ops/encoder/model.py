@@ -150,12 +150,12 @@ def _same_contract(directory: Path) -> None:
         return
     contract = Contract.load(directory)
     for what, file, named in (("weights", "model.safetensors", contract.weights), ("tokenizer", "tokenizer.json", contract.tokenizer)):
-        found = file_sha256(directory / file)
+        found = file_sha256(directory / file) if (directory / file).is_file() else "nothing"
         if found != named:
             raise ContractError(
                 f"{directory / file} has sha256 {found[:12]}…, but {contract.contract_id} was made of {what} {named[:12]}…: "
                 "its vectors would not be comparable with those in use",
-                action="export the checkpoint again, as a new encoder",
+                action="bring back the file as it was, or train the encoder again",
             )
 
 
@@ -178,7 +178,7 @@ def _from_checkpoint(recipe: EncoderRecipe, parts: ModuleType) -> tuple[PreTrain
     try:
         pretrained = PreTrainedTokenizerFast.from_pretrained(recipe.checkpoint, **where)
         return parts.from_checkpoint(recipe, where), pretrained.backend_tokenizer
-    except OSError as missing:
+    except (OSError, ValueError) as missing:  # without a network the tokenizer is said not to be buildable
         raise InputError(
             f"checkpoint = {recipe.checkpoint!r} could not be loaded ({str(missing).splitlines()[0]})",
             action="name a directory with a checkpoint of the family, or run where the hub can be reached",

@@ -11,7 +11,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,7 @@ class Card:
     parameters: int
     metrics: dict[str, float]
     licence: str
+    place: str = ""  # the name that the directory will have; empty: its own
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def write(encoder: Encoder, directory: Path, card: Card) -> None:
             path = directory / name
             path.parent.mkdir(exist_ok=True)
             path.write_text(json.dumps(content, indent=2) + "\n")
-    _model_card(encoder, directory, card).save(directory / "README.md")
+    _model_card(encoder, replace(card, place=card.place or directory.name)).save(directory / "README.md")
 
 
 def readable(encoder: Encoder) -> bool:
@@ -178,14 +179,14 @@ def _configurations(encoder: Encoder) -> dict[str, Any]:
     }
 
 
-def _model_card(encoder: Encoder, directory: Path, card: Card) -> ModelCard:
+def _model_card(encoder: Encoder, card: Card) -> ModelCard:
     """The card in Hugging Face's format: front matter, then text."""
     library = LIBRARY if readable(encoder) else "onnx"
     tags = ["feature-extraction", "multimodal", "e-commerce", "product-embeddings", *([LIBRARY] if readable(encoder) else [])]
     data = ModelCardData(library_name=library, pipeline_tag="feature-extraction", tags=tags, license=card.licence)
     sections = (
         _summary(encoder, card),
-        _use(encoder, directory, card),
+        _use(encoder, card),
         _inputs(encoder),
         _training(card),
         _figures(card),
@@ -205,7 +206,7 @@ dot product, and only if they come from the same weights and the same tokenizer.
 """
 
 
-def _use(encoder: Encoder, directory: Path, card: Card) -> str:
+def _use(encoder: Encoder, card: Card) -> str:
     if not readable(encoder):
         return """\
 ## Use
@@ -224,7 +225,7 @@ sentence-transformers library has no form for its routed experts, its crops of c
 ```python
 from sentence_transformers import SentenceTransformer
 
-model = SentenceTransformer("{directory.name or "."}"{remote})
+model = SentenceTransformer("{card.place}"{remote})
 vectors = model.encode(["red dress", "dress.jpg", {{"image": "dress.jpg", "text": "red dress"}}])
 print(model.similarity(vectors, vectors))
 ```

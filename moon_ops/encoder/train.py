@@ -219,7 +219,7 @@ def _save(encoder: Encoder, recipe: EncoderRecipe, report: TrainReport, out: Pat
     (scratch / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
     (scratch / "training.json").write_text(json.dumps(asdict(report), indent=2) + "\n")
     about = (recipe.name, report.trained_until, report.seed, encoder.dim, recipe.training.prefixes, report.parameters)
-    write_sentence_files(encoder, scratch, Card(*about, metrics={}, licence="other"))
+    write_sentence_files(encoder, scratch, Card(*about, metrics={}, licence="other", place=out.name))
     if out.exists():
         shutil.rmtree(out)
     scratch.rename(out)

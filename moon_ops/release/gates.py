@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from moon_ops.recipes import Gates
 
 RECALL, AUC, PARITY = "image_search/recall@10", "ctr/auc", "encoder/parity_cosine"
+TEXT_RECALL = "text_search/recall@10"  # of a shop where nobody searches by picture
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,13 @@ class Verdict:
 def judge(gates: Gates, candidate: Mapping[str, float], champion: Mapping[str, float] | None) -> list[Verdict]:
     """A verdict per gate. ``champion`` holds the champion's figures on the same queries and impressions; None for the first release.
 
-    A shop without click sequences has no ``ctr/auc``, and its gate does not apply. A figure that is not a number fails.
+    A shop without click sequences has no ``ctr/auc``, and its gate does not apply; one without photographs to judge by is judged by its
+    texts. A figure that is not a number fails.
     """
     verdicts = [_verdict(PARITY, candidate, None, gates.parity_floor, 0.0)]
-    verdicts.append(_verdict(RECALL, candidate, champion, gates.recall_floor, gates.recall_tolerance))
+    by_picture = RECALL in candidate or TEXT_RECALL not in candidate or (champion and RECALL in champion)
+    recall = RECALL if by_picture else TEXT_RECALL
+    verdicts.append(_verdict(recall, candidate, champion, gates.recall_floor, gates.recall_tolerance))
     if AUC in candidate or (champion and AUC in champion):  # a champion with a click model is not followed by one without
         verdicts.append(_verdict(AUC, candidate, champion, gates.auc_floor, gates.auc_tolerance))
     return verdicts

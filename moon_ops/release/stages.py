@@ -26,7 +26,7 @@ from moon_ops.ctr.score import Scorer
 from moon_ops.embeddings import engines, features, produce
 from moon_ops.embeddings.produce import EmbedReport
 from moon_ops.embeddings.runtime import Runtime
-from moon_ops.errors import StageError
+from moon_ops.errors import InputError, StageError
 from moon_ops.lake.contract import Contract, require_same
 from moon_ops.recipes import CtrRecipe, EncoderRecipe, Gates, recipe
 from moon_ops.release import publication
@@ -52,8 +52,12 @@ def train(settings: Settings, name: str, *, trained_until: dt.datetime, seed: in
     """
     from moon_ops.encoder.train import train as train_encoder
 
+    if not 0 <= seed < 2**32:
+        raise InputError(f"seed = {seed} must be from 0, below 2^32", action="give another number")
     chosen = recipe(EncoderRecipe, name, settings.models, **override)
     chosen = chosen if steps is None else chosen.with_steps(steps)
+    if not chosen.steps:
+        raise InputError("steps = 0: an encoder that has learned nothing is no release", action="train at least one step")
     params = {"recipe": name, "seed": seed, "trained_until": trained_until.isoformat(), **flat(chosen)}
     key = hashlib.sha256(json.dumps(params, sort_keys=True, default=str).encode()).hexdigest()[:10]
     out = settings.home / "checkpoints" / f"{name}-{key}"
@@ -104,14 +108,14 @@ def export(settings: Settings, checkpoint: Path, variants: Sequence[str] = ()) -
     and :class:`ContractError` refuses one that loses recall.
     """
     from moon_ops.encoder.export import export as export_encoder
-    from moon_ops.encoder.variants import make_variant
+    from moon_ops.encoder.variants import MAKERS, make_variant
     from moon_ops.release.golden import golden
 
-    if not (checkpoint / "training.json").is_file():
-        raise StageError(f"{checkpoint} is not a trained checkpoint", action="name the directory that `moon train` printed")
-    gates = recipe(Gates, "gates", settings.models)
+    for variant in variants:
+        if variant not in MAKERS:
+            raise InputError(f"variant = {variant!r} is not one of {', '.join(MAKERS)}: nothing was made", action="name one of these")
+    trained, gates = _training(checkpoint), recipe(Gates, "gates", settings.models)
     certificate = export_encoder(checkpoint, parity_floor=gates.parity_floor)
-    trained = json.loads((checkpoint / "training.json").read_text())
     registry = Registry(settings)
     tags = {
         "contract_id": certificate.contract_id,
@@ -129,6 +133,18 @@ def export(settings: Settings, checkpoint: Path, variants: Sequence[str] = ()) -
     with tracked(registry, f"export {trained['recipe']}", tags) as run_id:
         registry.log(run_id, figures)
         return registry.register(ENCODER, run_id, checkpoint, tags)
+
+
+def _training(checkpoint: Path) -> dict[str, Any]:
+    """What ``moon train`` wrote about the checkpoint, last; :class:`StageError` for a directory that it did not finish."""
+    try:
+        trained = json.loads((checkpoint / "training.json").read_text())
+        complete = {"trained_until", "recipe", "seed"} <= set(trained) and (checkpoint / "model.safetensors").is_file()
+    except (OSError, ValueError, TypeError):
+        complete = False
+    if not complete:
+        raise StageError(f"{checkpoint} is not a trained checkpoint", action="name the directory that `moon train` printed")
+    return dict(trained)
 
 
 def runtime(settings: Settings, encoder: int) -> Runtime:

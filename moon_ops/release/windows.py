@@ -27,9 +27,9 @@ class Windows:
     def __post_init__(self) -> None:
         if not self.start < self.trained_until <= self.ctr_until < self.end:
             raise InputError(
-                f"trained_until = {self.trained_until:%Y-%m-%dT%H:%MZ} must lie between the first event ({self.start:%Y-%m-%dT%H:%MZ}) "
-                f"and the click models' window ({self.ctr_until:%Y-%m-%dT%H:%MZ} to {self.end:%Y-%m-%dT%H:%MZ})",
-                action="choose an earlier or a later time",
+                f"{self.trained_until:%Y-%m-%dT%H:%MZ} must lie between the first event ({self.start:%Y-%m-%dT%H:%MZ}) and the last "
+                f"({self.end:%Y-%m-%dT%H:%MZ}): what comes before it is learned from, what comes after it judges",
+                action="choose a time between them",
             )
 
 

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from moon_ops.recipes import Gates, recipe
-from moon_ops.release.gates import AUC, PARITY, RECALL, Verdict, judge
+from moon_ops.release.gates import AUC, PARITY, RECALL, TEXT_RECALL, Verdict, judge
 from moon_ops.settings import ROOT
 
 GATES = Gates("gates", recall_floor=0.1, auc_floor=0.52, recall_tolerance=0.01, auc_tolerance=0.005, parity_floor=0.999)
@@ -57,6 +57,12 @@ def test_a_figure_that_is_not_there_fails(gate: str) -> None:
 
 def test_a_shop_without_click_sequences_has_no_gate_for_clicks() -> None:
     assert passed({PARITY: 1.0, RECALL: 0.5}) == {PARITY: True, RECALL: True}
+
+
+def test_a_shop_that_is_searched_by_text_alone_is_judged_by_text() -> None:
+    assert passed({PARITY: 1.0, TEXT_RECALL: 0.4}) == {PARITY: True, TEXT_RECALL: True}
+    assert passed({PARITY: 1.0, TEXT_RECALL: 0.4}, {PARITY: 1.0, TEXT_RECALL: 0.5}) == {PARITY: True, TEXT_RECALL: False}
+    assert passed({PARITY: 1.0, TEXT_RECALL: 0.9}, GOOD)[RECALL] is False, "not where the champion found photographs to be judged by"
 
 
 def test_a_release_without_a_click_model_does_not_follow_one_with() -> None:

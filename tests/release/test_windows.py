@@ -53,7 +53,7 @@ def test_an_encoder_that_was_trained_later_moves_both_windows(tmp_path: Path) ->
 
 @pytest.mark.parametrize("days", [0, -1, 41])
 def test_a_cut_outside_the_events_is_refused(tmp_path: Path, days: int) -> None:
-    with pytest.raises(InputError, match=f"trained_until = {MAY + days * DAY:%Y-%m-%dT%H:%MZ} must lie between"):
+    with pytest.raises(InputError, match=f"{MAY + days * DAY:%Y-%m-%dT%H:%MZ} must lie between"):
         windows(lake_of(tmp_path, 0, 40), trained_until=MAY + days * DAY)
 
 
