@@ -24,7 +24,7 @@ import json
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import faiss
 import numpy as np
@@ -201,6 +201,7 @@ def _checked(ids: Ids, vectors: Vectors) -> tuple[Ids, Vectors]:
         raise InputError("ids: an id is negative or there twice; a search could not name its item", action="pass each item once")
     vectors = np.ascontiguousarray(vectors, np.float32)
     off = np.abs(np.einsum("nd,nd->n", vectors, vectors) - 1)
+    kinds.let_go(vectors)
     if not np.all(off < 0.02):  # nan is not less either
         worst = int(np.argmax(np.nan_to_num(off, nan=np.inf)))
         raise InputError(
@@ -216,19 +217,24 @@ def _write_base(fresh: Path, ids: Ids, vectors: Vectors, contract_id: str) -> In
     np.save(fresh / "rows.npy", np.argsort(ids[order]))
     if isinstance(index, faiss.IndexIVF):
         np.save(fresh / "starts.npy", np.searchsorted(lists, np.arange(index.nlist + 1)))
-        matrix = np.lib.format.open_memmap(fresh / "vectors.npy", "w+", np.float32, vectors.shape)
-        codes = np.lib.format.open_memmap(fresh / "codes.npy", "w+", np.uint8, (len(ids), index.sa_code_size()))
-        for at in (slice(a, a + kinds.BATCH) for a in range(0, len(ids), kinds.BATCH)):
-            matrix[at] = vectors[order[at]]
-            codes[at] = kinds.encode(index, matrix[at], lists[at])
-        matrix.flush()
-        codes.flush()
+        with (fresh / "vectors.npy").open("wb") as matrix, (fresh / "codes.npy").open("wb") as codes:  # written, not mapped: no memory
+            _head(matrix, np.float32, vectors.shape)
+            _head(codes, np.uint8, (len(ids), index.sa_code_size()))
+            for at in (slice(a, a + kinds.BLOCK_ROWS) for a in range(0, len(ids), kinds.BLOCK_ROWS)):
+                some = np.ascontiguousarray(vectors[order[at]])
+                some.tofile(matrix)
+                kinds.encode(index, some, lists[at]).tofile(codes)
+                kinds.let_go(vectors)
     choice: Choice = kinds.choose(_as_base(fresh, index))
     files = {path.name: file_sha256(path) for path in sorted(fresh.iterdir())}
     header = IndexHeader(
         contract_id, choice.kind, choice.reason, 0, vectors.shape[1], "", len(ids), 0, 0, choice.probes, choice.recall, files
     )
     return _seal(fresh, header, kinds.nothing(vectors.shape[1]), np.zeros(0, np.int64))
+
+
+def _head(file: BinaryIO, dtype: type, shape: tuple[int, ...]) -> None:
+    np.lib.format.write_array_header_1_0(file, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape})
 
 
 def _write_delta(at: Path, fresh: Path, header: IndexHeader, ids: Ids, vectors: Vectors, removed: Ids) -> IndexHeader:

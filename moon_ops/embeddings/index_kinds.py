@@ -11,6 +11,7 @@ code a tenth, a second set of lists for the delta a fifth.
 
 from __future__ import annotations
 
+import mmap
 from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,7 @@ Rows = NDArray[np.int64]
 EXACT_UP_TO = 30_000  # items: a scan of 30,000 x 128 takes 0.25 ms on one core, of 50,000 already 0.7 ms; then lists are faster
 RECALL = 0.996  # of the ten nearest that ``probes`` is chosen for
 QUERIES = 1000  # sampled to choose it; with fewer the choice is chance
+BLOCK_ROWS = 16_384  # vectors copied at once
 BATCH, BLOCK = 65_536, 256  # vectors and queries handled at once
 
 
@@ -251,6 +253,7 @@ def _train_lists(vectors: Floats) -> tuple[Any, Rows]:
     lists, dim = int(8 * len(vectors) ** 0.5), vectors.shape[1]
     sample = np.random.default_rng(0).choice(len(vectors), min(len(vectors), 32 * lists), replace=False)
     chosen = np.ascontiguousarray(vectors[np.sort(sample)])
+    let_go(vectors)
     means = faiss.Kmeans(dim, lists, niter=8, spherical=True, seed=1, min_points_per_centroid=1, max_points_per_centroid=32)
     means.train(chosen)
     centroids: Any = means.centroids
@@ -260,8 +263,21 @@ def _train_lists(vectors: Floats) -> tuple[Any, Rows]:
     graph.add(centroids)
     index = _empty(graph, dim, lists)
     index.train(np.ascontiguousarray(chosen[:: max(1, len(chosen) // 50_000)]))
-    nearest = [flat.search(np.ascontiguousarray(vectors[at : at + BATCH]), 1)[1][:, 0] for at in range(0, len(vectors), BATCH)]
+    del chosen
+    nearest = []
+    for at in range(0, len(vectors), BLOCK_ROWS):
+        nearest.append(flat.search(np.ascontiguousarray(vectors[at : at + BLOCK_ROWS]), 1)[1][:, 0])
+        let_go(vectors)
     return index, np.concatenate(nearest)
+
+
+def let_go(vectors: Floats) -> None:
+    """If they lie in a file mapped for reading, its pages need not stay in memory: they are read again when they are wanted."""
+    owner: Any = vectors
+    while owner is not None and not isinstance(owner, mmap.mmap):
+        owner = getattr(owner, "base", None)
+    if owner is not None and not vectors.flags.writeable and hasattr(mmap, "MADV_DONTNEED"):
+        owner.madvise(mmap.MADV_DONTNEED)
 
 
 def _empty(quantizer: faiss.Index, dim: int, lists: int) -> Any:

@@ -77,6 +77,7 @@ def derive(lake: Lake, *, behaviour: bool = True) -> StatisticsReport:
         if not there or (behaviour and since != events):
             bring(lake, since)
             changes.mark(lake, name, events=events)
+    pa.default_memory_pool().release_unused()  # whole histories were in memory
     return StatisticsReport(*(lake.count(name) for name in (PROFILE, STATS, BEHAVIOR)))
 
 

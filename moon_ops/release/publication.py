@@ -120,7 +120,7 @@ def _index(settings: Settings, encoder: int, now: dt.datetime, contract: str, *,
     if header is None:
         known, rows = RepresentationTable.open(table_place(settings, "items", encoder)).all()
         keep = np.isin(known, items_as_of(lake, now, ["item_id"])["item_id"].to_numpy())  # behaviours name deleted items, searches do not
-        header = index.build(place, known[keep], rows[keep], contract)
+        header = index.build(place, *((known, rows) if keep.all() else (known[keep], rows[keep])), contract)  # all: they stay on disk
     for view, (_, mark) in views.items():
         remember(settings, view, mark, now)
     return header

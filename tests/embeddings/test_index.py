@@ -313,7 +313,7 @@ def test_compaction_is_due_by_rule(place: Path) -> None:
     header = index.update(place, np.array([0]), unit(1, 4, 1), np.array([1]), "c-one")
     assert (header.delta_items, header.tombstones) == (1, 2)
     assert index.compaction_due(header) is None
-    assert index.compaction_due(header, recall=0.5) == "recall 0.500 is below 0.98: the base was built for 0.993"
+    assert index.compaction_due(header, recall=0.5) == "recall 0.500 is below 0.98: the base was built for 0.996"
     header = index.update(place, np.array([50, 51]), unit(2, 4, 2), NO_IDS, "c-one")
     assert index.compaction_due(header) == "5 changes are more than 10% of the base's 40 items"
     assert index.compaction_due(index.compact(place)) is None
