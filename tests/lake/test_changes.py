@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import lance
@@ -69,3 +71,19 @@ def test_marks_are_kept_with_the_table(lake: Lake) -> None:
     changes.mark(lake, "things", items=8)
     assert changes.marks(lake, "things") == {"items": 8.0, "rate": 12.5}
     assert lake.read("things")["id"].to_pylist() == [1, 2, 3]
+
+
+def test_marks_set_at_the_same_moment_are_all_set(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    lake.append("things", rows(1))
+    together = threading.Barrier(6)
+
+    def at_once(number: int) -> None:
+        together.wait(timeout=60)
+        changes.mark(lake, "things", **{f"of{number}": number, "last": number})
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(at_once, range(6)))
+    found = changes.marks(lake, "things")
+    assert {name: found[name] for name in found if name != "last"} == {f"of{n}": n for n in range(6)}
+    assert found["last"] in range(6)
