@@ -195,6 +195,8 @@ def _summary(
     seconds: float,
 ) -> None:
     """What was reached, beside the zero point, the champion and the ceiling; and what to try next."""
+    from moon_ops.release.registry import CHAMPION, Registry
+
     table = Table(title=f"Reached in {seconds / 60:.1f} minutes", title_justify="left")
     for name in ("figure", "this release", "beside it"):
         table.add_column(name, justify="left" if name == "figure" else "right")
@@ -214,8 +216,9 @@ def _summary(
     console.print(table)
     console.print("\nTry next:")
     prefix = f"MOON_HOME={settings.home} " if settings.home != Path(".moon").absolute() else ""
+    serving = Registry(settings).alias(CHAMPION) is not None
     for command, why in (
-        (f"{prefix}make serve", f"visual search at http://{settings.host}:{settings.port}/"),
+        *([(f"{prefix}make serve", f"visual search at http://{settings.host}:{settings.port}/")] if serving else []),
         (f"{prefix}make airflow", "the same stages as DAGs, in the Airflow UI"),
         (f"{prefix}make demo SEED=1", "a second release, compared with this one"),
         (f"{prefix}.venv/bin/moon status", "what is served now"),
