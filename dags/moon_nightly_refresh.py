@@ -39,13 +39,13 @@ def moon_nightly_refresh() -> None:
         return jobs.publish(jobs.embed(encoder, as_of), as_of)
 
     @task(outlets=[VECTORS])
-    def check(encoders: list[int]) -> dict[str, int]:
+    def check(encoders: list[int], as_of: str) -> dict[str, int]:
         from moon_ops.release import jobs
 
-        return jobs.require_complete(encoders)
+        return jobs.require_complete(encoders, as_of)
 
     encoders = live()
-    refresh.partial(as_of=AS_OF).expand(encoder=encoders) >> check(encoders)  # type: ignore[arg-type]
+    refresh.partial(as_of=AS_OF).expand(encoder=encoders) >> check(encoders, AS_OF)  # type: ignore[arg-type]
 
 
 moon_nightly_refresh()

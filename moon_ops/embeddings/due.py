@@ -6,16 +6,18 @@ that these touch what is known and embedded already. So it costs in proportion t
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import dataclass
 from typing import Any
 
 import duckdb
 import lance
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from moon_ops.embeddings.vector_tables import KEY, excused_table_name, query_table_name, table_name
 from moon_ops.lake import changes
-from moon_ops.lake.tables import Lake
+from moon_ops.lake.tables import STAMP, Lake
 
 CONTENT = ("title", "category", "brand", "description", "attributes", "image_ids")  # what an encoder reads
 HISTORY = (*KEY, "created", "status")
@@ -39,16 +41,18 @@ class Work:
     looked_at: int  # item versions that were read to find out
 
 
-def due(lake: Lake, version: int) -> Work:
-    """The item versions without a vector under encoder ``version``, and without an excuse.
+def due(lake: Lake, version: int, known_by: dt.datetime | None = None) -> Work:
+    """The item versions, of those ``known_by`` a time, without a vector under encoder ``version``, and without an excuse.
 
     A version that changed nothing an encoder reads (a new price) needs no vector of its own, nor does one that was deleted, or corrected
     before it became valid.
     """
+    since = int(changes.marks(lake, table_name(version)).get("items", changes.NOTHING))  # before the table, which is newer then
     items = lake.open("items")
-    since = int(changes.marks(lake, table_name(version)).get("items", changes.NOTHING))
     touched = changes.newer(items, since, ["item_id"])["item_id"].combine_chunks().unique()
     history = _rows(items, touched, HISTORY, everything=since == changes.NOTHING)
+    if known_by is not None:
+        history = history.filter(pc.less_equal(history["created"], pa.scalar(known_by, STAMP)))
     history = history.append_column("number", pa.array(range(history.num_rows), pa.int64()))
     done = [_done(lake, name, touched) for name in (table_name(version), excused_table_name(version))]
     rows = _sql(DUE_SQL, history=history, done=pa.concat_tables(done))
@@ -77,8 +81,9 @@ def queries_due(lake: Lake, version: int) -> tuple[pa.Table, int]:
     """The queries without a vector under encoder ``version``, and the mark of the queries table. A query never changes."""
     if not lake.exists("queries"):
         return lake.read("queries"), changes.NOTHING
-    name, queries = query_table_name(version), lake.open("queries")
+    name = query_table_name(version)
     since = int(changes.marks(lake, name).get("queries", changes.NOTHING))
+    queries = lake.open("queries")
     fresh = changes.newer(queries, since, ["query_id", "text", "image_id", "event_timestamp"])
     if not lake.exists(name):
         return fresh, changes.newest(queries)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,7 +18,7 @@ from moon_ops.embeddings import portions as of
 from moon_ops.embeddings.pipeline import embed_samples, embed_stream
 from moon_ops.embeddings.portions import Count, Portions
 from moon_ops.embeddings.runtime import Runtime
-from moon_ops.errors import InputError, SettingsError
+from moon_ops.errors import InputError, MoonError, ServiceError, SettingsError
 from moon_ops.lake.contract import Sample
 from moon_ops.lake.tables import Lake
 
@@ -68,8 +69,11 @@ def on_ray(open_runtime: Callable[[], Runtime]) -> Engine:
             compute=ray.data.ActorPoolStrategy(size=actors),
             **needs,
         )
-        for count in dealt.iter_rows():
-            yield Count(**count)
+        try:
+            for count in dealt.iter_rows():
+                yield Count(**count)
+        except (ray.exceptions.RayError, ray.exceptions.UserCodeException) as fault:
+            raise _reason(fault) from fault
 
     return run
 
@@ -93,9 +97,30 @@ def _ray(workers: int) -> Any:
         raise SettingsError("--engine ray needs Ray, which is not installed", action='run `pip install "moon_ops[ray]"`') from absent
     if not ray.is_initialized():
         here: dict[str, Any] = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers, "include_dashboard": False}
-        ray.init(log_to_driver=False, logging_level=logging.WARNING, **here)
-    ray.data.DataContext.get_current().enable_progress_bars = False  # there is one of ours
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.WARNING, **here)
+        except (ConnectionError, RuntimeError, ValueError) as fault:
+            raise ServiceError(f"there is no Ray cluster to work on ({_line(fault)})", action="check RAY_ADDRESS") from fault
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of its own defaults
+        context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False  # there is one of ours
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     return ray
+
+
+def _reason(fault: BaseException) -> MoonError:
+    """What an actor said, if it was one of our errors; else that the cluster gave up."""
+    cause: Any = fault
+    while cause is not None:
+        if isinstance(cause, MoonError):
+            return cause
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    return ServiceError(f"the Ray cluster gave up ({_line(fault)})", action="see Ray's logs, and run the command again: nothing is lost")
+
+
+def _line(fault: BaseException) -> str:
+    return next((line.strip() for line in reversed(str(fault).splitlines()) if line.strip()), type(fault).__name__)
 
 
 def engine(name: str, runtime: Runtime, open_runtime: Callable[[], Runtime]) -> Engine:

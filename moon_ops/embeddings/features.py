@@ -49,7 +49,9 @@ def prepare(home: Path, redis: str) -> None:
     """
     place = home / "feature_store"
     place.mkdir(parents=True, exist_ok=True)
-    online = f'{{type: redis, connection_string: "{redis}"}}' if redis else f"{{type: sqlite, path: {place / 'online.db'}}}"
+    # Feast would skip a row of the same time as the one there, and drop every correction; ours come once each, the newest last.
+    remote = f'{{type: redis, skip_dedup: true, connection_string: "{redis}"}}'
+    online = remote if redis else f"{{type: sqlite, path: {place / 'online.db'}}}"
     os.environ["MOON_REGISTRY"] = os.environ.get("MOON_FEAST_REGISTRY") or f"sqlite:///{place / 'registry.db'}"
     os.environ["MOON_ONLINE_STORE"] = online
 

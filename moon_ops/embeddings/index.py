@@ -95,6 +95,11 @@ class ItemIndex:
         rows, cosines = self.searcher.nearest(np.ascontiguousarray(vectors, np.float32), k)
         return self._items(rows), cosines
 
+    def holds(self, item_id: int) -> bool:
+        """Whether the item can be found."""
+        rows = np.setdiff1d(np.flatnonzero(self._ids == item_id), self.searcher.delta.tombstones)
+        return bool(len(rows)) or item_id in self._delta_ids
+
     def _items(self, rows: Ids) -> Ids:
         last = len(self._ids) - 1
         items: Ids = np.where(rows < 0, -1, self._ids[np.clip(rows, 0, last)])

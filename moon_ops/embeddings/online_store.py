@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +36,15 @@ def identity(store: FeatureStore) -> str:
         raise _unreachable(fault) from fault
 
 
-def forget(store: FeatureStore, item_id: int) -> int:
-    """Remove the item's rows of all views; how many entries there were. Feast itself can only overwrite."""
-    key = EntityKey(join_keys=["item_id"], entity_values=[Value(int64_val=item_id)])
-    encoded = serialize_entity_key(key, entity_key_serialization_version=store.config.entity_key_serialization_version)
+def forget(store: FeatureStore, key: str, ids: Sequence[int]) -> int:
+    """Remove these entities' rows of all views; how many entries there were. Feast itself can only overwrite."""
+    version = store.config.entity_key_serialization_version
+    keys = [EntityKey(join_keys=[key], entity_values=[Value(int64_val=number)]) for number in ids]
+    encoded = [serialize_entity_key(entity, entity_key_serialization_version=version) for entity in keys]
     client = _redis(store)
     if client is not None:
-        entry = encoded + store.project.encode()
         try:
-            held = sum(name.startswith(b"_ts:") for name in client.hkeys(entry))  # one a view
-            return held if client.delete(entry) else 0
+            return sum(_forget_entry(client, entity + store.project.encode()) for entity in encoded)
         except RedisError as fault:
             raise _unreachable(fault) from fault
     if not _file(store).is_file():
@@ -52,7 +52,13 @@ def forget(store: FeatureStore, item_id: int) -> int:
     with sqlite3.connect(_file(store)) as connection:
         tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
         names = [name for (name,) in tables if name.startswith(f"{store.project}_")]
-        return sum(connection.execute(f'DELETE FROM "{name}" WHERE entity_key = ?', (encoded,)).rowcount for name in names)
+        rows = [(entity,) for entity in encoded]
+        return sum(connection.executemany(f'DELETE FROM "{name}" WHERE entity_key = ?', rows).rowcount for name in names if rows)
+
+
+def _forget_entry(client: Any, entry: bytes) -> int:
+    views = sum(name.startswith(b"_ts:") for name in client.hkeys(entry))  # a time a view
+    return views if client.delete(entry) else 0
 
 
 def _redis(store: FeatureStore) -> Any:

@@ -27,7 +27,11 @@ def newest(dataset: lance.LanceDataset) -> int:
 
 
 def newer(dataset: lance.LanceDataset, mark: int, columns: Sequence[str], where: str | None = None) -> pa.Table:
-    """The rows written after ``mark``, in the order they were written."""
+    """The rows written after ``mark``, in the order they were written; all of a table that has not come as far as the mark.
+
+    Such a table was made anew, or brought back from a backup, since the mark was set: its numbers mean other rows.
+    """
+    mark = NOTHING if mark > newest(dataset) else mark
     fragments = [fragment for fragment in dataset.get_fragments() if fragment.fragment_id > mark]
     if not fragments:
         return pa.schema([dataset.schema.field(name) for name in columns]).empty_table()

@@ -112,8 +112,8 @@ def _keyed(table: pa.Table, key: str) -> pa.Table:
 
 def _profile(lake: Lake) -> None:
     """Add a row for every item version written since the last time; killed before the mark is set, it adds none of them twice."""
-    items = lake.open("items")
     since = int(changes.marks(lake, PROFILE).get("items", changes.NOTHING))
+    items = lake.open("items")
     if changes.newest(items) == since:
         return
     columns = ["item_id", "spu_id", "category", "brand", "seller_id", "price", "event_timestamp", "created"]

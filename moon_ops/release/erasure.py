@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from moon_ops.embeddings import features, online_store
 from moon_ops.embeddings.index import ItemIndex
+from moon_ops.embeddings.table import RepresentationTable
 from moon_ops.embeddings.vector_tables import excused_table_name, table_name
 from moon_ops.errors import InputError
 from moon_ops.lake import changes, statistics
@@ -38,17 +39,11 @@ def erase(settings: Settings, item_id: int, *, now: dt.datetime) -> Receipt:
     Behaviour that names the item goes with it, and users' sequences are derived anew. Raises :class:`InputError` for an item that no place
     knows. The receipt is also written to ``MOON_HOME/receipts``.
     """
-    lake, places = settings.lake, {}
-    with lake.one_writer():
-        for name, where in _rows(lake, item_id).items():
-            places[f"lake/{name}"] = _forget(settings, name, where)
-    statistics.derive(lake)
-    places["online store"] = online_store.forget(features.open_store(settings.home, settings.redis), item_id)
-    for encoder in features.versions(lake):
-        if publication.published_versions(settings, encoder) is not None:
-            places |= _withdraw(settings, encoder, item_id, now)
+    places = _erase(settings, item_id, now)
     if not any(places.values()):
         raise InputError(f"ITEM_ID = {item_id} is in no place", action="check the id; string ids have a number, see source_id in the lake")
+    for name, count in _erase(settings, item_id, now, again=True).items():  # what somebody was writing meanwhile
+        places[name] = places.get(name, 0) + count
     receipt = Receipt(item_id, now.isoformat(), places)
     place = settings.home / "receipts"
     place.mkdir(exist_ok=True)
@@ -56,10 +51,33 @@ def erase(settings: Settings, item_id: int, *, now: dt.datetime) -> Receipt:
     return receipt
 
 
+def _erase(settings: Settings, item_id: int, now: dt.datetime, *, again: bool = False) -> dict[str, int]:
+    """One pass over all places. ``again``: table and index are made anew only if something was found."""
+    lake, users = settings.lake, _users(settings.lake, item_id)
+    with lake.one_writer():
+        places = {f"lake/{name}": _forget(settings, name, where) for name, where in _rows(lake, item_id).items()}
+    statistics.derive(lake)
+    store = features.open_store(settings.home, settings.redis)
+    places["online store"] = online_store.forget(store, "item_id", [item_id]) + online_store.forget(store, "user_id", users)
+    for encoder in features.versions(lake):
+        made = publication.table_place(settings, "items", encoder).exists()  # a first publication may have been killed after it
+        if made and (any(places.values()) or not again):  # the users' other behaviour goes back to the online store, too
+            places |= _withdraw(settings, encoder, item_id, now)
+    return places
+
+
+def _users(lake: Lake, item_id: int) -> list[int]:
+    """Whose behaviour names the item: some may have done nothing else, and get no newer row."""
+    named = _behaviours(lake, item_id)
+    rows = [lake.read(name, ["user_id"], where)["user_id"].to_pylist() for name, where in named.items()]
+    return sorted({user for some in rows for user in some})
+
+
 def _rows(lake: Lake, item_id: int) -> dict[str, str]:
     """Table → which of its rows are the item's. Pictures come first: which are its own is read from the items."""
     own = f"item_id = {item_id}"
     tables = {"images": _pictures(lake, item_id)} if lake.exists("images") else {}
+    tables |= {"quarantine": _refused(lake, item_id)} if lake.exists("quarantine") else {}
     per_encoder = [make(v) for v in features.versions(lake) for make in (table_name, excused_table_name)]
     names = ("items", "events", statistics.PROFILE, statistics.STATS, *per_encoder)
     return tables | {name: own for name in names if lake.exists(name)} | _behaviours(lake, item_id)
@@ -68,6 +86,14 @@ def _rows(lake: Lake, item_id: int) -> dict[str, str]:
 def _behaviours(lake: Lake, item_id: int) -> dict[str, str]:
     name = statistics.BEHAVIOR
     return {name: f"array_has(item_ids, {item_id})"} if lake.exists(name) else {}
+
+
+def _refused(lake: Lake, item_id: int) -> str:
+    """Rows of files that named the item and could not be used, e.g. for one of its pictures."""
+    names = {str(item_id), *lake.read("items", ["source_id"], f"item_id = {item_id}")["source_id"].to_pylist()}
+    rows = lake.read("quarantine", ["row"])["row"].unique().to_pylist()
+    its = [row.replace("'", "''") for row in rows if str(json.loads(row).get("item_id")) in names]
+    return f"row IN ({', '.join(f'{chr(39)}{row}{chr(39)}' for row in its) or 'NULL'})"
 
 
 def _pictures(lake: Lake, item_id: int) -> str:
@@ -98,8 +124,8 @@ def _forget(settings: Settings, name: str, where: str) -> int:
 
 def _withdraw(settings: Settings, encoder: int, item_id: int, now: dt.datetime) -> dict[str, int]:
     """Make table and index anew from the lake, which knows the item no more."""
-    before = publication.tables(settings, encoder).items, ItemIndex.open(publication.index_place(settings, encoder)).header.items
+    table, index = publication.table_place(settings, "items", encoder), publication.index_place(settings, encoder)
+    held = int(RepresentationTable.open(table).rows(np.array([item_id]))[0] >= 0)
+    found = int(index.exists() and ItemIndex.open(index).holds(item_id))
     publication.publish(settings, encoder, now=now, full=True)
-    after = publication.tables(settings, encoder).items, ItemIndex.open(publication.index_place(settings, encoder)).header.items
-    held = [int((table.rows(np.array([item_id])) >= 0).sum()) for table in (before[0], after[0])]
-    return {f"tables/items-v{encoder}": held[0] - held[1], f"index/v{encoder}": before[1] - after[1]}
+    return {f"tables/items-v{encoder}": held, f"index/v{encoder}": found}

@@ -85,11 +85,14 @@ def live_encoders() -> list[int]:
     return sorted({int(manifest_of(registry, version)["encoder"]["version"]) for version in releases})
 
 
-def require_complete(encoders: list[int]) -> dict[str, int]:
-    """Check against the lake that every item version has its vector under each encoder; :class:`StageError` if not."""
+def require_complete(encoders: list[int], as_of: str) -> dict[str, int]:
+    """Check against the lake that every item version known at ``as_of`` has its vector under each encoder; :class:`StageError` if not.
+
+    What has come since is the next run's work, for all but the champion.
+    """
     settings = Settings.from_environment()
     for encoder in encoders:
-        missing = due(settings.lake, encoder).rows
+        missing = due(settings.lake, encoder, _time(as_of)).rows
         if missing.num_rows:
             first = missing["item_id"][0].as_py()
             raise StageError(

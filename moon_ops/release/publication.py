@@ -118,6 +118,8 @@ def _index(settings: Settings, encoder: int, now: dt.datetime, contract: str, *,
     if header is not None and index.compaction_due(header):
         header = index.compact(place)
     if header is None:
+        in_table = _since(settings, f"table-items-v{encoder}", full=False).mark  # before it is opened: it holds at least this much
+        views[f"index-v{encoder}"] = (made, in_table)
         known, rows = RepresentationTable.open(table_place(settings, "items", encoder)).all()
         keep = np.isin(known, items_as_of(lake, now, ["item_id"])["item_id"].to_numpy())  # behaviours name deleted items, searches do not
         header = index.build(place, *((known, rows) if keep.all() else (known[keep], rows[keep])), contract)  # all: they stay on disk

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import time
 import warnings
 from collections.abc import Mapping
@@ -121,7 +122,12 @@ class Registry:
             partial = target.with_name(f".{version}-{os.getpid()}")
             partial.mkdir(parents=True, exist_ok=True)
             repository.download_artifacts("", dst_path=str(partial))
-            partial.rename(target)
+            try:
+                partial.rename(target)
+            except OSError:  # another process of this machine was faster
+                if not target.exists():
+                    raise
+                shutil.rmtree(partial)
         return target
 
     def tags(self, name: str, version: int) -> dict[str, str]:

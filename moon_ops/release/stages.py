@@ -163,7 +163,7 @@ def trained_until(settings: Settings, encoder: int) -> dt.datetime:
 def embed(settings: Settings, encoder: int, *, now: dt.datetime, engine: str = "local") -> tuple[EmbedReport, EmbedReport]:
     """Embed the items and the queries that have no vector yet under the encoder, on this machine or on a ``ray`` cluster."""
     opened = runtime(settings, encoder)
-    chosen = engines.engine(engine, opened, partial(runtime, replace(settings, workers=1), encoder))
+    chosen = engines.engine(engine, opened, partial(runtime, replace(settings, workers=1, items_token="", redis=""), encoder))
     items = produce.embed(settings.lake, opened, encoder, now=now, workers=settings.workers, engine=chosen)
     return items, produce.embed_queries(settings.lake, opened, encoder, now=now, workers=settings.workers, engine=chosen)
 

@@ -16,7 +16,7 @@ import ray
 
 from moon_ops.embeddings import engines, portions, produce
 from moon_ops.embeddings.runtime import Runtime
-from moon_ops.errors import InputError, SettingsError
+from moon_ops.errors import ContractError, InputError, MoonError, SettingsError
 from moon_ops.lake.ingest import ingest
 from moon_ops.lake.tables import Lake
 
@@ -91,6 +91,16 @@ def test_a_killed_worker_loses_nothing(lake: Lake, runtime: Runtime, encoder_dir
     assert mark.exists()
     assert items.embedded == 40
     same_rows(lake)
+
+
+def refuse() -> Runtime:
+    raise ContractError("tower.onnx is another one", action="export the encoder again")
+
+
+def test_what_an_actor_refuses_is_said_in_one_line(lake: Lake, runtime: Runtime) -> None:
+    with pytest.raises(MoonError, match=r"tower\.onnx is another one|the Ray cluster gave up") as said:
+        embed(lake, runtime, 1, engines.on_ray(refuse))
+    assert "Traceback" not in str(said.value)
 
 
 def test_an_unknown_engine_is_refused(runtime: Runtime) -> None:

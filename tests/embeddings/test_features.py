@@ -192,7 +192,9 @@ def test_every_batch_is_handed_over_once_and_the_online_store_has_the_newest(hom
     opened = features.open_store(home)
     assert hand_over(opened, ["item_profile"], MAY + 4 * DAY) == [2]
     assert features.online(opened, 1, [1, 2], 5)["price"] == [20.0, 5.0]
-    assert hand_over(opened, ["item_profile"], MAY + 4 * DAY, Since(10**6, MAY + 4 * DAY)) == [0]
+    mark = changes.newest(features.dataset_of(opened.get_feature_view("item_profile")))
+    assert hand_over(opened, ["item_profile"], MAY + 4 * DAY, Since(mark, MAY + 4 * DAY)) == [0]
+    assert hand_over(opened, ["item_profile"], MAY + 4 * DAY, Since(mark + 9, MAY + 4 * DAY)) == [2], "a table brought back from a backup"
 
 
 def test_an_encoder_that_was_never_published_is_an_error(store: FeatureStore) -> None:

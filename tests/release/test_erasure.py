@@ -9,11 +9,12 @@ from typing import Any
 
 import lance
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from moon_ops.embeddings import features
 from moon_ops.errors import InputError
-from moon_ops.lake.tables import items_as_of
+from moon_ops.lake.tables import SCHEMAS, items_as_of
 from moon_ops.release import maintenance, publication
 from moon_ops.release.erasure import Receipt, erase
 from moon_ops.settings import Settings
@@ -23,12 +24,32 @@ def bytes_with(home: Path, needle: bytes) -> list[Path]:
     return [p for p in sorted((home / "lake").rglob("*")) if p.is_file() and needle in p.read_bytes()]
 
 
+LONE = 987_654  # a user who has clicked nothing else
+
+
+def behaviour(settings: Settings) -> dict[str, Any]:
+    """What the online store knows of that user."""
+    found: dict[str, Any] = (
+        features.open_store(settings.home).get_online_features(["user_behavior:item_ids"], [{"user_id": LONE}]).to_dict()
+    )
+    return found
+
+
 @pytest.fixture
 def erased(copied: Settings, now: dt.datetime) -> tuple[Settings, dict[str, Any], Receipt]:
     """A home that has forgotten an item that was bought and clicked; the item as it was."""
     publication.publish(copied, 1, now=now)
     clicked = copied.lake.read("events", ["item_id"], "event = 'click'")["item_id"].to_pylist()
     item = next(row for row in items_as_of(copied.lake, now).to_pylist() if row["item_id"] in clicked)
+    refused = {"source": "items:7", "row": json.dumps({"item_id": item["source_id"] or item["item_id"], "title": "it's a secret"})}
+    other = {"source": "items:8", "row": json.dumps({"item_id": "another", "title": "kept"})}
+    rows = [{**row, "column": "images", "reason": "broken", "created": now} for row in (refused, other)]
+    copied.lake.append("quarantine", pa.Table.from_pylist(rows, schema=SCHEMAS["quarantine"]))
+    click = copied.lake.read("events", where=f"event = 'click' AND item_id = {item['item_id']}").to_pylist()[0]
+    lone = pa.Table.from_pylist([{**click, "user_id": LONE, "query_id": None}], schema=SCHEMAS["events"])
+    copied.lake.append("events", lone)
+    publication.publish(copied, 1, now=now)
+    assert behaviour(copied)["item_ids"] == [[item["item_id"]]]
     return copied, item, erase(copied, item["item_id"], now=now)
 
 
@@ -43,6 +64,15 @@ def test_the_receipt_lists_every_place(erased: tuple[Settings, dict[str, Any], R
     assert places["lake/images"] == len(item["image_ids"])
     (written,) = (settings.home / "receipts").iterdir()
     assert json.loads(written.read_text())["places"] == places
+
+
+def test_neither_refused_rows_nor_a_lone_users_sequence_name_it(erased: tuple[Settings, dict[str, Any], Receipt]) -> None:
+    settings, _, receipt = erased
+    assert receipt.places["lake/quarantine"] == 1
+    assert [row for row in settings.lake.read("quarantine")["row"].to_pylist() if "secret" in row] == []
+    assert settings.lake.count("quarantine") >= 1
+    assert bytes_with(settings.home, b"it's a secret") == []
+    assert behaviour(settings)["item_ids"] == [None]
 
 
 def test_no_place_knows_the_item_any_more(erased: tuple[Settings, dict[str, Any], Receipt], now: dt.datetime) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -131,14 +132,14 @@ def test_a_release_that_was_compared_with_another_champion_is_not_promoted(
 
 
 def test_a_job_says_no_to_a_failed_release_and_promotes_the_other(
-    copied: Settings, registry: Registry, make_release: Make, monkeypatch: pytest.MonkeyPatch
+    copied: Settings, registry: Registry, make_release: Make, now: dt.datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MOON_HOME", str(copied.home))
     assert (make_release(passed=False), make_release()) == (2, 3)
     assert (jobs.promote(2), registry.alias(CHAMPION)) == (False, 1)
     assert (jobs.promote(3), registry.alias(CHAMPION)) == (True, 3)
     assert jobs.live_encoders() == [1]
-    assert jobs.require_complete([1]) == {"encoders": 1, "items": 115}
+    assert jobs.require_complete([1], now.isoformat()) == {"encoders": 1, "items": 115}
 
 
 def test_an_unknown_release_is_an_error(copied: Settings, registry: Registry) -> None:

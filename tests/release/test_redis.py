@@ -82,6 +82,16 @@ def test_only_what_changed_goes_to_redis(shop: Settings, now: dt.datetime) -> No
     agree(shop, now + 2 * HOUR)
 
 
+def test_a_correction_of_the_same_time_reaches_redis(shop: Settings, now: dt.datetime) -> None:
+    """A click that comes late changes the sequence of a moment that is known already."""
+    last = shop.lake.read("events", where="event = 'click' AND user_id IS NOT NULL").sort_by("event_timestamp").to_pylist()[-1]
+    late = {"event_timestamp": last["event_timestamp"] - dt.timedelta(seconds=1), "created": now}
+    shop.lake.append("events", pa.Table.from_pylist([last | late], schema=SCHEMAS["events"]))
+    publication.publish(shop, 1, now=now + HOUR)
+    found = opened(shop).get_online_features(["user_behavior:item_ids"], [{"user_id": last["user_id"]}]).to_dict()
+    assert found["item_ids"][0][-2:] == [last["item_id"]] * 2
+
+
 def test_all_features_of_a_click_model_come_from_redis(shop: Settings, copied: Settings, now: dt.datetime) -> None:
     publication.publish(copied, 1, now=now)
     events = copied.lake.read("events", ["user_id", "item_id"], "query_id IS NOT NULL").slice(0, 5).to_pylist()
