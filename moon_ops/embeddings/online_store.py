@@ -5,6 +5,7 @@ Both ask the store as Feast lays it out, through Feast's own connection, so that
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import uuid
 from collections.abc import Sequence
@@ -27,13 +28,24 @@ def identity(store: FeatureStore) -> str:
     """Which store it is: one that was emptied or made anew is another, and holds nothing. :class:`ServiceError` if it does not answer."""
     client = _redis(store)
     if client is None:
-        file = _file(store)
-        return f"sqlite {file.stat().st_ino}" if file.is_file() else "sqlite"
+        return _sqlite_name(_file(store)) if _file(store).is_file() else "sqlite"
     try:
         client.set(NAME, uuid.uuid4().hex, nx=True)
         return f"redis {client.get(NAME).decode()}"
     except RedisError as fault:
         raise _unreachable(fault) from fault
+
+
+def _sqlite_name(file: Path) -> str:
+    """The name in the file, given to it now if it has none. Not its inode: a file made anew may get the old one's."""
+    with contextlib.closing(sqlite3.connect(file, timeout=60, isolation_level=None)) as connection:
+        connection.execute("CREATE TABLE IF NOT EXISTS online_store_name (name TEXT)")
+        fresh = (
+            "INSERT INTO online_store_name SELECT ? WHERE NOT EXISTS (SELECT 1 FROM online_store_name)"  # one statement, one transaction
+        )
+        connection.execute(fresh, (uuid.uuid4().hex,))
+        (name,) = connection.execute("SELECT name FROM online_store_name").fetchone()
+    return f"sqlite {name}"
 
 
 def forget(store: FeatureStore, key: str, ids: Sequence[int]) -> int:
