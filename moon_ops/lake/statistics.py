@@ -72,16 +72,16 @@ def derive(lake: Lake, *, behaviour: bool = True) -> StatisticsReport:
     """
     _profile(lake)
     events = changes.newest(lake.open("events")) if lake.exists("events") else changes.NOTHING
-    for name, bring in ((STATS, _stats), (BEHAVIOR, _behavior)):
+    for name in (STATS, BEHAVIOR):
         there, since = lake.exists(name), int(changes.marks(lake, name).get("events", changes.NOTHING))
         if not there or (behaviour and since != events):
-            bring(lake, since)
+            _stats(lake) if name == STATS else _behavior(lake, since)
             changes.mark(lake, name, events=events)
     pa.default_memory_pool().release_unused()  # whole histories were in memory
     return StatisticsReport(*(lake.count(name) for name in (PROFILE, STATS, BEHAVIOR)))
 
 
-def _stats(lake: Lake, since: int) -> None:  # noqa: ARG001
+def _stats(lake: Lake) -> None:
     _write(lake, STATS, _sql(STATS_SQL, events=lake.read("events", ["event_timestamp", "item_id", "event"])))
 
 
