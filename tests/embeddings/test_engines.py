@@ -16,7 +16,7 @@ import ray
 
 from moon_ops.embeddings import engines, portions, produce
 from moon_ops.embeddings.runtime import Runtime
-from moon_ops.errors import ContractError, InputError, MoonError, SettingsError
+from moon_ops.errors import ContractError, InputError, ServiceError, SettingsError
 from moon_ops.lake.ingest import ingest
 from moon_ops.lake.tables import Lake
 
@@ -98,7 +98,7 @@ def refuse() -> Runtime:
 
 
 def test_what_an_actor_refuses_is_said_in_one_line(lake: Lake, runtime: Runtime) -> None:
-    with pytest.raises(MoonError, match=r"tower\.onnx is another one|the Ray cluster gave up") as said:
+    with pytest.raises(ServiceError, match=r"gave up \(.*ContractError: tower\.onnx is another one → export the encoder again\)") as said:
         embed(lake, runtime, 1, engines.on_ray(refuse))
     assert "Traceback" not in str(said.value)
 
