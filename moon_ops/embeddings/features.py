@@ -67,13 +67,8 @@ def open_store(home: Path, redis: str = "") -> FeatureStore:
 
 
 def versions(lake: Lake) -> list[int]:
-    """The encoders that have an embeddings table, oldest first, found by asking the lake for v1, v2, … (numbers have no long gaps)."""
-    found, number, absent = [], 1, 0
-    while absent < 10:
-        there = lake.exists(table_name(number))
-        found += [number] if there else []
-        absent, number = (0 if there else absent + 1), number + 1
-    return found
+    """The encoders that have an embeddings table, oldest first."""
+    return sorted(int(name[1:]) for name in lake.under("embeddings") if name[:1] == "v" and name[1:].isdigit())
 
 
 def definitions(lake: Lake, live: Sequence[int]) -> list[Thing]:

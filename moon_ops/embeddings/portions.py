@@ -14,7 +14,7 @@ from typing import Protocol
 import pyarrow as pa
 
 from moon_ops.embeddings import vector_tables
-from moon_ops.embeddings.due import contents
+from moon_ops.embeddings.due import contents, known
 from moon_ops.embeddings.pipeline import Embedded
 from moon_ops.embeddings.vector_tables import excused_table_name, query_table_name, table_name
 from moon_ops.lake.contract import Sample, item_sample, query_sample
@@ -48,28 +48,30 @@ class Portions(Protocol):
 
 @dataclass(frozen=True)
 class Items:
-    """Item versions, with the columns of ``vector_tables.KEY``, of the items table at version ``at``."""
+    """Item versions, with the columns of ``vector_tables.KEY``. One that is erased meanwhile leaves no trace."""
 
     lake: Lake
     encoder: int
-    at: int
     now: dt.datetime
 
     def samples(self, rows: pa.Table) -> list[Sample]:
-        """Text and pictures of each item version."""
-        return [item_sample(item) for item in contents(self.lake.open("items").checkout_version(self.at), rows)]
+        """Text and pictures of each item version; nothing of one that was erased."""
+        return [item_sample(item) for item in contents(self.lake.open("items"), rows)]
 
     def commit(self, rows: pa.Table, made: Embedded) -> Count:
         """Vectors go to ``embeddings/v<N>``, and the reasons of those that have none to ``excused/v<N>``."""
         for image_id, reason in made.unread.items():
             log.warning("picture %s could not be read (%s): its item is embedded from what is left", image_id, reason)
-        keep, name = made.kept(), table_name(self.encoder)
-        vector_tables.insert(self.lake, name, rows.take(keep), {"embedding": vector_tables.as_column(made.vectors[keep])}, self.now)
-        if made.excused:
-            left = sorted(made.excused)
-            reasons = pa.array([made.excused[row] for row in left])
-            vector_tables.insert(self.lake, excused_table_name(self.encoder), rows.take(left), {"reason": reasons}, self.now)
-        return Count(len(keep), rows.num_rows - len(keep), len(made.unread))
+        with self.lake.erasing(shared=True):
+            there = known(self.lake.open("items"), rows)
+            keep = [row for row in made.kept() if there[row]]
+            left = [row for row in sorted(made.excused) if there[row]]
+            vectors = {"embedding": vector_tables.as_column(made.vectors[keep])}
+            vector_tables.insert(self.lake, table_name(self.encoder), rows.take(keep), vectors, self.now)
+            if left:
+                reasons = pa.array([made.excused[row] for row in left])
+                vector_tables.insert(self.lake, excused_table_name(self.encoder), rows.take(left), {"reason": reasons}, self.now)
+        return Count(len(keep), len(left), len(made.unread))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from tqdm import tqdm
 
 from moon_ops.embeddings import vector_tables
-from moon_ops.embeddings.due import Work, due, queries_due
+from moon_ops.embeddings.due import Work, due, known, queries_due
 from moon_ops.embeddings.engines import Engine, local
 from moon_ops.embeddings.portions import Count, Items, Portions, Queries
 from moon_ops.embeddings.runtime import Runtime
@@ -67,8 +67,11 @@ def embed(lake: Lake, runtime: Runtime, version: int, *, now: dt.datetime, worke
     for table in (name, excuses):
         vector_tables.create(lake, table, runtime)
     work, began = due(lake, version), time.perf_counter()
-    count = _run(engine or local(runtime), lake, Items(lake, version, work.at, now), work.rows, workers, f"embed v{version}")
+    again = pc.is_in(work.superseded, vector_tables.version_ids(work.rows))
+    vector_tables.withdraw(lake, name, work.superseded.filter(again))  # they are due, and inserted only where there are none
+    count = _run(engine or local(runtime), lake, Items(lake, version, now), work.rows, workers, f"embed v{version}")
     _require_complete(lake, work, name, excuses, version)
+    vector_tables.withdraw(lake, name, work.superseded.filter(pc.invert(again)))  # now that their successors are there
     rate = work.rows.num_rows / (time.perf_counter() - began)
     _remember(lake, name, "items", work.mark, rate if work.rows.num_rows else None)
     return EmbedReport(name, runtime.contract_id, count.embedded, lake.count(name), count.excused, count.unread, work.looked_at)
@@ -100,7 +103,7 @@ def _run(engine: Engine, lake: Lake, portions: Portions, rows: pa.Table, workers
 
 
 def _require_complete(lake: Lake, work: Work, name: str, excuses: str, version: int) -> None:
-    """Embedded + excused = due; what arrived meanwhile is the next run's work."""
+    """Embedded + excused = due; what arrived meanwhile is the next run's work, and nothing is due of what was erased meanwhile."""
     if not work.rows.num_rows:
         return
     ids = work.rows["item_id"].combine_chunks().unique()
@@ -108,6 +111,9 @@ def _require_complete(lake: Lake, work: Work, name: str, excuses: str, version: 
     wanted = vector_tables.version_ids(work.rows)
     found = pa.chunked_array([*there[0].chunks, *there[1].chunks], pa.string()).combine_chunks()
     missing = wanted.filter(pc.invert(pc.is_in(wanted, found)))
+    if len(missing):
+        left = work.rows.filter(pc.is_in(wanted, missing))
+        missing = pc.filter(missing, pa.array(known(lake.open("items"), left)))
     if len(missing):
         raise StageError(
             f"{len(missing)} item versions still have no vector under encoder {version}, e.g. {missing[0]}",

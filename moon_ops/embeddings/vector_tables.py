@@ -82,6 +82,12 @@ def insert(lake: Lake, name: str, rows: pa.Table, columns: Mapping[str, pa.Array
     table.merge_insert([key]).when_not_matched_insert_all().execute(rows.select(table.schema.names).cast(table.schema))
 
 
+def withdraw(lake: Lake, name: str, version_ids: pa.Array) -> None:
+    """Remove the rows with these keys."""
+    if len(version_ids):
+        lake.open(name).delete(f"version_id IN ({', '.join(repr(key) for key in version_ids.to_pylist())})")
+
+
 def as_column(vectors: NDArray[np.float32]) -> pa.FixedSizeListArray:
     """Vectors [N, D] as a column."""
     return pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])

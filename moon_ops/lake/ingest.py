@@ -41,11 +41,12 @@ class IngestReport:
     first_refusal: str = ""
 
 
-def ingest(source: Path, lake: Lake, *, now: dt.datetime, workers: int = 2) -> IngestReport:
+def ingest(source: Path, lake: Lake, *, now: dt.datetime, workers: int = 2, patience: float | None = None) -> IngestReport:
     """Ingest the directory ``source``; ``now`` is the time at which its rows become known.
 
     Raises :class:`~moon_ops.errors.InputError` for a directory that cannot be used as a whole (no items, a missing column, an
-    empty catalogue). Rows that cannot be used go to the ``quarantine`` table, and the rest goes on.
+    empty catalogue), :class:`~moon_ops.errors.ServiceError` if others have been writing for ``patience`` seconds; without it, it waits.
+    Rows that cannot be used go to the ``quarantine`` table, and the rest goes on.
     """
     if not source.is_dir():
         raise InputError(f"DIRECTORY = {source} is not a directory", action="name a directory that holds an items file")
@@ -53,7 +54,7 @@ def ingest(source: Path, lake: Lake, *, now: dt.datetime, workers: int = 2) -> I
     raw = {name: rows.read(source, name, refusals) for name in ("items", "queries", "events")}  # all checked before anything is written
     late = pc.greater(raw["events"]["timestamp"], pa.scalar(now + FUTURE, STAMP))
     raw["events"] = refusals.split(raw["events"], late, "events", "timestamp", f"is in the future (it is {now:%Y-%m-%dT%H:%MZ})")
-    with lake.one_writer():  # two ingests at once would each find the other's rows missing
+    with lake.one_writer(patience):  # two ingests at once would each find the other's rows missing
         return _write(source, lake, raw, refusals, now, workers)
 
 

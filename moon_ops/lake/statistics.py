@@ -70,6 +70,11 @@ def derive(lake: Lake, *, behaviour: bool = True) -> StatisticsReport:
     Without ``behaviour`` the other two stay as they are once they are there: new items have no behaviour yet, and every night it is
     counted. A reader sees the old table or the new one.
     """
+    with lake.erasing(shared=True):  # else what was read before an erasure would be written after it
+        return _derive(lake, behaviour=behaviour)
+
+
+def _derive(lake: Lake, *, behaviour: bool) -> StatisticsReport:
     _profile(lake)
     events = changes.newest(lake.open("events")) if lake.exists("events") else changes.NOTHING
     for name in (STATS, BEHAVIOR):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import fcntl
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import lance
 import pyarrow as pa
 import pyarrow.compute as pc
+from lance.namespace import DirectoryNamespace, ListTablesRequest
 
 from moon_ops.errors import ServiceError, StageError
 
@@ -24,6 +26,7 @@ EVENTS = ("impression", "click", "cart", "purchase")
 STAMP = pa.timestamp("us", tz="UTC")
 STRINGS = pa.list_(pa.string())
 VALIDITY = ("item_id", "event_timestamp", "created", "status")  # of an item version
+POLL = 0.05  # seconds between two tries for a lock
 PRIMARY = {b"lance-schema:unenforced-primary-key": b"true"}  # Lance compares the keys of commits that overlap; timestamps it does not see
 
 
@@ -119,7 +122,10 @@ class Lake:
         except (ValueError, OSError) as fault:
             if "was not found" in str(fault) or "Not found" in str(fault):
                 return None
-            raise ServiceError(f"the lake at {self.uri} cannot be read ({str(fault).splitlines()[0]})", action="check the store") from fault
+            raise self._unreadable(fault) from fault
+
+    def _unreadable(self, fault: Exception) -> ServiceError:
+        return ServiceError(f"the lake at {self.uri} cannot be read ({str(fault).splitlines()[0]})", action="check the store")
 
     def open(self, table: str, *, needs: str = "moon ingest DIRECTORY") -> lance.LanceDataset:
         """The table at its newest version; a :class:`StageError` that names the command to run first when there is none."""
@@ -128,16 +134,40 @@ class Lake:
             raise StageError(f"the lake at {self.uri} has no table '{table}' yet", action=f"run `{needs}` first")
         return found
 
+    def under(self, directory: str) -> list[str]:
+        """The tables in a directory of the lake, e.g. ``v1``, ``v2`` of ``embeddings``; none if there is no such directory."""
+        try:
+            return sorted(DirectoryNamespace(root=f"{self.uri.rstrip('/')}/{directory}").list_tables(ListTablesRequest(id=[])).tables)
+        except OSError as fault:
+            raise self._unreadable(fault) from fault
+
+    def one_writer(self, patience: float | None = None) -> contextlib.AbstractContextManager[None]:
+        """Wait until nobody else takes items in or maintains the lake; :class:`ServiceError` after ``patience`` seconds, if given."""
+        return self._locked("ingest.lock", patience)
+
+    def erasing(self, *, shared: bool = False) -> contextlib.AbstractContextManager[None]:
+        """Erase an item while nobody writes what was derived from it; whoever does so is in a ``shared`` block of this."""
+        return self._locked("erasure.lock", None, shared=shared)
+
     @contextlib.contextmanager
-    def one_writer(self) -> Iterator[None]:
-        """Wait until no other process of this machine is in such a block; an object store is not locked."""
+    def _locked(self, name: str, patience: float | None, *, shared: bool = False) -> Iterator[None]:
+        """Hold a lock among the processes of this machine; an object store is not locked."""
         if "://" in self.uri:
             yield
             return
-        place = Path(self.uri)
+        place, began = Path(self.uri), time.monotonic()
         place.mkdir(parents=True, exist_ok=True)
-        with (place / "ingest.lock").open("w") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        how = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (fcntl.LOCK_NB if patience is not None else 0)
+        with (place / name).open("w") as handle:
+            while True:
+                try:
+                    fcntl.flock(handle, how)
+                    break
+                except BlockingIOError:
+                    if patience is not None and time.monotonic() - began > patience:
+                        problem = f"somebody else has been writing to the lake for {patience:g} seconds"
+                        raise ServiceError(problem, action="try again later") from None
+                    time.sleep(POLL)
             yield
 
     def append(self, table: str, rows: pa.Table) -> int:

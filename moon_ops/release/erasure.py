@@ -1,14 +1,18 @@
 """Forget an item everywhere: lake, vectors, online store, index, tables, and old versions of each; with a receipt that lists the places.
 
-Deleting is an entry in the ledger and keeps history; erasing rewrites it. It may be killed and run again: a place without the item is
-reported with 0, and the receipt of the run that finds nothing more is the proof.
+Deleting is an entry in the ledger and keeps history; erasing rewrites it. It may be killed and run again: what the killed run found is
+noted before it is removed, so that the receipt of the run that completes it names it, too.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
@@ -22,6 +26,8 @@ from moon_ops.lake import changes, statistics
 from moon_ops.lake.tables import Lake
 from moon_ops.release import maintenance, publication
 from moon_ops.settings import Settings
+
+Note = Callable[[str, int], None]  # takes down how many rows of the item a place holds
 
 
 @dataclass(frozen=True)
@@ -39,31 +45,52 @@ def erase(settings: Settings, item_id: int, *, now: dt.datetime) -> Receipt:
     Behaviour that names the item goes with it, and users' sequences are derived anew. Raises :class:`InputError` for an item that no place
     knows. The receipt is also written to ``MOON_HOME/receipts``.
     """
-    places = _erase(settings, item_id, now)
-    if not any(places.values()):
-        raise InputError(f"ITEM_ID = {item_id} is in no place", action="check the id; string ids have a number, see source_id in the lake")
-    for name, count in _erase(settings, item_id, now, again=True).items():  # what somebody was writing meanwhile
-        places[name] = places.get(name, 0) + count
-    receipt = Receipt(item_id, now.isoformat(), places)
     place = settings.home / "receipts"
-    place.mkdir(exist_ok=True)
-    (place / f"{item_id}-{now:%Y%m%dT%H%M%S}.json").write_text(json.dumps(asdict(receipt), indent=2) + "\n")
+    place.mkdir(parents=True, exist_ok=True)
+    begun = place / f"{item_id}.begun.json"  # what a killed run has found
+    places: dict[str, int] = json.loads(begun.read_text()) if begun.is_file() else {}
+    _erase(settings, item_id, now, lambda name, count: _note(begun, places, name, max(places.get(name, 0), count)))
+    if not any(places.values()):
+        begun.unlink()
+        before = sorted(receipt.name for receipt in place.glob(f"{item_id}-*.json"))
+        action = f"it was erased before: {place / before[-1]}" if before else "check the id (of a string id: its number in the lake)"
+        raise InputError(f"ITEM_ID = {item_id} is in no place", action=action)
+    first = dict(places)
+    _erase(settings, item_id, now, lambda name, count: _note(begun, places, name, first.get(name, 0) + count), again=True)
+    receipt = Receipt(item_id, now.isoformat(), places)
+    _write(place / f"{item_id}-{now:%Y%m%dT%H%M%S}.json", asdict(receipt))
+    begun.unlink()
     return receipt
 
 
-def _erase(settings: Settings, item_id: int, now: dt.datetime, *, again: bool = False) -> dict[str, int]:
-    """One pass over all places. ``again``: table and index are made anew only if something was found."""
-    lake, users = settings.lake, _users(settings.lake, item_id)
-    with lake.one_writer():
-        places = {f"lake/{name}": _forget(settings, name, where) for name, where in _rows(lake, item_id).items()}
+def _note(begun: Path, places: dict[str, int], name: str, count: int) -> None:
+    places[name] = count
+    _write(begun, places)
+
+
+def _write(place: Path, content: dict[str, Any]) -> None:
+    scratch = place.with_suffix(".writing")
+    scratch.write_text(json.dumps(content, indent=2) + "\n")
+    scratch.replace(place)
+
+
+def _erase(settings: Settings, item_id: int, now: dt.datetime, note: Note, *, again: bool = False) -> None:
+    """One pass over all places. ``again``: for what others were writing meanwhile; table and index stay if nothing was found."""
+    lake, users, found = settings.lake, _users(settings.lake, item_id), 0
+    with lake.one_writer(), lake.erasing():
+        for name, where in _rows(lake, item_id).items():
+            found += _forget(settings, name, where, note)
     statistics.derive(lake)
     store = features.open_store(settings.home, settings.redis)
-    places["online store"] = online_store.forget(store, "item_id", [item_id]) + online_store.forget(store, "user_id", users)
+    with contextlib.ExitStack() as turns:  # whoever hands a view over now read it before, and may still bring the item
+        for view in publication.views(settings, features.versions(lake)):
+            turns.enter_context(view)
+        known = online_store.forget(store, "item_id", [item_id]) + online_store.forget(store, "user_id", users)
+    note("online store", known)
     for encoder in features.versions(lake):
         made = publication.table_place(settings, "items", encoder).exists()  # a first publication may have been killed after it
-        if made and (any(places.values()) or not again):  # the users' other behaviour goes back to the online store, too
-            places |= _withdraw(settings, encoder, item_id, now)
-    return places
+        if made and (found + known or not again):  # the users' other behaviour goes back to the online store, too
+            _withdraw(settings, encoder, item_id, now, note)
 
 
 def _users(lake: Lake, item_id: int) -> list[int]:
@@ -105,10 +132,11 @@ def _pictures(lake: Lake, item_id: int) -> str:
     return f"image_id IN ({', '.join(repr(i) for i in sorted(its - others - asked)) or 'NULL'})"
 
 
-def _forget(settings: Settings, name: str, where: str) -> int:
+def _forget(settings: Settings, name: str, where: str, note: Note) -> int:
     """Delete rows, and write anew every file and remove every version that held them; how many there were."""
     table = settings.lake.open(name)
     count = table.count_rows(filter=where)
+    note(f"lake/{name}", count)
     if count and name in (statistics.BEHAVIOR, statistics.STATS):
         changes.mark(settings.lake, name, events=changes.NOTHING)  # first: if this is killed, they are derived anew all the same
         table = settings.lake.open(name)
@@ -122,10 +150,9 @@ def _forget(settings: Settings, name: str, where: str) -> int:
     return count
 
 
-def _withdraw(settings: Settings, encoder: int, item_id: int, now: dt.datetime) -> dict[str, int]:
+def _withdraw(settings: Settings, encoder: int, item_id: int, now: dt.datetime, note: Note) -> None:
     """Make table and index anew from the lake, which knows the item no more."""
     table, index = publication.table_place(settings, "items", encoder), publication.index_place(settings, encoder)
-    held = int(RepresentationTable.open(table).rows(np.array([item_id]))[0] >= 0)
-    found = int(index.exists() and ItemIndex.open(index).holds(item_id))
+    note(f"tables/items-v{encoder}", int(RepresentationTable.open(table).rows(np.array([item_id]))[0] >= 0))
+    note(f"index/v{encoder}", int(index.exists() and ItemIndex.open(index).holds(item_id)))
     publication.publish(settings, encoder, now=now, full=True)
-    return {f"tables/items-v{encoder}": held, f"index/v{encoder}": found}

@@ -7,6 +7,7 @@ turns view by view: a new item waits for the view that the nightly refresh is ha
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 import os
@@ -68,6 +69,11 @@ def publish(settings: Settings, encoder: int, *, now: dt.datetime, behaviour: bo
     place = _place(settings, encoder)
     _write(place, json.dumps(versions))  # last: a killed publication is published again
     return Published(encoder, contract, header.items, queries, f"{header.kind}: {header.reason}", changed)
+
+
+def views(settings: Settings, encoders: list[int]) -> list[contextlib.AbstractContextManager[None]]:
+    """The turns of all views of the online store, in one order: who holds them knows that nobody hands anything over to it."""
+    return [turn(_handed(settings, view)) for view in (*SHARED, *(f"item_embedding_v{encoder}" for encoder in encoders))]
 
 
 def _online_view(settings: Settings, store: FeatureStore, view: str, now: dt.datetime, *, full: bool) -> int:

@@ -29,6 +29,7 @@ from moon_ops.settings import Settings
 
 log = logging.getLogger(__name__)
 AGAIN_SECONDS = 5.0  # after a fault
+PATIENCE = 5.0  # seconds that a request waits for `moon ingest` or `moon maintain`: each one waiting holds a thread of the service
 MOST = 200  # items in a request
 
 
@@ -68,11 +69,13 @@ class Intake:
         self._work.set()
 
     def accept(self, items: Sequence[NewItem], now: dt.datetime) -> IngestReport:
-        """Commit the items to the lake; :class:`InputError` with the reason if none of them can be used."""
+        """Commit the items to the lake; :class:`InputError` with the reason if none of them can be used,
+        :class:`~moon_ops.errors.ServiceError` if others keep the lake busy.
+        """
         with tempfile.TemporaryDirectory() as folder:
             rows = [_row(Path(folder), number, item) for number, item in enumerate(items)]
             (Path(folder) / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-            report = ingest(Path(folder), self.settings.lake, now=now, workers=self.settings.workers)
+            report = ingest(Path(folder), self.settings.lake, now=now, workers=self.settings.workers, patience=PATIENCE)
         if report.refused and not report.items + report.updated + report.known:
             raise InputError(f"no item could be used ({report.first_refusal})", action="mend it and send it again")
         self._work.set()

@@ -18,7 +18,7 @@ from moon_ops.embeddings import features, handover, vector_tables
 from moon_ops.embeddings.handover import Since
 from moon_ops.errors import StageError
 from moon_ops.lake import changes, statistics
-from moon_ops.lake.tables import SCHEMAS, STAMP, Lake
+from moon_ops.lake.tables import SCHEMAS, STAMP, Lake, embeddings_schema
 from moon_ops.settings import Settings
 
 MAY = dt.datetime(2026, 5, 1, tzinfo=dt.UTC)
@@ -195,6 +195,14 @@ def test_every_batch_is_handed_over_once_and_the_online_store_has_the_newest(hom
     mark = changes.newest(features.dataset_of(opened.get_feature_view("item_profile")))
     assert hand_over(opened, ["item_profile"], MAY + 4 * DAY, Since(mark, MAY + 4 * DAY)) == [0]
     assert hand_over(opened, ["item_profile"], MAY + 4 * DAY, Since(mark + 9, MAY + 4 * DAY)) == [2], "a table brought back from a backup"
+
+
+def test_all_encoders_with_a_table_are_found_whatever_lies_between(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path / "lake"))
+    assert features.versions(lake) == []
+    for number in (2, 10, 45):
+        lake.append(f"embeddings/v{number}", embeddings_schema(4).empty_table())
+    assert features.versions(lake) == [2, 10, 45]
 
 
 def test_an_encoder_that_was_never_published_is_an_error(store: FeatureStore) -> None:

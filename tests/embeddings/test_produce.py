@@ -171,6 +171,59 @@ def test_the_versions_that_are_due(tmp_path: Path, versions: list[dict[str, Any]
     assert [((row["event_timestamp"] - MAY).days, row["content_hash"]) for row in work] == expected
 
 
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        (["red", "blue", "red"], "red"),
+        (["red", "blue", "red", "blue"], "blue"),
+        (["red", "blue", "blue"], "blue"),
+    ],
+)
+@pytest.mark.parametrize("killed", [False, True])
+def test_of_an_item_to_come_the_last_correction_counts(
+    tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch, steps: list[str], expected: str, killed: bool
+) -> None:
+    """Each content is embedded before the next one comes; a run that is killed before it ends leaves the rest to the next one."""
+    lake = Lake(str(tmp_path / "lake"))
+    for day, content in enumerate(steps):
+        lake.append("items", pa.Table.from_pylist([version(20, content, learned=day)], schema=SCHEMAS["items"]))
+        if killed and day == len(steps) - 1:
+            with monkeypatch.context() as patched:
+                patched.setattr(produce, "_require_complete", Mock(side_effect=KeyboardInterrupt))
+                with pytest.raises(KeyboardInterrupt):
+                    produce.embed(lake, runtime, 1, now=MAY + day * DAY, workers=1)
+        produce.embed(lake, runtime, 1, now=MAY + day * DAY, workers=1)
+    ids, vectors = vector_tables.vectors_as_of(lake, 1, MAY + 20 * DAY)
+    assert (ids.tolist(), lake.read("embeddings/v1")["content_hash"].to_pylist()) == ([1], [expected])
+    assert vectors[0] == pytest.approx(runtime.embed([Sample(expected, ())], {})[0], abs=1e-5)
+    assert produce.plan(lake, 1).items == 0
+
+
+def test_an_item_that_is_erased_while_it_is_embedded_does_not_come_back(
+    lake: Lake, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = portions.Items.commit
+
+    def erased_meanwhile(self: portions.Items, rows: pa.Table, made: Any) -> Any:
+        self.lake.open("items").delete("item_id = 2")
+        return commit(self, rows, made)
+
+    monkeypatch.setattr(portions.Items, "commit", erased_meanwhile)
+    assert embed(lake, runtime).embedded == 3
+    assert sorted(lake.read("embeddings/v1")["item_id"].to_pylist()) == [1, 3, 4]
+    assert lake.count("excused/v1") == 0
+
+
+def test_no_vector_is_committed_while_an_item_is_being_erased(lake: Lake, runtime: Runtime) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        with lake.erasing():
+            run = pool.submit(embed, lake, runtime)
+            with pytest.raises(TimeoutError):
+                run.result(timeout=2)
+            assert lake.count("embeddings/v1") == 0
+        assert run.result(timeout=60).embedded == 4
+
+
 def test_runs_that_overlap_insert_each_row_once(lake: Lake, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     """Four runs look, then all of them commit at the same moment: what each was about to insert, the others were, too."""
     together, insert = threading.Barrier(4), vector_tables.insert

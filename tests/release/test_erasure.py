@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import lance
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from moon_ops.embeddings import features
+from moon_ops.embeddings import features, online_store
 from moon_ops.errors import InputError
 from moon_ops.lake.tables import SCHEMAS, items_as_of
-from moon_ops.release import maintenance, publication
+from moon_ops.release import erasure, maintenance, publication
 from moon_ops.release.erasure import Receipt, erase
 from moon_ops.settings import Settings
 
@@ -101,6 +103,42 @@ def test_all_other_items_stay_and_the_release_keeps_its_tag(erased: tuple[Settin
     assert (publication.tables(settings, 1).items.rows(ids) >= 0).all()
     tagged = settings.lake.open("embeddings/v1")
     assert lance.dataset(tagged.uri, version=tagged.tags.list()["release-1"]["version"]).count_rows() == tagged.count_rows()
+
+
+def test_a_killed_erasure_is_completed_with_one_receipt(copied: Settings, now: dt.datetime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed when the lake has forgotten the item and the index has not: the receipt names the rows of both runs, once."""
+    publication.publish(copied, 1, now=now)
+    clicked = copied.lake.read("events", ["item_id"], "event = 'click'")["item_id"].to_pylist()[0]
+    events = copied.lake.open("events").count_rows(filter=f"item_id = {clicked}")
+    with monkeypatch.context() as patched:
+        patched.setattr(erasure, "_withdraw", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            erase(copied, clicked, now=now)
+    places = erase(copied, clicked, now=now).places
+    assert (places["lake/events"], places["index/v1"], places["tables/items-v1"]) == (events, 1, 1)
+    assert places["online store"] >= 3
+    (receipt,) = (copied.home / "receipts").iterdir()
+    with pytest.raises(InputError, match="is in no place") as refused:
+        erase(copied, clicked, now=now)
+    assert str(receipt) in refused.value.action
+    assert list((copied.home / "receipts").iterdir()) == [receipt]
+
+
+def test_nothing_is_handed_over_while_the_online_store_forgets(copied: Settings, now: dt.datetime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A publication that read the item before it was erased hands it over first, and then it is forgotten."""
+    publication.publish(copied, 1, now=now)
+    item = items_as_of(copied.lake, now, ["item_id"])["item_id"].to_pylist()[0]
+    order: list[str] = []
+    forget, turn = online_store.forget, publication.views(copied, [1])[0]
+    monkeypatch.setattr(online_store, "forget", lambda *arguments: order.append("forgotten") or forget(*arguments))  # type: ignore[func-returns-value]
+    with ThreadPoolExecutor(1) as pool:
+        with turn:  # of the first view
+            run = pool.submit(erase, copied, item, now=now)
+            with pytest.raises(TimeoutError):
+                run.result(timeout=8)
+            order.append("handed over")
+        run.result(timeout=120)
+    assert order[:2] == ["handed over", "forgotten"]
 
 
 def test_an_item_that_nobody_knows_is_refused(copied: Settings, now: dt.datetime) -> None:

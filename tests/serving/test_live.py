@@ -15,6 +15,7 @@ from PIL import Image
 
 from moon_ops.embeddings import features, produce
 from moon_ops.release import publication
+from moon_ops.serving import live
 from moon_ops.settings import Settings
 from moon_ops.trial import running
 
@@ -76,6 +77,18 @@ def test_what_cannot_be_used_is_refused_with_the_reason(client: httpx.Client, ho
     assert client.post("/v1/items", json={"items": [{"item_id": 1, "tilte": "x"}]}, headers=TOKEN).status_code == 422
     assert client.post("/v1/items", json={"items": []}, headers=TOKEN).status_code == 422
     assert home.lake.count("items") == rows
+
+
+def test_a_request_does_not_wait_for_ever_while_the_lake_is_maintained(
+    client: httpx.Client, home: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "PATIENCE", 0.2)
+    rows = home.lake.count("items")
+    with home.lake.one_writer():
+        answer = client.post("/v1/items", json={"items": [{"item_id": 900_002, "title": "Late"}]}, headers=TOKEN)
+    assert (answer.status_code, answer.json()["action"]) == (503, "try again later")
+    assert home.lake.count("items") == rows
+    assert client.post("/v1/items", json={"items": [{"item_id": 900_002, "title": "Late"}]}, headers=TOKEN).status_code == 202
 
 
 @pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer wrong"}, {"authorization": "a-secret"}])
