@@ -1,14 +1,15 @@
-"""Impressions → training batches, through the Feast SDK: features as known before each row's time, vectors gathered by row number.
+"""Impressions → training batches, through Feast: features as known before each row's time, everything gathered by row number.
 
-R rows, S behaviours, W words, D vector dimensions. Rows carry row numbers into the representation tables, never vectors.
+R rows, B rows of a batch, S behaviours, W words, D vector dimensions. A row carries numbers of rows in tables that are coded once; its
+features, its user's sequence and all vectors are gathered when it comes into a batch (the paper's dynamic loading).
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import duckdb
 import numpy as np
@@ -18,22 +19,43 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from moon_ops.ctr.models import INPUTS
+from moon_ops.ctr.behaviors import Behaviors
+from moon_ops.ctr.models import IDS
 from moon_ops.ctr.vocabulary import Vocabulary, dense, words
-from moon_ops.embeddings.table import RepresentationTable
+from moon_ops.embeddings.as_of import Joined, identifiers, microseconds
 from moon_ops.errors import StageError
 from moon_ops.lake.contract import require_same
 from moon_ops.lake.tables import Lake
 
-VECTORS = ("target_vector", "query_vector", "behavior_vector", "behavior_query_vector")
+PROFILE = ("spu", "category", "brand", "seller", "price")  # of ``IDS`` those that come from the item's profile
+Ints = NDArray[np.int64]
+
+
+class Vectors(Protocol):
+    """Vectors by id: of one snapshot (a representation table), or of all versions with their times."""
+
+    contract_id: str
+
+    @property
+    def dim(self) -> int:
+        """D."""
+
+    def codes(self, ids: Ints) -> Ints:
+        """The number of each id, any shape; -1 for one without a vector."""
+
+    def at(self, codes: Ints, times: Ints) -> Ints:
+        """The row number of the vector to use at ``times`` [µs]; -1 for none."""
+
+    def gather(self, rows: Ints) -> NDArray[np.float32]:
+        """Vectors [..., D] of row numbers [...]; zeros for -1."""
 
 
 @dataclass(frozen=True)
 class Tables:
     """The vectors of one contract: of items and of queries; :class:`ContractError` for two contracts."""
 
-    items: RepresentationTable
-    queries: RepresentationTable
+    items: Vectors
+    queries: Vectors
 
     def __post_init__(self) -> None:
         require_same(self.items.contract_id, self.queries.contract_id, what="vectors of items and of queries")
@@ -41,16 +63,51 @@ class Tables:
 
 @dataclass(frozen=True)
 class Rows:
-    """R encoded impressions. ``arrays`` are the model's inputs but for the vectors, whose row numbers are in ``vector_rows``."""
+    """R impressions as a model reads them, by row number. ``profile`` and ``dense`` are coded feature rows; the last is that of nothing."""
 
-    arrays: dict[str, NDArray[Any]]
-    vector_rows: dict[str, NDArray[np.int64]]
-    labels: NDArray[np.int64]
-    user_ids: NDArray[np.int64]
-    item_ids: NDArray[np.int64]
+    ids: dict[str, Ints]  # item, user, query: [R]
+    profile: Ints  # [M, 5] in the order of PROFILE
+    dense: NDArray[np.float32]  # [N, 3]
+    words: Ints  # [T, W] of the texts that occur
+    at: dict[str, Ints]  # [R] row numbers: profile, dense, words, behaviors
+    is_image: NDArray[np.float32]  # [R]
+    behaviors: Behaviors
+    tables: Tables
+    item_codes: Ints  # [R] of the vectors
+    query_codes: Ints  # [R]
+    times: Ints  # [R] µs
+    labels: Ints
+    user_ids: Ints
+    item_ids: Ints
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def columns(self, chosen: Ints, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """The inputs ``names`` of the rows ``chosen`` [B], as :mod:`moon_ops.ctr.models` describes them."""
+        times = self.times[chosen]
+        wanted = "target_vector" in names or self.behaviors.picks
+        target = self._gathered(self.tables.items, self.item_codes[chosen], times) if wanted else None
+        seen = self.behaviors.of(self.at["behaviors"][chosen], times, target)
+        columns: dict[str, NDArray[Any]] = {}
+        for name in names:
+            if name == "ids":
+                profile = self.profile[self.at["profile"][chosen]]
+                columns[name] = np.column_stack([self.ids[n][chosen] if n in self.ids else profile[:, PROFILE.index(n)] for n in IDS])
+            elif name == "words":
+                columns[name] = self.words[self.at["words"][chosen]]
+            elif name == "dense":
+                columns[name] = np.column_stack([self.dense[self.at["dense"][chosen]], self.is_image[chosen]])
+            elif name == "target_vector" and target is not None:
+                columns[name] = target
+            elif name == "query_vector":
+                columns[name] = self._gathered(self.tables.queries, self.query_codes[chosen], times)
+            else:
+                columns[name] = seen.column(name)
+        return columns
+
+    def _gathered(self, vectors: Vectors, codes: Ints, times: Ints) -> NDArray[np.float32]:
+        return vectors.gather(vectors.at(codes, times))
 
 
 def has_click_sequences(lake: Lake) -> bool:
@@ -94,65 +151,48 @@ def impressions(lake: Lake, start: dt.datetime, end: dt.datetime) -> pa.Table:
     return rows
 
 
-def encode(rows: pa.Table, vocabulary: Vocabulary, tables: Tables, behaviors: int) -> Rows:
-    """Encode rows joined with the features of service ``ctr_v<N>`` for a model that reads the last ``behaviors`` clicks."""
-    number = {name: _numbers(rows[name]) for name in ("impressions", "clicks", "purchases", "price")}
-    ids = {name: _ids(rows[name]) for name in ("item_id", "user_id", "spu_id", "seller_id", "query_id", "session_id")}
-    items, queries = (_last(rows[name], behaviors) for name in ("item_ids", "query_ids"))  # [R, S]
-    behavior_item = vocabulary.encode("item", items)
-    arrays: dict[str, NDArray[Any]] = {
-        **{name: vocabulary.encode(name, ids[f"{name}_id"]) for name in ("item", "user", "spu", "seller")},
-        **{name: vocabulary.encode(name, np.array(rows[name].to_pylist(), object)) for name in ("category", "brand")},
-        "price": vocabulary.price(number["price"]),
-        "dense": dense(number["impressions"], number["clicks"], number["purchases"], _numbers(rows["is_image"])),
-        "words": words(rows["text"].to_pylist()),
-        "behavior_item": behavior_item,
-        "behavior_category": vocabulary.category_of(behavior_item),
-    }
-    vector_rows = {
-        "target_vector": tables.items.rows(ids["item_id"]),
-        "query_vector": tables.queries.rows(ids["query_id"]),
-        "behavior_vector": tables.items.rows(items),
-        "behavior_query_vector": tables.queries.rows(queries),
-    }
-    return Rows(arrays, vector_rows, _ids(rows["label"]), ids["user_id"], ids["item_id"])
+def encode(joined: Joined, vocabulary: Vocabulary, tables: Tables, behaviors: int, top_k: int = 0) -> Rows:
+    """Impressions joined with the features of ``ctr_v<N>``, coded for a model that reads the last ``behaviors`` clicks, or of these the
+    ``top_k`` whose content is most similar to the target's (0: all)."""
+    profile, stats = joined.views["item_profile"], joined.views["item_stats"]
+    ids = {name: identifiers(joined.rows, name) for name in ("item_id", "user_id", "query_id")}
+    coded = [vocabulary.encode(n, profile[f"{n}_id"]) for n in ("spu", "seller")] + [
+        vocabulary.encode(n, profile[n]) for n in ("category", "brand")
+    ]
+    spu, seller, category, brand = coded
+    price = vocabulary.price(_numbers(profile["price"]))
+    texts = joined.rows["text"].combine_chunks().dictionary_encode()
+    return Rows(
+        ids={name: vocabulary.encode(name, joined.rows[f"{name}_id"]) for name in ("item", "user", "query")},
+        profile=np.pad(np.column_stack([spu, category, brand, seller, price]), ((0, 1), (0, 0))),
+        dense=dense(*(np.append(_numbers(stats[name]), 0.0) for name in ("impressions", "clicks", "purchases"))),
+        words=np.pad(words(texts.dictionary.to_pylist()), ((0, 1), (0, 0))),
+        at={
+            "profile": joined.at["item_profile"],
+            "dense": joined.at["item_stats"],
+            "words": pc.fill_null(texts.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False),
+            "behaviors": joined.at["user_behavior"],
+        },
+        is_image=_numbers(joined.rows["is_image"]).astype(np.float32),
+        behaviors=Behaviors.encode(joined.views["user_behavior"], vocabulary, tables.items, tables.queries, behaviors, top_k),
+        tables=tables,
+        item_codes=tables.items.codes(ids["item_id"]),
+        query_codes=tables.queries.codes(ids["query_id"]),
+        times=microseconds(joined.rows, "event_timestamp"),
+        labels=identifiers(joined.rows, "label"),
+        user_ids=ids["user_id"],
+        item_ids=ids["item_id"],
+    )
 
 
-def batches(rows: Rows, tables: Tables, size: int, order: NDArray[np.int64]) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
-    """Batches of the model's inputs, in the order of :data:`~moon_ops.ctr.models.INPUTS`, and labels [B]."""
+def batches(rows: Rows, names: Sequence[str], size: int, order: Ints) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
+    """Batches of the inputs ``names``, in this order, and labels [B], of the rows in ``order``."""
     for start in range(0, len(order), size):
         chosen = order[start : start + size]
-        columns = tuple(torch.from_numpy(array) for array in columns_of(rows, tables, chosen).values())
-        yield columns, torch.from_numpy(rows.labels[chosen]).float()
-
-
-def columns_of(rows: Rows, tables: Tables, chosen: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-    """The model's inputs of some rows, by name and in order; vectors are gathered here and nowhere before."""
-    columns: dict[str, NDArray[Any]] = {}
-    for name in INPUTS:
-        if name in VECTORS:
-            table = tables.queries if "query" in name else tables.items
-            columns[name] = table.gather(rows.vector_rows[name][chosen])
-        else:
-            columns[name] = rows.arrays[name][chosen]
-    return columns
-
-
-def _ids(column: pa.ChunkedArray) -> NDArray[np.int64]:
-    """int64, -1 for null."""
-    return pc.fill_null(column, -1).to_numpy()
+        found = rows.columns(chosen, names)
+        yield tuple(torch.from_numpy(np.ascontiguousarray(found[name])) for name in names), torch.from_numpy(rows.labels[chosen]).float()
 
 
 def _numbers(column: pa.ChunkedArray) -> NDArray[np.float64]:
     """float64, 0 for null: an item without statistics has been seen 0 times."""
     return pc.fill_null(column.cast(pa.float64()), 0.0).to_numpy()
-
-
-def _last(column: pa.ChunkedArray, length: int) -> NDArray[np.int64]:
-    """The last ``length`` values of each list, newest last: [R, S], filled with -1 from the left."""
-    lists = column.combine_chunks()
-    counts = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
-    flat = np.append(lists.flatten().to_numpy(zero_copy_only=False), -1).astype(np.int64)  # null lists contribute nothing
-    ends = np.cumsum(counts)[:, None]
-    at = ends - np.arange(length, 0, -1)[None, :]  # [R, S]
-    return np.where(at >= ends - counts[:, None], flat[np.clip(at, 0, len(flat) - 1)], -1)

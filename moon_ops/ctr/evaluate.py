@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from moon_ops.ctr import metrics
 from moon_ops.ctr.dataset import Rows, Tables
 from moon_ops.ctr.score import Scorer
+from moon_ops.embeddings.as_of import Joined
 from moon_ops.errors import LeakError
 from moon_ops.lake.tables import Lake
 
@@ -35,7 +36,7 @@ class Scored:
         return metrics.report(self.rows.labels, self.scores, self.rows.user_ids, self.slices, suffix)
 
 
-def score(scorer: Scorer, joined: pa.Table, tables: Tables, lake: Lake, *, start: dt.datetime) -> Scored:
+def score(scorer: Scorer, joined: Joined, tables: Tables, lake: Lake, *, start: dt.datetime) -> Scored:
     """Score impressions of a window that starts at ``start``; :class:`LeakError` if the click model was trained into it."""
     until = dt.datetime.fromisoformat(scorer.meta["trained_until"])
     if start < until:
@@ -44,14 +45,14 @@ def score(scorer: Scorer, joined: pa.Table, tables: Tables, lake: Lake, *, start
             action="evaluate on impressions after its training",
         )
     rows = scorer.encode(joined, tables)
-    return Scored(rows, scorer.score(rows, tables), slices(joined, lake))
+    return Scored(rows, scorer.score(rows), slices(joined, lake))
 
 
-def slices(joined: pa.Table, lake: Lake) -> dict[str, NDArray[np.bool_]]:
+def slices(joined: Joined, lake: Lake) -> dict[str, NDArray[np.bool_]]:
     """Where IDs know little: items in their first week, items hardly shown before, sellers with few impressions."""
     first = lake.read("items", ["item_id", "event_timestamp"]).group_by("item_id").aggregate([("event_timestamp", "min")])  # noqa: F841
-    rows = joined.select(["item_id", "event_timestamp", "impressions", "seller_id"]).append_column(  # noqa: F841
-        "number", pa.array(range(joined.num_rows), pa.int64())
+    rows = joined.table(["item_id", "event_timestamp", "impressions", "seller_id"]).append_column(  # noqa: F841
+        "number", pa.array(range(len(joined)), pa.int64())
     )
     query = f"""
     WITH sellers AS (SELECT seller_id, count(*) AS shown FROM rows WHERE seller_id >= 0 GROUP BY 1),
@@ -66,9 +67,9 @@ def slices(joined: pa.Table, lake: Lake) -> dict[str, NDArray[np.bool_]]:
     return {name: found[name].to_numpy(zero_copy_only=False).astype(bool) for name in found.column_names}
 
 
-def oracle(path: Path, joined: pa.Table, column: str = "click_probability") -> NDArray[np.float64]:
+def oracle(path: Path, joined: Joined, column: str = "click_probability") -> NDArray[np.float64]:
     """The simulated shop's true click probability [R] of each impression, NaN where it has none. Only reports read it, never training."""
-    rows = joined.select(["session_id", "item_id"]).append_column("number", pa.array(range(joined.num_rows), pa.int64()))  # noqa: F841
+    rows = joined.table(["session_id", "item_id"]).append_column("number", pa.array(range(len(joined)), pa.int64()))  # noqa: F841
     with duckdb.connect() as connection:
         query = f"SELECT o.{column} AS truth FROM rows LEFT JOIN read_parquet($path) o USING (session_id, item_id) ORDER BY number"
         found = connection.sql(query, params={"path": str(path)}).to_arrow_table()

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from moon_ops.ctr.dataset import Rows, Tables, columns_of, encode
+from moon_ops.ctr.dataset import Rows, Tables, encode
 from moon_ops.ctr.vocabulary import Vocabulary
+from moon_ops.embeddings.as_of import Joined
 from moon_ops.errors import ContractError
 from moon_ops.lake.contract import require_same
 
@@ -32,27 +32,28 @@ class Scorer:
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
         self._session = ort.InferenceSession(directory / GRAPH, options, providers=["CPUExecutionProvider"])
-        self._inputs = [i.name for i in self._session.get_inputs()]
+        self.inputs = [i.name for i in self._session.get_inputs()]
 
     @property
     def contract_id(self) -> str:
         """The contract of the vectors that the model was trained on."""
         return str(self.meta["contract_id"])
 
-    def encode(self, joined: pa.Table, tables: Tables) -> Rows:
+    def encode(self, joined: Joined, tables: Tables) -> Rows:
         """Encode impressions joined with features as this model reads them."""
-        return encode(joined, self.vocabulary, tables, int(self.meta["behaviors"]))
+        return encode(joined, self.vocabulary, tables, int(self.meta["behaviors"]), int(self.meta["top_k"]))
 
-    def score(self, rows: Rows, tables: Tables) -> NDArray[np.float64]:
-        """Click probabilities [R]."""
-        require_same(tables.items.contract_id, self.contract_id, what="click model and vectors")
-        out = np.empty(len(rows), np.float64)
-        for start in range(0, len(rows), BATCH):
-            chosen = np.arange(start, min(start + BATCH, len(rows)))
-            out[chosen] = self.probabilities(columns_of(rows, tables, chosen))
+    def score(self, rows: Rows, chosen: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
+        """Click probabilities of the rows ``chosen`` (default: all)."""
+        require_same(rows.tables.items.contract_id, self.contract_id, what="click model and vectors")
+        chosen = np.arange(len(rows)) if chosen is None else chosen
+        out = np.empty(len(chosen), np.float64)
+        for start in range(0, len(chosen), BATCH):
+            some = slice(start, start + BATCH)
+            out[some] = self.probabilities(rows.columns(chosen[some], self.inputs))
         return out
 
     def probabilities(self, columns: dict[str, NDArray[Any]]) -> NDArray[np.float64]:
         """Click probabilities [B] of a batch's inputs by name."""
-        logits = np.asarray(self._session.run(None, {name: columns[name] for name in self._inputs})[0], np.float64)
+        logits = np.asarray(self._session.run(None, {name: columns[name] for name in self.inputs})[0], np.float64)
         return 1.0 / (1.0 + np.exp(-logits))

@@ -7,21 +7,20 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import torch
 from safetensors.torch import save_model
-from torch.nn import functional as F
-from tqdm import tqdm
+from torch import nn
 
 from moon_ops.ctr.dataset import Rows, Tables, batches, encode
-from moon_ops.ctr.models import INPUTS, ClickModel, Sizes
+from moon_ops.ctr.fit import OnStep, fit
+from moon_ops.ctr.models import ClickModel, Sizes
 from moon_ops.ctr.score import GRAPH, Scorer
 from moon_ops.ctr.vocabulary import WORD_ROWS, Vocabulary
+from moon_ops.embeddings.as_of import Joined
 from moon_ops.encoder.export import quiet_exporter
 from moon_ops.errors import ContractError, InputError
 from moon_ops.recipes import CtrRecipe
@@ -39,6 +38,7 @@ class CtrReport:
     contract_id: str
     feature_service: str
     behaviors: int
+    top_k: int
     trained_from: str
     trained_until: str
     seed: int
@@ -46,11 +46,13 @@ class CtrReport:
     clicks: int
     parameters: int
     last_loss: float
+    epochs: float  # until the weights that were kept
+    validation_auc: float | None  # of these; None without validation rows
     parity: float  # greatest difference of a probability, eager against exported
 
 
 def train(
-    joined: pa.Table,
+    joined: Joined,
     tables: Tables,
     out: Path,
     recipe: CtrRecipe,
@@ -59,93 +61,77 @@ def train(
     trained_from: dt.datetime,
     trained_until: dt.datetime,
     seed: int,
-    on_step: Callable[[int, dict[str, float]], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> CtrReport:
     """Train on ``joined`` impressions (see :mod:`moon_ops.ctr.dataset`) and write the model to the directory ``out`` in one step.
 
-    Raises :class:`InputError` if the rows hold only one class or the loss stops being a number, :class:`ContractError` if the exported
-    graph scores differently from the model.
+    Killed and called again with the same arguments it goes on from its checkpoint. Raises :class:`InputError` if the rows hold only one
+    class or the loss stops being a number, :class:`ContractError` if the exported graph scores differently from the model.
     """
-    vocabulary = Vocabulary.fit({name: joined[name] for name in joined.column_names})
-    rows = encode(joined, vocabulary, tables, recipe.behaviors)
+    vocabulary = Vocabulary.fit(joined)
+    rows = encode(joined, vocabulary, tables, recipe.behaviors, recipe.top_k)
+    model = build(rows, vocabulary, recipe, seed)
+    working = out.with_name(f"{out.name}.partial")
+    done = fit(model, rows, recipe, seed=seed, directory=working, on_step=on_step)
+    with tempfile.TemporaryDirectory(prefix="ctr-", dir=out.parent) as scratch:
+        fresh = Path(scratch) / "ctr"
+        fresh.mkdir()
+        save_model(model, str(fresh / "model.safetensors"))
+        vocabulary.save(fresh)
+        _export(model, rows, fresh / GRAPH)
+        about = CtrReport(
+            recipe.name, recipe.extractor, tables.items.contract_id, feature_service, recipe.behaviors, recipe.top_k,
+            trained_from.isoformat(), trained_until.isoformat(), seed, len(rows), int(rows.labels.sum()),
+            sum(p.numel() for p in model.parameters()), done.loss, done.epochs,
+            None if math.isnan(done.validation_auc) else done.validation_auc, math.nan,
+        )  # fmt: skip
+        _write(about, fresh)
+        about = CtrReport(**{**asdict(about), "parity": _parity(model, rows, fresh)})
+        _write(about, fresh)
+        if out.exists():
+            shutil.rmtree(out)
+        fresh.rename(out)
+    shutil.rmtree(working, ignore_errors=True)
+    return about
+
+
+def build(rows: Rows, vocabulary: Vocabulary, recipe: CtrRecipe, seed: int) -> ClickModel:
+    """A fresh model of the recipe for these rows; :class:`InputError` if they hold only one class."""
     clicks = int(rows.labels.sum())
     if not 0 < clicks < len(rows):
         raise InputError(
             f"label: {clicks} of {len(rows)} rows are clicks, so there is nothing to tell apart", action="bring impressions and clicks"
         )
     torch.manual_seed(seed)
-    sizes = Sizes(
-        vocabulary.sizes(), WORD_ROWS, recipe.embedding_dim, recipe.hidden, tables.items.vectors.shape[1], recipe.behaviors, recipe.dropout
-    )
+    read = recipe.top_k or recipe.behaviors
+    sizes = Sizes(vocabulary.sizes(), WORD_ROWS, recipe.embedding_dim, recipe.hidden, rows.tables.items.dim, read, recipe.dropout)
     model = ClickModel(sizes, recipe.extractor)
+    last = model.predictor[-1]
+    assert isinstance(last, nn.Linear)
     with torch.no_grad():  # start at the mean click rate, not at one half
-        model.predictor[-1].bias.fill_(math.log(clicks / (len(rows) - clicks)))  # type: ignore[operator]
-    loss = _fit(model, rows, tables, recipe, seed, on_step)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="ctr-", dir=out.parent) as scratch:
-        fresh = Path(scratch) / "ctr"
-        fresh.mkdir()
-        save_model(model, str(fresh / "model.safetensors"))
-        vocabulary.save(fresh)
-        _export(model, rows, tables, fresh / GRAPH)
-        report = CtrReport(
-            recipe.name, recipe.extractor, tables.items.contract_id, feature_service, recipe.behaviors, trained_from.isoformat(),
-            trained_until.isoformat(), seed, len(rows), clicks, sum(p.numel() for p in model.parameters()), loss, math.nan,
-        )  # fmt: skip
-        _write(report, fresh)
-        report = CtrReport(**{**asdict(report), "parity": _parity(model, rows, tables, fresh)})
-        _write(report, fresh)
-        if out.exists():
-            shutil.rmtree(out)
-        fresh.rename(out)
-    return report
+        last.bias.fill_(math.log(clicks / (len(rows) - clicks)))
+    return model
 
 
-def _fit(
-    model: ClickModel, rows: Rows, tables: Tables, recipe: CtrRecipe, seed: int, on_step: Callable[[int, dict[str, float]], None] | None
-) -> float:
-    """All epochs in a seeded order; the mean loss of the last tenth of the steps."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    generator = np.random.default_rng(seed)
-    losses: list[float] = []
-    model.train()
-    with tqdm(total=recipe.epochs * len(rows), desc=f"train {recipe.name}", unit="row") as bar:
-        for _ in range(recipe.epochs):
-            for columns, labels in batches(rows, tables, recipe.batch, generator.permutation(len(rows))):
-                loss = F.binary_cross_entropy_with_logits(model(*columns), labels)
-                if not math.isfinite(loss.item()):
-                    raise InputError(f"the click model's loss is {loss.item()} at step {len(losses)}", action="lower learning_rate")
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                losses.append(loss.item())
-                bar.update(len(labels))
-                if on_step and len(losses) % 20 == 0:
-                    on_step(len(losses), {"loss": losses[-1]})
-    model.eval()
-    tail = losses[-max(1, len(losses) // 10) :]
-    return sum(tail) / len(tail)
-
-
-def _export(model: ClickModel, rows: Rows, tables: Tables, path: Path) -> None:
-    """One ONNX graph with a free number of rows; inputs that this extractor does not read are left out by the exporter."""
-    columns, _ = next(batches(rows, tables, 4, np.arange(min(4, len(rows)))))
+def _export(model: ClickModel, rows: Rows, path: Path) -> None:
+    """One ONNX graph with a free number of rows."""
+    columns, _ = next(batches(rows, model.inputs, 4, np.arange(min(4, len(rows)))))
     free = tuple({0: torch.export.Dim.DYNAMIC} for _ in columns)
     with quiet_exporter():
         program = torch.onnx.export(
-            model, columns, dynamo=True, dynamic_shapes=(free,), input_names=list(INPUTS), output_names=["logit"], verbose=False
+            model, columns, dynamo=True, dynamic_shapes=(free,), input_names=list(model.inputs), output_names=["logit"], verbose=False
         )
     assert program is not None, "dynamo=True always returns a program"
     program.save(path, external_data=False)
 
 
-def _parity(model: ClickModel, rows: Rows, tables: Tables, directory: Path) -> float:
+def _parity(model: ClickModel, rows: Rows, directory: Path) -> float:
     """The greatest difference of a probability; :class:`ContractError` if it is above :data:`PARITY`."""
     chosen = np.arange(min(SAMPLE, len(rows)))
-    columns, _ = next(batches(rows, tables, SAMPLE, chosen))
+    columns, _ = next(batches(rows, model.inputs, SAMPLE, chosen))
     with torch.no_grad():
         eager = torch.sigmoid(model(*columns)).numpy()
-    difference = float(np.abs(eager - Scorer(directory).score(rows, tables)[: len(chosen)]).max())
+    difference = float(np.abs(eager - Scorer(directory).score(rows, chosen)).max())
     if not difference <= PARITY:  # NaN, too
         raise ContractError(
             f"the exported click model differs from the trained one by {difference:.2e}", action="report this model's recipe"

@@ -11,16 +11,12 @@ import contextlib
 import datetime as dt
 import fcntl
 import os
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ibis
 import lance
-import numpy as np
-import pandas as pd
-import pyarrow as pa
 from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, ValueType
 from feast.infra.data_sources.contrib.lance.lance_source import LanceSource
 from feast.types import Array, Float32, Float64, Int64, String
@@ -35,9 +31,8 @@ FOREVER = dt.timedelta(0)  # Feast's spelling
 ITEM = Entity(name="item", join_keys=["item_id"], value_type=ValueType.INT64)
 USER = Entity(name="user", join_keys=["user_id"], value_type=ValueType.INT64)
 QUERY = Entity(name="query", join_keys=["query_id"], value_type=ValueType.INT64)
+VECTORS = "_embedding_"  # in the names of the views of vectors
 VECTOR = {"embedding": Array(Float32)}
-KEYS = ("item_id", "user_id", "query_id")
-_offline = threading.Lock()  # the offline store has one DuckDB connection per process, and it is not thread-safe
 
 Thing = Entity | FeatureView | FeatureService
 
@@ -71,8 +66,8 @@ def versions(lake: Lake) -> list[int]:
     return sorted(int(name[1:]) for name in lake.under("embeddings") if name[:1] == "v" and name[1:].isdigit())
 
 
-def definitions(lake: Lake, live: Sequence[int]) -> list[Thing]:
-    """All entities, views and services for the ``live`` encoders."""
+def definitions(lake: Lake, live: Sequence[int], trained_until: Mapping[int, str] | None = None) -> list[Thing]:
+    """All entities, views and services for the ``live`` encoders; services say until when the encoder was trained, where that is known."""
     profile = _view("item_profile", ITEM, FOREVER, _PROFILE, lake.address(statistics.PROFILE))
     stats = _view("item_stats", ITEM, dt.timedelta(days=2), _STATS, lake.address(statistics.STATS))  # there is a row a day
     behavior = _view("user_behavior", USER, FOREVER, _BEHAVIOR, lake.address(statistics.BEHAVIOR))
@@ -81,7 +76,8 @@ def definitions(lake: Lake, live: Sequence[int]) -> list[Thing]:
         tags = {"contract_id": contract_of(lake, version), "encoder": str(version)}
         item = _view(f"item_embedding_v{version}", ITEM, FOREVER, VECTOR, lake.address(table_name(version)), tags)
         query = _view(f"query_embedding_v{version}", QUERY, FOREVER, VECTOR, lake.address(query_table_name(version)), tags)
-        things += [item, query, FeatureService(name=service_name(version), features=[profile, stats, behavior, item, query], tags=tags)]
+        about = tags | {"trained_until": until} if (until := (trained_until or {}).get(version)) else tags
+        things += [item, query, FeatureService(name=service_name(version), features=[profile, stats, behavior, item, query], tags=about)]
     return things
 
 
@@ -110,26 +106,6 @@ def apply(store: FeatureStore, home: Path, things: Sequence[Thing]) -> None:
         store.apply(list(things))
 
 
-def historical(store: FeatureStore, rows: pa.Table, version: int) -> pa.Table:
-    """``rows`` (item_id, user_id, event_timestamp, …) in their order, with the features of ``ctr_v<version>`` as known strictly before.
-
-    Vectors are not joined into the rows: they are gathered from the representation table, which costs memory per item, not per row.
-    """
-    service = _service(store, version)
-    references = [f"{p.name}:{f.name}" for p in service.feature_view_projections for f in p.features if "_embedding_" not in p.name]
-    frame = rows.select(["item_id", "user_id"]).to_pandas()
-    # Feast joins rows at the very time of an event, too; one microsecond earlier is strictly before it.
-    frame["event_timestamp"] = rows["event_timestamp"].to_pandas() - pd.Timedelta(1, "us")
-    frame["row_number"] = np.arange(len(frame))
-    with _offline:
-        found = store.get_historical_features(frame, references).to_arrow()
-    found = found.sort_by("row_number")  # Feast keeps no order
-    for name in found.column_names:
-        if name not in ("row_number", "event_timestamp", *KEYS):
-            rows = rows.append_column(name, found[name])
-    return rows
-
-
 def dataset_of(view: FeatureView) -> lance.LanceDataset:
     """The lake's table behind a view."""
     source = view.batch_source
@@ -139,13 +115,15 @@ def dataset_of(view: FeatureView) -> lance.LanceDataset:
 
 def online(store: FeatureStore, version: int, item_ids: Sequence[int], user_id: int) -> dict[str, list[Any]]:
     """The online values of ``ctr_v<version>``'s features but the vectors, by name, one per item."""
-    service = _service(store, version)
-    references = [f"{p.name}:{f.name}" for p in service.feature_view_projections for f in p.features if "_embedding_" not in p.name]
+    references = [
+        f"{p.name}:{f.name}" for p in service(store, version).feature_view_projections for f in p.features if "_embedding_" not in p.name
+    ]
     entities = {"item_id": list(item_ids), "user_id": [user_id] * len(item_ids)}
     return store.get_online_features(features=references, entity_rows=entities).to_dict()
 
 
-def _service(store: FeatureStore, version: int) -> FeatureService:
+def service(store: FeatureStore, version: int) -> FeatureService:
+    """The feature service of an encoder; :class:`StageError` if it was never published."""
     try:
         return store.get_feature_service(service_name(version))
     except Exception as missing:  # Feast has a class of its own per registry

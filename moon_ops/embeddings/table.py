@@ -56,6 +56,14 @@ class RepresentationTable:
         newer = _find(self.newer_ids, item_ids)
         return np.where(newer >= 0, newer + len(self.ids), rows)
 
+    def codes(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """:meth:`rows`: one snapshot has one vector of an item."""
+        return self.rows(ids)
+
+    def at(self, codes: NDArray[np.int64], times: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The row numbers ``codes``, whatever the time: a snapshot is of one moment."""
+        return np.broadcast_to(codes, np.broadcast_shapes(codes.shape, times.shape))
+
     def gather(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Vectors [..., D] of row numbers [...]; zeros for -1."""
         out = np.zeros((*rows.shape, self.dim), np.float32)

@@ -28,6 +28,7 @@ from moon_ops.embeddings.table import RepresentationTable
 from moon_ops.errors import StageError
 from moon_ops.lake import changes, statistics
 from moon_ops.lake.tables import VALIDITY, active_as_of, items_as_of
+from moon_ops.release.registry import ENCODER, Registry
 from moon_ops.settings import Settings
 
 ITEMS = ("item_profile",)  # what a new item has before anybody has seen it
@@ -57,7 +58,7 @@ def publish(settings: Settings, encoder: int, *, now: dt.datetime, behaviour: bo
         versions["events"] = (published_versions(settings, encoder) or {}).get("events", changes.NOTHING)
     statistics.derive(lake, behaviour=behaviour)
     store = features.open_store(settings.home, settings.redis)
-    features.apply(store, settings.home, features.definitions(lake, [encoder]))
+    features.apply(store, settings.home, features.definitions(lake, [encoder], _trained_until(settings, encoder)))
     changed = 0
     for view in (*(SHARED if behaviour else ITEMS), f"item_embedding_v{encoder}"):
         with turn(_handed(settings, view)):
@@ -69,6 +70,14 @@ def publish(settings: Settings, encoder: int, *, now: dt.datetime, behaviour: bo
     place = _place(settings, encoder)
     _write(place, json.dumps(versions))  # last: a killed publication is published again
     return Published(encoder, contract, header.items, queries, f"{header.kind}: {header.reason}", changed)
+
+
+def _trained_until(settings: Settings, encoder: int) -> dict[int, str]:
+    """From when on the encoder has seen no behaviour; nothing for vectors that no registered encoder made."""
+    try:
+        return {encoder: Registry(settings).tags(ENCODER, encoder)["trained_until"]}
+    except StageError:
+        return {}
 
 
 def views(settings: Settings, encoders: list[int]) -> list[contextlib.AbstractContextManager[None]]:

@@ -23,13 +23,13 @@ import numpy as np
 from moon_ops.ctr import dataset, metrics
 from moon_ops.ctr import evaluate as ctr_evaluate
 from moon_ops.ctr.score import Scorer
-from moon_ops.embeddings import engines, features, produce
+from moon_ops.embeddings import as_of, engines, features, produce
+from moon_ops.embeddings.as_of import Joined
 from moon_ops.embeddings.produce import EmbedReport
 from moon_ops.embeddings.runtime import Runtime
 from moon_ops.errors import InputError, StageError
 from moon_ops.lake.contract import Contract, require_same
 from moon_ops.recipes import CtrRecipe, EncoderRecipe, Gates, recipe
-from moon_ops.release import publication
 from moon_ops.release.registry import CTR, ENCODER, Registry
 from moon_ops.release.windows import Windows
 from moon_ops.settings import Settings
@@ -175,14 +175,22 @@ def train_ctr(
     from moon_ops.ctr.train import train as train_click_model
 
     chosen = recipe(CtrRecipe, name, settings.models)
-    joined = impressions(settings, encoder, windows.start, windows.ctr_until)
     registry, service = Registry(settings), features.service_name(encoder)
     params = {"recipe": name, "seed": seed, "encoder": encoder, **{k: v for k, v in asdict(chosen).items() if k != "name"}}
-    with tracked(registry, f"ctr {name}", params, {"feast.feature_service": service, "feast.project": "moon"}) as run_id:
-        out = settings.home / "checkpoints" / run_id
+    params |= {"trained_from": windows.start.isoformat(), "trained_until": windows.ctr_until.isoformat()}
+    key = hashlib.sha256(json.dumps(params, sort_keys=True, default=str).encode()).hexdigest()[:10]
+    out = settings.home / "checkpoints" / f"{name}-{key}"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    note = out.with_name(f"{out.name}.run")
+    with contextlib.ExitStack() as held:
+        held.enter_context(alone(out.with_name(f"{out.name}.lock"), f"training {name}"))
+        killed = note.read_text() if note.is_file() else None
+        tags = {"feast.feature_service": service, "feast.project": "moon"}
+        run_id = held.enter_context(tracked(registry, f"ctr {name}", params, tags, resume=killed))
+        note.write_text(run_id)
         report = train_click_model(
-            joined,
-            publication.tables(settings, encoder),
+            impressions(settings, encoder, windows.start, windows.ctr_until),
+            vectors_known(settings, encoder),
             out,
             chosen,
             feature_service=service,
@@ -191,6 +199,9 @@ def train_ctr(
             seed=seed,
             on_step=lambda step, found: registry.log(run_id, found, step),
         )
+        found = {"epochs": report.epochs, "validation_auc": report.validation_auc}
+        registry.log(run_id, {name: value for name, value in found.items() if value is not None})
+        note.unlink(missing_ok=True)
         if not register:
             return out, None
         tags = {
@@ -202,10 +213,18 @@ def train_ctr(
         return out, registry.register(CTR, run_id, out, tags)
 
 
-def impressions(settings: Settings, encoder: int, start: dt.datetime, end: dt.datetime) -> Any:
-    """Impressions in [start, end) joined through the Feast SDK with the features of ``ctr_v<encoder>``, as known before each."""
+def impressions(settings: Settings, encoder: int, start: dt.datetime, end: dt.datetime) -> Joined:
+    """Impressions in [start, end) joined with the features of Feast's service ``ctr_v<encoder>``, as known before each."""
     store = features.open_store(settings.home, settings.redis)
-    return features.historical(store, dataset.impressions(settings.lake, start, end), encoder)
+    return as_of.join(store, dataset.impressions(settings.lake, start, end), features.service(store, encoder))
+
+
+def vectors_known(settings: Settings, encoder: int) -> dataset.Tables:
+    """The vectors of all versions of items and queries, each with the time from which on it was valid."""
+    store = features.open_store(settings.home, settings.redis)
+    features.service(store, encoder)  # an encoder that was never published is an error that names the command
+    views = (store.get_feature_view(f"{kind}_embedding_v{encoder}") for kind in ("item", "query"))
+    return dataset.Tables(*(as_of.vectors(view) for view in views))
 
 
 def evaluate_ctr(
@@ -213,7 +232,7 @@ def evaluate_ctr(
 ) -> dict[str, float]:
     """Metrics of a click model on impressions after its training, beside the ID-only ``baseline`` and a simulated shop's oracle."""
     joined = impressions(settings, encoder, windows.ctr_until, windows.end)
-    found = publication.tables(settings, encoder)
+    found = vectors_known(settings, encoder)
     scored = ctr_evaluate.score(Scorer(model, threads=settings.workers), joined, found, settings.lake, start=windows.ctr_until)
     out = {"ctr/rows": float(len(scored.rows)), "ctr/clicks": float(scored.rows.labels.sum()), **scored.metrics()}
     labels, users = scored.rows.labels, scored.rows.user_ids

@@ -6,6 +6,7 @@ A champion is never changed. When the alias moves, another one is loaded, checke
 from __future__ import annotations
 
 import copy
+import datetime as dt
 import logging
 import threading
 import time
@@ -17,16 +18,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from moon_ops.ctr.dataset import columns_of
 from moon_ops.ctr.score import Scorer
 from moon_ops.embeddings import features
+from moon_ops.embeddings.as_of import Joined
 from moon_ops.embeddings.index import ItemIndex
 from moon_ops.embeddings.runtime import Runtime
 from moon_ops.errors import InputError, MoonError, StageError
 from moon_ops.lake.contract import Sample, require_same
 from moon_ops.lake.images import decode
 from moon_ops.lake.regions import views
-from moon_ops.lake.tables import Lake
+from moon_ops.lake.tables import STAMP, Lake
 from moon_ops.release import publication, stages
 from moon_ops.release.manifest import manifest_of
 from moon_ops.release.promotion import verify
@@ -35,6 +36,7 @@ from moon_ops.settings import Settings
 
 log = logging.getLogger(__name__)
 REFRESH_SECONDS = 0.25  # between looks at three links: new items are searchable that soon after their publication
+FOREVER = dt.datetime(9999, 1, 1, tzinfo=dt.UTC)
 QUERY = "query"  # the image id of the picture in a request
 
 
@@ -98,25 +100,29 @@ class Champion:
         unknown = [i for i, spu in zip(item_ids, known["spu_id"], strict=True) if spu is None]
         if unknown:
             raise InputError(f"item_ids: {unknown[0]} is no item of the catalogue", action="ask for items that /v1/search returns")
-        joined = _joined(known, user_id, item_ids, text, is_image)
-        rows = self.scorer.encode(joined, self.tables)
-        columns = columns_of(rows, self.tables, np.arange(len(rows)))
+        rows = self.scorer.encode(_joined(known, user_id, item_ids, text, is_image), self.tables)
+        columns = rows.columns(np.arange(len(rows)), self.scorer.inputs)
         if query is not None:
             columns["query_vector"] = np.repeat(query[None, :], len(rows), axis=0)
         return [float(p) for p in self.scorer.probabilities(columns)]
 
 
-def _joined(known: dict[str, list[Any]], user_id: int, item_ids: Sequence[int], text: str, is_image: bool) -> pa.Table:
-    """Online features as the columns that a joined impression has."""
+def _joined(known: dict[str, list[Any]], user_id: int, item_ids: Sequence[int], text: str, is_image: bool) -> Joined:
+    """Online features as those that an impression is joined with: a row of profile and statistics for each item, one of behaviour."""
     count = len(item_ids)
     integers, lists = pa.int64(), pa.list_(pa.int64())
     kinds = {"spu_id": integers, "category": pa.string(), "brand": pa.string(), "seller_id": integers, "price": pa.float64()}
-    kinds |= {"impressions": integers, "clicks": integers, "purchases": integers, "item_ids": lists, "query_ids": lists}
-    columns = {name: pa.array(known[name], kind) for name, kind in kinds.items()}
-    columns |= {"item_id": pa.array(list(item_ids), integers), "user_id": pa.array([user_id] * count, integers)}
-    columns |= {"query_id": pa.array([-1] * count, integers), "session_id": pa.array([-1] * count, integers)}
-    columns |= {"label": pa.array([0] * count, integers), "text": pa.array([text or None] * count, pa.string())}
-    return pa.table({**columns, "is_image": pa.array([is_image] * count, pa.bool_())})
+    views = {
+        "item_profile": pa.table({name: pa.array(known[name], kind) for name, kind in kinds.items()}),
+        "item_stats": pa.table({name: pa.array(known[name], integers) for name in ("impressions", "clicks", "purchases")}),
+        "user_behavior": pa.table({name: pa.array(known[name][:1], lists) for name in ("item_ids", "query_ids")}),
+    }
+    columns = {"item_id": pa.array(list(item_ids), integers), "user_id": pa.array([user_id] * count, integers)}
+    columns |= {name: pa.array([-1] * count, integers) for name in ("query_id", "session_id", "label")}
+    columns |= {"text": pa.array([text or None] * count, pa.string()), "is_image": pa.array([is_image] * count, pa.bool_())}
+    columns["event_timestamp"] = pa.array([FOREVER] * count, STAMP)  # what is online is known already
+    each = np.arange(count)
+    return Joined(pa.table(columns), views, {"item_profile": each, "item_stats": each, "user_behavior": np.zeros(count, np.int64)})
 
 
 class Follower:

@@ -1,18 +1,29 @@
-"""Click models on random tensors: shapes, what padding may not change, and what only CUBE reads."""
+"""Click models on random tensors: shapes, what padding may not change, and what each extractor reads, computed by hand."""
 
 from __future__ import annotations
+
+import math
 
 import pytest
 import torch
 from torch import Tensor
 
-from moon_ops.ctr.models import INPUTS, ClickModel, CubeExtractor, Sizes, TargetAttention
+from moon_ops.ctr.extractors.cube import Cube
+from moon_ops.ctr.extractors.make import Make
+from moon_ops.ctr.extractors.sata import SaTa
+from moon_ops.ctr.extractors.seen import Seen, TargetAttention, similarity
+from moon_ops.ctr.extractors.simscore import SimScore
+from moon_ops.ctr.extractors.simtier import TIERS, SimTier
+from moon_ops.ctr.models import EXTRACTORS, IDS, ClickModel, Sizes
 
 B, S, W, D, E = 5, 4, 6, 8, 3
-TABLES = {"item": 20, "user": 9, "spu": 9, "category": 7, "brand": 5, "seller": 5, "price": 12}
+TABLES = {"item": 20, "user": 9, "query": 11, "spu": 9, "category": 7, "brand": 5, "seller": 5, "price": 12}
 SIZES = Sizes(TABLES, words=50, embedding_dim=E, hidden=(16, 8), vector_dim=D, behaviors=S, dropout=0.0)
 THERE = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1], [0, 0, 0, 1], [0, 0, 0, 0], [0, 1, 1, 1]], dtype=torch.bool)
+ASKED = THERE & torch.tensor([1, 0, 1, 1], dtype=torch.bool)
 VECTORS = ("target_vector", "query_vector", "behavior_vector", "behavior_query_vector")
+ALL = sorted(EXTRACTORS)
+BY_CONTENT = [name for name in ALL if name != "din"]
 
 
 def unit(*shape: int) -> Tensor:
@@ -22,31 +33,30 @@ def unit(*shape: int) -> Tensor:
 @pytest.fixture
 def batch() -> dict[str, Tensor]:
     torch.manual_seed(0)
-    columns = {name: torch.randint(1, rows, (B,)) for name, rows in TABLES.items()}
+    columns = {"ids": torch.stack([torch.randint(1, TABLES[name], (B,)) for name in IDS], 1)}
     columns |= {"dense": torch.randn(B, 4), "words": torch.randint(0, 50, (B, W))}
     columns["behavior_item"] = torch.randint(1, 20, (B, S)) * THERE
     columns["behavior_category"] = torch.randint(1, 7, (B, S)) * THERE
+    columns["behavior_query"] = torch.randint(1, 11, (B, S)) * ASKED
     columns |= {"target_vector": unit(B, D), "query_vector": unit(B, D)}
-    columns |= {name: unit(B, S, D) * THERE[..., None] for name in ("behavior_vector", "behavior_query_vector")}
-    return {name: columns[name] for name in INPUTS}
+    return columns | {"behavior_vector": unit(B, S, D) * THERE[..., None], "behavior_query_vector": unit(B, S, D) * ASKED[..., None]}
 
 
 def model(extractor: str) -> ClickModel:
     torch.manual_seed(1)
     made = ClickModel(SIZES, extractor).eval()
     with torch.no_grad():  # as drawn, embeddings are too small to tell anything from rounding
-        for table in (*made.tables.values(), made.words):
-            table.weight.mul_(100)
-            table.weight[0] = 0
+        made.embedding.weight.mul_(100)
     return made
 
 
 @torch.no_grad()
 def logits(extractor: str, batch: dict[str, Tensor], **changed: Tensor) -> Tensor:
-    return model(extractor)(*{**batch, **changed}.values())
+    made = model(extractor)
+    return made(*({**batch, **changed}[name] for name in made.inputs))
 
 
-@pytest.mark.parametrize("extractor", ["din", "cube"])
+@pytest.mark.parametrize("extractor", ALL)
 def test_one_logit_per_row(batch: dict[str, Tensor], extractor: str) -> None:
     found = logits(extractor, batch)
     assert found.shape == (B,)
@@ -54,29 +64,42 @@ def test_one_logit_per_row(batch: dict[str, Tensor], extractor: str) -> None:
     assert len({round(x, 4) for x in found.tolist()}) == B
 
 
-@pytest.mark.parametrize("extractor", ["din", "cube"])
+@pytest.mark.parametrize("extractor", ALL)
 def test_what_stands_in_padding_changes_nothing(batch: dict[str, Tensor], extractor: str) -> None:
     """A behaviour is there if its item is: categories and vectors of the others are never read."""
     changed = {
         "behavior_category": torch.where(THERE, batch["behavior_category"], 5),
-        **{name: torch.where(THERE[..., None], batch[name], unit(B, S, D)) for name in ("behavior_vector", "behavior_query_vector")},
+        "behavior_vector": torch.where(THERE[..., None], batch["behavior_vector"], unit(B, S, D)),
+        "behavior_query_vector": torch.where(ASKED[..., None], batch["behavior_query_vector"], unit(B, S, D)),
     }
     assert not all(torch.equal(batch[name], column) for name, column in changed.items())
     assert torch.allclose(logits(extractor, batch, **changed), logits(extractor, batch), atol=1e-6)
 
 
-@pytest.mark.parametrize("extractor", ["din", "cube"])
-@pytest.mark.parametrize("name", ["item", "user", "price", "dense", "words", "behavior_item"])
+@pytest.mark.parametrize("extractor", ALL)
+@pytest.mark.parametrize("name", ["ids", "dense", "words", "behavior_item"])
 def test_every_id_is_read(batch: dict[str, Tensor], extractor: str, name: str) -> None:
     other = batch[name].roll(1, 0)
     assert not torch.allclose(logits(extractor, batch, **{name: other}), logits(extractor, batch), atol=1e-5)
 
 
+def test_tables_do_not_overlap(batch: dict[str, Tensor]) -> None:
+    """The same row number in two tables is two embeddings."""
+    made = model("din")
+    same = {**batch, "ids": torch.full((B, len(IDS)), 3)}
+    ids, words, _ = made.embed({name: same[name] for name in made.inputs})
+    assert len({tuple(row) for row in ids[0].round(decimals=4).tolist()}) == len(IDS)
+    assert made.offsets.tolist() == [0, 20, 29, 40, 49, 56, 61, 66, 78]
+    assert torch.equal(words[0, 0], made.embedding.weight[78 + batch["words"][0, 0]])
+
+
 @pytest.mark.parametrize("name", VECTORS)
-def test_only_cube_reads_vectors(batch: dict[str, Tensor], name: str) -> None:
+def test_only_what_asks_for_vectors_reads_them(batch: dict[str, Tensor], name: str) -> None:
     other = {name: batch[name].roll(1, 0)}
-    assert torch.equal(logits("din", batch, **other), logits("din", batch))
-    assert not torch.allclose(logits("cube", batch, **other), logits("cube", batch), atol=1e-5)
+    assert name not in model("din").inputs
+    for extractor in BY_CONTENT:
+        if name in model(extractor).inputs and not (extractor.endswith("make") and name == "behavior_query_vector"):
+            assert not torch.allclose(logits(extractor, batch, **other), logits(extractor, batch), atol=1e-5), extractor
 
 
 def test_words_are_averaged_over_those_there_are(batch: dict[str, Tensor]) -> None:
@@ -86,65 +109,106 @@ def test_words_are_averaged_over_those_there_are(batch: dict[str, Tensor]) -> No
     assert torch.allclose(logits("din", batch, words=once), logits("din", batch, words=twice), atol=1e-5)
 
 
-def test_the_first_row_of_every_table_is_zero_and_stays_zero(batch: dict[str, Tensor]) -> None:
-    made = ClickModel(SIZES, "cube")
-    before = {name: table.weight.detach().clone() for name, table in made.tables.items()}
-    optimizer = torch.optim.AdamW(made.parameters(), lr=0.1)
-    empty = {**batch, "brand": torch.zeros(B, dtype=torch.long)}
-    made(*empty.values()).sum().backward()
-    optimizer.step()
-    assert made.tables["brand"].weight.grad is not None
-    assert made.tables["brand"].weight.grad[0].abs().sum() == 0
-    assert not torch.equal(made.tables["item"].weight, before["item"])
-
-
 @pytest.fixture
-def extractor() -> CubeExtractor:
+def seen(batch: dict[str, Tensor]) -> Seen:
+    """The second behaviour of the second row was never embedded; nor was the fifth row's target."""
+    vectors = {name: batch[name].clone() for name in VECTORS}
+    vectors["behavior_vector"][1, 1] = 0.0
+    vectors["target_vector"][4] = 0.0
+    behaviors, queries = (torch.randn(B, S, 2 * E) * there[..., None] for there in (THERE, ASKED))
+    return Seen(torch.randn(B, 2 * E), behaviors, queries, THERE, ASKED, vectors)
+
+
+def cosines(seen: Seen, row: int) -> list[float]:
+    """s_b of the behaviours of a row that have a vector, one after the other."""
+    vectors, target = seen.vectors["behavior_vector"][row], seen.vectors["target_vector"][row]
+    return [float(v @ target) for b, v in enumerate(vectors) if seen.present[row, b] and v.any() and target.any()]
+
+
+@torch.no_grad()
+def test_similarities_by_hand(seen: Seen) -> None:
+    scores, there = seen.similarity()
+    for row in range(B):
+        assert scores[row][there[row]].tolist() == pytest.approx(cosines(seen, row), abs=1e-6)
+    assert there.tolist()[1] == [True, False, True, True]
+    assert not there[4].any()
+    assert (scores[~there] == 0).all()
+
+
+@torch.no_grad()
+def test_simscore_is_the_scores_their_mean_and_their_maximum(seen: Seen) -> None:
+    found = SimScore(S)(seen)
+    assert torch.equal(found[:, :S], seen.similarity()[0])
+    known = cosines(seen, 1)
+    assert found[1, S:].tolist() == pytest.approx([sum(known) / 3, max(*known, 0.0)], abs=1e-6)
+    assert found[3].tolist() == [0.0] * (S + 2)
+
+
+@torch.no_grad()
+def test_simtier_counts_behaviours_by_how_similar_they_are(seen: Seen) -> None:
+    extractor = SimTier()
+    torch.nn.init.eye_(extractor.layer.weight)
+    torch.nn.init.zeros_(extractor.layer.bias)
+    found = extractor(seen)
+    for row in range(B):
+        counts = [0] * TIERS
+        for cosine in cosines(seen, row):
+            counts[min(int((cosine + 1) * TIERS / 2), TIERS - 1)] += 1
+        assert found[row].tolist() == pytest.approx([math.log1p(count) for count in counts], abs=1e-6)
+
+
+@torch.no_grad()
+def test_sata_weighs_by_ids_and_content_together(seen: Seen) -> None:
+    extractor = SaTa(2 * E)
+    found, scores = extractor(seen), seen.similarity()[0]
+    g1, g2, g3 = extractor.gates.tolist()
+    for row in range(B):
+        by_id = extractor.attention.logits(seen.target, seen.behaviors)[row]
+        alike = scores[row] * extractor.log_scale.exp()
+        weights = torch.sigmoid(g1 * by_id + g2 * alike + g3 * by_id * alike) * THERE[row]
+        assert found[row].tolist() == pytest.approx((weights @ seen.behaviors[row] / S**0.5).tolist(), abs=1e-5)
+
+
+def test_make_is_frozen_once_it_is_pretrained(batch: dict[str, Tensor]) -> None:
+    made = model("make")
+    (part,) = (p for p in made.parts if isinstance(p, Make))
+    part.freeze()
+    made(*(batch[name] for name in made.inputs)).sum().backward()
+    assert all(p.grad is None for p in part.parameters())
+    assert made.predictor[0].weight.grad is not None
+
+
+@torch.no_grad()
+def test_cube_is_what_the_paper_lists(seen: Seen) -> None:
+    """ID interest, fusion and content interests of items and of queries, raw similarities, r_t, r_q, cos(r_t, r_q): one after the other."""
     torch.manual_seed(2)
-    return CubeExtractor(D, 2 * E, S).eval()
+    cube = Cube(2 * E, D, S).eval()
+    found = cube(seen)
+    assert found.shape == (B, cube.width)
+    target, query = seen.vectors["target_vector"], seen.vectors["query_vector"]
+    width, row = 2 * E, 1
+    kinds = ((seen.behaviors, THERE, "behavior_vector", 0), (seen.queries, ASKED, "behavior_query_vector", 1))
+    raw, fusion, content = [], [], []
+    for embedded, present, name, number in kinds:
+        scores, there = similarity(seen.vectors[name], target, present)
+        at = there[row].nonzero().flatten()
+        weights = torch.softmax(cube.log_scale[number].exp() * scores[row][at], 0)
+        raw.append(scores[row])
+        fusion.append(weights @ embedded[row][at])
+        content.append(cube.project(weights @ seen.vectors[name][row][at]))
+    keys = torch.cat([seen.behaviors[row][THERE[row]], seen.queries[row][ASKED[row]]])
+    attention = torch.softmax(cube.key(keys) @ cube.ask(seen.target[row]) / width**0.5, 0)
+    by_id = attention @ cube.value(keys)
+    rest = [cube.project(target[row]), cube.project(query[row]), (target[row] @ query[row])[None], torch.tensor([1.0, 1.0])]
+    assert found[row].tolist() == pytest.approx(torch.cat([by_id, *fusion, *content, *raw, *rest]).tolist(), abs=1e-5)
+    assert found[4, -2:].tolist() == [0.0, 1.0]
 
 
 @torch.no_grad()
-def test_weights_sum_to_one_over_the_behaviours_that_are_there(extractor: CubeExtractor, batch: dict[str, Tensor]) -> None:
-    interest, weights, similarity = extractor._similar(batch["target_vector"], batch["behavior_vector"], THERE)
-    assert weights.sum(1).tolist() == pytest.approx(THERE.any(1).float().tolist(), abs=1e-6)
-    assert (weights >= 0).all()
-    assert (weights[~THERE] == 0).all()
-    assert (similarity[~THERE] == 0).all()
-    scale = extractor.log_scale.exp()
-    for row in range(B):  # the obvious way, behaviour by behaviour
-        vectors = batch["behavior_vector"][row][THERE[row]]
-        cosines = vectors @ batch["target_vector"][row]
-        assert similarity[row][THERE[row]].tolist() == pytest.approx(cosines.tolist(), abs=1e-6)
-        expected = torch.softmax(scale * cosines, 0) @ vectors if len(vectors) else torch.zeros(D)
-        assert interest[row].tolist() == pytest.approx(expected.tolist(), abs=1e-6)
-
-
-@torch.no_grad()
-def test_a_behaviour_without_a_vector_has_no_weight(extractor: CubeExtractor, batch: dict[str, Tensor]) -> None:
-    vectors = batch["behavior_vector"].clone()
-    vectors[1, 2] = 0.0  # a clicked item that was never embedded
-    _, weights, _ = extractor._similar(batch["target_vector"], vectors, THERE)
-    assert weights[1, 2] == 0
-    assert weights[1].sum().item() == pytest.approx(1.0, abs=1e-6)
-
-
-@torch.no_grad()
-def test_the_features_are_those_that_the_paper_lists(extractor: CubeExtractor, batch: dict[str, Tensor]) -> None:
-    """Fusion interest, four projected vectors, raw similarities to items and queries, cos(target, query), what is there."""
-    target, query = batch["target_vector"].clone(), batch["query_vector"]
-    target[4] = 0.0
-    behaviors = torch.randn(B, S, 2 * E) * THERE[..., None]
-    found = extractor(behaviors, THERE, target, query, batch["behavior_vector"], batch["behavior_query_vector"])
-    assert found.shape == (B, extractor.width)
-    _, weights, by_item = extractor._similar(target, batch["behavior_vector"], THERE)
-    by_query = torch.einsum("bsd,bd->bs", batch["behavior_query_vector"], target) * THERE
-    fusion = sum(weights[:, b, None] * behaviors[:, b] for b in range(S))
-    assert isinstance(fusion, Tensor)
-    assert torch.allclose(found[:, : 2 * E], fusion, atol=1e-6)
-    assert torch.allclose(found[:, -2 * S - 3 : -3], torch.cat([by_item, by_query], 1), atol=1e-6)
-    assert found[:, -3].tolist() == pytest.approx((target * query).sum(1).tolist(), abs=1e-6)
-    assert found[:, -2:].tolist() == [[1.0, 1.0]] * 4 + [[0.0, 1.0]]
+def test_a_user_without_behaviour_has_no_interest(seen: Seen) -> None:
+    torch.manual_seed(2)
+    cube = Cube(2 * E, D, S).eval()
+    assert (cube(seen)[3, : 3 * 2 * E] == 0).all()
 
 
 @torch.no_grad()

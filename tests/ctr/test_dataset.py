@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,12 @@ import torch
 
 from moon_ops.ctr import dataset
 from moon_ops.ctr.dataset import Rows, Tables, encode
-from moon_ops.ctr.models import INPUTS
+from moon_ops.ctr.models import BASE, IDS
 from moon_ops.ctr.vocabulary import Vocabulary, words
+from moon_ops.embeddings.as_of import Joined
 from moon_ops.embeddings.table import RepresentationTable
 from moon_ops.errors import ContractError, StageError
-from moon_ops.lake.tables import SCHEMAS, Lake
+from moon_ops.lake.tables import SCHEMAS, STAMP, Lake
 
 MAY = dt.datetime(2026, 5, 1, tzinfo=dt.UTC)
 DAY, SECOND = dt.timedelta(days=1), dt.timedelta(seconds=1)
@@ -111,14 +114,16 @@ def test_no_impressions_are_an_error(tmp_path: Path) -> None:
         dataset.impressions(lake, MAY, MAY + DAY)
 
 
-JOINED = pa.table(  # as features.historical gives them
+TIMES = [MAY + 9 * DAY, MAY + 9 * DAY, MAY + 9 * DAY]
+JOINED = pa.table(
     {
         "user_id": [5, 5, 6],
         "item_id": [30, 10, 99],
         "query_id": [71, 72, -1],
         "session_id": [1, 1, 2],
+        "event_timestamp": pa.array(TIMES, STAMP),
         "label": [1, 0, 0],
-        "text": ["Red dress", None, None],
+        "text": pa.array(["Red dress", None, None], pa.string()),
         "is_image": [False, True, False],
         "spu_id": pa.array([3, 1, None], pa.int64()),
         "category": ["mugs", "hats", None],
@@ -130,14 +135,15 @@ JOINED = pa.table(  # as features.historical gives them
         "purchases": pa.array([3, 0, None], pa.int64()),
         "item_ids": pa.array([[10, 99, 30, 20], [20], None], pa.list_(pa.int64())),
         "query_ids": pa.array([[71, -1, 72, 72], [-1], None], pa.list_(pa.int64())),
-        "times": pa.array([[1, 2, 3, 4], [1], None], pa.list_(pa.int64())),
     }
 )
 VOCABULARY = Vocabulary(
-    {"item": [10, 20, 30], "user": [5], "spu": [1, 3], "category": ["hats", "mugs"], "brand": ["Acme"], "seller": [7]},
+    {"item": [10, 20, 30], "user": [5], "query": [72], "spu": [1, 3], "category": ["hats", "mugs"], "brand": ["Acme"], "seller": [7]},
     item_category=[2, 2, 3],
     price_edges=[10.0, 20.0],
 )
+EVERYTHING = (*BASE, "behavior_query", "target_vector", "query_vector", "behavior_vector", "behavior_query_vector")
+Wide = Callable[[pa.Table], Joined]
 
 
 @pytest.fixture
@@ -148,95 +154,119 @@ def tables() -> Tables:
 
 
 @pytest.fixture
-def encoded(tables: Tables) -> Rows:
-    return encode(JOINED, VOCABULARY, tables, behaviors=3)
+def encoded(wide: Wide, tables: Tables) -> Rows:
+    return encode(wide(JOINED), VOCABULARY, tables, behaviors=3)
+
+
+def inputs(rows: Rows, *chosen: int) -> dict[str, Any]:
+    return rows.columns(np.array(chosen or range(len(rows))), EVERYTHING)
 
 
 def test_ids_are_rows_of_their_tables(encoded: Rows) -> None:
     expected = {
         "item": [4, 2, 1],
         "user": [2, 2, 1],
+        "query": [1, 2, 0],
         "spu": [3, 2, 0],
         "category": [3, 2, 0],
         "brand": [2, 0, 0],
         "seller": [1, 0, 0],
         "price": [2, 4, 0],
     }
-    assert {name: encoded.arrays[name].tolist() for name in expected} == expected
+    found = inputs(encoded)["ids"]
+    assert {name: found[:, place].tolist() for place, name in enumerate(IDS)} == expected
 
 
 def test_behaviours_are_the_last_ones_newest_last_filled_from_the_left(encoded: Rows) -> None:
-    assert encoded.arrays["behavior_item"].tolist() == [[1, 4, 3], [0, 0, 3], [0, 0, 0]]
-    assert encoded.arrays["behavior_category"].tolist() == [[1, 3, 2], [0, 0, 2], [0, 0, 0]]
+    found = inputs(encoded)
+    assert found["behavior_item"].tolist() == [[1, 4, 3], [0, 0, 3], [0, 0, 0]]
+    assert found["behavior_category"].tolist() == [[1, 3, 2], [0, 0, 2], [0, 0, 0]]
+    assert found["behavior_query"].tolist() == [[0, 2, 2], [0, 0, 0], [0, 0, 0]]
 
 
-def test_vectors_are_row_numbers(encoded: Rows) -> None:
-    expected = {
-        "target_vector": [1, 0, -1],
-        "query_vector": [-1, 0, -1],
-        "behavior_vector": [[-1, 1, -1], [-1, -1, -1], [-1, -1, -1]],
-        "behavior_query_vector": [[-1, 0, 0], [-1, -1, -1], [-1, -1, -1]],
-    }
-    assert {name: rows.tolist() for name, rows in encoded.vector_rows.items()} == expected
+def test_vectors_are_gathered_for_the_rows_of_a_batch(encoded: Rows) -> None:
+    found = inputs(encoded, 1, 0)
+    assert found["target_vector"].tolist() == [[1.0, 0.0], [0.0, 1.0]]
+    assert found["query_vector"] == pytest.approx(np.array([[0.6, 0.8], [0.0, 0.0]]))
+    assert found["behavior_vector"].tolist() == [[[0.0, 0.0]] * 3, [[0.0, 0.0], [0.0, 1.0], [0.0, 0.0]]]
+    assert found["behavior_query_vector"][1] == pytest.approx(np.array([[0, 0], [0.6, 0.8], [0.6, 0.8]]))
+    nothing = inputs(encoded, 2)
+    assert all((nothing[name] == 0).all() for name in EVERYTHING if name.endswith("_vector"))
 
 
 def test_the_rest_of_the_inputs(encoded: Rows) -> None:
-    rate = (20 + 1.6) / 200
-    assert encoded.arrays["dense"][0] == pytest.approx([np.log(181) / 5, np.log(rate / 0.08), np.log(4) / 2, 0.0], rel=1e-6)
-    assert encoded.arrays["dense"][1:] == pytest.approx(np.array([[0, 0, 0, 1], [0, 0, 0, 0]]), abs=1e-6)
-    assert encoded.arrays["words"].tolist() == words(["red dress", None, None]).tolist()
+    rate, found = (20 + 1.6) / 200, inputs(encoded)
+    assert found["dense"][0] == pytest.approx([np.log(181) / 5, np.log(rate / 0.08), np.log(4) / 2, 0.0], rel=1e-6)
+    assert found["dense"][1:] == pytest.approx(np.array([[0, 0, 0, 1], [0, 0, 0, 0]]), abs=1e-6)
+    assert found["words"].tolist() == words(["red dress", None, None]).tolist()
     assert (encoded.labels.tolist(), encoded.user_ids.tolist(), encoded.item_ids.tolist()) == ([1, 0, 0], [5, 5, 6], [30, 10, 99])
     assert len(encoded) == 3
 
 
-def test_a_longer_memory_than_any_user_has(tables: Tables) -> None:
-    found = encode(JOINED, VOCABULARY, tables, behaviors=6).arrays["behavior_item"]
+def test_a_longer_memory_than_any_user_has(wide: Wide, tables: Tables) -> None:
+    found = inputs(encode(wide(JOINED), VOCABULARY, tables, behaviors=6))["behavior_item"]
     assert found.tolist() == [[0, 0, 2, 1, 4, 3], [0, 0, 0, 0, 0, 3], [0, 0, 0, 0, 0, 0]]
 
 
-def test_nobody_has_behaved_yet(tables: Tables) -> None:
+def test_of_long_sequences_the_most_similar_are_read_in_their_order(wide: Wide, tables: Tables) -> None:
+    """Row 0 asks for item 30, whose own vector is among its behaviours; row 1 for item 10, and has one behaviour without a vector."""
+    rows = encode(wide(JOINED), VOCABULARY, tables, behaviors=4, top_k=1)
+    assert inputs(rows)["behavior_item"].tolist() == [[4], [3], [0]]
+    two = encode(wide(JOINED), VOCABULARY, tables, behaviors=4, top_k=3)
+    assert inputs(two, 1)["behavior_item"].tolist() == [[0, 0, 3]], "what is there comes last, as without a choice"
+
+
+def test_the_chosen_of_a_thousand_are_those_that_sorting_would_choose(wide: Wide) -> None:
+    drawn = np.random.default_rng(0)
+    vectors = drawn.normal(size=(500, 8)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    items = RepresentationTable(np.arange(500), vectors, "c-one")
+    many = Tables(items, RepresentationTable(np.arange(1), vectors[:1], "c-one"))
+    history = drawn.permutation(500).tolist()
+    table = JOINED.slice(0, 1)
+    for name, value in (("item_ids", history), ("query_ids", [-1] * 500)):
+        table = table.set_column(table.column_names.index(name), name, pa.array([value], pa.list_(pa.int64())))
+    vocabulary = replace(VOCABULARY, values={**VOCABULARY.values, "item": list(range(500))}, item_category=[2] * 500)
+    found = encode(wide(table), vocabulary, many, behaviors=1000, top_k=50).columns(np.array([0]), EVERYTHING)["behavior_item"][0] - 2
+    best = set(np.argsort(-(vectors @ vectors[30]))[:50].tolist())
+    assert found.tolist() == [item for item in history if item in best]
+
+
+def test_nobody_has_behaved_yet(wide: Wide, tables: Tables) -> None:
     """The first day of a shop: lists are all null or all empty."""
     nothing = pa.array([None, [], None], pa.list_(pa.int64()))
     first_day = JOINED.drop_columns(["item_ids", "query_ids"]).append_column("item_ids", nothing).append_column("query_ids", nothing)
-    found = encode(first_day, VOCABULARY, tables, behaviors=2)
-    assert found.arrays["behavior_item"].tolist() == [[0, 0]] * 3
-    assert found.vector_rows["behavior_vector"].tolist() == [[-1, -1]] * 3
+    found = inputs(encode(wide(first_day), VOCABULARY, tables, behaviors=2))
+    assert found["behavior_item"].tolist() == [[0, 0]] * 3
+    assert (found["behavior_vector"] == 0).all()
 
 
-def test_rows_in_several_chunks_are_the_same_rows(tables: Tables, encoded: Rows) -> None:
-    pieces = encode(pa.concat_tables([JOINED.slice(0, 1), JOINED.slice(1)]), VOCABULARY, tables, behaviors=3)
-    for name, column in encoded.arrays.items():
-        assert pieces.arrays[name].tolist() == column.tolist(), name
-    tail = encode(JOINED.slice(1), VOCABULARY, tables, behaviors=3)
-    assert tail.arrays["behavior_item"].tolist() == [[0, 0, 3], [0, 0, 0]]
+def test_rows_in_several_chunks_are_the_same_rows(wide: Wide, tables: Tables, encoded: Rows) -> None:
+    pieces = encode(wide(pa.concat_tables([JOINED.slice(0, 1), JOINED.slice(1)])), VOCABULARY, tables, behaviors=3)
+    for name, column in inputs(encoded).items():
+        assert inputs(pieces)[name].tolist() == column.tolist(), name
+    tail = encode(wide(JOINED.slice(1)), VOCABULARY, tables, behaviors=3)
+    assert inputs(tail)["behavior_item"].tolist() == [[0, 0, 3], [0, 0, 0]]
 
 
-def test_columns_are_the_models_inputs_with_gathered_vectors(encoded: Rows, tables: Tables) -> None:
-    columns = dataset.columns_of(encoded, tables, np.array([1, 0]))
-    assert tuple(columns) == INPUTS
-    assert columns["item"].tolist() == [2, 4]
-    assert columns["target_vector"].tolist() == [[1.0, 0.0], [0.0, 1.0]]
-    assert columns["query_vector"] == pytest.approx(np.array([[0.6, 0.8], [0.0, 0.0]]))
-    assert columns["behavior_vector"].tolist() == [[[0.0, 0.0]] * 3, [[0.0, 0.0], [0.0, 1.0], [0.0, 0.0]]]
-    assert columns["behavior_query_vector"][1] == pytest.approx(np.array([[0, 0], [0.6, 0.8], [0.6, 0.8]]))
-
-
-def test_batches_follow_the_order_given(encoded: Rows, tables: Tables) -> None:
-    found = list(dataset.batches(encoded, tables, 2, np.array([2, 0, 1])))
+def test_batches_follow_the_order_given(encoded: Rows) -> None:
+    names = ("ids", "behavior_vector", "dense")
+    found = list(dataset.batches(encoded, names, 2, np.array([2, 0, 1])))
     assert [label.tolist() for _, label in found] == [[0.0, 1.0], [0.0]]
-    assert [columns[INPUTS.index("item")].tolist() for columns, _ in found] == [[1, 4], [2]]
-    assert found[0][0][INPUTS.index("behavior_vector")].shape == (2, 3, 2)
-    assert found[0][0][INPUTS.index("dense")].dtype == torch.float32
+    assert [columns[0][:, 0].tolist() for columns, _ in found] == [[1, 4], [2]]
+    assert found[0][0][1].shape == (2, 3, 2)
+    assert found[0][0][2].dtype == torch.float32
 
 
-def test_a_shop_without_queries_has_no_query_vectors(tables: Tables) -> None:
+def test_a_shop_without_queries_has_no_query_vectors(wide: Wide, tables: Tables) -> None:
     none = Tables(tables.items, RepresentationTable(np.zeros(0, np.int64), np.zeros((0, 2), np.float32), "c-one"))
-    columns = dataset.columns_of(encode(JOINED, VOCABULARY, none, behaviors=3), none, np.arange(3))
-    assert columns["query_vector"].tolist() == [[0.0, 0.0]] * 3
-    assert columns["behavior_query_vector"].shape == (3, 3, 2)
+    found = inputs(encode(wide(JOINED), VOCABULARY, none, behaviors=3))
+    assert found["query_vector"].tolist() == [[0.0, 0.0]] * 3
+    assert found["behavior_query_vector"].shape == (3, 3, 2)
 
 
 def test_vectors_of_two_contracts_are_refused(tables: Tables) -> None:
+    assert isinstance(tables.queries, RepresentationTable)
     other = RepresentationTable(tables.queries.ids, tables.queries.vectors, "c-two")
     with pytest.raises(ContractError, match="contract c-one was about to meet contract c-two"):
         Tables(tables.items, other)

@@ -15,9 +15,10 @@ import pytest
 import moon_ops
 from moon_ops.ctr import evaluate, metrics
 from moon_ops.ctr.score import Scorer
+from moon_ops.embeddings.as_of import Joined
 from moon_ops.errors import LeakError
 from moon_ops.lake.tables import SCHEMAS, STAMP, Lake
-from moon_ops.release import publication, stages
+from moon_ops.release import stages
 from moon_ops.release.registry import CTR, Registry
 from moon_ops.release.windows import Windows, windows
 from moon_ops.settings import Settings
@@ -40,11 +41,11 @@ def lake(tmp_path: Path) -> Lake:
     return made
 
 
-def joined(*rows: tuple[int, dt.datetime, int | None, int | None]) -> pa.Table:
+def joined(*rows: tuple[int, dt.datetime, int | None, int | None]) -> Joined:
     """(item, time, impressions before, seller)."""
     items, times, impressions, sellers = zip(*rows, strict=True)
     counts = {"impressions": pa.array(impressions, pa.int64()), "seller_id": pa.array(sellers, pa.int64())}
-    return pa.table({"item_id": items, "event_timestamp": pa.array(times, STAMP), **counts})
+    return Joined(pa.table({"item_id": items, "event_timestamp": pa.array(times, STAMP), **counts}), {}, {})
 
 
 def test_an_item_is_new_for_a_week_after_its_first_version(lake: Lake) -> None:
@@ -80,7 +81,7 @@ def test_the_oracle_is_joined_by_session_and_item(tmp_path: Path) -> None:
     path.parent.mkdir()
     truth = {"session_id": [1, 1, 2], "item_id": [10, 11, 10], "click_probability": [0.1, 0.2, 0.3], "other": [0.7, 0.8, 0.9]}
     pq.write_table(pa.table(truth), path)
-    rows = pa.table({"session_id": [2, 1, 3, 1], "item_id": [10, 11, 10, 10]})
+    rows = Joined(pa.table({"session_id": [2, 1, 3, 1], "item_id": [10, 11, 10, 10]}), {}, {})
     found = evaluate.oracle(path, rows)
     assert found[[0, 1, 3]].tolist() == [0.3, 0.2, 0.1]
     assert math.isnan(found[2])
@@ -90,7 +91,7 @@ def test_the_oracle_is_joined_by_session_and_item(tmp_path: Path) -> None:
 def test_only_evaluation_knows_of_the_oracle() -> None:
     """It is what training must never see, so no file that trains, encodes or scores as much as mentions it."""
     package = Path(moon_ops.__file__).parent
-    blind = [package / "ctr" / f"{name}.py" for name in ("train", "dataset", "models", "vocabulary", "score")]
+    blind = [package / "ctr" / f"{name}.py" for name in ("train", "fit", "dataset", "behaviors", "models", "vocabulary", "score")]
     blind += sorted((package / "encoder").glob("*.py")) + sorted((package / "embeddings").glob("*.py"))
     blind += [package / "lake" / f"{name}.py" for name in ("statistics", "ingest", "tables", "contract")]
     assert len(blind) > 20
@@ -99,24 +100,24 @@ def test_only_evaluation_knows_of_the_oracle() -> None:
 
 
 @pytest.fixture(scope="module")
-def judged(released: Settings) -> tuple[Scorer, Windows, pa.Table]:
+def judged(released: Settings) -> tuple[Scorer, Windows, Joined]:
     times = windows(released.lake)
     scorer = Scorer(Registry(released).fetch(CTR, 1), threads=1)
     return scorer, times, stages.impressions(released, 1, times.ctr_until, times.end)
 
 
-def test_a_window_that_the_model_was_trained_on_is_refused(released: Settings, judged: tuple[Scorer, Windows, pa.Table]) -> None:
+def test_a_window_that_the_model_was_trained_on_is_refused(released: Settings, judged: tuple[Scorer, Windows, Joined]) -> None:
     scorer, times, rows = judged
     with pytest.raises(LeakError, match="but the click model was trained until"):
-        evaluate.score(scorer, rows, publication.tables(released, 1), released.lake, start=times.ctr_until - MICROSECOND)
+        evaluate.score(scorer, rows, stages.vectors_known(released, 1), released.lake, start=times.ctr_until - MICROSECOND)
 
 
-def test_the_released_model_is_scored_on_all_rows_of_its_window(released: Settings, judged: tuple[Scorer, Windows, pa.Table]) -> None:
+def test_the_released_model_is_scored_on_all_rows_of_its_window(released: Settings, judged: tuple[Scorer, Windows, Joined]) -> None:
     scorer, times, rows = judged
-    scored = evaluate.score(scorer, rows, publication.tables(released, 1), released.lake, start=times.ctr_until)
-    assert len(scored.rows) == rows.num_rows > 300
+    scored = evaluate.score(scorer, rows, stages.vectors_known(released, 1), released.lake, start=times.ctr_until)
+    assert len(scored.rows) == len(rows) > 300
     assert ((scored.scores > 0) & (scored.scores < 1)).all()
-    assert scored.rows.labels.tolist() == rows["label"].to_pylist()
+    assert scored.rows.labels.tolist() == rows.column("label").to_pylist()
     assert set(scored.slices) == {"new_items", "long_tail", "small_sellers"}
     found = scored.metrics()
     assert found["ctr/auc"] > 0.55
@@ -124,11 +125,11 @@ def test_the_released_model_is_scored_on_all_rows_of_its_window(released: Settin
     assert found["ctr/logloss"] < math.log(2)
 
 
-def test_nobody_beats_the_oracle(released: Settings, judged: tuple[Scorer, Windows, pa.Table]) -> None:
+def test_nobody_beats_the_oracle(released: Settings, judged: tuple[Scorer, Windows, Joined]) -> None:
     scorer, times, rows = judged
     truth = evaluate.oracle(released.home / "shop-tiny" / "oracle.parquet", rows)
     assert np.isfinite(truth).all()
-    labels = rows["label"].to_numpy()
+    labels = rows.column("label").to_numpy()
     assert truth.mean() == pytest.approx(labels.mean(), abs=0.03)
-    scored = evaluate.score(scorer, rows, publication.tables(released, 1), released.lake, start=times.ctr_until)
+    scored = evaluate.score(scorer, rows, stages.vectors_known(released, 1), released.lake, start=times.ctr_until)
     assert metrics.auc(labels, truth) > metrics.auc(labels, scored.scores)

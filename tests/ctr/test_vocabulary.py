@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,12 @@ import pyarrow as pa
 import pytest
 
 from moon_ops.ctr.vocabulary import WORD_ROWS, WORDS, Vocabulary, dense, words
+from moon_ops.embeddings.as_of import Joined
 from moon_ops.errors import ContractError
 
 COLUMNS = {
+    "query_id": pa.chunked_array([[5, 5, 5, 6, 6, 7, -1, -1]]),
+    "session_id": pa.chunked_array([[1, 1, 2, 3, 3, 4, 5, 6]]),
     "item_id": pa.chunked_array([[30, 10, 10], [30, 20, None, 40, 40]]),
     "user_id": pa.chunked_array([[7, 7, 7, 7, 7, 8, 9, 9]]),
     "spu_id": pa.chunked_array([[3, 1, 1, 3, 2, 2, 4, 4]]),
@@ -22,15 +26,19 @@ COLUMNS = {
 }
 
 
+Wide = Callable[[pa.Table], Joined]
+
+
 @pytest.fixture
-def vocabulary() -> Vocabulary:
-    return Vocabulary.fit(COLUMNS)
+def vocabulary(wide: Wide) -> Vocabulary:
+    return Vocabulary.fit(wide(pa.table(COLUMNS)))
 
 
-def test_known_values_are_those_seen_twice_in_order(vocabulary: Vocabulary) -> None:
+def test_known_values_are_those_seen_twice_in_order_and_queries_in_two_sessions(vocabulary: Vocabulary) -> None:
     assert vocabulary.values == {
         "item": [10, 30, 40],
         "user": [7, 9],
+        "query": [5],
         "spu": [1, 2, 3, 4],
         "category": ["hats", "mugs"],
         "brand": ["Acme", "Bo"],
@@ -46,7 +54,7 @@ def test_nothing_is_0_and_the_unknown_is_1(vocabulary: Vocabulary) -> None:
 
 def test_every_row_number_fits_its_table(vocabulary: Vocabulary) -> None:
     sizes = vocabulary.sizes()
-    assert sizes == {"item": 5, "user": 4, "spu": 6, "category": 4, "brand": 4, "seller": 3, "price": 12}
+    assert sizes == {"item": 5, "user": 4, "query": 3, "spu": 6, "category": 4, "brand": 4, "seller": 3, "price": 12}
     prices = vocabulary.price(np.array([0.01, 1e9]))
     assert prices.min() >= 2
     assert prices.max() < sizes["price"]
@@ -57,10 +65,11 @@ def test_an_items_category_is_known_from_training(vocabulary: Vocabulary) -> Non
     assert vocabulary.category_of(np.array([[0, 1], [2, 3], [4, 4]])).tolist() == [[0, 1], [2, 3], [0, 0]]
 
 
-def test_prices_fall_into_buckets_of_equal_share() -> None:
-    prices = np.arange(1.0, 101.0)
-    buckets = Vocabulary.fit({**COLUMNS, "price": pa.chunked_array([prices])}).price(prices)
-    assert np.bincount(buckets).tolist() == [0, 0, *[10] * 10]
+def test_prices_fall_into_buckets_of_equal_share(wide: Wide) -> None:
+    prices = np.arange(1.0, 97.0)
+    many = {name: pa.chunked_array(column.chunks * 12) for name, column in COLUMNS.items()}
+    buckets = Vocabulary.fit(wide(pa.table({**many, "price": prices}))).price(prices)
+    assert np.abs(np.bincount(buckets)[2:] - 9.6).max() < 1
     assert (np.diff(buckets) >= 0).all()
 
 
@@ -68,10 +77,10 @@ def test_a_missing_price_is_nothing(vocabulary: Vocabulary) -> None:
     assert vocabulary.price(np.array([0.0, -3.0, np.nan, np.inf])).tolist() == [0, 0, 0, 0]
 
 
-def test_one_price_for_all_and_no_price_at_all() -> None:
-    same = Vocabulary.fit({**COLUMNS, "price": pa.chunked_array([[5.0] * 8])})
+def test_one_price_for_all_and_no_price_at_all(wide: Wide) -> None:
+    same = Vocabulary.fit(wide(pa.table({**COLUMNS, "price": [5.0] * 8})))
     assert same.price(np.array([4.0, 5.0, 6.0])).tolist() == [2, 3, 3]
-    none = Vocabulary.fit({**COLUMNS, "price": pa.chunked_array([pa.nulls(8, pa.float64())])})
+    none = Vocabulary.fit(wide(pa.table({**COLUMNS, "price": pa.nulls(8, pa.float64())})))
     assert none.price(np.array([4.0, 0.0])).tolist() == [2, 0]
 
 
@@ -106,7 +115,7 @@ def test_words_beyond_the_most_are_dropped_and_none_has_the_row_of_nothing() -> 
 
 
 def test_dense_by_hand() -> None:
-    found = dense(np.array([0.0, 180.0]), np.array([0.0, 34.4]), np.array([0.0, 3.0]), np.array([False, True]))
-    assert found[0] == pytest.approx([0.0, 0.0, 0.0, 0.0], abs=1e-6)
-    assert found[1] == pytest.approx([np.log(181) / 5, np.log(0.18 / 0.08), np.log(4) / 2, 1.0], rel=1e-6)
+    found = dense(np.array([0.0, 180.0]), np.array([0.0, 34.4]), np.array([0.0, 3.0]))
+    assert found[0] == pytest.approx([0.0, 0.0, 0.0], abs=1e-6)
+    assert found[1] == pytest.approx([np.log(181) / 5, np.log(0.18 / 0.08), np.log(4) / 2], rel=1e-6)
     assert found.dtype == np.float32

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from feast import FeatureStore
 
-from moon_ops.embeddings import features, handover, vector_tables
+from moon_ops.embeddings import as_of, features, handover, vector_tables
 from moon_ops.embeddings.handover import Since
 from moon_ops.errors import StageError
 from moon_ops.lake import changes, statistics
@@ -90,6 +90,10 @@ def store(home: Path) -> FeatureStore:
     return features.open_store(home)
 
 
+def historical(store: FeatureStore, asked: pa.Table, version: int) -> pa.Table:
+    return as_of.join(store, asked, features.service(store, version)).table()
+
+
 def rows(*asked: tuple[int, int, dt.datetime]) -> pa.Table:
     """(item, user, time) with a column of their number."""
     return pa.table(
@@ -103,7 +107,7 @@ def rows(*asked: tuple[int, int, dt.datetime]) -> pa.Table:
 
 
 def test_only_what_was_known_strictly_before_is_joined(store: FeatureStore) -> None:
-    found = features.historical(store, rows((2, 5, CLICK), (2, 5, CLICK + 2 * MICROSECOND)), 1).to_pylist()
+    found = historical(store, rows((2, 5, CLICK), (2, 5, CLICK + 2 * MICROSECOND)), 1).to_pylist()
     first, second = MAY + DAY + HOUR, CLICK
     assert found[0]["item_ids"] == [1]
     assert found[1]["item_ids"] == [1, 2]
@@ -113,13 +117,13 @@ def test_only_what_was_known_strictly_before_is_joined(store: FeatureStore) -> N
 
 def test_a_days_statistics_count_from_the_next_midnight(store: FeatureStore) -> None:
     midnight = MAY + 2 * DAY
-    found = features.historical(store, rows((1, 5, midnight), (1, 5, midnight + MICROSECOND)), 1).to_pylist()
+    found = historical(store, rows((1, 5, midnight), (1, 5, midnight + MICROSECOND)), 1).to_pylist()
     assert [(r["impressions"], r["clicks"], r["purchases"]) for r in found] == [(None, None, None), (1, 1, 0)]
 
 
 def test_an_items_version_is_joined_from_its_time_on(store: FeatureStore) -> None:
     change = MAY + 9 * DAY
-    found = features.historical(store, rows((1, 5, change), (1, 5, change + MICROSECOND)), 1).to_pylist()
+    found = historical(store, rows((1, 5, change), (1, 5, change + MICROSECOND)), 1).to_pylist()
     assert [r["price"] for r in found] == [20.0, 25.0]
     assert (found[0]["spu_id"], found[0]["category"], found[0]["brand"], found[0]["seller_id"]) == (101, "Mugs", "Acme", 7)
 
@@ -128,7 +132,7 @@ def test_rows_keep_their_order_their_number_and_their_columns(store: FeatureStor
     """Also rows that are asked twice, and in no order of time."""
     late, early = MAY + 3 * DAY, MAY + HOUR
     asked = rows((2, 5, late), (1, 6, late), (2, 5, early), (2, 5, late), (9, 8, late), (1, 5, early))
-    found = features.historical(store, asked, 1)
+    found = historical(store, asked, 1)
     assert found.select(asked.column_names).equals(asked)
     assert found["spu_id"].to_pylist() == [102, 101, 102, 102, None, 101]
     assert found["item_ids"].to_pylist() == [[1, 2], None, None, [1, 2], None, None]
@@ -137,20 +141,20 @@ def test_rows_keep_their_order_their_number_and_their_columns(store: FeatureStor
 def test_many_rows_keep_their_order(store: FeatureStore) -> None:
     generator = np.random.default_rng(0)
     items, days = generator.integers(1, 4, 5000), generator.integers(0, 20, 5000)
-    found = features.historical(store, rows(*((int(i), 5, MAY + int(d) * DAY + HOUR) for i, d in zip(items, days, strict=True))), 1)
+    found = historical(store, rows(*((int(i), 5, MAY + int(d) * DAY + HOUR) for i, d in zip(items, days, strict=True))), 1)
     price = {1: lambda day: 20.0 if day < 9 else 25.0, 2: lambda _: 5.0, 3: lambda _: None}
     assert found["mine"].to_pylist() == list(range(5000))
     assert found["price"].to_pylist() == [price[int(i)](d) for i, d in zip(items, days, strict=True)]
 
 
 def test_what_is_not_known_is_null(store: FeatureStore) -> None:
-    unknown, too_early = features.historical(store, rows((99, 98, MAY + 3 * DAY), (1, 5, MAY)), 1).to_pylist()
+    unknown, too_early = historical(store, rows((99, 98, MAY + 3 * DAY), (1, 5, MAY)), 1).to_pylist()
     assert {name: unknown[name] for name in UNKNOWN} == UNKNOWN
     assert {name: too_early[name] for name in UNKNOWN} == UNKNOWN
 
 
 def test_no_rows_are_no_rows(store: FeatureStore) -> None:
-    found = features.historical(store, rows((1, 5, MAY)).slice(0, 0), 1)
+    found = historical(store, rows((1, 5, MAY)).slice(0, 0), 1)
     assert found.num_rows == 0
     assert set(UNKNOWN) < set(found.column_names)
 
@@ -207,7 +211,7 @@ def test_all_encoders_with_a_table_are_found_whatever_lies_between(tmp_path: Pat
 
 def test_an_encoder_that_was_never_published_is_an_error(store: FeatureStore) -> None:
     with pytest.raises(StageError, match=r"no feature service ctr_v9 .*moon publish --encoder 9"):
-        features.historical(store, rows((1, 5, MAY)), 9)
+        historical(store, rows((1, 5, MAY)), 9)
 
 
 def test_the_views_name_their_contract(store: FeatureStore) -> None:
@@ -219,14 +223,14 @@ def test_the_views_name_their_contract(store: FeatureStore) -> None:
 
 def test_applying_another_encoder_keeps_the_first(home: Path, store: FeatureStore) -> None:
     lake = Lake(str(home / "lake"))
-    before = features.historical(store, rows((1, 5, MAY + 3 * DAY)), 1)
+    before = historical(store, rows((1, 5, MAY + 3 * DAY)), 1)
     put_vectors(lake, 2, 6, [(1, 0, 5), (2, 0, 4)])
     assert features.versions(lake) == [1, 2]
     features.apply(store, home, features.definitions(lake, [2]))
     opened = features.open_store(home)
     assert {v.name for v in opened.list_feature_views()} >= {f"{kind}_embedding_v{n}" for kind in ("item", "query") for n in (1, 2)}
     assert [opened.get_feature_view(f"item_embedding_v{n}").tags["contract_id"] for n in (1, 2)] == ["c-1", "c-2"]
-    assert features.historical(opened, rows((1, 5, MAY + 3 * DAY)), 1).equals(before)
+    assert historical(opened, rows((1, 5, MAY + 3 * DAY)), 1).equals(before)
     for version, expected in ((1, [1, 0, 0, 0]), (2, [0, 0, 0, 0, 0, 1])):
         assert straight(opened, f"item_embedding_v{version}", "item_id", [1], MAY + DAY) == {1: expected}
 
@@ -234,7 +238,7 @@ def test_applying_another_encoder_keeps_the_first(home: Path, store: FeatureStor
 KILLED = """
 import datetime, os, sys, pathlib
 from feast.infra.online_stores.sqlite import SqliteOnlineStore
-from moon_ops.embeddings import features, handover
+from moon_ops.embeddings import as_of, features, handover
 
 def die(*arguments, **more):
     os._exit(9)
@@ -272,7 +276,7 @@ def test_online_equals_historical_at_the_end_of_time(released: Settings) -> None
     for user in (users[0], users[-1]):
         online = features.online(store, 1, items, user)
         table = pa.table({"item_id": items, "user_id": [user] * len(items), "event_timestamp": pa.array([end] * len(items), STAMP)})
-        offline = features.historical(store, table, 1)
+        offline = historical(store, table, 1)
         for name in set(online) - {"item_id", "user_id"}:
             assert online[name] == offline[name].to_pylist(), name
         assert offline["item_ids"].null_count == 0

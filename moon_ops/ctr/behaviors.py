@@ -1,0 +1,133 @@
+"""A user's behaviour sequence in batches: ids, categories and vectors of the last clicks, gathered by position.
+
+All sequences lie end to end in flat arrays, coded once. For long ones (1,000) the clicks most similar in content to the target are chosen
+first, as in MUSE's general search unit, and the model reads only these. B rows, S behaviours read, L behaviours known, D dimensions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from moon_ops.ctr.vocabulary import NOTHING, Vocabulary
+
+if TYPE_CHECKING:
+    from moon_ops.ctr.dataset import Vectors
+
+Ints = NDArray[np.int64]
+SEARCHED = 1 << 22  # floats of vectors that a search for the most similar clicks holds at a time: 16 MB
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Where each of M lists ends, which lie end to end, and how long it is; the last of each [M + 1] is that of no list."""
+
+    ends: Ints
+    counts: Ints
+
+    @classmethod
+    def of(cls, column: pa.ChunkedArray) -> Lengths:
+        """Of the lists of a column; null is empty."""
+        counts = pc.fill_null(pc.list_value_length(column.combine_chunks()), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+        return cls(np.append(np.cumsum(counts), 0), np.append(counts, 0))
+
+
+@dataclass(frozen=True)
+class Behaviors:
+    """Sequences of M feature rows, F behaviours in all; :meth:`of` looks at the last ``length`` of each."""
+
+    lengths: Lengths
+    items: Ints  # [F + 1] rows of the embedding table; the last stands for nothing, here and below
+    categories: Ints
+    queries: Ints
+    item_codes: Ints  # of the vectors
+    query_codes: Ints
+    item_vectors: Vectors
+    query_vectors: Vectors
+    length: int
+    top_k: int  # 0: all of them
+
+    @property
+    def picks(self) -> bool:
+        """Whether only the most similar behaviours are read."""
+        return 0 < self.top_k < self.length
+
+    @classmethod
+    def encode(cls, view: pa.Table, vocabulary: Vocabulary, items: Vectors, queries: Vectors, length: int, top_k: int) -> Behaviors:
+        """Code the rows [M] of ``user_behavior`` (item_ids and query_ids, oldest first)."""
+        item_ids, query_ids = (flat(view[name]) for name in ("item_ids", "query_ids"))
+        rows = vocabulary.encode("item", item_ids)
+        return cls(
+            lengths=Lengths.of(view["item_ids"]),
+            items=rows,
+            categories=vocabulary.category_of(rows),
+            queries=vocabulary.encode("query", query_ids),
+            item_codes=items.codes(item_ids),
+            query_codes=queries.codes(query_ids),
+            item_vectors=items,
+            query_vectors=queries,
+            length=length,
+            top_k=top_k,
+        )
+
+    def of(self, at: Ints, times: Ints, target: NDArray[np.float32] | None) -> Seen:
+        """The behaviours of feature rows ``at`` [B] (-1: none), oldest first and filled from the left, as of ``times`` [B]."""
+        places = last(self.lengths, at, self.length)
+        if self.picks and target is not None:
+            places = most_similar(places, self.item_codes, self.item_vectors, times, target, self.top_k)
+        return Seen(self, places, times)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The behaviours that B rows read, as places [B, S] in the flat arrays."""
+
+    of: Behaviors
+    places: Ints
+    times: Ints
+
+    def column(self, name: str) -> NDArray[Any]:
+        """One of the inputs whose names begin with ``behavior``."""
+        if name.endswith("_vector"):
+            query = "query" in name
+            vectors, codes = (self.of.query_vectors, self.of.query_codes) if query else (self.of.item_vectors, self.of.item_codes)
+            return vectors.gather(vectors.at(codes[self.places], self.times[:, None]))
+        coded = {"behavior_item": self.of.items, "behavior_category": self.of.categories, "behavior_query": self.of.queries}
+        return coded[name][self.places]
+
+
+def last(lengths: Lengths, at: Ints, length: int) -> Ints:
+    """Where the last ``length`` values of the lists ``at`` [B] lie, which are end to end: [B, L], filled with -1 from the left."""
+    end = lengths.ends[at]
+    places = end[:, None] - np.arange(length, 0, -1)[None, :]
+    return np.where(places >= (end - lengths.counts[at])[:, None], places, -1)
+
+
+def most_similar(places: Ints, codes: Ints, vectors: Vectors, times: Ints, target: NDArray[np.float32], k: int) -> Ints:
+    """Of places [B, L] the ``k`` whose vectors are nearest to the target's [B, D], in their order of time: [B, K].
+
+    ``codes`` names the vector of each place; this is the general search unit of MUSE (2512.07216), with its content similarity.
+    """
+    chosen = np.full((len(places), k), -1)
+    some = max(1, SEARCHED // (places.shape[1] * target.shape[1]))
+    for start in range(0, len(places), some):
+        rows = slice(start, start + some)
+        similar = np.einsum("bld,bd->bl", vectors.gather(vectors.at(codes[places[rows]], times[rows, None])), target[rows])
+        similar = np.where(places[rows] >= 0, similar, -np.inf)
+        best = np.sort(np.argpartition(-similar, k - 1, axis=1)[:, :k], axis=1)
+        picked = np.take_along_axis(places[rows], best, 1)
+        chosen[rows] = np.take_along_axis(picked, np.argsort(picked >= 0, axis=1, kind="stable"), 1)  # nothing goes to the left
+    return chosen
+
+
+def flat(column: pa.ChunkedArray) -> Ints:
+    """The values of all lists, end to end, and a -1 that stands for nothing."""
+    return np.append(column.combine_chunks().flatten().to_numpy(zero_copy_only=False), -1).astype(np.int64)
+
+
+assert NOTHING == 0, "what -1 leads to is coded as nothing by the vocabulary"

@@ -1,0 +1,1 @@
+"""Behaviour extractors, a file each: the only part in which click models differ."""

@@ -1,0 +1,181 @@
+"""Fit a click model: sparse updates, early stopping on the newest impressions, checkpoints that a killed run goes on from.
+
+Embedding rows that a batch does not touch cost nothing (lazy Adam), so a step costs what its batch costs, whatever the shop's size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from moon_ops.ctr.dataset import Rows, batches
+from moon_ops.ctr.extractors.make import Make
+from moon_ops.ctr.extractors.seen import Seen
+from moon_ops.ctr.metrics import auc
+from moon_ops.ctr.models import ClickModel
+from moon_ops.encoder.checkpoints import Checkpoints, State
+from moon_ops.errors import InputError
+from moon_ops.recipes import CtrRecipe
+
+LOOKS = 2  # at the validation rows, in an epoch
+SAVED = 400  # steps between two checkpoints
+LOGGED = 20  # steps between two figures
+JUDGED = 4096  # rows that are scored together
+OnStep = Callable[[int, dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """How the training went: ``epochs`` until the weights that were kept, their AUC on the validation rows (NaN: there were none)."""
+
+    loss: float  # mean over the last tenth of the steps
+    epochs: float
+    validation_auc: float
+    steps: int
+
+
+def fit(model: ClickModel, rows: Rows, recipe: CtrRecipe, *, seed: int, directory: Path, on_step: OnStep | None = None) -> Fitted:
+    """Train ``model`` on rows in time order; the last ``validation`` of them tell when to stop, and the best weights are kept.
+
+    Called again with the same arguments it goes on from the newest checkpoint in ``directory``. Raises :class:`InputError` if the loss
+    stops being a number.
+    """
+    return _Fit(model, rows, recipe, seed, Checkpoints(directory), on_step).run()
+
+
+class _Fit:
+    def __init__(
+        self, model: ClickModel, rows: Rows, recipe: CtrRecipe, seed: int, checkpoints: Checkpoints, on_step: OnStep | None
+    ) -> None:
+        self.model, self.rows, self.recipe, self.seed, self.checkpoints, self.on_step = model, rows, recipe, seed, checkpoints, on_step
+        self.trained = len(rows) - int(recipe.validation * len(rows))
+        self.judged = np.arange(self.trained, len(rows))
+        self.steps_per_epoch = math.ceil(self.trained / recipe.batch)
+        self.optimizers = optimizers(model, recipe)
+        self.losses: list[float] = []
+        self.step, self.best_step, self.worse = 0, 0, 0
+        self.best_auc, self.best = math.nan, dict[str, Tensor]()
+
+    def run(self) -> Fitted:
+        """Prepare or resume, then all steps."""
+        if not self._resume():
+            for part in self.model.parts:
+                if isinstance(part, Make):
+                    pretrain(part, self.rows, self.trained, self.recipe, seed=self.seed)
+            self._save()
+        self._all_steps()
+        if self.best:
+            self.model.load_state_dict(self.best)
+        self.model.eval()
+        tail = self.losses[-max(1, len(self.losses) // 10) :]
+        kept = self.best_step or self.step
+        return Fitted(sum(tail) / len(tail), kept / self.steps_per_epoch, self.best_auc, self.step)
+
+    def _all_steps(self) -> None:
+        total = self.recipe.epochs * self.steps_per_epoch
+        look = max(1, self.steps_per_epoch // LOOKS)
+        with tqdm(total=total, initial=self.step, desc=f"train {self.recipe.name}", unit="step") as bar:
+            while self.step < total and self.worse < self.recipe.patience:
+                epoch, done = divmod(self.step, self.steps_per_epoch)
+                order = np.random.default_rng((self.seed, epoch)).permutation(self.trained)[done * self.recipe.batch :]
+                self.model.train()
+                for columns, labels in batches(self.rows, self.model.inputs, self.recipe.batch, order):
+                    self._one(columns, labels)
+                    bar.update(1)
+                    if self.step % look == 0 and self._look():
+                        return
+                    if self.step % SAVED == 0:
+                        self._save()
+
+    def _one(self, columns: tuple[Tensor, ...], labels: Tensor) -> None:
+        loss = F.binary_cross_entropy_with_logits(self.model(*columns), labels)
+        if not math.isfinite(loss.item()):
+            raise InputError(f"the click model's loss is {loss.item()} at step {self.step}", action="lower learning_rate")
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.losses.append(loss.item())
+        self.step += 1
+        if self.on_step and self.step % LOGGED == 0:
+            self.on_step(self.step, {"loss": self.losses[-1]})
+
+    def _look(self) -> bool:
+        """Judge on the validation rows; whether to stop."""
+        labels = self.rows.labels[self.judged]
+        if not 0 < labels.sum() < len(labels):
+            return False
+        found = auc(labels, logits(self.model, self.rows, self.judged))
+        if self.on_step:
+            self.on_step(self.step, {"validation_auc": found})
+        if not found <= self.best_auc:  # the first, too
+            self.best_auc, self.best_step, self.worse = found, self.step, 0
+            self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        else:
+            self.worse += 1
+        self.model.train()
+        return self.worse >= self.recipe.patience
+
+    def _save(self) -> None:
+        tensors = {f"best.{name}": value for name, value in self.best.items()} | {"rng": torch.get_rng_state()}
+        numbers = {"best_auc": self.best_auc, "best_step": float(self.best_step), "worse": float(self.worse)}
+        self.checkpoints.save(State("ctr", self.step, self.losses, tensors, numbers), self.model, self.optimizers)
+
+    def _resume(self) -> bool:
+        state = self.checkpoints.read()
+        if state is None:
+            return False
+        self.checkpoints.restore(self.model)
+        if state.step:
+            self.checkpoints.restore_optimizers(self.optimizers)
+        for part in self.model.parts:
+            if isinstance(part, Make):
+                part.freeze()
+        torch.set_rng_state(state.tensors["rng"])
+        self.step, self.losses, self.best_auc = state.step, state.losses, state.scaler["best_auc"]
+        self.best_step, self.worse = int(state.scaler["best_step"]), int(state.scaler["worse"])
+        self.best = {name.removeprefix("best."): value for name, value in state.tensors.items() if name.startswith("best.")}
+        return True
+
+
+def optimizers(model: ClickModel, recipe: CtrRecipe) -> list[torch.optim.Optimizer]:
+    """Lazy Adam for the embedding table, AdamW for the rest."""
+    rest = [value for name, value in model.named_parameters() if name != "embedding.weight"]
+    return [
+        torch.optim.SparseAdam([model.embedding.weight], lr=recipe.learning_rate),
+        torch.optim.AdamW(rest, lr=recipe.learning_rate, weight_decay=recipe.weight_decay),
+    ]
+
+
+def logits(model: ClickModel, rows: Rows, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Click logits of the rows ``chosen``."""
+    model.eval()
+    with torch.no_grad():
+        found = [model(*columns).numpy() for columns, _ in batches(rows, model.inputs, JUDGED, chosen)]
+    return np.concatenate(found).astype(np.float64)
+
+
+def pretrain(part: Make, rows: Rows, trained: int, recipe: CtrRecipe, *, seed: int) -> None:
+    """Train MAKE's module on the vectors alone, for ``pretrain_epochs`` over the first ``trained`` rows, and freeze it."""
+    optimizer = torch.optim.AdamW(part.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    names = ("behavior_item", *Make.vectors)
+    for epoch in range(recipe.pretrain_epochs):
+        order = np.random.default_rng((seed, epoch, 1)).permutation(trained)
+        for columns, labels in tqdm(batches(rows, names, recipe.batch, order), desc=f"MAKE epoch {epoch + 1}", unit="step"):
+            batch = dict(zip(names, columns, strict=True))
+            nothing, present = columns[1][:, :0], batch.pop("behavior_item") > 0
+            loss = F.binary_cross_entropy_with_logits(part(Seen(nothing, nothing, nothing, present, present, batch))[:, -1], labels)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+    part.freeze()

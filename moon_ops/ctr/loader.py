@@ -1,0 +1,190 @@
+"""Batches for anybody's click model: rows and a Feast service in, arrays with features, sequences and vectors out.
+
+This is the way in for those who bring their own model; ours is trained on the same joins. B rows, S behaviours, D vector dimensions.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from feast import FeatureService, FeatureStore
+from numpy.typing import NDArray
+
+from moon_ops.ctr.behaviors import Lengths, flat, last, most_similar
+from moon_ops.embeddings import as_of, features
+from moon_ops.embeddings.as_of import VectorHistory
+from moon_ops.errors import InputError, LeakError, StageError
+from moon_ops.lake.contract import require_same
+
+Ints = NDArray[np.int64]
+Batch = dict[str, NDArray[Any]]
+SEQUENCES = {"item_ids": "item", "query_ids": "query"}  # list features, and whose vectors belong to them
+
+
+class Loader:
+    """Rows joined with the features of a service as known strictly before each row's time; values are gathered batch by batch.
+
+    A batch has the rows' own numbers; each feature [B] (numbers; texts as the row numbers of ``values``, 0: nothing; ids -1 where nothing
+    was known); each list feature [B, S], newest last, -1 where there was nothing; and for ``vectors`` = item, query, item_ids, query_ids
+    the arrays ``item_embedding``, ``query_embedding`` [B, D], ``item_ids_embedding``, ``query_ids_embedding`` [B, S, D], zeros for what had
+    no vector then. Memory grows with items and users, not with rows times sequence length.
+    """
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        rows: pd.DataFrame | pa.Table,
+        service: str | FeatureService,
+        *,
+        behaviors: int = 50,
+        top_k: int = 0,
+        vectors: Sequence[str] = ("item", "query", "item_ids"),
+        contract_id: str = "",
+        seen_by_encoder: bool = False,
+        now: dt.datetime | None = None,
+    ) -> None:
+        """``rows`` has user_id, item_id, query_id, event_timestamp and what else is wanted in batches, such as label.
+
+        Of the last ``behaviors`` clicks the ``top_k`` most similar in content are kept (0: all). Raises :class:`StageError` for a service
+        that Feast does not know, :class:`ContractError` for one of another contract than ``contract_id``, :class:`InputError` for rows
+        without a needed column, with times without zone, or after ``now`` (default: the present), and :class:`LeakError` for rows from
+        before the end of the encoder's training: it knows what was bought then. Models may be trained on these (``seen_by_encoder``),
+        never judged.
+        """
+        table = rows if isinstance(rows, pa.Table) else pa.Table.from_pandas(rows, preserve_index=False)
+        self.service = _service(store, service)
+        self.contract_id = _contract(store, self.service, contract_id)
+        self.times = as_of.microseconds(table, "event_timestamp")
+        _require_past(self.times, now or dt.datetime.now(dt.UTC))
+        if not seen_by_encoder:
+            _require_unseen(self.times, self.service)
+        self.length, self.top_k = behaviors, top_k if 0 < top_k < behaviors else 0
+        self.joined = as_of.join(store, table, self.service)
+        kinds = {SEQUENCES.get(name, name) for name in vectors} | ({"item"} if self.top_k else set())
+        self.vectors = {kind: _vectors(store, self.service, kind) for kind in sorted(kinds)}
+        self.wanted = tuple(vectors)
+        self.values: dict[str, list[str]] = {}  # of each text feature: what its row numbers stand for
+        self._own = {name: self._numbers(name, table[name]) for name in table.column_names}
+        columns = [(view, name, found[name]) for view, found in self.joined.views.items() for name in found.column_names]
+        self._features = {name: (view, self._numbers(name, column)) for view, name, column in columns if not _is_list(column)}
+        self._lists = {name: (view, Lengths.of(column), flat(column)) for view, name, column in columns if _is_list(column)}
+        self._codes = {kind: found.codes(as_of.identifiers(table, f"{kind}_id")) for kind, found in self.vectors.items()}
+        self._list_codes = {name: self.vectors[SEQUENCES[name]].codes(self._lists[name][2]) for name in self._needed_lists()}
+
+    def __len__(self) -> int:
+        """R: how many rows."""
+        return len(self.joined)
+
+    def batches(self, size: int, *, seed: int | None = None) -> Iterator[Batch]:
+        """All rows once, ``size`` at a time, in their order or shuffled by ``seed``; the last batch may be smaller."""
+        order = np.arange(len(self)) if seed is None else np.random.default_rng(seed).permutation(len(self))
+        for start in range(0, len(order), size):
+            yield self.batch(order[start : start + size])
+
+    def batch(self, chosen: Ints) -> Batch:
+        """The rows ``chosen`` [B]."""
+        batch = {name: column[chosen] for name, column in self._own.items()}
+        batch |= {name: column[self.joined.at[view][chosen]] for name, (view, column) in self._features.items()}
+        times = self.times[chosen]
+        read = {kind: found for kind, found in self.vectors.items() if kind in self.wanted or (kind == "item" and self.top_k)}
+        vector = {kind: found.gather(found.at(self._codes[kind][chosen], times)) for kind, found in read.items()}
+        places = self._places(chosen, times, vector)
+        batch |= {name: values[places[view]] for name, (view, _, values) in self._lists.items()}
+        for name in self.wanted:
+            if name in SEQUENCES:
+                found = self.vectors[SEQUENCES[name]]
+                codes = self._list_codes[name][places[self._lists[name][0]]]
+                batch[f"{name}_embedding"] = found.gather(found.at(codes, times[:, None]))
+            else:
+                batch[f"{name}_embedding"] = vector[name]
+        return batch
+
+    def _places(self, chosen: Ints, times: Ints, vector: dict[str, NDArray[np.float32]]) -> dict[str, Ints]:
+        """Where the behaviours lie that each row reads, by view."""
+        places = {}
+        for name, (view, counts, _) in self._lists.items():
+            if view not in places:
+                places[view] = last(counts, self.joined.at[view][chosen], self.length)
+                if self.top_k and name in SEQUENCES:
+                    codes, found = self._list_codes["item_ids"], self.vectors["item"]
+                    places[view] = most_similar(places[view], codes, found, times, vector["item"], self.top_k)
+        return places
+
+    def _needed_lists(self) -> list[str]:
+        named = {name for name in self.wanted if name in SEQUENCES} | ({"item_ids"} if self.top_k else set())
+        if missing := sorted(named - set(self._lists)):
+            raise InputError(f"vectors names {missing[0]}, which service {self.service.name} does not have", action="leave it out")
+        return sorted(named)
+
+    def _numbers(self, name: str, column: pa.ChunkedArray) -> NDArray[Any]:
+        """A column as numbers, and one more for "nothing was known" at its end: -1 for whole numbers, NaN for others, 0 for texts."""
+        if pa.types.is_timestamp(column.type):
+            return as_of.microseconds(pa.table({name: column}), name)
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            coded = column.combine_chunks().dictionary_encode()
+            self.values[name] = ["", *coded.dictionary.to_pylist()]
+            return np.append(pc.fill_null(coded.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False) + 1, 0)
+        if pa.types.is_floating(column.type):
+            return np.append(pc.fill_null(column, np.nan).to_numpy(), np.nan)
+        return np.append(pc.fill_null(column.cast(pa.int64()), -1).to_numpy(), -1)
+
+
+def _is_list(column: pa.ChunkedArray) -> bool:
+    return pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
+
+
+def _service(store: FeatureStore, service: str | FeatureService) -> FeatureService:
+    known = {found.name: found for found in store.list_feature_services()}
+    name = service if isinstance(service, str) else service.name
+    if name not in known:
+        there = ", ".join(sorted(known)) or "none"
+        raise StageError(f"Feast has no feature service {name} (there are: {there})", action="name one of these, or run `moon publish`")
+    return known[name]
+
+
+def _contract(store: FeatureStore, service: FeatureService, wanted: str) -> str:
+    """The one contract of the service's vectors; empty if it has none."""
+    names = [p.name for p in service.feature_view_projections if features.VECTORS in p.name]
+    found = [store.get_feature_view(name).tags.get("contract_id", "") for name in names]
+    for other in found[1:]:
+        require_same(found[0], other, what=f"vectors of service {service.name}")
+    if wanted and found:
+        require_same(found[0], wanted, what=f"service {service.name} and contract_id")
+    return found[0] if found else ""
+
+
+def _vectors(store: FeatureStore, service: FeatureService, kind: str) -> VectorHistory:
+    names = [p.name for p in service.feature_view_projections if p.name.startswith(f"{kind}{features.VECTORS}")]
+    if not names:
+        raise InputError(f"vectors names {kind}, but service {service.name} has no {kind} vectors", action="use ctr_v<encoder>")
+    return as_of.vectors(store.get_feature_view(names[0]))
+
+
+def _require_past(times: Ints, now: dt.datetime) -> None:
+    late = times > int(now.timestamp() * 1e6)
+    if late.any():
+        shown = dt.datetime.fromtimestamp(float(times[late].max()) / 1e6, dt.UTC)
+        raise InputError(
+            f"event_timestamp of {int(late.sum())} rows is after {now:%Y-%m-%dT%H:%MZ}, e.g. {shown:%Y-%m-%dT%H:%MZ}: nobody knows "
+            "their features yet",
+            action="leave them out",
+        )
+
+
+def _require_unseen(times: Ints, service: FeatureService) -> None:
+    until = service.tags.get("trained_until")
+    if until is None:
+        return
+    early = times < int(dt.datetime.fromisoformat(until).timestamp() * 1e6)
+    if early.any():
+        raise LeakError(
+            f"{int(early.sum())} of {len(times)} rows are from before {until}, until when the encoder of {service.name} was trained: its "
+            "vectors know what was bought then",
+            action="judge on later rows; for training pass seen_by_encoder=True",
+        )

@@ -1,0 +1,220 @@
+"""Point-in-time joins by row number: of each row and feature view, which of the view's rows was known then.
+
+Feast's own join copies every feature into every row. Here a row gets the number of the feature row instead, and values are gathered when
+a batch is made: memory grows with the features, not with rows × features. The result is that of Feast's ``get_historical_features``
+(tested column by column); views, keys, ttl and time columns are those that are registered with Feast.
+R rows, K entities, M feature rows. Times are microseconds since 1970, UTC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import lance
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from feast import FeatureService, FeatureStore, FeatureView
+from numpy.typing import NDArray
+
+from moon_ops.embeddings import features, vector_tables
+from moon_ops.embeddings.table import MISSING
+from moon_ops.errors import InputError
+from moon_ops.lake.tables import STAMP
+
+Ints = NDArray[np.int64]
+DENSE = 16  # a table of all numbers between the least and the greatest id may be that many times as long as there are ids
+STRICTLY = 1  # µs: a row never sees what became known at its own moment
+
+
+class History:
+    """When the rows of a feature view became known: of K entities, M rows in all."""
+
+    def __init__(self, ids: Ints, times: Ints, created: Ints | None = None, ttl: int = 0) -> None:
+        """Rows [M] of entities ``ids``, known from ``times`` on, for ``ttl`` µs (0: for ever); of one time the last ``created``."""
+        self.order = order = np.lexsort((times, ids) if created is None else (created, times, ids))
+        ids, self.times = ids[order], times[order]
+        self.start = np.append(np.flatnonzero(np.append(True, ids[1:] != ids[:-1])) if len(ids) else np.zeros(0, np.int64), len(ids))
+        self.ids, self.ttl = ids[self.start[:-1]], ttl
+        self.most = int(np.diff(self.start).max(initial=0))
+        self._places = _places(self.ids)
+
+    def codes(self, ids: Ints) -> Ints:
+        """The number of each entity, any shape; -1 for one without rows."""
+        if not len(self.ids):
+            return np.full(np.shape(ids), MISSING)
+        if self._places is not None:
+            offset = ids - self.ids[0]
+            inside = (offset >= 0) & (offset < len(self._places))
+            return np.where(inside, self._places[np.where(inside, offset, 0)], MISSING)
+        at = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
+        return np.where(self.ids[at] == ids, at, MISSING)
+
+    def at(self, codes: Ints, times: Ints) -> Ints:
+        """The feature row that was known last strictly before ``times`` of the entities ``codes`` (shapes that broadcast); -1 for none."""
+        if not len(self.times):
+            return np.full(np.broadcast_shapes(codes.shape, times.shape), MISSING)
+        limit = times - STRICTLY
+        low, high = self.start[codes], self.start[codes + 1]  # of -1: the last place to the first, an empty span
+        low, high, limit = np.broadcast_arrays(low, high, limit)
+        before, low = low, low.copy() if self.most > 1 else low
+        if self.most == 1:
+            found = np.where((codes >= 0) & (self.times[np.minimum(low, len(self.times) - 1)] <= limit), low, MISSING)
+        else:
+            for _ in range(self.most.bit_length()):  # all spans are halved at once
+                middle = (low + high) >> 1
+                known = (self.times[np.minimum(middle, len(self.times) - 1)] <= limit) & (low < high)
+                low = np.where(known, middle + 1, low)
+                high = np.where(known, high, middle)
+            found = np.where((low > before) & (codes >= 0), low - 1, MISSING)
+        if self.ttl:
+            found = np.where(self.times[found] >= limit - self.ttl, found, MISSING)
+        return np.where(found >= 0, self.order[found], MISSING)
+
+
+def _places(ids: Ints) -> Ints | None:
+    """The place of each number from the least id to the greatest, -1 for those that are none; None where ids are too far apart."""
+    if not len(ids) or int(ids[-1]) - int(ids[0]) >= DENSE * len(ids):
+        return None
+    places = np.full(int(ids[-1]) - int(ids[0]) + 1, MISSING)
+    places[ids - ids[0]] = np.arange(len(ids))
+    return places
+
+
+@dataclass(frozen=True)
+class Joined:
+    """R rows, the rows of the feature views that they see, and which: ``at`` [R] of each view, -1 where nothing was known."""
+
+    rows: pa.Table
+    views: dict[str, pa.Table]
+    at: dict[str, Ints]
+
+    def __len__(self) -> int:
+        return int(self.rows.num_rows)
+
+    def view_of(self, column: str) -> str:
+        """The view that has a feature."""
+        return next(name for name, view in self.views.items() if column in view.column_names)
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """A column of the rows, or a feature joined to them [R]; null where nothing was known."""
+        if name in self.rows.column_names:
+            return self.rows[name]
+        view = self.view_of(name)
+        return self.views[view][name].take(pa.array(self.at[view], mask=self.at[view] < 0))
+
+    def table(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows with some of their features; with all of them by default, which takes memory per row."""
+        names = columns or [*self.rows.column_names, *(name for view in self.views.values() for name in view.column_names)]
+        return pa.table({name: self.column(name) for name in names})
+
+
+def join(store: FeatureStore, rows: pa.Table, service: FeatureService) -> Joined:
+    """The features of ``service`` but the vectors, as known strictly before each row's ``event_timestamp``.
+
+    ``rows`` has a column for each key that the views need. Raises :class:`InputError` for a missing column, or times without zone.
+    """
+    times = microseconds(rows, "event_timestamp")
+    views, at = {}, {}
+    for projection in service.feature_view_projections:
+        if features.VECTORS in projection.name:
+            continue
+        view = store.get_feature_view(projection.name)
+        key = view.join_keys[0]
+        history, table = read(view, [feature.name for feature in projection.features])
+        views[view.name], at[view.name] = table, history.at(history.codes(identifiers(rows, key)), times)
+    return Joined(rows, views, at)
+
+
+def read(view: FeatureView, columns: Sequence[str]) -> tuple[History, pa.Table]:
+    """A view's history and, in the order in which it numbers them, its rows' ``columns``."""
+    names = _names(view)
+    table = features.dataset_of(view).to_table(columns=list(dict.fromkeys([*names, *columns])))
+    return _history(view, table, names), table.select(list(columns))
+
+
+def _names(view: FeatureView) -> list[str]:
+    """The columns that say of whom a row is, from when on it was known, and when it was written."""
+    assert view.batch_source is not None, "every view here reads a table of the lake"
+    return [view.join_keys[0], view.batch_source.timestamp_field, view.batch_source.created_timestamp_column]
+
+
+def _history(view: FeatureView, table: pa.Table, names: Sequence[str]) -> History:
+    ids, times, created = (_integers(table[name]) for name in names)
+    ttl = int(view.ttl.total_seconds() * 1e6) if view.ttl else 0
+    return History(ids, times, created, ttl)
+
+
+class VectorHistory:
+    """The vectors of all versions of an encoder's items (or queries), and since when each is valid: what a row could know."""
+
+    def __init__(self, history: History, vectors: NDArray[np.float32], contract_id: str) -> None:
+        """``vectors`` [M + 1, D], the last of which is zeros: what -1 stands for."""
+        self.history, self.vectors, self.contract_id = history, vectors, contract_id
+
+    def __len__(self) -> int:
+        """K: how many items."""
+        return len(self.history.ids)
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return int(self.vectors.shape[1])
+
+    def codes(self, ids: Ints) -> Ints:
+        """The number of each item, any shape; -1 for one without a vector."""
+        return self.history.codes(ids)
+
+    def at(self, codes: Ints, times: Ints) -> Ints:
+        """The row number of the vector valid strictly before ``times``; -1 where the item was not embedded yet."""
+        return self.history.at(codes, times)
+
+    def gather(self, rows: Ints) -> NDArray[np.float32]:
+        """Vectors [..., D] of row numbers [...]; zeros for -1."""
+        return np.take(self.vectors, rows, axis=0, mode="wrap")
+
+
+def vectors(view: FeatureView) -> VectorHistory:
+    """All vectors of one of the views ``item_embedding_v<N>`` and ``query_embedding_v<N>``, once each, in memory."""
+    dataset, names = features.dataset_of(view), _names(view)
+    count, dim = dataset.count_rows(), vector_tables.dim_of(dataset)
+    matrix, parts, done = np.zeros((count + 1, dim), np.float32), [], 0
+    for batch in _in_order(dataset, [*names, "embedding"]):
+        matrix[done : done + len(batch)] = batch["embedding"].flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
+        parts.append(batch.select(names))
+        done += len(batch)
+    schema = pa.schema([dataset.schema.field(name) for name in names])
+    return VectorHistory(_history(view, pa.Table.from_batches(parts, schema), names), matrix, view.tags["contract_id"])
+
+
+def _in_order(dataset: lance.LanceDataset, columns: list[str]) -> Sequence[pa.RecordBatch]:
+    return dataset.scanner(columns=columns, scan_in_order=True).to_batches()  # type: ignore[return-value]
+
+
+def identifiers(rows: pa.Table, name: str) -> Ints:
+    """A column of ids [R], -1 for null; :class:`InputError` where it is missing or not whole numbers."""
+    if name not in rows.column_names:
+        raise InputError(f"rows have no column {name}", action=f"bring it: the feature service joins by {name}")
+    if not pa.types.is_integer(rows[name].type):
+        raise InputError(f"{name} is {rows[name].type}, not whole numbers", action="use the lake's ids (item_id, user_id, query_id)")
+    return pc.fill_null(rows[name].cast(pa.int64()), MISSING).to_numpy()
+
+
+def microseconds(rows: pa.Table, name: str) -> Ints:
+    """A column of times [R]; :class:`InputError` where it is missing, not a time, without a zone, or null."""
+    if name not in rows.column_names:
+        raise InputError(f"rows have no column {name}", action="bring the time of each row")
+    kind, column = rows[name].type, rows[name]
+    if not pa.types.is_timestamp(kind) or kind.tz is None:
+        shown = f" (e.g. {column[0].as_py()})" if len(column) else ""
+        action = "make it UTC, e.g. with pandas.to_datetime(column, utc=True)"
+        raise InputError(f"{name} is {kind}{shown}, not a time with a zone", action=action)
+    if column.null_count:
+        raise InputError(f"{name} is missing in {column.null_count} of {len(column)} rows", action="leave these rows out, or mend them")
+    return _integers(column.cast(STAMP, safe=False))
+
+
+def _integers(column: pa.ChunkedArray) -> Ints:
+    column = column.cast(STAMP).cast(pa.int64()) if pa.types.is_timestamp(column.type) else column.cast(pa.int64())
+    return np.asarray(column.combine_chunks().to_numpy(zero_copy_only=False), np.int64)
