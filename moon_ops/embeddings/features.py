@@ -38,17 +38,25 @@ Thing = Entity | FeatureView | FeatureService
 
 
 def prepare(home: Path, redis: str) -> None:
-    """Set the two variables that ``feature_store.yaml`` names, and make the place they point to.
+    """Set the variables that ``feature_store.yaml`` names, make the place they point to, and write the file there with all filled in.
 
     The registry is SQLite in ``home``, or the SQLAlchemy address in ``MOON_FEAST_REGISTRY``; the online store is SQLite, or ``redis``.
+    So ``FeatureStore("MOON_HOME/feature_store")`` opens the same store in any notebook, without a variable set.
     """
-    place = home / "feature_store"
+    place = (home / "feature_store").absolute()
     place.mkdir(parents=True, exist_ok=True)
     # Feast would skip a row of the same time as the one there, and drop every correction; ours come once each, the newest last.
     remote = f'{{type: redis, skip_dedup: true, connection_string: "{redis}"}}'
     online = remote if redis else f"{{type: sqlite, path: {place / 'online.db'}}}"
     os.environ["MOON_REGISTRY"] = os.environ.get("MOON_FEAST_REGISTRY") or f"sqlite:///{place / 'registry.db'}"
     os.environ["MOON_ONLINE_STORE"] = online
+    os.environ["MOON_MLFLOW"] = os.environ.get("MOON_TRACKING_URI") or f"sqlite:///{home.absolute() / 'mlflow.db'}"
+    written, filled = place / "feature_store.yaml", os.path.expandvars((REPO / "feature_store.yaml").read_text())
+    if not written.is_file() or written.read_text() != filled:
+        scratch = place / f".feature_store-{os.getpid()}.yaml"
+        scratch.touch(mode=0o600)  # it may hold a password
+        scratch.write_text(filled)
+        scratch.replace(written)
 
 
 def open_store(home: Path, redis: str = "") -> FeatureStore:

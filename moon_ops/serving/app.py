@@ -22,7 +22,7 @@ from pydantic import BaseModel, Field
 from moon_ops.errors import InputError, MoonError, ServiceError
 from moon_ops.lake.images import MAX_BYTES
 from moon_ops.lake.tables import image_bytes
-from moon_ops.serving.champion import Champion, Follower, titles
+from moon_ops.serving.champion import Asked, Champion, Follower, titles
 from moon_ops.serving.live import MOST, Intake, NewItem
 from moon_ops.settings import Settings
 
@@ -42,6 +42,7 @@ class ScoreRequest(BaseModel):
 
     user_id: Id
     item_ids: list[Id] = Field(min_length=1, max_length=500)
+    query_id: Id | None = None  # the shop's, where the query has been asked before
     text: str = Field("", max_length=MAX_TEXT)
     image: str | None = Field(None, max_length=MAX_BYTES * 4 // 3 + 4)
 
@@ -113,7 +114,8 @@ def _add_queries(app: FastAPI, follower: Follower, settings: Settings) -> None:
         champion = follower.champion()
         picture = _decoded(request.image)
         query = champion.embed(request.text, picture) if request.text.strip() or picture else None
-        scores = champion.score(request.user_id, request.item_ids, query, request.text, is_image=picture is not None)
+        asked = Asked(request.query_id, request.text, is_image=picture is not None, vector=query)
+        scores = champion.score(request.user_id, request.item_ids, asked)
         return {**_signed(champion), "scores": [{"item_id": i, "score": s} for i, s in zip(request.item_ids, scores, strict=True)]}
 
 

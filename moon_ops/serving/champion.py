@@ -23,6 +23,7 @@ from moon_ops.embeddings import features
 from moon_ops.embeddings.as_of import Joined
 from moon_ops.embeddings.index import ItemIndex
 from moon_ops.embeddings.runtime import Runtime
+from moon_ops.embeddings.table import MISSING
 from moon_ops.errors import InputError, MoonError, StageError
 from moon_ops.lake.contract import Sample, require_same
 from moon_ops.lake.images import decode
@@ -36,6 +37,7 @@ from moon_ops.settings import Settings
 
 log = logging.getLogger(__name__)
 REFRESH_SECONDS = 0.25  # between looks at three links: new items are searchable that soon after their publication
+UNHEARD = -2  # the id of a query that has none: to a click model it is unknown, which is not the same as no query
 FOREVER = dt.datetime(9999, 1, 1, tzinfo=dt.UTC)
 QUERY = "query"  # the image id of the picture in a request
 
@@ -46,6 +48,16 @@ class Hit:
 
     item_id: int
     score: float
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The query of a request: the shop's id of it if it has one, text, whether it shows a picture, and its vector [D]."""
+
+    query_id: int | None
+    text: str
+    is_image: bool
+    vector: NDArray[np.float32] | None
 
 
 class Champion:
@@ -92,7 +104,7 @@ class Champion:
         ids, cosines = self.index.search(vector[None, :], k, self.contract_id)
         return [Hit(int(i), float(c)) for i, c in zip(ids[0], cosines[0], strict=True) if i >= 0]
 
-    def score(self, user_id: int, item_ids: Sequence[int], query: NDArray[np.float32] | None, text: str, *, is_image: bool) -> list[float]:
+    def score(self, user_id: int, item_ids: Sequence[int], asked: Asked) -> list[float]:
         """Click probabilities of the items for this user and query, from Feast's online features and the representation table."""
         if self.scorer is None:
             raise StageError(f"release {self.version} has no click model", action="use /v1/search, or release one trained with `moon ctr`")
@@ -100,14 +112,14 @@ class Champion:
         unknown = [i for i, spu in zip(item_ids, known["spu_id"], strict=True) if spu is None]
         if unknown:
             raise InputError(f"item_ids: {unknown[0]} is no item of the catalogue", action="ask for items that /v1/search returns")
-        rows = self.scorer.encode(_joined(known, user_id, item_ids, text, is_image), self.tables)
+        rows = self.scorer.encode(_joined(known, user_id, item_ids, asked), self.tables)
         columns = rows.columns(np.arange(len(rows)), self.scorer.inputs)
-        if query is not None:
-            columns["query_vector"] = np.repeat(query[None, :], len(rows), axis=0)
+        if asked.vector is not None:
+            columns["query_vector"] = np.repeat(asked.vector[None, :], len(rows), axis=0)
         return [float(p) for p in self.scorer.probabilities(columns)]
 
 
-def _joined(known: dict[str, list[Any]], user_id: int, item_ids: Sequence[int], text: str, is_image: bool) -> Joined:
+def _joined(known: dict[str, list[Any]], user_id: int, item_ids: Sequence[int], asked: Asked) -> Joined:
     """Online features as those that an impression is joined with: a row of profile and statistics for each item, one of behaviour."""
     count = len(item_ids)
     integers, lists = pa.int64(), pa.list_(pa.int64())
@@ -118,8 +130,10 @@ def _joined(known: dict[str, list[Any]], user_id: int, item_ids: Sequence[int], 
         "user_behavior": pa.table({name: pa.array(known[name][:1], lists) for name in ("item_ids", "query_ids")}),
     }
     columns = {"item_id": pa.array(list(item_ids), integers), "user_id": pa.array([user_id] * count, integers)}
-    columns |= {name: pa.array([-1] * count, integers) for name in ("query_id", "session_id", "label")}
-    columns |= {"text": pa.array([text or None] * count, pa.string()), "is_image": pa.array([is_image] * count, pa.bool_())}
+    query = asked.query_id if asked.query_id is not None else UNHEARD if asked.vector is not None else MISSING
+    columns |= {"query_id": pa.array([query] * count, integers)}
+    columns |= {name: pa.array([MISSING] * count, integers) for name in ("session_id", "label")}
+    columns |= {"text": pa.array([asked.text or None] * count, pa.string()), "is_image": pa.array([asked.is_image] * count, pa.bool_())}
     columns["event_timestamp"] = pa.array([FOREVER] * count, STAMP)  # what is online is known already
     each = np.arange(count)
     return Joined(pa.table(columns), views, {"item_profile": each, "item_stats": each, "user_behavior": np.zeros(count, np.int64)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import datetime as dt
 import io
 import shutil
 from collections.abc import Iterator
@@ -11,12 +12,16 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
-from moon_ops.ctr.dataset import Tables
-from moon_ops.lake.tables import image_bytes
+from moon_ops.ctr.score import Scorer
+from moon_ops.embeddings import as_of, features
+from moon_ops.lake.contract import item_sample
+from moon_ops.lake.tables import STAMP, image_bytes, items_as_of
 from moon_ops.release import publication, stages
+from moon_ops.release.registry import CTR, Registry
 from moon_ops.settings import Settings
 from moon_ops.trial import running
 
@@ -49,7 +54,6 @@ def test_ready_names_the_release(client: httpx.Client, released: Settings) -> No
 def test_embed_gives_the_vector_that_bulk_production_gives(
     client: httpx.Client, released: Settings, item: dict[str, Any], picture: bytes
 ) -> None:
-    from moon_ops.lake.contract import item_sample
 
     row = next(r for r in released.lake.read("items").to_pylist() if r["item_id"] == item["item_id"])
     body = client.post("/v1/embed", files={"image": picture}, data={"text": item_sample(row).text}).json()
@@ -70,25 +74,44 @@ def test_search_returns_the_nearest_items_in_order(client: httpx.Client, release
     assert len(by_text["items"]) == 3
 
 
-def test_score_equals_the_scorer_on_online_features(client: httpx.Client, released: Settings) -> None:
-    from moon_ops.ctr.dataset import columns_of
-    from moon_ops.ctr.score import Scorer
-    from moon_ops.embeddings import features
-    from moon_ops.release.registry import CTR, Registry
-    from moon_ops.serving.champion import _joined
-
-    user, items = 3, [1, 5, 9]
-    body = client.post("/v1/score", json={"user_id": user, "item_ids": items, "text": "red dress"}).json()
-    query = np.array(client.post("/v1/embed", data={"text": "red dress"}).json()["embedding"], np.float32)
-    scorer, tables = Scorer(Registry(released).fetch(CTR, 1)), publication.tables(released, 1)
-    assert isinstance(tables, Tables)
-    known = features.online(features.open_store(released.home), 1, items, user)
-    rows = scorer.encode(_joined(known, user, items, "red dress", False), tables)
-    columns = columns_of(rows, tables, np.arange(3)) | {"query_vector": np.repeat(query[None], 3, axis=0)}
-    assert [s["score"] for s in body["scores"]] == pytest.approx(scorer.probabilities(columns).tolist(), abs=1e-5)
-    assert [s["item_id"] for s in body["scores"]] == items
-    other = client.post("/v1/score", json={"user_id": user, "item_ids": items, "text": "blue lamp"}).json()
+def test_a_logged_request_is_replayed_offline_with_the_same_features_and_scores(client: httpx.Client, released: Settings) -> None:
+    """The requests of the newest users are logged as impressions and joined again point in time: features and scores are those online."""
+    store, now = features.open_store(released.home), newest_event(released) + dt.timedelta(days=1)
+    active = items_as_of(released.lake, now, ["item_id"])["item_id"].to_pylist()
+    users = released.lake.read("events", ["user_id"], "event = 'click'")["user_id"].to_pylist()
+    scorer, tables = Scorer(Registry(released).fetch(CTR, 1), threads=1), stages.vectors_known(released, 1)
+    queries = released.lake.read("queries", ["query_id", "text"], "text IS NOT NULL").slice(0, 8).to_pylist()
+    for user, query in zip(dict.fromkeys(reversed(users)), queries, strict=False):
+        asked = [active[(user * 7 + n * 13) % len(active)] for n in range(20)]
+        body = client.post("/v1/score", json={"user_id": user, "item_ids": asked, **query}).json()
+        logged = {
+            "user_id": [user] * 20,
+            "item_id": asked,
+            "query_id": [query["query_id"]] * 20,
+            "session_id": [-1] * 20,
+            "label": [0] * 20,
+        }
+        logged |= {"event_timestamp": pa.array([now] * 20, STAMP), "text": [query["text"]] * 20, "is_image": [False] * 20}
+        joined = as_of.join(store, pa.table(logged), features.service(store, 1))
+        online = features.online(store, 1, asked, user)
+        for name in ("spu_id", "category", "brand", "seller_id", "price", "impressions", "clicks", "purchases", "item_ids", "query_ids"):
+            assert joined.column(name).to_pylist() == online[name], name
+        replayed = scorer.score(scorer.encode(joined, tables))
+        assert [s["score"] for s in body["scores"]] == pytest.approx(replayed.tolist(), abs=1e-4)
+        assert [s["item_id"] for s in body["scores"]] == asked
+    other = client.post("/v1/score", json={"user_id": user, "item_ids": asked, "text": "blue lamp"}).json()
     assert [s["score"] for s in other["scores"]] != [s["score"] for s in body["scores"]], "the query counts"
+
+
+def newest_event(settings: Settings) -> dt.datetime:
+    newest = max(settings.lake.read("events", ["event_timestamp"])["event_timestamp"].to_pylist())
+    assert isinstance(newest, dt.datetime)
+    return newest
+
+
+def test_feast_knows_which_features_a_registered_click_model_needs(released: Settings) -> None:
+    store = features.open_store(released.home)
+    assert store.mlflow.resolve_features("models:/moon-ctr/1") == "ctr_v1"
 
 
 @pytest.mark.parametrize(
