@@ -18,6 +18,7 @@ from moon_ops.terminal import now, say
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
 
 app.add_typer(studies.app, name="study")
+app.command("exchange-rate")(studies.exchange_rate)
 app.add_typer(production.app)  # without a name: its commands are ours
 
 Home = Annotated[Path | None, typer.Option(help="Where everything is kept; default: MOON_HOME, else ./.moon", show_default=False)]

@@ -1,4 +1,4 @@
-"""``moon study``: small grids of encoder recipes, with a table and figures of what each part is worth."""
+"""``moon study`` and ``moon exchange-rate``: small grids of recipes, with tables and figures of what each part is worth."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from moon_ops.settings import Settings, moment
 
 if TYPE_CHECKING:
     from moon_ops.recipes import EncoderRecipe
+    from moon_ops.release.click_study import ClickArm, Judged
     from moon_ops.release.study import Outcome
     from moon_ops.release.study_arms import Arm
 
@@ -21,6 +22,7 @@ app = typer.Typer(no_args_is_help=True, help=__doc__)
 
 Home = Annotated[Path | None, typer.Option(help="Where everything is kept; default: MOON_HOME, else ./.moon", show_default=False)]
 Recipe = Annotated[str, typer.Option(help="Encoder recipe in models/ that is the full one.")]
+Encoder = Annotated[int, typer.Option(help="Version of moon-encoder.")]
 Seeds = Annotated[str, typer.Option(help="Seeds, with commas; three for a claim.")]
 Only = Annotated[str, typer.Option(help="Only arms whose name holds one of these words, with commas.", show_default=False)]
 TrainedUntil = Annotated[str | None, typer.Option(help="A time, ISO 8601; default: three quarters of the events.", show_default=False)]
@@ -63,6 +65,95 @@ def scaling(
     _finish(ran.settings, "scaling", [written, drawn])
 
 
+@app.command()
+def click_models(
+    encoder: Encoder,
+    home: Home = None,
+    recipes: Annotated[str, typer.Option(help="Click recipes in models/, with commas; default: all of ours.", show_default=False)] = "",
+    seeds: Seeds = "0,1,2",
+) -> None:
+    """Train every click model on an encoder's vectors, and tell what each is worth beside the ID-only one, overall and by slice.
+
+    Example: moon study click-models --encoder 1
+    """
+    from moon_ops.release import click_study
+
+    settings, names = Settings.from_environment(home), [name.strip() for name in recipes.split(",") if name.strip()]
+    arms = click_study.models(names or click_study.MODELS)
+    _click_study(settings, encoder, "click-models", arms, seeds, click_study.BASELINE)
+
+
+@app.command()
+def behaviour_length(
+    encoder: Encoder,
+    home: Home = None,
+    recipe: Annotated[str, typer.Option(help="Click recipe in models/.")] = "ctr-cube",
+    lengths: Annotated[str, typer.Option(help="Behaviours read, with commas; of more than 50 the 50 most similar.")] = "1,2,5,10,20,50,100",
+    seeds: Seeds = "0,1,2",
+) -> None:
+    """Train a click model on longer and longer behaviour sequences, and draw the curve.
+
+    Example: moon study behaviour-length --encoder 1
+    """
+    from moon_ops.release import click_study
+    from moon_ops.release.study_figures import length_figure
+
+    settings = Settings.from_environment(home)
+    parts = [part.strip() for part in lengths.split(",") if part.strip()]
+    if not all(part.isdecimal() for part in parts):
+        raise InputError(f"lengths = {lengths!r} must be whole numbers with commas", action="give e.g. 1,5,20,100")
+    arms = click_study.lengths(recipe, [int(part) for part in parts])
+    judged, place = _click_study(settings, encoder, "behaviour-length", arms, seeds, arms[0].name, finish=False)
+    drawn = place.with_suffix(".png")
+    length_figure({arm.change["behaviors"]: judged.metric(arm.name, "auc") for arm in arms}, drawn)
+    _finish(settings, "behaviour-length", [place, drawn])
+
+
+def _click_study(
+    settings: Settings, encoder: int, kind: str, arms: list[ClickArm], seeds: str, reference: str, *, finish: bool = True
+) -> tuple[Judged, Path]:
+    from moon_ops.release import click_study, stages, study
+    from moon_ops.release.windows import windows
+
+    times = windows(settings.lake, trained_until=stages.trained_until(settings, encoder))
+    oracle = next(iter(sorted(settings.home.glob("shop-*/oracle.parquet"))), None)
+    judged = click_study.run(settings, encoder, arms, study.whole_seeds(seeds), times, oracle=oracle)
+    place = settings.home / "studies" / f"{kind}-v{encoder}.md"
+    place.write_text(click_study.table(judged, arms, reference))
+    if finish:
+        _finish(settings, kind, [place])
+    return judged, place
+
+
+def exchange_rate(
+    home: Home = None,
+    recipe: Annotated[str, typer.Option(help="Click recipe in models/, the same for all encoders.")] = "ctr-cube",
+    seeds: Seeds = "0,1,2",
+    encoders: Annotated[str, typer.Option(help="Only these versions of moon-encoder, with commas.", show_default=False)] = "",
+    trained_until: TrainedUntil = None,
+) -> None:
+    """What image-search recall is worth in click model AUC, over all registered encoders, beside rival metrics.
+
+    Example: moon exchange-rate
+    """
+    from moon_ops.release import exchange_rate as stage
+    from moon_ops.release import study
+    from moon_ops.release.windows import windows
+
+    settings, parts = Settings.from_environment(home), [part.strip() for part in encoders.split(",") if part.strip()]
+    if not all(part.isdecimal() for part in parts):
+        raise InputError(f"encoders = {encoders!r} must be versions with commas", action="give e.g. 1,2,3,4,5,6")
+    times = windows(settings.lake, trained_until=moment(trained_until))
+    points, left_out = stage.measure(settings, recipe, study.whole_seeds(seeds), times, [int(part) for part in parts])
+    found = stage.slopes(points)
+    for version, why in left_out.items():
+        typer.echo(f"encoder {version} is left out: {why}")
+    gains = {f"exchange_rate/{s.metric.replace('@', '_at_')}:{s.outcome.replace(' ', '_')}": s.slope for s in found}
+    _finish(settings, "exchange-rate", stage.keep(settings, points, found, left_out), gains, show=1)
+    value, low, high = stage.worth(settings, 0.008)
+    typer.echo(f"recall@10 +0.8 points is worth {value:+.4f} AUC [{low:+.4f}, {high:+.4f}]")
+
+
 @dataclass(frozen=True)
 class _Ran:
     """What a study left: the full recipe, every outcome, the names of its arms in order, and where its files go."""
@@ -94,7 +185,7 @@ def _run(kind: str, home: Path | None, name: str, seeds: str, only: str, trained
     return _Ran(settings, full, outcomes, [arm.name for arm in arms if arm.name in done], place)
 
 
-def _finish(settings: Settings, kind: str, written: list[Path]) -> None:
+def _finish(settings: Settings, kind: str, written: list[Path], metrics: dict[str, float] | None = None, show: int = 0) -> None:
     from moon_ops.release.registry import Registry
 
     registry = Registry(settings)
@@ -102,5 +193,6 @@ def _finish(settings: Settings, kind: str, written: list[Path]) -> None:
     for path in written:
         registry.client.log_artifact(run_id, str(path))
         typer.echo(f"wrote {path}")
+    registry.log(run_id, metrics or {})
     registry.finish(run_id)
-    typer.echo(written[0].read_text())
+    typer.echo(written[show].read_text())

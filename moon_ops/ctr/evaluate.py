@@ -9,6 +9,7 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from moon_ops.ctr import metrics
@@ -20,6 +21,7 @@ from moon_ops.lake.tables import Lake
 
 NEW_ITEM_DAYS = 7
 TAIL_IMPRESSIONS = 20  # an item shown less often than this before the row's time is long tail
+LARGEST = 5  # categories that are slices of their own
 SMALL_SELLERS = 0.2  # the smallest sellers, which together have this share of the impressions
 
 
@@ -49,7 +51,23 @@ def score(scorer: Scorer, joined: Joined, tables: Tables, lake: Lake, *, start: 
 
 
 def slices(joined: Joined, lake: Lake) -> dict[str, NDArray[np.bool_]]:
-    """Where IDs know little: items in their first week, items hardly shown before, sellers with few impressions."""
+    """Where IDs know little: items in their first week, items hardly shown before, sellers with few impressions. Beside them rows by what
+    was asked with (``query_picture``, ``query_text``, ``query_both``) and by the largest categories (``category=hats``).
+    """
+    found = _little_known(joined, lake)
+    if "is_image" in joined.rows.column_names:
+        picture = joined.column("is_image").to_numpy().astype(bool)
+        text = np.array([bool(t and t.strip()) for t in joined.column("text").to_pylist()], bool)
+        found |= {"query_picture": picture & ~text, "query_text": text & ~picture, "query_both": text & picture}
+    if any("category" in view.column_names for view in joined.views.values()):
+        category = joined.column("category").combine_chunks()
+        counts = sorted(pc.value_counts(category.drop_null()).to_pylist(), key=lambda c: (-c["counts"], c["values"]))
+        for name in [c["values"] for c in counts[:LARGEST] if c["values"]]:
+            found[f"category={name}"] = pc.fill_null(pc.equal(category, name), False).to_numpy(zero_copy_only=False)
+    return found
+
+
+def _little_known(joined: Joined, lake: Lake) -> dict[str, NDArray[np.bool_]]:
     first = lake.read("items", ["item_id", "event_timestamp"]).group_by("item_id").aggregate([("event_timestamp", "min")])  # noqa: F841
     rows = joined.table(["item_id", "event_timestamp", "impressions", "seller_id"]).append_column(  # noqa: F841
         "number", pa.array(range(len(joined)), pa.int64())

@@ -17,7 +17,7 @@ from moon_ops.lake import changes
 from moon_ops.lake.tables import PRIMARY, Lake
 
 PROFILE, STATS, BEHAVIOR = "features/item_profile", "features/item_stats", "features/user_behavior"
-BEHAVIORS = 50  # the user's last clicks kept per row; a click model may read fewer
+BEHAVIORS = 1000  # the user's last clicks kept per row; a click model may read fewer
 NO_QUERY = -1  # a click that no query led to
 
 PROFILE_SQL = """

@@ -45,9 +45,12 @@ def evaluate_parts(settings: Settings, encoder: int, windows: Windows) -> tuple[
     spus = recall.catalogue_spus(lake, ids, windows.end)
     metrics = recall.evaluate(queries, asked, ids, spus, items).metrics
     rows = {row["item_id"]: item_sample(row) for row in items_as_of(lake, windows.end).to_pylist()}
-    for suffix, samples in recall.modalities([rows[i] for i in ids.tolist()]).items():
-        found = recall.evaluate(queries, asked, ids, spus, _embedded(settings, opened, samples)).metrics
+    alone = {suffix: _embedded(settings, opened, samples) for suffix, samples in recall.modalities([rows[i] for i in ids.tolist()]).items()}
+    for suffix, vectors in alone.items():
+        found = recall.evaluate(queries, asked, ids, spus, vectors).metrics
         metrics |= {f"{name}:{suffix}": value for name, value in found.items() if "recall@" in name and ":" not in name}
+    both = [row for row, i in enumerate(ids.tolist()) if rows[i].text and rows[i].image_ids]
+    metrics |= recall.within_product(alone["text_only"][both], alone["picture_only"][both], spus[both])
     about = json.loads((Registry(settings).fetch(ENCODER, encoder) / "recipe.json").read_text())
     return metrics, recall.by_prefix(queries, asked, spus, items, about["training"].get("prefixes", ()))
 

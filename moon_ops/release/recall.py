@@ -167,6 +167,13 @@ def modalities(items: list[Sample]) -> dict[str, list[Sample]]:
     }
 
 
+def within_product(texts: NDArray[np.float32], pictures: NDArray[np.float32], spus: NDArray[np.int64]) -> dict[str, float]:
+    """How often the pictures of an item's own product are among the 10 nearest to its text: [N, D] of items that have both."""
+    if not len(spus):
+        return {}
+    return {"within_product/recall@10": float((first_hits(texts, pictures, spus, spus) <= 10).mean())}
+
+
 def catalogue_spus(lake: Lake, ids: NDArray[np.int64], when: dt.datetime) -> NDArray[np.int64]:
     """The SPU [N] of each item id."""
     items = items_as_of(lake, when, ["item_id", "spu_id"])

@@ -160,6 +160,11 @@ def trained_until(settings: Settings, encoder: int) -> dt.datetime:
     return dt.datetime.fromisoformat(Registry(settings).tags(ENCODER, encoder)["trained_until"])
 
 
+def contract(settings: Settings, encoder: int) -> str:
+    """The contract id that the encoder is registered with."""
+    return Registry(settings).tags(ENCODER, encoder)["contract_id"]
+
+
 def embed(settings: Settings, encoder: int, *, now: dt.datetime, engine: str = "local") -> tuple[EmbedReport, EmbedReport]:
     """Embed the items and the queries that have no vector yet under the encoder, on this machine or on a ``ray`` cluster."""
     opened = runtime(settings, encoder)
@@ -169,12 +174,12 @@ def embed(settings: Settings, encoder: int, *, now: dt.datetime, engine: str = "
 
 
 def train_ctr(
-    settings: Settings, encoder: int, name: str, windows: Windows, *, seed: int, register: bool = True
+    settings: Settings, encoder: int, name: str, windows: Windows, *, seed: int, register: bool = True, **override: Any
 ) -> tuple[Path, int | None]:
     """Train the click recipe ``name`` on the features of ``ctr_v<encoder>``; its directory, and its ``moon-ctr`` version if registered."""
     from moon_ops.ctr.train import train as train_click_model
 
-    chosen = recipe(CtrRecipe, name, settings.models)
+    chosen = recipe(CtrRecipe, name, settings.models, **override)
     registry, service = Registry(settings), features.service_name(encoder)
     params = {"recipe": name, "seed": seed, "encoder": encoder, **{k: v for k, v in asdict(chosen).items() if k != "name"}}
     params |= {"trained_from": windows.start.isoformat(), "trained_until": windows.ctr_until.isoformat()}
@@ -232,18 +237,19 @@ def evaluate_ctr(
 ) -> dict[str, float]:
     """Metrics of a click model on impressions after its training, beside the ID-only ``baseline`` and a simulated shop's oracle."""
     joined = impressions(settings, encoder, windows.ctr_until, windows.end)
-    found = vectors_known(settings, encoder)
-    scored = ctr_evaluate.score(Scorer(model, threads=settings.workers), joined, found, settings.lake, start=windows.ctr_until)
+    tables = vectors_known(settings, encoder)
+    scored = ctr_evaluate.score(Scorer(model, threads=settings.workers), joined, tables, settings.lake, start=windows.ctr_until)
     out = {"ctr/rows": float(len(scored.rows)), "ctr/clicks": float(scored.rows.labels.sum()), **scored.metrics()}
     labels, users = scored.rows.labels, scored.rows.user_ids
     if baseline is not None:
-        plain = ctr_evaluate.score(Scorer(baseline, threads=settings.workers), joined, found, settings.lake, start=windows.ctr_until)
+        plain = ctr_evaluate.score(Scorer(baseline, threads=settings.workers), joined, tables, settings.lake, start=windows.ctr_until)
         out |= plain.metrics("_id_only")
         for name, rows in {"": np.ones(len(labels), bool), **scored.slices}.items():
             if f"ctr/auc:{name}" in out or not name:
-                gain, low, high = metrics.auc_difference(labels[rows], scored.scores[rows], plain.scores[rows], users[rows], seed=0)
+                gain = metrics.auc_difference(labels[rows], [scored.scores[rows]], [plain.scores[rows]], users[rows], seed=0)
                 suffix = f":{name}" if name else ""
-                out |= {f"ctr/auc_gain{suffix}": gain, f"ctr/auc_gain_low{suffix}": low, f"ctr/auc_gain_high{suffix}": high}
+                found = {"": gain.value, "_low": gain.low, "_high": gain.high, "_detectable": gain.detectable}
+                out |= {f"ctr/auc_gain{what}{suffix}": value for what, value in found.items()}
     if oracle is not None and oracle.is_file():
         truth = ctr_evaluate.oracle(oracle, joined)
         known = np.isfinite(truth)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from moon_ops.release.report import pyplot
@@ -41,5 +41,17 @@ def scaling_figure(outcomes: Sequence[Outcome], path: Path) -> None:
         axis.errorbar([x for x, _, _ in points], [mean for _, mean, _ in points], yerr=errors, marker="o", color=REFERENCE, capsize=3)
         axis.set(xscale="log", xlabel=label)
     axes[0].set(ylabel="image search recall@10", ylim=(0, None))
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def length_figure(aucs: Mapping[int, Sequence[float]], path: Path) -> None:
+    """AUC of a click model over the number of behaviours that it reads."""
+    plt = pyplot()
+    points = sorted((length, *interval(values)) for length, values in aucs.items())
+    errors = [0.0 if math.isnan(half) else half for _, _, half in points]
+    figure, axes = plt.subplots(figsize=(5, 3), layout="constrained")
+    axes.errorbar([x for x, _, _ in points], [mean for _, mean, _ in points], yerr=errors, marker="o", color=REFERENCE, capsize=3)
+    axes.set(xscale="log", xlabel="behaviours read", ylabel="AUC (mean and 95 % interval over seeds)")
     figure.savefig(path, dpi=120)
     plt.close(figure)
