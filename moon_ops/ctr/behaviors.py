@@ -127,7 +127,10 @@ def most_similar(places: Ints, codes: Ints, vectors: Vectors, times: Ints, targe
 
 def flat(column: pa.ChunkedArray) -> Ints:
     """The values of all lists, end to end, and a -1 that stands for nothing."""
-    return np.append(column.combine_chunks().flatten().to_numpy(zero_copy_only=False), -1).astype(np.int64)
+    values = column.combine_chunks().flatten()
+    out = np.full(len(values) + 1, -1)
+    out[:-1] = values.to_numpy(zero_copy_only=False)
+    return out
 
 
 assert NOTHING == 0, "what -1 leads to is coded as nothing by the vocabulary"

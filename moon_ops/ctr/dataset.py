@@ -21,6 +21,7 @@ from torch import Tensor
 
 from moon_ops.ctr.behaviors import Behaviors
 from moon_ops.ctr.models import IDS
+from moon_ops.ctr.prefetch import prefetched
 from moon_ops.ctr.vocabulary import Vocabulary, dense, words
 from moon_ops.embeddings.as_of import Joined, identifiers, microseconds
 from moon_ops.errors import StageError
@@ -187,9 +188,7 @@ def encode(joined: Joined, vocabulary: Vocabulary, tables: Tables, behaviors: in
 
 def batches(rows: Rows, names: Sequence[str], size: int, order: Ints) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
     """Batches of the inputs ``names``, in this order, and labels [B], of the rows in ``order``."""
-    for start in range(0, len(order), size):
-        chosen = order[start : start + size]
-        found = rows.columns(chosen, names)
+    for chosen, found in prefetched(lambda some: rows.columns(some, names), order, size):
         yield tuple(torch.from_numpy(np.ascontiguousarray(found[name])) for name in names), torch.from_numpy(rows.labels[chosen]).float()
 
 

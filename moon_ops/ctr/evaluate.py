@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def score(scorer: Scorer, joined: Joined, tables: Tables, lake: Lake, *, start: 
 
 def slices(joined: Joined, lake: Lake) -> dict[str, NDArray[np.bool_]]:
     """Where IDs know little: items in their first week, items hardly shown before, sellers with few impressions. Beside them rows by what
-    was asked with (``query_picture``, ``query_text``, ``query_both``) and by the largest categories (``category=hats``).
+    was asked with (``query_picture``, ``query_text``, ``query_both``) and by the largest categories (``category_hats``).
     """
     found = _little_known(joined, lake)
     if "is_image" in joined.rows.column_names:
@@ -63,7 +64,9 @@ def slices(joined: Joined, lake: Lake) -> dict[str, NDArray[np.bool_]]:
         category = joined.column("category").combine_chunks()
         counts = sorted(pc.value_counts(category.drop_null()).to_pylist(), key=lambda c: (-c["counts"], c["values"]))
         for name in [c["values"] for c in counts[:LARGEST] if c["values"]]:
-            found[f"category={name}"] = pc.fill_null(pc.equal(category, name), False).to_numpy(zero_copy_only=False)
+            found["category_" + re.sub(r"[^\w. -]", "_", name)] = pc.fill_null(pc.equal(category, name), False).to_numpy(
+                zero_copy_only=False
+            )
     return found
 
 

@@ -17,6 +17,7 @@ from feast import FeatureService, FeatureStore
 from numpy.typing import NDArray
 
 from moon_ops.ctr.behaviors import Lengths, flat, last, most_similar
+from moon_ops.ctr.prefetch import prefetched
 from moon_ops.embeddings import as_of, features
 from moon_ops.embeddings.as_of import VectorHistory
 from moon_ops.errors import InputError, LeakError, StageError
@@ -81,11 +82,11 @@ class Loader:
         """R: how many rows."""
         return len(self.joined)
 
-    def batches(self, size: int, *, seed: int | None = None) -> Iterator[Batch]:
-        """All rows once, ``size`` at a time, in their order or shuffled by ``seed``; the last batch may be smaller."""
+    def batches(self, size: int, *, seed: int | None = None, workers: int = 2) -> Iterator[Batch]:
+        """All rows once, ``size`` at a time, in their order or shuffled by ``seed``; the last batch may be smaller. Threads work ahead."""
         order = np.arange(len(self)) if seed is None else np.random.default_rng(seed).permutation(len(self))
-        for start in range(0, len(order), size):
-            yield self.batch(order[start : start + size])
+        for _, made in prefetched(self.batch, order, size, workers=workers):
+            yield made
 
     def batch(self, chosen: Ints) -> Batch:
         """The rows ``chosen`` [B]."""

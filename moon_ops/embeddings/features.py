@@ -27,6 +27,7 @@ from moon_ops.lake import statistics
 from moon_ops.lake.tables import Lake
 
 REPO = Path(__file__).resolve().parents[2] / "feature_repo"
+MLFLOW = 'mlflow: {{enabled: true, tracking_uri: "{}", auto_log: false}}\n'  # in notebooks; our own stages ask MLflow themselves
 FOREVER = dt.timedelta(0)  # Feast's spelling
 ITEM = Entity(name="item", join_keys=["item_id"], value_type=ValueType.INT64)
 USER = Entity(name="user", join_keys=["user_id"], value_type=ValueType.INT64)
@@ -38,10 +39,11 @@ Thing = Entity | FeatureView | FeatureService
 
 
 def prepare(home: Path, redis: str) -> None:
-    """Set the variables that ``feature_store.yaml`` names, make the place they point to, and write the file there with all filled in.
+    """Set the two variables that ``feature_store.yaml`` names, and make the place they point to.
 
     The registry is SQLite in ``home``, or the SQLAlchemy address in ``MOON_FEAST_REGISTRY``; the online store is SQLite, or ``redis``.
-    So ``FeatureStore("MOON_HOME/feature_store")`` opens the same store in any notebook, without a variable set.
+    The file is also written there, filled in: ``FeatureStore("MOON_HOME/feature_store")`` opens the same store in any notebook, without a
+    variable set, and with Feast's MLflow integration, which knows the features of a registered model.
     """
     place = (home / "feature_store").absolute()
     place.mkdir(parents=True, exist_ok=True)
@@ -50,8 +52,9 @@ def prepare(home: Path, redis: str) -> None:
     online = remote if redis else f"{{type: sqlite, path: {place / 'online.db'}}}"
     os.environ["MOON_REGISTRY"] = os.environ.get("MOON_FEAST_REGISTRY") or f"sqlite:///{place / 'registry.db'}"
     os.environ["MOON_ONLINE_STORE"] = online
-    os.environ["MOON_MLFLOW"] = os.environ.get("MOON_TRACKING_URI") or f"sqlite:///{home.absolute() / 'mlflow.db'}"
-    written, filled = place / "feature_store.yaml", os.path.expandvars((REPO / "feature_store.yaml").read_text())
+    tracking = os.environ.get("MOON_TRACKING_URI") or f"sqlite:///{home.absolute() / 'mlflow.db'}"
+    filled = os.path.expandvars((REPO / "feature_store.yaml").read_text()) + MLFLOW.format(tracking)
+    written = place / "feature_store.yaml"
     if not written.is_file() or written.read_text() != filled:
         scratch = place / f".feature_store-{os.getpid()}.yaml"
         scratch.touch(mode=0o600)  # it may hold a password

@@ -118,7 +118,13 @@ def test_the_released_model_is_scored_on_all_rows_of_its_window(released: Settin
     assert len(scored.rows) == len(rows) > 300
     assert ((scored.scores > 0) & (scored.scores < 1)).all()
     assert scored.rows.labels.tolist() == rows.column("label").to_pylist()
-    assert set(scored.slices) == {"new_items", "long_tail", "small_sellers"}
+    kinds = {"new_items", "long_tail", "small_sellers", "query_picture", "query_text", "query_both"}
+    assert {name for name in scored.slices if not name.startswith("category_")} == kinds
+    found = rows.column("category").to_pylist()
+    assert scored.slices["category_Mugs"].tolist() == [category == "Mugs" for category in found]
+    asked = scored.slices["query_picture"].astype(int) + scored.slices["query_text"] + scored.slices["query_both"]
+    assert asked.max() == 1
+    assert scored.slices["query_picture"].sum() > 0 < scored.slices["query_text"].sum()
     found = scored.metrics()
     assert found["ctr/auc"] > 0.55
     assert scored.metrics("_x")["ctr/auc_x"] == found["ctr/auc"]

@@ -162,7 +162,7 @@ def test_batches_hold_every_row_once(store: FeatureStore) -> None:
 def test_any_notebook_opens_the_same_store(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the file in the home, with no variable set."""
     place = Path(store.config.registry.path.removeprefix("sqlite:///")).parent
-    for name in ("MOON_REGISTRY", "MOON_ONLINE_STORE", "MOON_MLFLOW", "MOON_HOME"):
+    for name in ("MOON_REGISTRY", "MOON_ONLINE_STORE", "MOON_HOME"):
         monkeypatch.delenv(name, raising=False)
     assert (place / "feature_store.yaml").stat().st_mode & 0o077 == 0
     (found,) = Loader(FeatureStore(str(place)), rows((5, 1, 81, MAY + 3 * DAY)), "ctr_v1", now=NOW).batches(1)

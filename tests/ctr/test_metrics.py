@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from moon_ops.ctr import metrics
+from moon_ops.ctr.metrics import Difference
 
 
 def drawn(rows: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
@@ -66,7 +67,7 @@ def test_report_names_models_and_slices() -> None:
     labels, scores, users = drawn(400, 0)
     some = np.arange(400) < 250
     found = metrics.report(labels, scores, users, {"new_items": some}, "_id_only")
-    assert set(found) == {f"ctr/{m}_id_only{s}" for m in ("auc", "gauc", "logloss") for s in ("", ":new_items")}
+    assert set(found) == {f"ctr/{m}_id_only{s}" for m in ("auc", "gauc", "logloss", "calibration") for s in ("", ":new_items")}
     assert found["ctr/auc_id_only"] == metrics.auc(labels, scores)
     assert found["ctr/auc_id_only:new_items"] == metrics.auc(labels[some], scores[some])
     assert found["ctr/gauc_id_only:new_items"] == metrics.gauc(labels[some], scores[some], users[some])
@@ -91,17 +92,50 @@ def test_a_slice_with_too_few_of_a_class_is_left_out() -> None:
 
 def test_the_difference_of_a_model_with_itself_is_nothing() -> None:
     labels, scores, users = drawn(300, 0)
-    assert metrics.auc_difference(labels, scores, scores, users, seed=0, draws=20) == (0.0, 0.0, 0.0)
+    assert metrics.auc_difference(labels, [scores], [scores], users, seed=0, draws=20) == Difference(0.0, 0.0, 0.0, 0.0)
 
 
 def test_the_difference_has_an_interval_that_holds_it() -> None:
     labels, scores, users = drawn(600, 1)
     noise = np.random.default_rng(2).random(600)
-    gain, low, high = metrics.auc_difference(labels, scores, noise, users, seed=0, draws=60)
-    assert gain == pytest.approx(metrics.auc(labels, scores) - metrics.auc(labels, noise))
-    assert 0 < low < gain < high < 0.5
-    assert (gain, low, high) == metrics.auc_difference(labels, scores, noise, users, seed=0, draws=60)
-    assert metrics.auc_difference(labels, noise, scores, users, seed=0, draws=60) == pytest.approx((-gain, -high, -low))
+    found = metrics.auc_difference(labels, [scores], [noise], users, seed=0, draws=60)
+    assert found.value == pytest.approx(metrics.auc(labels, scores) - metrics.auc(labels, noise))
+    assert 0 < found.low < found.value < found.high < 0.5
+    assert found == metrics.auc_difference(labels, [scores], [noise], users, seed=0, draws=60)
+    other = metrics.auc_difference(labels, [noise], [scores], users, seed=0, draws=60)
+    assert (other.value, other.low, other.high) == pytest.approx((-found.value, -found.high, -found.low))
+    assert (found.verdict, other.verdict) == ("better", "worse")
+
+
+def test_every_draw_is_the_auc_of_its_users_ties_and_all() -> None:
+    """A user drawn twice counts as if the user's rows were there twice."""
+    labels, _, users = drawn(200, 4)
+    scores = np.random.default_rng(5).integers(0, 12, 200) / 12
+    known, place = np.unique(users, return_inverse=True)
+    counts = np.random.default_rng(6).multinomial(len(known), np.full(len(known), 1 / len(known)), 5).astype(np.float32)
+    found = metrics._weighted(labels, scores, place, counts)
+    for draw, value in zip(counts, found, strict=True):
+        rows = np.repeat(np.arange(200), draw[place].astype(int))
+        assert value == pytest.approx(metrics.auc(labels[rows], scores[rows]))
+
+
+def test_no_difference_is_told_from_too_little_data() -> None:
+    """The same noise on many users and on few: only many can exclude a difference that matters."""
+    generator = np.random.default_rng(7)
+    verdicts = []
+    for count in (200, 200_000):
+        labels, users = generator.integers(0, 2, count), generator.integers(0, count // 4, count)
+        base = labels + generator.normal(size=count)
+        left, right = (base + generator.normal(size=count) * 0.1 for _ in range(2))
+        verdicts.append(metrics.auc_difference(labels, [left], [right], users, seed=0, draws=100).verdict)
+    assert verdicts == ["too little data", "no difference"]
+
+
+def test_the_mean_over_seeds_is_compared() -> None:
+    labels, scores, users = drawn(600, 1)
+    noise = [np.random.default_rng(seed).random(600) for seed in (2, 3)]
+    found = metrics.auc_difference(labels, [scores, scores], noise, users, seed=0, draws=60)
+    assert found.value == pytest.approx(metrics.auc(labels, scores) - np.mean([metrics.auc(labels, n) for n in noise]))
 
 
 def test_a_gain_on_one_user_alone_is_not_certain() -> None:
@@ -109,6 +143,6 @@ def test_a_gain_on_one_user_alone_is_not_certain() -> None:
     labels = np.array([1, 0] * 60)
     users = np.repeat([1, 2], 60)
     better = np.where(users == 1, labels, 0.5)
-    gain, low, _ = metrics.auc_difference(labels, better, np.full(120, 0.5), users, seed=0, draws=60)
-    assert gain == pytest.approx(0.875 - 0.5)  # of pairs (click, non-click) three quarters are right, and the rest are ties
-    assert low == 0.0
+    found = metrics.auc_difference(labels, [better], [np.full(120, 0.5)], users, seed=0, draws=60)
+    assert found.value == pytest.approx(0.875 - 0.5)  # of pairs (click, non-click) three quarters are right, and the rest are ties
+    assert found.low == 0.0

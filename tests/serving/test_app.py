@@ -14,6 +14,7 @@ import httpx
 import numpy as np
 import pyarrow as pa
 import pytest
+from feast import FeatureStore
 from PIL import Image
 
 from moon_ops.ctr.score import Scorer
@@ -110,7 +111,8 @@ def newest_event(settings: Settings) -> dt.datetime:
 
 
 def test_feast_knows_which_features_a_registered_click_model_needs(released: Settings) -> None:
-    store = features.open_store(released.home)
+    features.open_store(released.home)
+    store = FeatureStore(str(released.home / "feature_store"))
     assert store.mlflow.resolve_features("models:/moon-ctr/1") == "ctr_v1"
 
 
