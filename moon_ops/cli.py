@@ -68,6 +68,23 @@ def simulate(
     say(stage(out, size=size, seed=seed, days=days))
 
 
+@app.command("import")
+def import_(
+    kind: Annotated[str, typer.Argument(help="taobao_mm, microlens, amazon2023 or hm.")],
+    source: Annotated[Path, typer.Argument(help="Directory that the data set was downloaded to.")],
+    out: Annotated[Path, typer.Argument(help="Directory to write the shop to.")],
+    users: Annotated[int | None, typer.Option(help="A sample of so many users; default: all.", show_default=False)] = None,
+) -> None:
+    """Convert a public click log into a shop in the ingest layout, for `moon ingest`. What each holds, and what it lacks, stands in
+    moon_ops/lake/importers.
+
+    Example: moon import hm downloads/hm shop --users 10000
+    """
+    from moon_ops.lake.imports import import_clicks as stage
+
+    say(stage(kind, source, out, users=users))
+
+
 @app.command()
 def ingest(
     directory: Annotated[Path, typer.Argument(help="A shop's directory: items, queries, events, pictures.")],

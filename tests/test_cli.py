@@ -23,6 +23,7 @@ from moon_ops.cli import app, main
 
 PUBLIC = [
     "demo",
+    "import",
     "ingest",
     "simulate",
     "train",
