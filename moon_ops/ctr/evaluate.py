@@ -64,9 +64,8 @@ def slices(joined: Joined, lake: Lake) -> dict[str, NDArray[np.bool_]]:
         category = joined.column("category").combine_chunks()
         counts = sorted(pc.value_counts(category.drop_null()).to_pylist(), key=lambda c: (-c["counts"], c["values"]))
         for name in [c["values"] for c in counts[:LARGEST] if c["values"]]:
-            found["category_" + re.sub(r"[^\w. -]", "_", name)] = pc.fill_null(pc.equal(category, name), False).to_numpy(
-                zero_copy_only=False
-            )
+            rows = pc.fill_null(pc.equal(category, name), False).to_numpy(zero_copy_only=False)
+            found["category_" + re.sub(r"[^\w. -]", "_", name)] = rows  # MLflow takes no other characters
     return found
 
 
