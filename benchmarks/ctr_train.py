@@ -125,7 +125,7 @@ def peer(rows: Rows, vocabulary: Vocabulary, chosen: CtrRecipe, trained: int) ->
             learning_rate=chosen.learning_rate, optimizer="adam", loss="binary_crossentropy", task="binary_classification",
             metrics=["AUC"], verbose=0, model_root=scratch,
         )  # fmt: skip
-        model._max_gradient_norm = 10.0
+        model._max_gradient_norm, model._batch_index = 10.0, 0
         model.train()
         ready = list(_theirs(rows, np.random.default_rng((0, 0)).permutation(trained), chosen.batch))
         began = time.perf_counter()

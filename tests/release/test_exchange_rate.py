@@ -1,0 +1,75 @@
+"""The exchange rate on encoders whose worth is known, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moon_ops.errors import StageError
+from moon_ops.release import exchange_rate
+from moon_ops.release.exchange_rate import RECALL, Point
+from moon_ops.release.windows import windows
+from moon_ops.settings import Settings
+
+
+def points(noise: float, count: int = 9) -> list[Point]:
+    """AUC = .6 + .1 × recall, on new items twice that; text recall has nothing to do with it."""
+    drawn = np.random.default_rng(0)
+    out = []
+    for n in range(count):
+        recall = 0.1 + 0.09 * n
+        auc = 0.6 + 0.1 * recall
+        metrics = {RECALL: recall, "text_search/recall@10": float(drawn.random()), "training/loss": 2 - recall}
+        seeds = {"overall": [auc + e for e in drawn.normal(size=3) * noise], "new items": [auc + 0.1 * recall] * 3}
+        out.append(Point(n + 1, f"c-{n}", metrics, seeds))
+    return out
+
+
+def test_the_slope_is_found_with_an_interval_that_holds_it() -> None:
+    found = {(s.metric, s.outcome): s for s in exchange_rate.slopes(points(0.004))}
+    rate = found[RECALL, "overall"]
+    assert rate.low < 0.1 < rate.high
+    assert rate.low > 0 < rate.r2
+    assert rate.encoders == 9
+    assert found[RECALL, "new items"].slope == pytest.approx(0.2)
+    rival = found["text_search/recall@10", "overall"]
+    assert rival.low < 0 < rival.high, "what has nothing to do with it does not exclude zero"
+    assert found["training/loss", "overall"].slope == pytest.approx(-rate.slope)
+
+
+def test_a_metric_that_an_encoder_lacks_is_left_out() -> None:
+    some = points(0.0)
+    lacking = [replace(some[0], metrics={RECALL: 0.1}), *some[1:]]
+    assert {s.metric for s in exchange_rate.slopes(lacking)} == {RECALL}
+    same = [replace(p, metrics={RECALL: 0.5}) for p in some]
+    assert np.isnan(exchange_rate.slopes(same)[0].slope)
+
+
+def test_what_is_kept_can_be_read_by_a_gate(released: Settings, tmp_path: Path) -> None:
+    settings = replace(released, home=tmp_path)
+    with pytest.raises(StageError, match="the exchange rate was never measured → run `moon exchange-rate`"):
+        exchange_rate.worth(settings, 0.008)
+    some = points(0.0)
+    found = exchange_rate.slopes(some)
+    place, written, drawn = exchange_rate.keep(settings, some, found, {7: "not published"})
+    assert json.loads(place.read_text())["left_out"] == {"7": "not published"}
+    assert "| image_search/recall@10 | overall | +0.00100 | [+0.00100, +0.00100] | 1.00 | yes |" in written.read_text()
+    assert drawn.read_bytes()[:4] == b"\x89PNG"
+    assert exchange_rate.worth(settings, 0.008)[0] == pytest.approx(0.0008)
+    assert exchange_rate.worth(settings, -0.008, "new items")[0] == pytest.approx(-0.0016)
+
+
+def test_one_encoder_has_no_slope(released: Settings) -> None:
+    with pytest.raises(StageError, match=r"1 encoders can be compared, and a slope needs 6"):
+        exchange_rate.measure(released, "ctr-cube", [0, 1], windows(released.lake))
+
+
+def test_what_cannot_be_compared_is_left_out_with_the_reason(released: Settings) -> None:
+    early = windows(released.lake)
+    before = replace(early, trained_until=early.start + (early.trained_until - early.start) / 2)
+    with pytest.raises(StageError, match=r"0 encoders can be compared.*; 1: trained until .*, into the window"):
+        exchange_rate.measure(released, "ctr-cube", [0, 1], before)
