@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from moon_ops.settings import Settings
+from moon_ops.settings import Settings, moment
 from moon_ops.terminal import now, say
 
 app = typer.Typer(no_args_is_help=True)
@@ -30,15 +30,35 @@ def embed(
 
     Example: moon embed --encoder 1 --dry-run
     """
-    from moon_ops.embeddings import produce
+    from moon_ops.embeddings import engines, produce
     from moon_ops.release import stages
 
     settings = Settings.from_environment(home)
     if dry_run:
+        stages.contract(settings, encoder)  # an encoder that is not there has no work
+        engines.require_known(engine)
         say(produce.plan(settings.lake, encoder), as_json)
         return
     for report in stages.embed(settings, encoder, now=now(), engine=engine):
         say(report, as_json)
+
+
+@app.command()
+def bring(
+    file: Annotated[Path, typer.Argument(help="A Parquet file with item_id and embedding.")],
+    trained_until: Annotated[str, typer.Option(help="Until when whatever made the vectors has seen behaviour, ISO 8601.")],
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Take vectors that others made as an encoder without a model: for click models on them, e.g. of a public click log.
+
+    Example: moon bring shop/vectors.parquet --trained-until 2025-01-01
+    """
+    from moon_ops.release import brought
+
+    until = moment(trained_until)
+    assert until is not None, "the option is required"
+    say(brought.bring(Settings.from_environment(home), file, trained_until=until, now=now()), as_json)
 
 
 @app.command()
@@ -60,7 +80,7 @@ def publish(
 @app.command()
 def maintain(
     home: Home = None,
-    keep_days: Annotated[float, typer.Option(min=0, help="Versions of tables that are younger stay; tagged ones always do.")] = 7,
+    keep_days: Annotated[float, typer.Option(min=0, max=36500, help="Younger versions of tables stay; tagged ones always do.")] = 7,
     as_json: Json = False,
 ) -> None:
     """Merge the lake's small files and remove versions that nobody can ask for any more; those of releases stay.
@@ -75,7 +95,7 @@ def maintain(
 
 @app.command()
 def erase(
-    item_id: Annotated[int, typer.Argument(help="The item's number in the lake.")],
+    item_id: Annotated[str, typer.Argument(help="The item, by its number or by the id that the shop gave it.")],
     home: Home = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask: what is erased cannot be brought back.")] = False,
 ) -> None:
@@ -85,6 +105,8 @@ def erase(
     """
     from moon_ops.release import erasure
 
+    settings = Settings.from_environment(home)
+    number = erasure.number_of(settings.lake, item_id)
     if not yes:
         typer.confirm(f"Erase item {item_id} from lake, vectors, online store, tables and index for ever?", abort=True)
-    say(erasure.erase(Settings.from_environment(home), item_id, now=now()))
+    say(erasure.erase(settings, number, now=now()))

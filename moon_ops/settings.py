@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from moon_ops.errors import InputError, SettingsError
 from moon_ops.lake.tables import Lake
 
+VARIANTS = ("fp32", "int8", "fp16")  # of an encoder's graphs
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -49,13 +51,13 @@ class Settings:
             home=at,
             lake=Lake(lake if "://" in lake else str(Path(lake).absolute())),
             tracking_uri=os.environ.get("MOON_TRACKING_URI") or f"sqlite:///{at / 'mlflow.db'}",
-            redis=os.environ.get("MOON_REDIS", ""),
+            redis=_address("MOON_REDIS"),
             models=Path(os.environ.get("MOON_MODELS") or ROOT / "models"),
             inbox=Path(inbox) if (inbox := os.environ.get("MOON_INBOX")) else None,
             workers=whole("MOON_WORKERS", min(os.cpu_count() or 1, 8)),
             host=os.environ.get("MOON_HOST") or "127.0.0.1",
             port=whole("MOON_PORT", 8321, most=65535),
-            variant=os.environ.get("MOON_VARIANT") or "fp32",
+            variant=_one_of("MOON_VARIANT", VARIANTS),
             items_token=os.environ.get("MOON_ITEMS_TOKEN", ""),
         )
 
@@ -68,6 +70,22 @@ def whole(name: str, default: int, most: int | None = None) -> int:
     if most is not None and int(value) > most:
         raise SettingsError(f"{name} = {value!r} is above {most}", action=f"set {name} to e.g. {default}")
     return int(value)
+
+
+def _address(name: str) -> str:
+    """The environment variable as Feast wants a Redis: ``host:port``, several with commas, and options such as ``password=…``."""
+    value = os.environ.get(name, "")
+    parts = [part for part in value.split(",") if "=" not in part]
+    if value and not (parts and all(re.fullmatch(r"[\w.-]+:\d{1,5}", part) and int(part.rpartition(":")[2]) <= 65535 for part in parts)):
+        raise SettingsError(f"{name} = {value.partition(',')[0]!r} is not host:port", action=f"set {name} to e.g. localhost:6379")
+    return value
+
+
+def _one_of(name: str, known: tuple[str, ...]) -> str:
+    value = os.environ.get(name) or known[0]
+    if value not in known:
+        raise SettingsError(f"{name} = {value!r} is not one of {', '.join(known)}", action=f"set {name} to one of these")
+    return value
 
 
 def moment(text: str | None) -> dt.datetime | None:

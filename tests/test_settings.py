@@ -44,6 +44,26 @@ def test_without_an_environment_everything_lies_under_one_home(clean: pytest.Mon
     assert list(tmp_path.iterdir()) == []  # reading settings makes nothing
 
 
+@pytest.mark.parametrize("value", ["nonsense", "redis://127.0.0.1:6379", ":", "127.0.0.1:abc", "redis:70000", "password=x"])
+def test_an_address_of_redis_has_a_host_and_a_port(clean: pytest.MonkeyPatch, value: str) -> None:
+    clean.setenv("MOON_REDIS", value)
+    with pytest.raises(SettingsError, match=r"MOON_REDIS = .* is not host:port → set MOON_REDIS to e\.g\. localhost:6379"):
+        Settings.from_environment()
+
+
+@pytest.mark.parametrize("value", ["redis:6379", "127.0.0.1:7000,127.0.0.1:7001,ssl=true,password=a:b/c"])
+def test_addresses_as_feast_takes_them(clean: pytest.MonkeyPatch, value: str) -> None:
+    clean.setenv("MOON_REDIS", value)
+    assert Settings.from_environment().redis == value
+
+
+@pytest.mark.parametrize("value", ["bogus", "../x"])
+def test_a_variant_is_one_of_three(clean: pytest.MonkeyPatch, value: str) -> None:
+    clean.setenv("MOON_VARIANT", value)
+    with pytest.raises(SettingsError, match=r"MOON_VARIANT = .* is not one of fp32, int8, fp16"):
+        Settings.from_environment()
+
+
 def test_every_variable_is_read(clean: pytest.MonkeyPatch) -> None:
     given = {"HOME": "/data/moon", "LAKE": "s3://shop/lake", "TRACKING_URI": "http://mlflow:5000", "REDIS": "redis:6379"}
     given |= {"MODELS": "/etc/moon", "INBOX": "/data/inbox", "WORKERS": "3", "HOST": "0.0.0.0", "PORT": "80"}

@@ -125,8 +125,11 @@ def _line(fault: BaseException) -> str:
 
 def engine(name: str, runtime: Runtime, open_runtime: Callable[[], Runtime]) -> Engine:
     """The engine ``local``, with ``runtime``, or ``ray``, whose actors open theirs; :class:`InputError` for another name."""
-    if name == "local":
-        return local(runtime)
-    if name == "ray":
-        return on_ray(open_runtime)
-    raise InputError(f"engine {name!r} is not known", action="choose local or ray")
+    require_known(name)
+    return local(runtime) if name == "local" else on_ray(open_runtime)
+
+
+def require_known(name: str) -> None:
+    """:class:`InputError` for a name that is no engine's."""
+    if name not in ("local", "ray"):
+        raise InputError(f"engine {name!r} is not known", action="choose local or ray")

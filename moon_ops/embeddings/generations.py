@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,6 +40,7 @@ def fresh_directory(place: Path) -> Iterator[Path]:
     """A directory beside ``place`` to write its next generation into, removed again if that fails."""
     place.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+    fresh.chmod(stat.S_IMODE(place.parent.stat().st_mode))  # mkdtemp's is for its owner alone, and a service may be somebody else
     with _locked(fresh):  # as long as it is written, nobody takes it for a left one
         try:
             yield fresh

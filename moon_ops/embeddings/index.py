@@ -280,7 +280,7 @@ def _verify(at: Path, files: dict[str, str]) -> None:
     for name, wanted in files.items():
         found = file_sha256(at / name)
         if found != wanted:
-            raise ContractError(f"{at / name} has sha256 {found[:12]}, its header says {wanted[:12]}", action="run `moon publish` again")
+            raise ContractError(f"{at / name} has sha256 {found[:12]}, its header says {wanted[:12]}", action="run `moon publish --full`")
 
 
 def _read_base(at: Path) -> Base:

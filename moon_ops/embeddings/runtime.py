@@ -208,7 +208,7 @@ def _verify(contract: Contract, directory: Path, variant: str) -> None:
 def _certified(contract: Contract, directory: Path, variant: str) -> dict[str, str]:
     """The variant's graphs, file → sha256, as its certificate names them; :class:`ContractError` if there is none for this contract."""
     path = directory / f"certificate.{variant}.json"
-    make = f'make it with moon_ops.encoder.variants.make_variant(directory, "{variant}", golden=...), or open the variant fp32'
+    make = f"make it with `moon export CHECKPOINT --variant {variant}`, or open the variant fp32"
     if not path.is_file():
         raise ContractError(f"{directory} holds no {path.name}: nobody has measured what variant {variant!r} costs", action=make)
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping
+from typing import Protocol
 
 import lance
 import numpy as np
@@ -15,7 +16,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from moon_ops.embeddings.runtime import Runtime
 from moon_ops.errors import StageError
 from moon_ops.lake.contract import require_same
 from moon_ops.lake.tables import PRIMARY, STAMP, Lake, embeddings_schema, items_as_of
@@ -56,12 +56,24 @@ def schema_of(name: str, dim: int, contract_id: str) -> pa.Schema:
     return schema.with_metadata({CONTRACT: contract_id.encode()})
 
 
-def create(lake: Lake, name: str, runtime: Runtime) -> None:
+class Kind(Protocol):
+    """What makes vectors: an opened encoder, or a file of them."""
+
+    @property
+    def dim(self) -> int:
+        """D."""
+
+    @property
+    def contract_id(self) -> str:
+        """What tells them from others."""
+
+
+def create(lake: Lake, name: str, made_by: Kind) -> None:
     """The empty table with its contract, or a check that the one there is of the same contract and layout."""
-    schema = schema_of(name, runtime.dim, runtime.contract_id)
+    schema = schema_of(name, made_by.dim, made_by.contract_id)
     if not lake.exists(name):
         lake.append(name, schema.empty_table())
-    require_same(runtime.contract_id, contract_in(lake, name), what=f"table {name}")
+    require_same(made_by.contract_id, contract_in(lake, name), what=f"table {name}")
     found = lake.open(name).schema
     if found.names != schema.names:
         raise StageError(

@@ -27,7 +27,7 @@ from moon_ops.lake.tables import Lake
 from moon_ops.release import maintenance, publication
 from moon_ops.settings import Settings
 
-Note = Callable[[str, int], None]  # takes down how many rows of the item a place holds
+Note = Callable[[str, int], int]  # takes down how many rows of the item a place holds; with what a killed run has found there
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,17 @@ class Receipt:
     item_id: int
     erased_at: str  # ISO 8601
     places: dict[str, int]
+
+
+def number_of(lake: Lake, item: str) -> int:
+    """The item's number in the lake, from that number or from the shop's own id; :class:`InputError` for neither."""
+    quoted = item.replace("'", "''")
+    found = lake.read("items", ["item_id"], f"source_id = '{quoted}'")["item_id"].unique().to_pylist()
+    if found:
+        return int(found[0])
+    if not item.removeprefix("-").isdecimal() or abs(int(item)) >= 2**63:
+        raise InputError(f"ITEM_ID = {item!r} is neither a number nor an id that the lake knows", action="check the id")
+    return int(item)
 
 
 def erase(settings: Settings, item_id: int, *, now: dt.datetime) -> Receipt:
@@ -51,9 +62,9 @@ def erase(settings: Settings, item_id: int, *, now: dt.datetime) -> Receipt:
     places: dict[str, int] = json.loads(begun.read_text()) if begun.is_file() else {}
     _erase(settings, item_id, now, lambda name, count: _note(begun, places, name, max(places.get(name, 0), count)))
     if not any(places.values()):
-        begun.unlink()
+        begun.unlink(missing_ok=True)
         before = sorted(receipt.name for receipt in place.glob(f"{item_id}-*.json"))
-        action = f"it was erased before: {place / before[-1]}" if before else "check the id (of a string id: its number in the lake)"
+        action = f"it was erased before: {place / before[-1]}" if before else "check the id"
         raise InputError(f"ITEM_ID = {item_id} is in no place", action=action)
     first = dict(places)
     _erase(settings, item_id, now, lambda name, count: _note(begun, places, name, first.get(name, 0) + count), again=True)
@@ -63,9 +74,10 @@ def erase(settings: Settings, item_id: int, *, now: dt.datetime) -> Receipt:
     return receipt
 
 
-def _note(begun: Path, places: dict[str, int], name: str, count: int) -> None:
+def _note(begun: Path, places: dict[str, int], name: str, count: int) -> int:
     places[name] = count
     _write(begun, places)
+    return count
 
 
 def _write(place: Path, content: dict[str, Any]) -> None:
@@ -136,7 +148,8 @@ def _forget(settings: Settings, name: str, where: str, note: Note) -> int:
     """Delete rows, and write anew every file and remove every version that held them; how many there were."""
     table = settings.lake.open(name)
     count = table.count_rows(filter=where)
-    note(f"lake/{name}", count)
+    if not note(f"lake/{name}", count):
+        return 0  # and older versions stay: a mistyped id must not cost the table its history
     if count and name in (statistics.BEHAVIOR, statistics.STATS):
         changes.mark(settings.lake, name, events=changes.NOTHING)  # first: if this is killed, they are derived anew all the same
         table = settings.lake.open(name)

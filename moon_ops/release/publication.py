@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import json
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ from moon_ops.lake.tables import VALIDITY, active_as_of, items_as_of
 from moon_ops.release.registry import ENCODER, Registry
 from moon_ops.settings import Settings
 
+log = logging.getLogger(__name__)
+DAMAGED = (ValueError, OSError, KeyError, TypeError)  # what reading a file says that is not what was written
 ITEMS = ("item_profile",)  # what a new item has before anybody has seen it
 SHARED = (*ITEMS, "item_stats", "user_behavior")  # views that all encoders have in common
 
@@ -60,13 +63,19 @@ def publish(settings: Settings, encoder: int, *, now: dt.datetime, behaviour: bo
     store = features.open_store(settings.home, settings.redis)
     features.apply(store, settings.home, features.definitions(lake, [encoder], _trained_until(settings, encoder)))
     changed = 0
-    for view in (*(SHARED if behaviour else ITEMS), f"item_embedding_v{encoder}"):
+    for view in (*_shared(settings, store, behaviour=behaviour), f"item_embedding_v{encoder}"):
         with turn(_handed(settings, view)):
             changed += _online_view(settings, store, view, now, full=full)
     _table(settings, encoder, "items", now, contract, full=full)
     queries = _table(settings, encoder, "queries", now, contract, full=full)
     with turn(_handed(settings, f"index-v{encoder}")):
-        header = _index(settings, encoder, now, contract, full=full)
+        try:
+            header = _index(settings, encoder, now, contract, full=full)
+        except DAMAGED as fault:
+            if full:
+                raise
+            log.warning("%s cannot be read (%s): it is made anew", index_place(settings, encoder), fault)
+            header = _index(settings, encoder, now, contract, full=True)
     place = _place(settings, encoder)
     _write(place, json.dumps(versions))  # last: a killed publication is published again
     return Published(encoder, contract, header.items, queries, f"{header.kind}: {header.reason}", changed)
@@ -78,6 +87,12 @@ def _trained_until(settings: Settings, encoder: int) -> dict[int, str]:
         return {encoder: Registry(settings).tags(ENCODER, encoder)["trained_until"]}
     except StageError:
         return {}
+
+
+def _shared(settings: Settings, store: FeatureStore, *, behaviour: bool) -> list[str]:
+    """The shared views to hand over: those of items always, the others with ``behaviour``, or if the online store has never had them."""
+    name = online_store.identity(store)
+    return [view for view in SHARED if behaviour or view in ITEMS or _since(settings, view, full=False, online=name).when is None]
 
 
 def views(settings: Settings, encoders: list[int]) -> list[contextlib.AbstractContextManager[None]]:
@@ -98,19 +113,30 @@ def _online_view(settings: Settings, store: FeatureStore, view: str, now: dt.dat
 
 def _table(settings: Settings, encoder: int, kind: str, now: dt.datetime, contract: str, *, full: bool) -> int:
     """Refresh a representation table by the vectors that are new; how many it holds."""
-    name, key = (vector_tables.table_name(encoder), "item_id") if kind == "items" else (vector_tables.query_table_name(encoder), "query_id")
     place, view = table_place(settings, kind, encoder), f"table-{kind}-v{encoder}"
     with turn(_handed(settings, view)):
-        dataset, since = settings.lake.open(name), _since(settings, view, full=full or not (place / "table.json").is_file())
-        now = _not_before(since, now)
-        ids, mark, dim = handover.touched(dataset, key, since, now), changes.newest(dataset), vector_tables.dim_of(dataset)
-        if since.when is None:
-            count = RepresentationTable.fill(place, handover.vectors(dataset, key, ids, now), dim, contract)
-        elif len(ids):
-            count = RepresentationTable.update(place, *_joined(list(handover.vectors(dataset, key, ids, now)), dim), contract)
-        else:
-            count = len(RepresentationTable.open(place))
-        remember(settings, view, mark, now)
+        try:
+            return _refreshed_table(settings, encoder, kind, now, contract, full=full)
+        except DAMAGED as fault:
+            if full:
+                raise
+            log.warning("%s cannot be read (%s): it is made anew", place, fault)
+            return _refreshed_table(settings, encoder, kind, now, contract, full=True)
+
+
+def _refreshed_table(settings: Settings, encoder: int, kind: str, now: dt.datetime, contract: str, *, full: bool) -> int:
+    name, key = (vector_tables.table_name(encoder), "item_id") if kind == "items" else (vector_tables.query_table_name(encoder), "query_id")
+    place, view = table_place(settings, kind, encoder), f"table-{kind}-v{encoder}"
+    dataset, since = settings.lake.open(name), _since(settings, view, full=full or not (place / "table.json").is_file())
+    now = _not_before(since, now)
+    ids, mark, dim = handover.touched(dataset, key, since, now), changes.newest(dataset), vector_tables.dim_of(dataset)
+    if since.when is None:
+        count = RepresentationTable.fill(place, handover.vectors(dataset, key, ids, now), dim, contract)
+    elif len(ids):
+        count = RepresentationTable.update(place, *_joined(list(handover.vectors(dataset, key, ids, now)), dim), contract)
+    else:
+        count = len(RepresentationTable.open(place))
+    remember(settings, view, mark, now)
     return count
 
 
@@ -162,12 +188,15 @@ def published_versions(settings: Settings, encoder: int) -> dict[str, int] | Non
 
 
 def is_current(settings: Settings, encoder: int, now: dt.datetime) -> bool:
-    """Whether no item or query has been written, embedded, or become valid since the last complete publication."""
+    """Whether no item or query has been written, embedded, or become valid since the last complete publication, to this online store."""
     before, versions = published_versions(settings, encoder), lake_versions(settings, encoder)
     if before is None or any(before[name] != version for name, version in versions.items() if name != "events"):
         return False
     since = _since(settings, f"index-items-v{encoder}", full=False)
-    return since.when is not None and not len(handover.touched(settings.lake.open("items"), "item_id", since, now))
+    if since.when is None or len(handover.touched(settings.lake.open("items"), "item_id", since, now)):
+        return False
+    name = online_store.identity(features.open_store(settings.home, settings.redis))
+    return _since(settings, f"item_embedding_v{encoder}", full=False, online=name).when is not None
 
 
 def _not_before(since: Since, now: dt.datetime) -> dt.datetime:
@@ -180,9 +209,13 @@ def _since(settings: Settings, view: str, *, full: bool, online: str = "") -> Si
     place = _handed(settings, view)
     if full or not place.is_file():
         return Since()
-    known = json.loads(place.read_text())
-    same = known["online"] == online
-    return Since(known["mark"], dt.datetime.fromisoformat(known["when"])) if same else Since()
+    try:
+        known = json.loads(place.read_text())
+        same = known["online"] == online
+        return Since(known["mark"], dt.datetime.fromisoformat(known["when"])) if same else Since()
+    except (ValueError, KeyError, TypeError) as damaged:
+        log.warning("%s cannot be read (%s): all of it is handed over again", place, damaged)
+        return Since()
 
 
 def remember(settings: Settings, view: str, mark: int, now: dt.datetime, online: str = "") -> None:

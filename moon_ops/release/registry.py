@@ -135,7 +135,9 @@ class Registry:
         try:
             return dict(self.client.get_model_version(name, str(version)).tags)
         except self._missing as absent:
-            raise StageError(f"{name} has no version {version}", action="see `moon status` for the versions there are") from absent
+            there = sorted(int(found.version) for found in self.client.search_model_versions(f"name = '{name}'"))
+            known = ", ".join(map(str, there[-10:])) or "none"
+            raise StageError(f"{name} has no version {version} (there are: {known})", action="name one of these") from absent
 
     def tag(self, name: str, version: int, tags: Mapping[str, str]) -> None:
         """Add tags to a version."""

@@ -6,9 +6,7 @@ Bad requests get 422 with the field and what to do; while there is no champion, 
 from __future__ import annotations
 
 import base64
-import binascii
 import datetime as dt
-import secrets
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,16 +14,19 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import FastAPI, File, Form, Header, Query, Request, Response, UploadFile
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from moon_ops.errors import InputError, MoonError, ServiceError
 from moon_ops.lake.images import MAX_BYTES
 from moon_ops.lake.tables import image_bytes
 from moon_ops.serving.champion import Asked, Champion, Follower, titles
+from moon_ops.serving.guard import Guard
 from moon_ops.serving.live import MOST, Intake, NewItem
 from moon_ops.settings import Settings
 
+MOST_FAULTS = 5  # that an answer lists
 MAX_TEXT = 10_000  # characters; an encoder reads a few dozen tokens
 Id = Annotated[int, Field(ge=0, lt=2**63)]
 PAGE = Path(__file__).parent / "web" / "index.html"
@@ -43,7 +44,7 @@ class ScoreRequest(BaseModel):
     user_id: Id
     item_ids: list[Id] = Field(min_length=1, max_length=500)
     query_id: Id | None = None  # the shop's, where the query has been asked before
-    text: str = Field("", max_length=MAX_TEXT)
+    text: Annotated[str, AfterValidator(lambda text: _utf8(text))] = Field("", max_length=MAX_TEXT)
     image: str | None = Field(None, max_length=MAX_BYTES * 4 // 3 + 4)
 
 
@@ -63,6 +64,8 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(title="moon_ops", lifespan=lifespan)
     app.state.follower = follower
+    app.add_middleware(Guard, token=settings.items_token)
+    app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(MoonError, _refuse)
     _add_health(app, follower)
     _add_queries(app, follower, settings)
@@ -98,7 +101,7 @@ def _add_queries(app: FastAPI, follower: Follower, settings: Settings) -> None:
         """The k items nearest to a picture, a text, or both."""
         champion = follower.champion()
         hits = champion.search(champion.embed(text, _upload(image)), k)
-        known = titles(settings.lake, [h.item_id for h in hits])
+        known = titles(settings.lake, [h.item_id for h in hits], dt.datetime.now(dt.UTC))
         items = [{"item_id": h.item_id, "score": h.score, **_shown(known.get(h.item_id, {}))} for h in hits]
         return {**_signed(champion), "items": items}
 
@@ -123,7 +126,7 @@ def _add_items(app: FastAPI, settings: Settings) -> None:
     @app.get("/v1/items")
     def items(item_id: Annotated[list[Id], Query(max_length=200)]) -> dict[str, Any]:
         """Titles, prices and pictures of items."""
-        known = titles(settings.lake, item_id)
+        known = titles(settings.lake, item_id, dt.datetime.now(dt.UTC))
         return {"items": [{"item_id": i, **_shown(known[i])} for i in item_id if i in known]}
 
     @app.get("/v1/images/{image_id}")
@@ -143,14 +146,9 @@ def _add_items(app: FastAPI, settings: Settings) -> None:
 
 
 def _add_intake(app: FastAPI, intake: Intake) -> None:
-    token = intake.settings.items_token
-
     @app.post("/v1/items", status_code=202)
-    def accept(request: NewItems, authorization: Annotated[str, Header()] = "") -> Response:
-        """Take new or changed items in; they can be found some seconds later."""
-        if not token or not secrets.compare_digest(authorization.encode(), f"Bearer {token}".encode()):
-            action = "send the header Authorization: Bearer TOKEN" if token else "start the service with MOON_ITEMS_TOKEN set"
-            return JSONResponse({"error": "new items are taken from who knows the token", "action": action}, status_code=403)
+    def accept(request: NewItems, authorization: Annotated[str, Header()] = "") -> Response:  # noqa: ARG001 - for /docs; see Guard
+        """Take new or changed items in; they can be found some seconds later. An item that is known is replaced as a whole."""
         report = intake.accept(request.items, dt.datetime.now(dt.UTC))
         body = {"new": report.items, "changed": report.updated, "known": report.known, "refused": report.refused}
         return JSONResponse({**body, "first_refusal": report.first_refusal}, status_code=202)
@@ -159,6 +157,19 @@ def _add_intake(app: FastAPI, intake: Intake) -> None:
 def _refuse(_: Request, fault: Exception) -> JSONResponse:
     assert isinstance(fault, MoonError)
     return JSONResponse({"error": fault.problem, "action": fault.action}, status_code=422 if isinstance(fault, InputError) else 503)
+
+
+def _invalid(_: Request, fault: Exception) -> JSONResponse:
+    """Which field is wrong and why; the request is not sent back, it may be pictures."""
+    assert isinstance(fault, RequestValidationError)
+    wrong = [{"field": ".".join(map(str, one["loc"])), "reason": one["msg"]} for one in fault.errors()[:MOST_FAULTS]]
+    error = "; ".join(f"{one['field']}: {one['reason']}" for one in wrong)
+    return JSONResponse({"error": error, "action": "correct the request", "detail": wrong}, status_code=422)
+
+
+def _utf8(text: str) -> str:
+    text.encode()  # half a surrogate pair is no text: ValueError, which becomes 422
+    return text
 
 
 def _signed(champion: Champion) -> dict[str, Any]:
@@ -178,7 +189,7 @@ def _upload(image: UploadFile | None) -> bytes | None:
 def _decoded(image: str | None) -> bytes | None:
     try:
         return None if image is None else base64.b64decode(image, validate=True)
-    except binascii.Error as broken:
+    except ValueError as broken:
         raise InputError(f"image is not base64 ({broken})", action="send the picture's bytes in base64") from broken
 
 

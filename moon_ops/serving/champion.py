@@ -28,7 +28,7 @@ from moon_ops.errors import InputError, MoonError, StageError
 from moon_ops.lake.contract import Sample, require_same
 from moon_ops.lake.images import decode
 from moon_ops.lake.regions import views
-from moon_ops.lake.tables import STAMP, Lake
+from moon_ops.lake.tables import STAMP, VALIDITY, Lake, active_as_of
 from moon_ops.release import publication, stages
 from moon_ops.release.manifest import manifest_of
 from moon_ops.release.promotion import verify
@@ -211,10 +211,10 @@ def places(settings: Settings, encoder: int) -> list[str]:
     return [str(link.resolve()) for link in links]
 
 
-def titles(lake: Lake, item_ids: Sequence[int]) -> dict[int, dict[str, Any]]:
-    """Title, category, price and pictures of items, by id."""
+def titles(lake: Lake, item_ids: Sequence[int], when: dt.datetime) -> dict[int, dict[str, Any]]:
+    """Title, category, price and pictures of the items that are on sale at ``when``, by id."""
     if not item_ids:
         return {}
     where = f"item_id IN ({', '.join(str(int(i)) for i in item_ids)})"
-    rows = lake.read("items", ["item_id", "title", "category", "price", "image_ids", "event_timestamp"], where)
-    return {row["item_id"]: row for row in rows.sort_by("event_timestamp").to_pylist()}
+    rows = lake.read("items", list(dict.fromkeys([*VALIDITY, "title", "category", "price", "image_ids"])), where)
+    return {row["item_id"]: row for row in active_as_of(rows, when).to_pylist()}

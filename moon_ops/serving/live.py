@@ -7,7 +7,6 @@ The same stages as the DAG's, so it does not matter who is first: an item that t
 from __future__ import annotations
 
 import base64
-import binascii
 import datetime as dt
 import json
 import logging
@@ -17,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 
 from moon_ops.embeddings import produce
 from moon_ops.errors import InputError, MoonError
@@ -31,20 +30,21 @@ log = logging.getLogger(__name__)
 AGAIN_SECONDS = 5.0  # after a fault
 PATIENCE = 5.0  # seconds that a request waits for `moon ingest` or `moon maintain`: each one waiting holds a thread of the service
 MOST = 200  # items in a request
+MAX_TEXT = 100_000  # characters; an encoder reads a few dozen tokens
 
 
 class NewItem(BaseModel):
     """An item as in the ingest layout (README); its pictures are given in base64."""
 
     model_config = ConfigDict(extra="forbid")
-    item_id: int | str
-    title: str
-    spu_id: int | str | None = None
+    item_id: StrictInt | StrictStr
+    title: Annotated[str, Field(max_length=MAX_TEXT)]
+    spu_id: StrictInt | StrictStr | None = None
     category: str | None = None
     brand: str | None = None
-    description: str | None = None
+    description: Annotated[str, Field(max_length=MAX_TEXT)] | None = None
     attributes: dict[str, str] | None = None
-    seller_id: int | str | None = None
+    seller_id: StrictInt | StrictStr | None = None
     price: float | None = None
     status: str | None = None
     images: list[Annotated[str, Field(max_length=MAX_BYTES * 4 // 3 + 4)]] = Field([], max_length=20)
@@ -116,7 +116,7 @@ def _row(folder: Path, number: int, item: NewItem) -> dict[str, Any]:
     for place, content in enumerate(item.images):
         try:
             picture = base64.b64decode(content, validate=True)
-        except binascii.Error as broken:
+        except ValueError as broken:
             raise InputError(f"items[{number}].images[{place}] is not base64 ({broken})", action="send the picture's bytes") from broken
         names.append(f"{number}-{place}")
         (folder / names[-1]).write_bytes(picture)

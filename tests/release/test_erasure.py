@@ -105,6 +105,27 @@ def test_all_other_items_stay_and_the_release_keeps_its_tag(erased: tuple[Settin
     assert lance.dataset(tagged.uri, version=tagged.tags.list()["release-1"]["version"]).count_rows() == tagged.count_rows()
 
 
+def test_a_mistyped_id_costs_no_table_its_history(copied: Settings, now: dt.datetime) -> None:
+    publication.publish(copied, 1, now=now)
+    before = {name: [v["version"] for v in copied.lake.open(name).versions()] for name in maintenance.tables(copied.lake)}
+    tag = copied.lake.open("embeddings/v1").tags.list()["release-1"]["version"]
+    with pytest.raises(InputError, match="is in no place"):
+        erase(copied, 987_654_321, now=now)
+    assert {name: [v["version"] for v in copied.lake.open(name).versions()] for name in before} == before
+    assert copied.lake.open("embeddings/v1").tags.list()["release-1"]["version"] == tag
+
+
+def test_an_item_is_named_by_its_number_or_by_the_shops_id(copied: Settings) -> None:
+    schema = SCHEMAS["items"]
+    row = copied.lake.read("items").slice(0, 1).to_pylist()[0] | {"item_id": 77_000_000_001, "source_id": "mug-'1'"}
+    copied.lake.append("items", pa.Table.from_pylist([row], schema=schema))
+    assert erasure.number_of(copied.lake, "mug-'1'") == 77_000_000_001
+    assert erasure.number_of(copied.lake, "12") == 12
+    for wrong in ("mug", "99999999999999999999"):
+        with pytest.raises(InputError, match="is neither a number nor an id that the lake knows"):
+            erasure.number_of(copied.lake, wrong)
+
+
 def test_a_killed_erasure_is_completed_with_one_receipt(copied: Settings, now: dt.datetime, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed when the lake has forgotten the item and the index has not: the receipt names the rows of both runs, once."""
     publication.publish(copied, 1, now=now)

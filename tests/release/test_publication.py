@@ -69,6 +69,21 @@ def current(copied: Settings, now: dt.datetime) -> Settings:
     return copied
 
 
+DAMAGED = ("tables/items-v1/table.json", "tables/items-v1/ids.npy", "tables/handed/table-items-v1.json", "index/v1/index.json")
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+@pytest.mark.parametrize("content", [b"\xff garbage", b"", None])
+def test_a_damaged_file_is_made_anew(current: Settings, now: dt.datetime, name: str, content: bytes | None) -> None:
+    place = current.home / name
+    place.unlink()
+    if content is not None:
+        place.write_bytes(content)
+    change(current, items_as_of(current.lake, now, ["item_id"])["item_id"].to_pylist()[:2], now + HOUR, title="Another")
+    refresh(current, now + HOUR)
+    agree(current, now + HOUR)
+
+
 def test_nothing_new_is_nothing_handed_over(current: Settings, now: dt.datetime) -> None:
     places = [publication.index_place(current, 1).resolve(), publication.table_place(current, "items", 1).resolve()]
     assert publication.is_current(current, 1, now)

@@ -111,6 +111,20 @@ def test_an_emptied_redis_is_filled_again(shop: Settings, server: redis.Redis, n
     agree(shop, now + HOUR)
 
 
+def test_new_items_notice_an_emptied_redis_too(shop: Settings, server: redis.Redis, now: dt.datetime) -> None:
+    """They come between two nights, without behaviour: click models need all of it at once."""
+    names = ["user_behavior:item_ids", "item_stats:clicks"]
+    event = shop.lake.read("events", ["user_id", "item_id"], "event = 'click' AND user_id IS NOT NULL").to_pylist()[-1]
+    before = opened(shop).get_online_features(names, [event]).to_dict()
+    assert publication.is_current(shop, 1, now)
+    server.flushall()
+    assert not publication.is_current(shop, 1, now)
+    publication.publish(shop, 1, now=now + HOUR, behaviour=False)
+    agree(shop, now + HOUR)
+    assert opened(shop).get_online_features(names, [event]).to_dict() == before
+    assert publication.is_current(shop, 1, now + HOUR)
+
+
 def test_an_item_is_forgotten_by_redis_too(shop: Settings, server: redis.Redis, now: dt.datetime) -> None:
     ids = items_as_of(shop.lake, now, ["item_id"])["item_id"].to_pylist()
     before = server.dbsize()

@@ -26,6 +26,8 @@ from moon_ops.release.registry import CTR, Registry
 from moon_ops.settings import Settings
 from moon_ops.trial import running
 
+LONE = b'{"user_id": 1, "item_ids": [1], "text": "\\ud800"}'  # half a surrogate pair
+
 
 @pytest.fixture(scope="module")
 def client(released: Settings) -> Iterator[httpx.Client]:
@@ -125,6 +127,8 @@ def test_feast_knows_which_features_a_registered_click_model_needs(released: Set
         ("/v1/score", {"json": {"user_id": 1, "item_ids": [987654]}}, 422, "987654 is no item"),
         ("/v1/score", {"json": {"user_id": 1, "item_ids": []}}, 422, "item_ids"),
         ("/v1/score", {"json": {"user_id": 1, "item_ids": [1], "image": "%%%"}}, 422, "not base64"),
+        ("/v1/score", {"json": {"user_id": 1, "item_ids": [1], "image": "é"}}, 422, "not base64"),
+        ("/v1/score", {"content": LONE, "headers": {"content-type": "application/json"}}, 422, "text"),
     ],
 )
 def test_bad_requests_name_the_field(client: httpx.Client, path: str, request_: dict[str, Any], status: int, named: str) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from moon_ops.embeddings import features, produce
 from moon_ops.release import publication
-from moon_ops.serving import live
+from moon_ops.serving import guard, live
 from moon_ops.settings import Settings
 from moon_ops.trial import running
 
@@ -89,6 +89,35 @@ def test_a_request_does_not_wait_for_ever_while_the_lake_is_maintained(
     assert (answer.status_code, answer.json()["action"]) == (503, "try again later")
     assert home.lake.count("items") == rows
     assert client.post("/v1/items", json={"items": [{"item_id": 900_002, "title": "Late"}]}, headers=TOKEN).status_code == 202
+
+
+def test_a_strangers_request_is_not_even_read(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it holds, and however it is sent: 403 without the token, 413 for too much, at once."""
+    assert client.post("/v1/items", content=b"{", headers={"content-type": "application/json"}).status_code == 403
+    monkeypatch.setattr(guard, "MOST_BYTES", 1000)
+    large = {"items": [{"item_id": 1, "title": "x" * 2000}]}
+    assert client.post("/v1/items", json=large, headers=TOKEN).status_code == 413
+    chunks = (b"{" + b" " * 400 for _ in range(5))  # without a content-length
+    assert client.post("/v1/items", content=chunks, headers=TOKEN).status_code == 413
+    assert client.post("/v1/score", json={"user_id": 1, "item_ids": [1], "text": "x" * 2000}).status_code == 413
+    assert client.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("item", "says"),
+    [
+        ({"item_id": True, "title": "x"}, "item_id"),
+        ({"item_id": 1, "title": "x", "images": ["é"]}, "is not base64"),
+        ({"item_id": 1, "title": "x", "images": ["QUJD"] * 21}, "images"),
+    ],
+)
+def test_what_is_wrong_is_named_and_not_sent_back(client: httpx.Client, home: Settings, item: dict[str, Any], says: str) -> None:
+    rows = home.lake.count("items")
+    answer = client.post("/v1/items", json={"items": [item]}, headers=TOKEN)
+    assert answer.status_code == 422
+    assert says in answer.json()["error"]
+    assert "QUJD" not in answer.text
+    assert home.lake.count("items") == rows
 
 
 @pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer wrong"}, {"authorization": "a-secret"}])
