@@ -11,6 +11,7 @@ import pytest
 from typer.main import get_command
 
 from moon_ops.cli import app
+from moon_ops.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -45,7 +46,7 @@ def test_links_lead_somewhere(document: Path) -> None:
 
 def test_commands_in_the_readme_exist() -> None:
     commands = set(get_command(app).commands)
-    assert set(re.findall(r"\bmoon ([a-z]+)\b", "\n".join(re.findall(r"```.*?```", README, re.S)))) <= commands
+    assert set(re.findall(r"\bmoon ([a-z-]+)\b", "\n".join(re.findall(r"```.*?```", README, re.S)))) <= commands
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
     assert set(re.findall(r"\bmake ([a-z]+)\b", README)) <= targets
     assert {"demo", "test", "lint", "airflow", "serve", "bench", "help"} <= targets
@@ -80,3 +81,13 @@ def test_the_project_speaks_of_itself_alone() -> None:
             text = path.read_text()
             assert not re.search(r"(?<![\w.])/(root|home|work)/\w", text), name
             assert "pypi.org" not in text.replace('"pypi.org" not in', ""), name
+
+
+def test_the_five_lines_to_a_training_loader_run_as_they_stand(released: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    """Word for word, but for the home."""
+    block = (ROOT / "docs" / "ctr.md").read_text().split("```python\n")[1].split("```")[0]
+    assert '".moon/feature_store"' in block
+    exec(compile(block.replace(".moon/feature_store", f"{released.home}/feature_store"), "docs/ctr.md", "exec"), {})
+    shown = capsys.readouterr().out
+    assert "'item_ids_embedding': (2, 50, " in shown
+    assert shown.endswith("ctr_v1\n")

@@ -33,7 +33,7 @@ from moon_ops.release.registry import ENCODER, Registry
 from moon_ops.settings import Settings
 
 log = logging.getLogger(__name__)
-DAMAGED = (ValueError, OSError, KeyError, TypeError)  # what reading a file says that is not what was written
+DAMAGED = (ValueError, OSError, EOFError, KeyError, TypeError)  # what reading a file says that is not what was written
 ITEMS = ("item_profile",)  # what a new item has before anybody has seen it
 SHARED = (*ITEMS, "item_stats", "user_behavior")  # views that all encoders have in common
 
