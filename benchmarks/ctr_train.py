@@ -42,24 +42,34 @@ from moon_ops.release.windows import windows
 from moon_ops.settings import Settings
 
 ITEMS, USERS, TRAINED, JUDGED, LENGTH, DIM = 1_000_000, 100_000, 150_000, 50_000, 20, 128
-GROUPS = 200  # of items and of users in the made-up shop: who likes what
+CATEGORIES, GROUPS = 200, 20  # of items; of categories and of users in the made-up shop: who likes what
 
 
 def made_up() -> tuple[Joined, Vocabulary, Tables]:
-    """Impressions of a large shop: a click depends on how popular the item is, and on whether the user's group likes the item's."""
+    """Impressions of a large shop: a click depends on how popular the item is, and on whether the user's group likes the item's.
+
+    What a user has clicked before is four times of five from the three groups that the user likes most.
+    """
     generator, rows = np.random.default_rng(0), TRAINED + JUDGED
     users, items = generator.integers(0, USERS, rows), (generator.random(rows) ** 3 * ITEMS).astype(np.int64)
     liking, popular = generator.normal(size=(GROUPS, GROUPS)), generator.normal(size=ITEMS) * 0.7
     logit = -2.2 + liking[users % GROUPS, items % GROUPS] + popular[items]
     labels = (generator.random(rows) < 1 / (1 + np.exp(-logit))).astype(np.int64)
     own = {"user_id": users, "item_id": items, "query_id": np.full(rows, -1), "session_id": np.arange(rows), "label": labels}
+    liked = np.argsort(-liking, axis=1)[np.arange(USERS) % GROUPS, :3]  # [USERS, 3]
+    group = np.where(
+        generator.random((USERS, LENGTH)) < 0.8,
+        np.take_along_axis(liked, generator.integers(0, 3, (USERS, LENGTH)), 1),
+        generator.integers(0, GROUPS, (USERS, LENGTH)),
+    )
+    clicked = generator.integers(0, ITEMS // GROUPS, (USERS, LENGTH)) * GROUPS + group
     moments = pa.array(np.arange(rows) * 1_000_000 + 1_767_225_600_000_000).cast(STAMP)
     own |= {"text": pa.nulls(rows, pa.string()), "is_image": pa.array([True] * rows), "event_timestamp": moments}
     every = np.arange(ITEMS)
     profile = {"spu_id": every, "seller_id": every % 5000, "price": generator.random(ITEMS) * 100}
-    profile |= {"category": pa.array([f"c{i % GROUPS}" for i in every]), "brand": pa.array([f"b{i % 2000}" for i in every])}
+    profile |= {"category": pa.array([f"c{i % CATEGORIES}" for i in every]), "brand": pa.array([f"b{i % 2000}" for i in every])}
     nothing = pa.array(np.zeros(1, np.int64))
-    lists = pa.ListArray.from_arrays(np.arange(USERS + 1, dtype=np.int32) * LENGTH, pa.array(generator.integers(0, ITEMS, USERS * LENGTH)))
+    lists = pa.ListArray.from_arrays(np.arange(USERS + 1, dtype=np.int32) * LENGTH, pa.array(clicked.ravel()))
     views = {
         "item_profile": pa.table(profile),
         "item_stats": pa.table({"impressions": nothing, "clicks": nothing, "purchases": nothing}),
@@ -67,7 +77,7 @@ def made_up() -> tuple[Joined, Vocabulary, Tables]:
     }
     joined = Joined(pa.table(own), views, {"item_profile": items, "item_stats": np.zeros(rows, np.int64), "user_behavior": users})
     values: dict[str, list[Any]] = {"item": list(range(ITEMS)), "user": list(range(USERS)), "query": [], "spu": list(range(ITEMS))}
-    values |= {"category": sorted({f"c{i}" for i in range(GROUPS)}), "brand": sorted({f"b{i}" for i in range(2000)})}
+    values |= {"category": sorted({f"c{i}" for i in range(CATEGORIES)}), "brand": sorted({f"b{i}" for i in range(2000)})}
     bare = Vocabulary(values | {"seller": list(range(5000))}, [], [10.0 * n for n in range(1, 10)])
     vocabulary = Vocabulary(bare.values, bare.encode("category", pa.chunked_array([profile["category"]])).tolist(), bare.price_edges)
     vectors = generator.normal(size=(ITEMS, DIM)).astype(np.float32)
