@@ -136,6 +136,18 @@ def worth(settings: Settings, gained: float, outcome: str = "overall") -> tuple[
     return gained * rate["slope"], low, high
 
 
+def in_auc(settings: Settings, candidate: Mapping[str, float], champion: Mapping[str, float] | None) -> dict[str, float]:
+    """What a candidate's recall above the champion's should be worth, for its evidence; empty where rate or recall is not known."""
+    if champion is None or RECALL not in candidate or RECALL not in champion or not (settings.home / "exchange_rate.json").is_file():
+        return {}
+    value, low, high = worth(settings, candidate[RECALL] - champion[RECALL])
+    return {
+        "exchange_rate/expected_auc_gain": value,
+        "exchange_rate/expected_auc_gain_low": low,
+        "exchange_rate/expected_auc_gain_high": high,
+    }
+
+
 def table(found: Sequence[Slope]) -> str:
     """A Markdown table of AUC per 0.01 of each metric."""
     lines = ["| metric | outcome | AUC per +0.01 | 95 % interval | R² | zero excluded |", "|---|---|---|---|---|---|"]

@@ -20,7 +20,7 @@ from moon_ops.embeddings.index import ItemIndex
 from moon_ops.errors import LeakError, StageError
 from moon_ops.lake.contract import file_sha256, require_same
 from moon_ops.recipes import Gates, recipe
-from moon_ops.release import evaluation, publication, stages
+from moon_ops.release import evaluation, exchange_rate, publication, stages
 from moon_ops.release.gates import PARITY, Verdict, judge
 from moon_ops.release.registry import CANDIDATE, CHAMPION, CTR, ENCODER, RELEASE, Registry
 from moon_ops.release.windows import Windows
@@ -75,6 +75,7 @@ def release(
     champion = registry.alias(CHAMPION)
     metrics = {**measure(settings, encoder, ctr, windows, baseline=baseline, oracle=oracle), **(extra or {})}
     champion_metrics = _champion_metrics(settings, registry, champion, windows, now) if champion else None
+    metrics |= exchange_rate.in_auc(settings, metrics, champion_metrics)
     verdicts = judge(recipe(Gates, "gates", settings.models), metrics, champion_metrics)
     passed = all(v.passed for v in verdicts)
     manifest = {

@@ -127,7 +127,7 @@ def _joined(known: dict[str, list[Any]], user_id: int, item_ids: Sequence[int], 
     views = {
         "item_profile": pa.table({name: pa.array(known[name], kind) for name, kind in kinds.items()}),
         "item_stats": pa.table({name: pa.array(known[name], integers) for name in ("impressions", "clicks", "purchases")}),
-        "user_behavior": pa.table({name: pa.array(known[name][:1], lists) for name in ("item_ids", "query_ids")}),
+        "user_behavior": pa.table({name: pa.array(known[name], lists) for name in ("item_ids", "query_ids")}),
     }
     columns = {"item_id": pa.array(list(item_ids), integers), "user_id": pa.array([user_id] * count, integers)}
     query = asked.query_id if asked.query_id is not None else UNHEARD if asked.vector is not None else MISSING

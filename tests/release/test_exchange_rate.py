@@ -60,6 +60,9 @@ def test_what_is_kept_can_be_read_by_a_gate(released: Settings, tmp_path: Path) 
     assert "| image_search/recall@10 | overall | +0.00100 | [+0.00100, +0.00100] | 1.00 | yes |" in written.read_text()
     assert drawn.read_bytes()[:4] == b"\x89PNG"
     assert exchange_rate.worth(settings, 0.008)[0] == pytest.approx(0.0008)
+    evidence = exchange_rate.in_auc(settings, {RECALL: 0.85}, {RECALL: 0.842})
+    assert evidence["exchange_rate/expected_auc_gain"] == pytest.approx(0.0008)
+    assert exchange_rate.in_auc(settings, {RECALL: 0.85}, None) == exchange_rate.in_auc(released, {RECALL: 0.85}, {RECALL: 0.8}) == {}
     assert exchange_rate.worth(settings, -0.008, "new items")[0] == pytest.approx(-0.0016)
 
 
