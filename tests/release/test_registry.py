@@ -68,7 +68,7 @@ def test_versions_count_up_and_keep_their_files(registry: Registry, part: Path) 
 def test_an_unknown_version_is_an_error(registry: Registry, part: Path) -> None:
     registry.register("moon-once", registry.start_run("one", {}), part, {})
     for name, version in (("moon-once", 2), ("moon-never", 1)):
-        with pytest.raises(StageError, match=f"{name} has no version {version} → see `moon status`"):
+        with pytest.raises(StageError, match=rf"{name} has no version {version} \(there are: .*\) → name one of these"):
             registry.tags(name, version)
         with pytest.raises(StageError, match=f"{name} has no version {version}"):
             registry.fetch(name, version)
