@@ -40,6 +40,8 @@ PUBLIC = [
     "doctor",
     "maintain",
     "erase",
+    "bring",
+    "exchange-rate",
 ]
 ITEMS = [{"item_id": 1, "title": "red mug", "images": ["a.png"]}, {"item_id": 2, "title": "blue mug"}]
 QUERIES = [{"query_id": 7, "timestamp": "2026-01-01T10:00:00Z", "text": "mug"}]
@@ -97,7 +99,11 @@ def test_every_public_command_is_there_and_has_an_example() -> None:
 
 
 def test_every_study_is_there_and_has_an_example() -> None:
-    assert [c.name or c.callback.__name__ for c in studies.app.registered_commands] == ["ablation", "scaling"]
+    names = [c.name or c.callback.__name__ for c in studies.app.registered_commands]
+    assert names == ["ablation", "scaling", "click_models", "behaviour_length"]
+    for command in ("click-models", "behaviour-length"):
+        shown = CliRunner().invoke(app, ["study", command, "--help"])
+        assert re.search(rf"Example:\s+moon study {command} --encoder 1\b", shown.output), f"{command} has no example"
     for command in ("ablation", "scaling"):
         shown = CliRunner().invoke(app, ["study", command, "--help"])
         assert shown.exit_code == 0
@@ -311,7 +317,8 @@ def test_maintenance_reports_every_table(moon: Moon, make_shop: Any) -> None:
     assert {json.loads(line)["table"] for line in done.stdout.splitlines()} >= {"items", "images"}
 
 
-def test_a_dry_run_of_embedding_needs_no_encoder(moon: Moon, make_shop: Any) -> None:
+def test_a_dry_run_of_embedding_needs_an_encoder_that_is_there(moon: Moon, make_shop: Any) -> None:
     assert moon("ingest", str(make_shop(items=ITEMS, queries=QUERIES, pictures=RED))).returncode == 0
-    plan = json.loads(moon("embed", "--encoder", "1", "--dry-run", "--json").stdout)
-    assert (plan["items"], plan["queries"], plan["looked_at"]) == (2, 1, 2)
+    refused = moon("embed", "--encoder", "1", "--dry-run", "--json")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "moon-encoder has no version 1 (there are: none)" in refused.stderr

@@ -141,7 +141,7 @@ WRONG = [  # file, line of it, the line instead, what the message must say
     ("encoder", "learning_rate = 2e-3", "learning_rate = 0.0", ["learning_rate = 0.0", "must be between 0 and 1"]),
     ("encoder", "[text]\nhidden_size = 64", "", ["checkpoint = ''", r"given, or else \[vision\] and \[text\]"]),
     ("encoder", "patch_size = 8", 'patch_size = "eight"', ["vision.patch_size", "'eight'", "valid integer"]),
-    ("ctr", 'extractor = "din"', 'extractor = "mlp"', ["extractor = 'mlp'", "'din' or 'cube'"]),
+    ("ctr", 'extractor = "din"', 'extractor = "mlp"', ["extractor = 'mlp'", r"'simtier\+sata' or 'cube'"]),
     ("ctr", "epochs = 2", "epochs = 0", ["epochs = 0", "must be at least 1"]),
     ("ctr", "batch = 512", "batch = 0", ["batch = 0", "must be at least 1 row"]),
     ("ctr", "learning_rate = 2e-3", "learning_rate = 1.0", ["learning_rate = 1.0", "must be between 0 and 1"]),

@@ -45,12 +45,9 @@ def evaluate_parts(settings: Settings, encoder: int, windows: Windows) -> tuple[
     spus = recall.catalogue_spus(lake, ids, windows.end)
     metrics = recall.evaluate(queries, asked, ids, spus, items).metrics
     rows = {row["item_id"]: item_sample(row) for row in items_as_of(lake, windows.end).to_pylist()}
-    alone = {suffix: _embedded(settings, opened, samples) for suffix, samples in recall.modalities([rows[i] for i in ids.tolist()]).items()}
-    for suffix, vectors in alone.items():
-        found = recall.evaluate(queries, asked, ids, spus, vectors).metrics
-        metrics |= {f"{name}:{suffix}": value for name, value in found.items() if "recall@" in name and ":" not in name}
-    both = [row for row, i in enumerate(ids.tolist()) if rows[i].text and rows[i].image_ids]
-    metrics |= recall.within_product(alone["text_only"][both], alone["picture_only"][both], spus[both])
+    samples = [rows[i] for i in ids.tolist()]
+    alone = {suffix: _embedded(settings, opened, some) for suffix, some in recall.modalities(samples).items()}
+    metrics |= _parts(queries, asked, ids, spus, samples, alone)
     about = json.loads((Registry(settings).fetch(ENCODER, encoder) / "recipe.json").read_text())
     return metrics, recall.by_prefix(queries, asked, spus, items, about["training"].get("prefixes", ()))
 
@@ -71,10 +68,25 @@ def measure_eager(lake: Lake, directory: Path, windows: Windows) -> dict[str, fl
         store = PixelStore.fill(lake, names, encoder.layout.picture_size, Path(scratch) / "pixels.u8", detector=encoder.layout.core_region)
         asked = embed_eager(encoder, store, queries.samples)
         metrics = recall.evaluate(queries, asked, ids, spus, embed_eager(encoder, store, samples)).metrics
-        for suffix, some in recall.modalities(samples).items():
-            found = recall.evaluate(queries, asked, ids, spus, embed_eager(encoder, store, some)).metrics
-            metrics |= {f"{name}:{suffix}": value for name, value in found.items() if "recall@" in name and ":" not in name}
-    return metrics
+        alone = {suffix: embed_eager(encoder, store, some) for suffix, some in recall.modalities(samples).items()}
+    return metrics | _parts(queries, asked, ids, spus, samples, alone)
+
+
+def _parts(
+    queries: recall.Queries,
+    asked: NDArray[np.float32],
+    ids: NDArray[np.int64],
+    spus: NDArray[np.int64],
+    samples: list[Sample],
+    alone: dict[str, NDArray[np.float32]],
+) -> dict[str, float]:
+    """Recall against the catalogue as pictures and as texts alone, and of an item's pictures by its own text."""
+    metrics: dict[str, float] = {}
+    for suffix, vectors in alone.items():
+        found = recall.evaluate(queries, asked, ids, spus, vectors).metrics
+        metrics |= {f"{name}:{suffix}": value for name, value in found.items() if "recall@" in name and ":" not in name}
+    both = [row for row, sample in enumerate(samples) if sample.text and sample.image_ids]
+    return metrics | recall.within_product(alone["text_only"][both], alone["picture_only"][both], spus[both])
 
 
 def _embedded(settings: Settings, opened: Runtime, samples: list[Sample]) -> NDArray[np.float32]:

@@ -263,7 +263,8 @@ def test_a_variant_stands_under_the_same_contract(core_int8: Path, core_runtime:
 
 
 def test_a_variant_without_a_certificate_is_refused(core_directory: Path) -> None:
-    with pytest.raises(ContractError, match=r"certificate\.int8\.json: nobody has measured .* make it with `moon export CHECKPOINT --variant int8`"):
+    says = r"certificate\.int8\.json: nobody has measured .* make it with `moon export CHECKPOINT --variant int8`"
+    with pytest.raises(ContractError, match=says):
         Runtime(core_directory, variant="int8")
 
 

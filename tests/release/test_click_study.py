@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
 from unittest.mock import Mock
 
 import numpy as np
@@ -17,9 +19,10 @@ ARMS = [ClickArm("ctr-din", "ctr-din", {"epochs": 1}), ClickArm("cube", "ctr-cub
 
 
 @pytest.fixture(scope="module")
-def judged(released: Settings) -> Judged:
+def judged(released: Settings) -> Iterator[Judged]:
     times = windows(released.lake, trained_until=stages.trained_until(released, 1))
-    return click_study.run(released, 1, ARMS, [0, 1], times, oracle=released.home / "shop-tiny" / "oracle.parquet")
+    yield click_study.run(released, 1, ARMS, [0, 1], times, oracle=released.home / "shop-tiny" / "oracle.parquet")
+    shutil.rmtree(released.home / "studies")  # the home is everybody's
 
 
 def test_every_arm_scores_the_same_rows_with_every_seed(judged: Judged) -> None:
