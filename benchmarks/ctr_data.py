@@ -34,7 +34,7 @@ def ours(home: Path) -> dict[str, float]:
     """Every row once, through the loader."""
     store, rows, before = features.open_store(home), asked(), memory()
     began = time.perf_counter()
-    loader = Loader(store, rows, "ctr_v1", behaviors=LENGTH, vectors=("item", "item_ids"))
+    loader = Loader(store, rows, "ctr_v1", behaviors=LENGTH, vectors=("item", "item_ids"), seen_by_encoder=True)
     ready = time.perf_counter()
     count = sum(len(batch["label"]) for batch in loader.batches(BATCH, seed=0))
     assert count == ROWS

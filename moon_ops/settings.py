@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moon_ops.errors import InputError, SettingsError
+from moon_ops.lake.statistics import BEHAVIORS
 from moon_ops.lake.tables import Lake
 
 VARIANTS = ("fp32", "int8", "fp16")  # of an encoder's graphs
@@ -33,12 +34,14 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8321
     variant: str = "fp32"  # of an encoder's graphs
+    behaviors: int = BEHAVIORS  # a user's last clicks that features/user_behavior keeps
     items_token: str = ""  # who may send new items to the service; empty: nobody
 
     @classmethod
     def from_environment(cls, home: Path | None = None) -> Settings:
         """Read ``MOON_HOME``, ``MOON_LAKE``, ``MOON_TRACKING_URI``, ``MOON_REDIS``, ``MOON_MODELS``, ``MOON_INBOX``, ``MOON_WORKERS``,
-        ``MOON_HOST``, ``MOON_PORT``, ``MOON_ITEMS_TOKEN``, ``MOON_VARIANT``; :class:`SettingsError` names the variable that is wrong.
+        ``MOON_HOST``, ``MOON_PORT``, ``MOON_ITEMS_TOKEN``, ``MOON_VARIANT``, ``MOON_BEHAVIORS``; :class:`SettingsError` names the one
+        that is wrong.
         """
         at = (home or Path(os.environ.get("MOON_HOME") or ".moon")).absolute()
         if at.exists() and not at.is_dir():
@@ -58,6 +61,7 @@ class Settings:
             host=os.environ.get("MOON_HOST") or "127.0.0.1",
             port=whole("MOON_PORT", 8321, most=65535),
             variant=_one_of("MOON_VARIANT", VARIANTS),
+            behaviors=whole("MOON_BEHAVIORS", BEHAVIORS, most=10_000),
             items_token=os.environ.get("MOON_ITEMS_TOKEN", ""),
         )
 

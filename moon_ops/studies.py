@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,7 +120,9 @@ def _click_study(
     times = windows(settings.lake, trained_until=stages.trained_until(settings, encoder))
     oracle = next(iter(sorted(settings.home.glob("shop-*/oracle.parquet"))), None)
     judged = click_study.run(settings, encoder, arms, study.whole_seeds(seeds), times, oracle=oracle)
-    place = settings.home / "studies" / f"{kind}-v{encoder}.md"
+    named = json.dumps([[arm.name for arm in arms], seeds])
+    key = hashlib.sha256(named.encode()).hexdigest()[:6]  # a small study keeps the large one's table
+    place = settings.home / "studies" / f"{kind}-v{encoder}-{key}.md"
     place.write_text(click_study.table(judged, arms, reference))
     if finish:
         _finish(settings, kind, [place])

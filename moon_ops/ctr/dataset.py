@@ -120,27 +120,29 @@ def has_click_sequences(lake: Lake) -> bool:
 def impressions(lake: Lake, start: dt.datetime, end: dt.datetime) -> pa.Table:
     """The entity rows in [start, end): user_id, item_id, query_id, session_id, event_timestamp, label, text, is_image, in time order.
 
-    The label is whether the same user clicked the item in the same session, for the same query, from this moment on and before ``end``:
-    what happened later is not known yet. Raises :class:`StageError` if there are no impressions of known users.
+    The label is whether the same user clicked the item in the same session, for the same query, from this moment on, before it was shown
+    again, and before ``end``: what happened later is not known yet. Raises :class:`StageError` if there are no impressions of known users.
     """
     lake.open("events", needs="moon ingest DIRECTORY")
     events = lake.read("events", ["event_timestamp", "user_id", "item_id", "query_id", "session_id", "event"])  # noqa: F841
     queries = lake.read("queries", ["query_id", "text", "image_id"])  # noqa: F841
     query = f"""
-    WITH shown AS (
-        SELECT * FROM events WHERE event = 'impression' AND user_id IS NOT NULL
-        AND event_timestamp >= TIMESTAMPTZ '{start.isoformat()}' AND event_timestamp < TIMESTAMPTZ '{end.isoformat()}'),
-    clicked AS (
-        SELECT user_id, item_id, coalesce(query_id, -1) AS q, coalesce(session_id, -1) AS s, max(event_timestamp) AS last FROM events
-        WHERE event = 'click' AND event_timestamp < TIMESTAMPTZ '{end.isoformat()}' GROUP BY ALL)
-    SELECT shown.user_id, shown.item_id, coalesce(shown.query_id, -1) AS query_id, coalesce(shown.session_id, -1) AS session_id,
-           shown.event_timestamp, coalesce(clicked.last >= shown.event_timestamp, false)::BIGINT AS label,
-           queries.text, queries.image_id IS NOT NULL AS is_image
-    FROM shown
-    LEFT JOIN clicked ON clicked.user_id = shown.user_id AND clicked.item_id = shown.item_id
-        AND clicked.q = coalesce(shown.query_id, -1) AND clicked.s = coalesce(shown.session_id, -1)
+    WITH near AS (
+        SELECT event_timestamp, event, user_id, item_id, coalesce(query_id, -1) AS query_id, coalesce(session_id, -1) AS session_id
+        FROM events WHERE user_id IS NOT NULL AND event_timestamp >= TIMESTAMPTZ '{start.isoformat()}'
+        AND event_timestamp < TIMESTAMPTZ '{end.isoformat()}'),
+    shown AS (SELECT * FROM near WHERE event = 'impression'),
+    hit AS (
+        SELECT DISTINCT shown.user_id, shown.item_id, shown.query_id, shown.session_id, shown.event_timestamp
+        FROM (SELECT * FROM near WHERE event = 'click') clicks ASOF JOIN shown
+            ON clicks.user_id = shown.user_id AND clicks.item_id = shown.item_id AND clicks.query_id = shown.query_id
+            AND clicks.session_id = shown.session_id AND clicks.event_timestamp >= shown.event_timestamp)
+    SELECT shown.user_id, shown.item_id, shown.query_id, shown.session_id, shown.event_timestamp,
+           (hit.user_id IS NOT NULL)::BIGINT AS label, queries.text, queries.image_id IS NOT NULL AS is_image
+    FROM shown LEFT JOIN hit ON hit.user_id = shown.user_id AND hit.item_id = shown.item_id AND hit.query_id = shown.query_id
+        AND hit.session_id = shown.session_id AND hit.event_timestamp = shown.event_timestamp
     LEFT JOIN queries ON queries.query_id = shown.query_id
-    ORDER BY shown.event_timestamp, session_id, shown.item_id"""
+    ORDER BY shown.event_timestamp, shown.session_id, shown.item_id, shown.user_id, shown.query_id, label"""
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         rows = connection.sql(query).to_arrow_table()

@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 from moon_ops.ctr.behaviors import Lengths, flat, last, most_similar
 from moon_ops.ctr.prefetch import prefetched
 from moon_ops.embeddings import as_of, features
-from moon_ops.embeddings.as_of import VectorHistory
+from moon_ops.embeddings.as_of import Joined, VectorHistory
 from moon_ops.errors import InputError, LeakError, StageError
 from moon_ops.lake.contract import require_same
 
 Ints = NDArray[np.int64]
 Batch = dict[str, NDArray[Any]]
+_IS = pa.types
+PLAIN = (_IS.is_integer, _IS.is_floating, _IS.is_boolean, _IS.is_timestamp, _IS.is_string, _IS.is_large_string)  # columns of rows
 SEQUENCES = {"item_ids": "item", "query_ids": "query"}  # list features, and whose vectors belong to them
 
 
@@ -58,15 +60,18 @@ class Loader:
         before the end of the encoder's training: it knows what was bought then. Models may be trained on these (``seen_by_encoder``),
         never judged.
         """
-        table = rows if isinstance(rows, pa.Table) else pa.Table.from_pandas(rows, preserve_index=False)
+        table = _table(rows)
         self.service = _service(store, service)
         self.contract_id = _contract(store, self.service, contract_id)
         self.times = as_of.microseconds(table, "event_timestamp")
         _require_past(self.times, now or dt.datetime.now(dt.UTC))
         if not seen_by_encoder:
-            _require_unseen(self.times, self.service)
-        self.length, self.top_k = behaviors, top_k if 0 < top_k < behaviors else 0
+            _require_unseen(store, self.times, self.service)
+        if not isinstance(behaviors, int) or behaviors < 1 or not 0 <= top_k <= behaviors:
+            raise InputError(f"behaviors = {behaviors}, top_k = {top_k}: at least 1, and from 0 to behaviors", action="give other numbers")
+        self.length, self.top_k = behaviors, top_k if top_k < behaviors else 0
         self.joined = as_of.join(store, table, self.service)
+        _require_no_clash(table, self.joined)
         kinds = {SEQUENCES.get(name, name) for name in vectors} | ({"item"} if self.top_k else set())
         self.vectors = {kind: _vectors(store, self.service, kind) for kind in sorted(kinds)}
         self.wanted = tuple(vectors)
@@ -108,13 +113,11 @@ class Loader:
 
     def _places(self, chosen: Ints, times: Ints, vector: dict[str, NDArray[np.float32]]) -> dict[str, Ints]:
         """Where the behaviours lie that each row reads, by view."""
-        places = {}
-        for name, (view, counts, _) in self._lists.items():
-            if view not in places:
-                places[view] = last(counts, self.joined.at[view][chosen], self.length)
-                if self.top_k and name in SEQUENCES:
-                    codes, found = self._list_codes["item_ids"], self.vectors["item"]
-                    places[view] = most_similar(places[view], codes, found, times, vector["item"], self.top_k)
+        lists = {view: counts for view, counts, _ in self._lists.values()}
+        places = {view: last(counts, self.joined.at[view][chosen], self.length) for view, counts in lists.items()}
+        if self.top_k:
+            view, codes = self._lists["item_ids"][0], self._list_codes["item_ids"]
+            places[view] = most_similar(places[view], codes, self.vectors["item"], times, vector["item"], self.top_k)
         return places
 
     def _needed_lists(self) -> list[str]:
@@ -125,8 +128,8 @@ class Loader:
 
     def _numbers(self, name: str, column: pa.ChunkedArray) -> NDArray[Any]:
         """A column as numbers, and one more for "nothing was known" at its end: -1 for whole numbers, NaN for others, 0 for texts."""
-        if pa.types.is_timestamp(column.type):
-            return as_of.microseconds(pa.table({name: column}), name)
+        if pa.types.is_timestamp(column.type):  # a time of the caller's own may be missing
+            return np.append(pc.fill_null(column.cast(as_of.STAMP, safe=False).cast(pa.int64()), -1).to_numpy(), -1)
         if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
             coded = column.combine_chunks().dictionary_encode()
             self.values[name] = ["", *coded.dictionary.to_pylist()]
@@ -134,6 +137,25 @@ class Loader:
         if pa.types.is_floating(column.type):
             return np.append(pc.fill_null(column, np.nan).to_numpy(), np.nan)
         return np.append(pc.fill_null(column.cast(pa.int64()), -1).to_numpy(), -1)
+
+
+def _table(rows: pd.DataFrame | pa.Table) -> pa.Table:
+    """Rows as Arrow holds them; :class:`InputError` for what it cannot."""
+    if isinstance(rows, pd.DataFrame) and rows.empty:  # pandas knows no types then
+        kinds = {name: "int64" if name.endswith("_id") else "float64" for name in rows.columns if rows[name].dtype == object}
+        rows = rows.astype(kinds | ({"event_timestamp": "datetime64[us, UTC]"} if "event_timestamp" in rows.columns else {}))
+    try:
+        table = rows if isinstance(rows, pa.Table) else pa.Table.from_pandas(rows, preserve_index=False)
+    except (pa.ArrowException, ValueError, TypeError, OverflowError, AttributeError) as odd:
+        problem = f"rows cannot be read ({str(odd).splitlines()[0]})"
+        raise InputError(problem, action="bring a DataFrame with plain columns, each name once") from odd
+    if len(set(table.column_names)) != len(table.column_names):
+        raise InputError(f"rows have columns of one name: {', '.join(table.column_names)}", action="keep one of each")
+    for name in table.column_names:
+        kind = table[name].type
+        if not any(is_kind(kind) for is_kind in PLAIN):
+            raise InputError(f"{name} is {kind}: neither numbers, texts nor times", action="drop the column, or turn it into numbers")
+    return table
 
 
 def _is_list(column: pa.ChunkedArray) -> bool:
@@ -147,6 +169,14 @@ def _service(store: FeatureStore, service: str | FeatureService) -> FeatureServi
         there = ", ".join(sorted(known)) or "none"
         raise StageError(f"Feast has no feature service {name} (there are: {there})", action="name one of these, or run `moon publish`")
     return known[name]
+
+
+def _require_no_clash(rows: pa.Table, joined: Joined) -> None:
+    """A column of the rows that has a feature's name would hide it, or be hidden."""
+    known = {name: view for view, table in joined.views.items() for name in table.column_names}
+    for name in rows.column_names:
+        if name in known or name.endswith("_embedding"):
+            raise InputError(f"rows have a column {name}, and so has {known.get(name, 'every batch')}", action="rename or drop yours")
 
 
 def _contract(store: FeatureStore, service: FeatureService, wanted: str) -> str:
@@ -178,10 +208,17 @@ def _require_past(times: Ints, now: dt.datetime) -> None:
         )
 
 
-def _require_unseen(times: Ints, service: FeatureService) -> None:
-    until = service.tags.get("trained_until")
-    if until is None:
+def _require_unseen(store: FeatureStore, times: Ints, service: FeatureService) -> None:
+    """Whatever service it is: the views of the vectors say until when their encoder was trained."""
+    views = [store.get_feature_view(p.name) for p in service.feature_view_projections if features.VECTORS in p.name]
+    if not views:
         return
+    untold = [view.name for view in views if "trained_until" not in view.tags]
+    if untold:
+        action = "publish the encoder again, or pass seen_by_encoder=True"
+        problem = f"view {untold[0]} does not say until when its encoder was trained: its vectors may know the labels"
+        raise LeakError(problem, action=action)
+    until = max(view.tags["trained_until"] for view in views)
     early = times < int(dt.datetime.fromisoformat(until).timestamp() * 1e6)
     if early.any():
         raise LeakError(

@@ -197,8 +197,12 @@ def identifiers(rows: pa.Table, name: str) -> Ints:
     if name not in rows.column_names:
         raise InputError(f"rows have no column {name}", action=f"bring it: the feature service joins by {name}")
     if not pa.types.is_integer(rows[name].type):
-        raise InputError(f"{name} is {rows[name].type}, not whole numbers", action="use the lake's ids (item_id, user_id, query_id)")
-    return pc.fill_null(rows[name].cast(pa.int64()), MISSING).to_numpy()
+        action = 'use the lake\'s ids; what pandas made floats of is mended by .astype("Int64")'
+        raise InputError(f"{name} is {rows[name].type}, not whole numbers", action=action)
+    try:
+        return pc.fill_null(rows[name].cast(pa.int64()), MISSING).to_numpy()
+    except pa.ArrowInvalid as large:
+        raise InputError(f"{name} holds numbers of 2^63 or more", action="use the lake's ids") from large
 
 
 def microseconds(rows: pa.Table, name: str) -> Ints:

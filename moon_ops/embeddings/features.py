@@ -85,10 +85,11 @@ def definitions(lake: Lake, live: Sequence[int], trained_until: Mapping[int, str
     things: list[Thing] = [ITEM, USER, QUERY, profile, stats, behavior]
     for version in live:
         tags = {"contract_id": contract_of(lake, version), "encoder": str(version)}
+        if until := (trained_until or {}).get(version):
+            tags["trained_until"] = until
         item = _view(f"item_embedding_v{version}", ITEM, FOREVER, VECTOR, lake.address(table_name(version)), tags)
         query = _view(f"query_embedding_v{version}", QUERY, FOREVER, VECTOR, lake.address(query_table_name(version)), tags)
-        about = tags | {"trained_until": until} if (until := (trained_until or {}).get(version)) else tags
-        things += [item, query, FeatureService(name=service_name(version), features=[profile, stats, behavior, item, query], tags=about)]
+        things += [item, query, FeatureService(name=service_name(version), features=[profile, stats, behavior, item, query], tags=tags)]
     return things
 
 

@@ -17,7 +17,7 @@ from moon_ops.lake import changes
 from moon_ops.lake.tables import PRIMARY, Lake
 
 PROFILE, STATS, BEHAVIOR = "features/item_profile", "features/item_stats", "features/user_behavior"
-BEHAVIORS = 1000  # the user's last clicks kept per row; a click model may read fewer
+BEHAVIORS = 100  # the user's last clicks kept in a row, of which there is one a click; a click model may read fewer
 NO_QUERY = -1  # a click that no query led to
 
 PROFILE_SQL = """
@@ -49,7 +49,7 @@ SELECT concat_ws('-', user_id, epoch_us(known)) AS behavior_id, user_id,
        list(item_id) OVER w AS item_ids, list(query_id) OVER w AS query_ids, list(moment) OVER w AS times,
        known AS event_timestamp, known AS created
 FROM clicks
-WINDOW w AS (PARTITION BY user_id ORDER BY number ROWS BETWEEN {BEHAVIORS - 1} PRECEDING AND CURRENT ROW)
+WINDOW w AS (PARTITION BY user_id ORDER BY number ROWS BETWEEN {{before}} PRECEDING AND CURRENT ROW)
 QUALIFY row_number() OVER (PARTITION BY user_id, known ORDER BY number DESC) = 1
 ORDER BY event_timestamp, user_id"""
 
@@ -63,25 +63,27 @@ class StatisticsReport:
     user_behavior: int
 
 
-def derive(lake: Lake, *, behaviour: bool = True) -> StatisticsReport:
+def derive(lake: Lake, *, behaviour: bool = True, length: int = BEHAVIORS) -> StatisticsReport:
     """Bring the tables up to date: profiles by the item versions that are new, behaviour by the users who have clicked since, and the
     counts of items anew if there are new events: every item gets a row a day.
 
     Without ``behaviour`` the other two stay as they are once they are there: new items have no behaviour yet, and every night it is
-    counted. A reader sees the old table or the new one.
+    counted. Rows of behaviour hold the last ``length`` clicks; another length makes them anew. A reader sees the old table or the new one.
     """
     with lake.erasing(shared=True):  # else what was read before an erasure would be written after it
-        return _derive(lake, behaviour=behaviour)
+        return _derive(lake, behaviour=behaviour, length=length)
 
 
-def _derive(lake: Lake, *, behaviour: bool) -> StatisticsReport:
+def _derive(lake: Lake, *, behaviour: bool, length: int) -> StatisticsReport:
     _profile(lake)
     events = changes.newest(lake.open("events")) if lake.exists("events") else changes.NOTHING
     for name in (STATS, BEHAVIOR):
-        there, since = lake.exists(name), int(changes.marks(lake, name).get("events", changes.NOTHING))
+        there, marks = lake.exists(name), changes.marks(lake, name)
+        same = name == STATS or marks.get("length", length) == length
+        since = int(marks.get("events", changes.NOTHING)) if same else changes.NOTHING
         if not there or (behaviour and since != events):
-            _stats(lake) if name == STATS else _behavior(lake, since)
-            changes.mark(lake, name, events=events)
+            _stats(lake) if name == STATS else _behavior(lake, since, length)
+            changes.mark(lake, name, events=events, length=length)
     pa.default_memory_pool().release_unused()  # whole histories were in memory
     return StatisticsReport(*(lake.count(name) for name in (PROFILE, STATS, BEHAVIOR)))
 
@@ -90,15 +92,16 @@ def _stats(lake: Lake) -> None:
     _write(lake, STATS, _sql(STATS_SQL, events=lake.read("events", ["event_timestamp", "item_id", "event"])))
 
 
-def _behavior(lake: Lake, since: int) -> None:
+def _behavior(lake: Lake, since: int, length: int) -> None:
     """Add the rows of users who have clicked since, and correct those before which an event has come late; killed, it adds none twice."""
+    query = BEHAVIOR_SQL.format(before=length - 1)
     columns, clicks = ["event_timestamp", "user_id", "item_id", "query_id", "event"], "event = 'click' AND user_id IS NOT NULL"
     if since == changes.NOTHING or "behavior_id" not in lake.open(BEHAVIOR).schema.names:
-        _write(lake, BEHAVIOR, _keyed(_sql(BEHAVIOR_SQL, events=lake.read("events", columns, clicks)), "behavior_id"))
+        _write(lake, BEHAVIOR, _keyed(_sql(query, events=lake.read("events", columns, clicks)), "behavior_id"))
         return
     events, known = lake.open("events"), lake.open(BEHAVIOR)
     users = changes.newer(events, since, ["user_id"], clicks)["user_id"].combine_chunks().unique()
-    fresh = _sql(BEHAVIOR_SQL, events=changes.rows_of(events, "user_id", users, columns, clicks))
+    fresh = _sql(query, events=changes.rows_of(events, "user_id", users, columns, clicks))
     there = changes.rows_of(known, "user_id", users, fresh.column_names)
     changed = _sql("SELECT * FROM fresh ANTI JOIN there USING (behavior_id, item_ids, query_ids, times)", fresh=fresh, there=there)
     merge = known.merge_insert(["behavior_id"]).when_matched_update_all().when_not_matched_insert_all()

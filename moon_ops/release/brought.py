@@ -54,12 +54,15 @@ def bring(settings: Settings, file: Path, *, trained_until: dt.datetime, now: dt
     ``trained_until`` is the time until when whatever made them has seen behaviour. Raises :class:`InputError` for a file that is not one.
     """
     ids, vectors = _read(file)
-    kind = Kind(vectors.shape[1], f"b-{file_sha256(file)[:12]}")
-    lake, version = settings.lake, _version(settings, kind, trained_until)
-    for name in (table_name(version), query_table_name(version)):
-        vector_tables.create(lake, name, kind)
+    kind, lake = Kind(vectors.shape[1], f"b-{file_sha256(file)[:12]}"), settings.lake
     items = lake.open("items").to_table(columns=[*KEY, "status"])
     items = items.filter(pc.and_(pc.equal(items["status"], "active"), pc.is_in(items["item_id"], pa.array(ids)))).select(list(KEY))
+    if not items.num_rows:
+        problem = f"none of the {len(ids)} ids in {file}, e.g. {ids[0]}, is an item of the lake"
+        raise InputError(problem, action="ingest the shop that they belong to first")
+    version = _version(settings, kind, trained_until)
+    for name in (table_name(version), query_table_name(version)):
+        vector_tables.create(lake, name, kind)
     for start in range(0, items.num_rows, CHUNK):
         rows = items.slice(start, CHUNK)
         found = vectors[np.searchsorted(ids, rows["item_id"].to_numpy())]
@@ -73,6 +76,7 @@ def _version(settings: Settings, kind: Kind, trained_until: dt.datetime) -> int:
     known = registry.client.search_model_versions(f"name = '{ENCODER}'") if registry.newest(ENCODER) else []
     for version in known:
         if version.tags.get("contract_id") == kind.contract_id:
+            registry.tag(ENCODER, int(version.version), {"trained_until": trained_until.isoformat()})  # it may have been corrected
             return int(version.version)
     run_id = registry.start_run("vectors brought", {"dim": kind.dim}, {"contract_id": kind.contract_id})
     tags = {"contract_id": kind.contract_id, "trained_until": trained_until.isoformat(), "recipe": RECIPE}
@@ -87,14 +91,15 @@ def _read(file: Path) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Ids [N], ascending, and unit vectors [N, D]."""
     try:
         table = pq.read_table(file, columns=["item_id", "embedding"])
+        ids, lists = table["item_id"].combine_chunks().cast(pa.int64()), table["embedding"].combine_chunks()
+        lengths = pc.unique(pc.list_value_length(lists)).to_pylist()
+        values = lists.flatten().cast(pa.float32())
     except (OSError, ValueError, pa.ArrowException) as broken:
         problem = f"{file} holds no columns item_id and embedding ({str(broken).splitlines()[0]})"
         raise InputError(problem, action="bring a Parquet file with both") from broken
-    ids, lists = table["item_id"].combine_chunks(), table["embedding"].combine_chunks()
-    lengths = pc.unique(pc.list_value_length(lists)).to_pylist()
-    if not table.num_rows or len(lengths) != 1 or not lengths[0] or not pa.types.is_integer(ids.type):
+    if not table.num_rows or len(lengths) != 1 or not lengths[0] or ids.null_count:
         raise InputError(f"{file}: {table.num_rows} rows, lengths of embedding {lengths[:5]}", action="bring vectors of one length")
-    vectors = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float32).reshape(-1, lengths[0])
+    vectors = values.to_numpy(zero_copy_only=False).reshape(-1, lengths[0])
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     if not np.isfinite(norms).all() or not (norms > 0).all() or len(pc.unique(ids)) != len(ids):
         raise InputError(f"{file} holds vectors of no length, not of numbers, or two of one item", action="leave these out")

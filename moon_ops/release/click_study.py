@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from moon_ops.ctr import evaluate, metrics
 from moon_ops.ctr.metrics import Difference
 from moon_ops.ctr.score import Scorer
+from moon_ops.embeddings.as_of import Joined
 from moon_ops.errors import InputError
 from moon_ops.recipes import CtrRecipe, recipe
 from moon_ops.release import stages
@@ -78,17 +79,17 @@ def run(
     """Train and score every arm with every seed on the encoder's features; what was done before is read."""
     joined, tables = stages.impressions(settings, encoder, windows.ctr_until, windows.end), stages.vectors_known(settings, encoder)
     scores: dict[tuple[str, int], NDArray[np.float64]] = {}
-    labels = users = np.zeros(0, np.int64)
+    labels, users = (joined.column(name).to_numpy() for name in ("label", "user_id"))
+    judged_on = _digest(joined)
     with alone(_directory(settings) / "click.lock", "a study of click models"):
         for seed, arm in ((seed, arm) for seed in seeds for arm in arms):
-            place = _place(settings, encoder, arm, seed, windows)
+            place = _place(settings, encoder, arm, seed, windows, judged_on)
             if not place.is_file():
                 model, _ = stages.train_ctr(settings, encoder, arm.recipe, windows, seed=seed, register=False, **arm.change)
                 scorer = Scorer(model, threads=settings.workers)
                 _keep(place, scorer.score(scorer.encode(joined, tables)))
                 shutil.rmtree(model)
             scores[arm.name, seed] = np.load(place)
-    labels, users = (joined.column(name).to_numpy() for name in ("label", "user_id"))
     truth = evaluate.oracle(oracle, joined) if oracle is not None and oracle.is_file() else None
     return Judged(labels, users, evaluate.slices(joined, settings.lake), scores, truth)
 
@@ -99,10 +100,16 @@ def _directory(settings: Settings) -> Path:
     return place
 
 
-def _place(settings: Settings, encoder: int, arm: ClickArm, seed: int, windows: Windows) -> Path:
-    """Where the scores of a run lie: another recipe, encoder or window is another run."""
-    contract = stages.contract(settings, encoder)
-    content = [asdict(recipe(CtrRecipe, arm.recipe, settings.models, **arm.change)), contract, seed, *map(_text, asdict(windows).values())]
+def _digest(joined: Joined) -> str:
+    """Of the rows that are judged: after an erasure, or events that came late, they are others."""
+    columns = [joined.column(name).cast("int64").to_numpy() for name in ("user_id", "item_id", "event_timestamp", "label")]
+    return hashlib.sha256(np.column_stack(columns).tobytes()).hexdigest()
+
+
+def _place(settings: Settings, encoder: int, arm: ClickArm, seed: int, windows: Windows, rows: str) -> Path:
+    """Where the scores of a run lie: another recipe, encoder, window or other rows are another run."""
+    made = asdict(recipe(CtrRecipe, arm.recipe, settings.models, **arm.change))
+    content = [made, stages.contract(settings, encoder), seed, rows, *map(_text, asdict(windows).values())]
     key = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:10]
     return _directory(settings) / f"{arm.recipe}-{key}.npy"
 
@@ -142,7 +149,8 @@ def table(judged: Judged, arms: Sequence[ClickArm], reference: str) -> str:
     for where in shown:
         base = float(np.mean(judged.metric(reference, "auc", where)))
         rows = judged.slices[where] if where else np.ones(len(judged.labels), bool)
-        ceiling = "" if judged.oracle is None else f", the oracle {metrics.auc(judged.labels[rows], judged.oracle[rows]):.4f}"
+        known = rows if judged.oracle is None else rows & np.isfinite(judged.oracle)
+        ceiling = "" if judged.oracle is None else f", the oracle {metrics.auc(judged.labels[known], judged.oracle[known]):.4f}"
         count = f"{int(rows.sum()):,} impressions, {int(judged.labels[rows].sum()):,} clicks"
         lines.append(f"- {where.replace('_', ' ') or 'overall'}: {reference} {base:.4f}{ceiling}; {count}")
     return "\n".join(lines) + "\n"

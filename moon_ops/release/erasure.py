@@ -92,7 +92,7 @@ def _erase(settings: Settings, item_id: int, now: dt.datetime, note: Note, *, ag
     with lake.one_writer(), lake.erasing():
         for name, where in _rows(lake, item_id).items():
             found += _forget(settings, name, where, note)
-    statistics.derive(lake)
+    statistics.derive(lake, length=settings.behaviors)
     store = features.open_store(settings.home, settings.redis)
     with contextlib.ExitStack() as turns:  # whoever hands a view over now read it before, and may still bring the item
         for view in publication.views(settings, features.versions(lake)):

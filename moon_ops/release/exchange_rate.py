@@ -19,6 +19,7 @@ from scipy import stats
 
 from moon_ops.errors import StageError
 from moon_ops.release import click_study, evaluation, publication, stages
+from moon_ops.release.brought import RECIPE as BROUGHT
 from moon_ops.release.click_study import ClickArm
 from moon_ops.release.registry import ENCODER, Registry
 from moon_ops.release.report import pyplot
@@ -80,7 +81,9 @@ def _comparable(settings: Settings, windows: Windows, only: Sequence[int]) -> tu
             until = stages.trained_until(settings, version)
         except StageError:
             continue  # it was deleted
-        if until > windows.trained_until:
+        if registry.tags(ENCODER, version).get("recipe") == BROUGHT:
+            left_out[version] = "brought vectors: there is no model to measure recall with"
+        elif until > windows.trained_until:
             left_out[version] = f"trained until {until:%Y-%m-%dT%H:%MZ}, into the window"
         elif not publication.table_place(settings, "items", version).exists():
             left_out[version] = f"not published: `moon embed --encoder {version}`, `moon publish --encoder {version}`"
@@ -110,6 +113,9 @@ def _point(settings: Settings, encoder: int, name: str, seeds: Sequence[int], wi
 
 def slopes(points: Sequence[Point]) -> list[Slope]:
     """Of every metric that all encoders have, and every outcome; image-search recall first."""
+    if not all(RECALL in p.metrics for p in points) or np.ptp([p.metrics[RECALL] for p in points]) == 0:
+        problem = f"the encoders do not differ in {RECALL}, or have none: nobody searched by picture in the window"
+        raise StageError(problem, action="compare encoders that do")
     names = [name for name in (RECALL, *RIVALS) if all(math.isfinite(p.metrics.get(name, math.nan)) for p in points)]
     outcomes = [label for label in OUTCOMES if all(label in p.aucs for p in points)]
     return [_slope(points, name, outcome) for outcome in outcomes for name in names]

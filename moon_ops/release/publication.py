@@ -59,7 +59,7 @@ def publish(settings: Settings, encoder: int, *, now: dt.datetime, behaviour: bo
     versions = lake_versions(settings, encoder)  # as they are before anything is read
     if not behaviour:  # these events are yet to be counted
         versions["events"] = (published_versions(settings, encoder) or {}).get("events", changes.NOTHING)
-    statistics.derive(lake, behaviour=behaviour)
+    statistics.derive(lake, behaviour=behaviour, length=settings.behaviors)
     store = features.open_store(settings.home, settings.redis)
     features.apply(store, settings.home, features.definitions(lake, [encoder], _trained_until(settings, encoder)))
     changed = 0

@@ -91,6 +91,20 @@ def test_a_click_makes_no_later_impression_a_clicked_one(tmp_path: Path) -> None
     assert labels(tmp_path, *history) == [(10, 1), (500, 0), (900, 0)]
 
 
+def test_a_click_belongs_to_the_last_impression_before_it(tmp_path: Path) -> None:
+    history = [event("impression", 1, 5, second) for second in (10, 20, 30)] + [event("click", 1, 5, 25)]
+    assert labels(tmp_path, *history) == [(10, 0), (20, 1), (30, 0)]
+
+
+def test_rows_of_one_moment_stand_in_one_order(tmp_path: Path) -> None:
+    """Days for times, and no sessions: what decides must be in the rows, not in the threads that read them."""
+    drawn = np.random.default_rng(0).integers(0, 50, (3000, 2)).tolist()
+    lake = lake_of(tmp_path, *(event("impression", item, user, 0) for item, user in drawn))
+    first, second = (dataset.impressions(lake, MAY, MAY + DAY) for _ in range(2))
+    assert first.equals(second)
+    assert first.select(["item_id", "user_id"]).to_pylist() == [{"item_id": i, "user_id": u} for i, u in sorted(map(tuple, drawn))]
+
+
 def test_a_click_after_the_window_is_not_known_in_it(tmp_path: Path) -> None:
     history = [event("impression", 1, 5, 10, session=1), event("click", 1, 5, 20, session=1)]
     assert labels(tmp_path / "short", *history, end=MAY + 20 * SECOND) == [(10, 0)]

@@ -170,8 +170,8 @@ def test_any_notebook_opens_the_same_store(store: FeatureStore, monkeypatch: pyt
 
 
 def test_no_rows_are_no_batches_and_the_unknown_is_nothing(store: FeatureStore) -> None:
-    empty = rows((5, 1, 81, MAY)).iloc[:0].astype({"user_id": "int64"})
-    assert list(Loader(store, empty, "ctr_v1", now=NOW).batches(10)) == []
+    for empty in (rows((5, 1, 81, MAY)).iloc[:0], pd.DataFrame(columns=["user_id", "item_id", "query_id", "event_timestamp", "label"])):
+        assert list(Loader(store, empty, "ctr_v1", now=NOW).batches(10)) == []
     found = batch(store, (77, 88, 99, MAY + 9 * DAY))
     assert (found["spu_id"].tolist(), found["item_ids"].tolist()) == ([-1], [[-1, -1, -1]])
     assert not found["item_embedding"].any()
@@ -190,6 +190,12 @@ def test_no_rows_are_no_batches_and_the_unknown_is_nothing(store: FeatureStore) 
         ({"item_id": "red-mug"}, {}, InputError, "item_id is .*string.*, not whole numbers"),
         ({"item_id": None}, {"drop": "item_id"}, InputError, "rows have no column item_id"),
         ({}, {"vectors": ("user",)}, InputError, "vectors names user, but service ctr_v1 has no user vectors"),
+        ({"price": 1.0}, {}, InputError, "rows have a column price, and so has item_profile"),
+        ({"item_id": np.uint64(2**63)}, {}, InputError, "item_id holds numbers of 2.63 or more"),
+        ({"query_id": 81.0}, {}, InputError, r'query_id is double.*astype\("Int64"\)'),
+        ({"label": [[1, 2]]}, {}, InputError, "label is list.*: neither numbers, texts nor times"),
+        ({}, {"behaviors": 0}, InputError, "behaviors = 0, top_k = 0: at least 1"),
+        ({}, {"behaviors": 5, "top_k": 6}, InputError, "behaviors = 5, top_k = 6"),
     ],
 )
 def test_what_cannot_be_used_is_refused(
@@ -201,6 +207,23 @@ def test_what_cannot_be_used_is_refused(
         asked = asked.drop(columns=[column])
     with pytest.raises(error, match=says):
         Loader(store, asked, **settings)
+
+
+def test_a_service_of_ones_own_is_guarded_too_and_keeps_the_most_similar(store: FeatureStore) -> None:
+    """The encoder's training stands with its vectors, whoever names them; and the order of features says nothing."""
+    from feast import FeatureService
+
+    views = [store.get_feature_view(name) for name in ("user_behavior", "item_embedding_v1", "item_profile")]
+    mine = FeatureService(name="mine", features=[views[0][["times", "item_ids"]], *views[1:]])
+    store.apply([mine])
+    try:
+        with pytest.raises(LeakError, match="1 of 1 rows are from before 2026-05-02"):
+            Loader(store, rows((5, 1, 81, MAY + HOUR)), "mine", vectors=("item",), now=NOW)
+        loader = Loader(store, rows((5, 2, 81, MAY + 4 * DAY)), "mine", vectors=("item_ids",), behaviors=3, top_k=1, now=NOW)
+        (found,) = loader.batches(1)
+        assert (found["item_ids"].tolist(), found["times"].shape) == ([[2]], (1, 1))
+    finally:
+        store.delete_feature_service("mine")
 
 
 def test_a_service_of_two_contracts_is_refused(store: FeatureStore) -> None:
@@ -237,7 +260,7 @@ def test_what_the_leak_would_have_been_worth(tmp_path: Path) -> None:
     def freshness(offset: dt.timedelta) -> float:
         """AUC of "clicked within the last second, as far as is known" when rows see what is known ``offset`` later."""
         asked = rows(*((user, 1, -1, when + offset) for when, user, _ in shown))
-        (found,) = Loader(store, asked, "ctr_v1", vectors=(), now=NOW).batches(1000)
+        (found,) = Loader(store, asked, "ctr_v1", vectors=(), now=NOW, seen_by_encoder=True).batches(1000)
         newest = found["times"][:, -1]
         seconds = (found["event_timestamp"] - newest) / 1e6
         return float(roc_auc_score(labels, (seconds < 1).astype(float)))

@@ -112,11 +112,22 @@ def test_every_draw_is_the_auc_of_its_users_ties_and_all() -> None:
     labels, _, users = drawn(200, 4)
     scores = np.random.default_rng(5).integers(0, 12, 200) / 12
     known, place = np.unique(users, return_inverse=True)
-    counts = np.random.default_rng(6).multinomial(len(known), np.full(len(known), 1 / len(known)), 5).astype(np.float32)
-    found = metrics._weighted(labels, scores, place, counts)
-    for draw, value in zip(counts, found, strict=True):
-        rows = np.repeat(np.arange(200), draw[place].astype(int))
-        assert value == pytest.approx(metrics.auc(labels[rows], scores[rows]))
+    model = metrics._sorted(labels, scores, place)
+    for draw in np.random.default_rng(6).multinomial(len(known), np.full(len(known), 1 / len(known)), 5):
+        rows = np.repeat(np.arange(200), draw[place])
+        assert metrics._weighted(model, draw.astype(np.float64)) == pytest.approx(metrics.auc(labels[rows], scores[rows]))
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_seeds_that_differ_by_chance_are_seldom_called_better(seeds: int) -> None:
+    """Two arms whose models are drawn from one lot, far apart: 5 % may seem different, and a few more by the chance of this test."""
+    generator = np.random.default_rng(8)
+    labels, users = generator.integers(0, 2, 400), np.arange(400)
+    called = 0
+    for _ in range(120):
+        left, right = ([labels * generator.normal(0.6, 0.4) + generator.normal(size=400) for _ in range(seeds)] for _ in range(2))
+        called += metrics.auc_difference(labels, left, right, users, seed=0, draws=40).verdict in ("better", "worse")
+    assert called <= 15
 
 
 def test_no_difference_is_told_from_too_little_data() -> None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from moon_ops.errors import StageError
-from moon_ops.lake import changes, statistics
+from moon_ops.lake import changes
 from moon_ops.lake.statistics import BEHAVIOR, BEHAVIORS, NO_QUERY, PROFILE, STATS, StatisticsReport, derive
 from moon_ops.lake.tables import SCHEMAS, Lake
 
@@ -115,14 +115,18 @@ def test_a_click_is_known_only_after_itself(lake: Lake) -> None:
     assert behavior["created"] == behavior["event_timestamp"]
 
 
-def test_the_last_thousand_clicks_are_kept_oldest_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert BEHAVIORS == 1000
-    monkeypatch.setattr(statistics, "BEHAVIOR_SQL", statistics.BEHAVIOR_SQL.replace(f"{BEHAVIORS - 1} PRECEDING", "49 PRECEDING"))
+def test_the_last_clicks_are_kept_oldest_first_and_another_length_makes_them_anew(tmp_path: Path) -> None:
     clicks = [event(at(1) + n * dt.timedelta(minutes=1), n, "click", query_id=1000 + n) for n in range(60)]
     lake = lake_of(tmp_path, ITEMS, clicks[::-1])
-    derive(lake)
+    derive(lake, length=50)
     rows = lake.read(BEHAVIOR).to_pylist()
     assert [row["item_ids"] for row in rows] == [list(range(max(0, n - 49), n + 1)) for n in range(60)]
+    derive(lake, length=1000)
+    assert [len(row["item_ids"]) for row in lake.read(BEHAVIOR).to_pylist()] == list(range(1, 61))
+    version = lake.open(BEHAVIOR).version
+    derive(lake, length=1000)
+    assert lake.open(BEHAVIOR).version == version
+    derive(lake, length=50)
     assert rows[-1]["query_ids"] == list(range(1010, 1060))
     assert rows[-1]["times"] == [micros(at(1)) + n * 60_000_000 for n in range(10, 60)]
 

@@ -33,6 +33,10 @@ def test_a_click_model_learns_on_brought_vectors(copied: Settings, now: dt.datet
     made = brought.bring(copied, file, trained_until=until, now=now)
     assert (made.encoder, made.dim) == (2, 8)
     assert brought.bring(copied, file, trained_until=until, now=now) == made, "the same file is the same encoder"
+    later = until + dt.timedelta(days=1)
+    assert brought.bring(copied, file, trained_until=later, now=now) == made
+    assert stages.trained_until(copied, 2) == later, "a date that was wrong is corrected"
+    brought.bring(copied, file, trained_until=until, now=now)
     ids, vectors = vector_tables.vectors_as_of(copied.lake, 2, now)
     assert len(ids) == len(items_as_of(copied.lake, now)) - 1
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(len(ids)), abs=1e-5)
@@ -48,7 +52,11 @@ def test_a_click_model_learns_on_brought_vectors(copied: Settings, now: dt.datet
     [
         ({"item_id": [1]}, "holds no columns item_id and embedding"),
         ({"item_id": [1, 2], "embedding": [[1.0], [1.0, 2.0]]}, "lengths of embedding"),
-        ({"item_id": ["a"], "embedding": [[1.0]]}, "bring vectors of one length"),
+        ({"item_id": ["a"], "embedding": [[1.0]]}, "holds no columns item_id and embedding"),
+        ({"item_id": [1], "embedding": [1.0]}, "holds no columns item_id and embedding"),
+        ({"item_id": [1], "embedding": [["x"]]}, "holds no columns item_id and embedding"),
+        ({"item_id": [1, None], "embedding": [[1.0], [2.0]]}, "bring vectors of one length"),
+        ({"item_id": [10**15], "embedding": [[1.0]]}, "none of the 1 ids in"),
         ({"item_id": [1, 1], "embedding": [[1.0], [2.0]]}, "two of one item"),
         ({"item_id": [1], "embedding": [[0.0]]}, "of no length"),
     ],

@@ -45,8 +45,9 @@ def test_a_metric_that_an_encoder_lacks_is_left_out() -> None:
     some = points(0.0)
     lacking = [replace(some[0], metrics={RECALL: 0.1}), *some[1:]]
     assert {s.metric for s in exchange_rate.slopes(lacking)} == {RECALL}
-    same = [replace(p, metrics={RECALL: 0.5}) for p in some]
-    assert np.isnan(exchange_rate.slopes(same)[0].slope)
+    for metrics in ({RECALL: 0.5}, {"training/loss": 1.0}):
+        with pytest.raises(StageError, match="do not differ in image_search/recall@10, or have none"):
+            exchange_rate.slopes([replace(p, metrics=metrics) for p in some])
 
 
 def test_what_is_kept_can_be_read_by_a_gate(released: Settings, tmp_path: Path) -> None:
