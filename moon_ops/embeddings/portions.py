@@ -17,6 +17,7 @@ from moon_ops.embeddings import vector_tables
 from moon_ops.embeddings.due import contents, known
 from moon_ops.embeddings.pipeline import Embedded
 from moon_ops.embeddings.vector_tables import excused_table_name, query_table_name, table_name
+from moon_ops.lake import changes
 from moon_ops.lake.contract import Sample, item_sample, query_sample
 from moon_ops.lake.tables import Lake
 
@@ -53,6 +54,7 @@ class Items:
     lake: Lake
     encoder: int
     now: dt.datetime
+    erasures: int  # there had been, when the work was found
 
     def samples(self, rows: pa.Table) -> list[Sample]:
         """Text and pictures of each item version; nothing of one that was erased."""
@@ -63,7 +65,8 @@ class Items:
         for image_id, reason in made.unread.items():
             log.warning("picture %s could not be read (%s): its item is embedded from what is left", image_id, reason)
         with self.lake.erasing(shared=True):
-            there = known(self.lake.open("items"), rows)
+            same = changes.erasures(self.lake) == self.erasures  # else all of the table's ids would be looked through each time
+            there = [True] * rows.num_rows if same else known(self.lake.open("items"), rows)
             keep = [row for row in made.kept() if there[row]]
             left = [row for row in sorted(made.excused) if there[row]]
             vectors = {"embedding": vector_tables.as_column(made.vectors[keep])}

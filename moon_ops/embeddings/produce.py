@@ -66,10 +66,11 @@ def embed(lake: Lake, runtime: Runtime, version: int, *, now: dt.datetime, worke
     name, excuses = table_name(version), excused_table_name(version)
     for table in (name, excuses):
         vector_tables.create(lake, table, runtime)
+    erasures = changes.erasures(lake)  # before the work is found
     work, began = due(lake, version), time.perf_counter()
     again = pc.is_in(work.superseded, vector_tables.version_ids(work.rows))
     vector_tables.withdraw(lake, name, work.superseded.filter(again))  # they are due, and inserted only where there are none
-    count = _run(engine or local(runtime), lake, Items(lake, version, now), work.rows, workers, f"embed v{version}")
+    count = _run(engine or local(runtime), lake, Items(lake, version, now, erasures), work.rows, workers, f"embed v{version}")
     _require_complete(lake, work, name, excuses, version)
     vector_tables.withdraw(lake, name, work.superseded.filter(pc.invert(again)))  # now that their successors are there
     rate = work.rows.num_rows / (time.perf_counter() - began)

@@ -63,6 +63,11 @@ def mark(lake: Lake, table: str, **marks: float) -> None:
                 raise
 
 
+def erasures(lake: Lake) -> int:
+    """How many times somebody has begun to erase items."""
+    return int(marks(lake, "items").get("erasures", 0))
+
+
 def marks(lake: Lake, table: str) -> dict[str, Any]:
     """The numbers in the table's configuration, by name; empty where the table has none or is not there."""
     if not lake.exists(table):

@@ -150,6 +150,9 @@ def _forget(settings: Settings, name: str, where: str, note: Note) -> int:
     count = table.count_rows(filter=where)
     if not note(f"lake/{name}", count):
         return 0  # and older versions stay: a mistyped id must not cost the table its history
+    if count and name == "items":
+        changes.mark(settings.lake, name, erasures=changes.erasures(settings.lake) + 1)  # first: who embeds meanwhile looks what is left
+        table = settings.lake.open(name)
     if count and name in (statistics.BEHAVIOR, statistics.STATS):
         changes.mark(settings.lake, name, events=changes.NOTHING)  # first: if this is killed, they are derived anew all the same
         table = settings.lake.open(name)

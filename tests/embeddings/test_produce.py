@@ -22,7 +22,7 @@ from moon_ops.embeddings.due import contents, due
 from moon_ops.embeddings.produce import EmbedReport
 from moon_ops.embeddings.runtime import Runtime
 from moon_ops.errors import ContractError, StageError
-from moon_ops.lake import images
+from moon_ops.lake import changes, images
 from moon_ops.lake.contract import Sample, item_sample
 from moon_ops.lake.ingest import ingest
 from moon_ops.lake.regions import DETECTORS
@@ -205,6 +205,7 @@ def test_an_item_that_is_erased_while_it_is_embedded_does_not_come_back(
     commit = portions.Items.commit
 
     def erased_meanwhile(self: portions.Items, rows: pa.Table, made: Any) -> Any:
+        changes.mark(self.lake, "items", erasures=1)
         self.lake.open("items").delete("item_id = 2")
         return commit(self, rows, made)
 

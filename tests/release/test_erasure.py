@@ -16,6 +16,7 @@ import pytest
 
 from moon_ops.embeddings import features, online_store
 from moon_ops.errors import InputError
+from moon_ops.lake import changes
 from moon_ops.lake.tables import SCHEMAS, items_as_of
 from moon_ops.release import erasure, maintenance, publication
 from moon_ops.release.erasure import Receipt, erase
@@ -103,6 +104,10 @@ def test_all_other_items_stay_and_the_release_keeps_its_tag(erased: tuple[Settin
     assert (publication.tables(settings, 1).items.rows(ids) >= 0).all()
     tagged = settings.lake.open("embeddings/v1")
     assert lance.dataset(tagged.uri, version=tagged.tags.list()["release-1"]["version"]).count_rows() == tagged.count_rows()
+
+
+def test_who_embeds_meanwhile_is_told(erased: tuple[Settings, dict[str, Any], Receipt]) -> None:
+    assert changes.erasures(erased[0].lake) == 1
 
 
 def test_a_mistyped_id_costs_no_table_its_history(copied: Settings, now: dt.datetime) -> None:
