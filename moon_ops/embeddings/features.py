@@ -27,6 +27,7 @@ from moon_ops.lake import statistics
 from moon_ops.lake.tables import Lake
 
 REPO = Path(__file__).resolve().parents[2] / "feature_repo"
+PATIENCE = {"socket_connect_timeout": 10, "socket_timeout": 60}  # seconds: a Redis that does not answer must not hold everybody's turn
 MLFLOW = 'mlflow: {{enabled: true, tracking_uri: "{}", auto_log: false}}\n'  # in notebooks; our own stages ask MLflow themselves
 FOREVER = dt.timedelta(0)  # Feast's spelling
 ITEM = Entity(name="item", join_keys=["item_id"], value_type=ValueType.INT64)
@@ -48,6 +49,7 @@ def prepare(home: Path, redis: str) -> None:
     place = (home / "feature_store").absolute()
     place.mkdir(parents=True, exist_ok=True)
     # Feast would skip a row of the same time as the one there, and drop every correction; ours come once each, the newest last.
+    redis += "".join(f",{name}={seconds}" for name, seconds in PATIENCE.items() if redis and name not in redis)
     remote = f'{{type: redis, skip_dedup: true, connection_string: "{redis}"}}'
     online = remote if redis else f"{{type: sqlite, path: {place / 'online.db'}}}"
     os.environ["MOON_REGISTRY"] = os.environ.get("MOON_FEAST_REGISTRY") or f"sqlite:///{place / 'registry.db'}"
