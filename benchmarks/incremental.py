@@ -43,7 +43,7 @@ def made_up(count: int, dim: int, seed: int = 0) -> NDArray[np.float32]:
 
 def base(home: Path, count: int, runtime: Runtime) -> Settings:
     """A home with a published catalogue of ``count`` items."""
-    settings = Settings(home=home, lake=Lake(str(home / "lake")), tracking_uri="", workers=2)
+    settings = Settings(home=home, lake=Lake(str(home / "lake")), tracking_uri=f"sqlite:///{home / 'mlflow.db'}", workers=2)
     lake, name = settings.lake, vector_tables.table_name(1)
     for table in (name, vector_tables.query_table_name(1), vector_tables.excused_table_name(1)):
         vector_tables.create(lake, table, runtime)
