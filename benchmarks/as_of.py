@@ -41,7 +41,7 @@ def stamps(values: np.ndarray) -> pa.Array:
 
 
 def made_up(home: Path) -> FeatureStore:
-    """A published shop with 2 sequences of ``LENGTH`` clicks for each user, and random unit vectors."""
+    """A published shop with twice ``LENGTH`` clicks for each user, and random unit vectors."""
     generator, lake = np.random.default_rng(0), Lake(str(home / "lake"))
     days = np.repeat(np.arange(DAYS), ITEMS) * DAY + START
     counts = generator.integers(0, 1000, ITEMS * DAYS)
@@ -52,13 +52,10 @@ def made_up(home: Path) -> FeatureStore:
     profile = {"item_id": one, "spu_id": one, "category": pa.array([f"c{i % 300}" for i in range(ITEMS)]), "seller_id": one % 5000}
     profile |= {"brand": pa.array([f"b{i % 2000}" for i in range(ITEMS)]), "price": generator.random(ITEMS) * 100}
     write(lake, statistics.PROFILE, pa.table({**profile, "event_timestamp": began, "created": began}))
-    users, since = np.repeat(np.arange(USERS), 2), stamps(START + np.tile([0, 5 * DAY], USERS))
-    offsets = np.arange(2 * USERS + 1, dtype=np.int32) * LENGTH
-    lists = {
-        name: pa.ListArray.from_arrays(offsets, pa.array(generator.integers(0, ITEMS, 2 * USERS * LENGTH)))
-        for name in ("item_ids", "query_ids", "times")
-    }
-    write(lake, statistics.BEHAVIOR, pa.table({"user_id": users, **lists, "event_timestamp": since, "created": since}))
+    users, order = np.repeat(np.arange(USERS), 2 * LENGTH), np.tile(np.arange(LENGTH), 2 * USERS)
+    known = stamps(START + np.tile(np.repeat([0, 5 * DAY], LENGTH), USERS) + order)
+    clicks = {name: generator.integers(0, ITEMS, len(users)) for name in ("item_id", "query_id")}
+    write(lake, statistics.BEHAVIOR, pa.table({"user_id": users, **clicks, "event_timestamp": known, "created": known}))
     vectors = generator.normal(size=(ITEMS, DIM)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     for name, key in (("embeddings/v1", "item_id"), ("query_embeddings/v1", "query_id")):
@@ -68,7 +65,7 @@ def made_up(home: Path) -> FeatureStore:
         schema = vector_tables.schema_of(name, DIM, "c-bench")
         write(lake, name, pa.table(columns).select(schema.names).cast(schema))
     store = features.open_store(home)
-    features.apply(store, home, features.definitions(lake, [1]))
+    features.apply(store, home, features.definitions(lake, [1], behaviors=LENGTH))
     return store
 
 

@@ -1,6 +1,6 @@
 """A user's behaviour sequence in batches: ids, categories and vectors of the last clicks, gathered by position.
 
-All sequences lie end to end in flat arrays, coded once. For long ones (1,000) the clicks most similar in content to the target are chosen
+All sequences lie in flat arrays, each click coded once. For long ones (1,000) the clicks most similar in content to the target are chosen
 first, as in MUSE's general search unit, and the model reads only these. B rows, S behaviours read, L behaviours known, D dimensions.
 """
 
@@ -20,26 +20,29 @@ if TYPE_CHECKING:
     from moon_ops.ctr.dataset import Vectors
 
 Ints = NDArray[np.int64]
+UNSEEN = -1e30  # the likeness of a click without a vector: less than any other's
 SEARCHED = 1 << 22  # floats of vectors that a search for the most similar clicks holds at a time: 16 MB
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Where each of M lists ends, which lie end to end, and how long it is; the last of each [M + 1] is that of no list."""
+    """Where each of M lists ends in an array of values, and how long it is; the last of each [M + 1] is that of no list."""
 
     ends: Ints
     counts: Ints
 
     @classmethod
     def of(cls, column: pa.ChunkedArray) -> Lengths:
-        """Of the lists of a column; null is empty."""
-        counts = pc.fill_null(pc.list_value_length(column.combine_chunks()), 0).to_numpy(zero_copy_only=False).astype(np.int64)
-        return cls(np.append(np.cumsum(counts), 0), np.append(counts, 0))
+        """Of the lists of a column, which may lie in one another (list views); null is empty."""
+        lists = column.combine_chunks()
+        counts = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+        starts = np.asarray(lists.offsets, np.int64)[: len(lists)]  # a list has an offset more, where the last one ends
+        return cls(np.append(starts + counts, 0), np.append(counts, 0))
 
 
 @dataclass(frozen=True)
 class Behaviors:
-    """Sequences of M feature rows, F behaviours in all; :meth:`of` looks at the last ``length`` of each."""
+    """Sequences of M feature rows, F clicks in all; :meth:`of` looks at the last ``length`` of each."""
 
     lengths: Lengths
     items: Ints  # [F + 1] rows of the embedding table; the last stands for nothing, here and below
@@ -74,6 +77,10 @@ class Behaviors:
             length=length,
             top_k=top_k,
         )
+
+    def known(self) -> list[Ints]:
+        """All that tells these sequences from others."""
+        return [self.lengths.ends, self.lengths.counts, self.items, self.categories, self.queries, self.item_codes, self.query_codes]
 
     def of(self, at: Ints, times: Ints, target: NDArray[np.float32] | None) -> Seen:
         """The behaviours of feature rows ``at`` [B] (-1: none), oldest first and filled from the left, as of ``times`` [B]."""
@@ -117,7 +124,9 @@ def most_similar(places: Ints, codes: Ints, vectors: Vectors, times: Ints, targe
     some = max(1, SEARCHED // (places.shape[1] * target.shape[1]))
     for start in range(0, len(places), some):
         rows = slice(start, start + some)
-        similar = np.einsum("bld,bd->bl", vectors.gather(vectors.at(codes[places[rows]], times[rows, None])), target[rows])
+        found = vectors.at(codes[places[rows]], times[rows, None])
+        similar = np.einsum("bld,bd->bl", vectors.gather(found), target[rows])
+        similar = np.where(found >= 0, similar, UNSEEN)
         similar = np.where(places[rows] >= 0, similar, -np.inf)
         best = np.sort(np.argpartition(-similar, k - 1, axis=1)[:, :k], axis=1)
         picked = np.take_along_axis(places[rows], best, 1)
@@ -126,11 +135,8 @@ def most_similar(places: Ints, codes: Ints, vectors: Vectors, times: Ints, targe
 
 
 def flat(column: pa.ChunkedArray) -> Ints:
-    """The values of all lists, end to end, and a -1 that stands for nothing."""
-    values = column.combine_chunks().flatten()
-    out = np.full(len(values) + 1, -1)
-    out[:-1] = values.to_numpy(zero_copy_only=False)
-    return out
+    """The values that :class:`Lengths` counts in, and a -1 that stands for nothing."""
+    return np.append(pc.fill_null(column.combine_chunks().values, -1).to_numpy(zero_copy_only=False), -1)
 
 
 assert NOTHING == 0, "what -1 leads to is coded as nothing by the vocabulary"

@@ -69,9 +69,12 @@ class Loader:
             _require_unseen(store, self.times, self.service)
         if not isinstance(behaviors, int) or behaviors < 1 or not 0 <= top_k <= behaviors:
             raise InputError(f"behaviors = {behaviors}, top_k = {top_k}: at least 1, and from 0 to behaviors", action="give other numbers")
+        features.require_behaviors(store, self.service, behaviors)
         self.length, self.top_k = behaviors, top_k if top_k < behaviors else 0
         self.joined = as_of.join(store, table, self.service)
         _require_no_clash(table, self.joined)
+        if isinstance(vectors, str):
+            raise InputError(f"vectors = {vectors!r} is one text", action=f"give a list, e.g. [{vectors!r}]")
         kinds = {SEQUENCES.get(name, name) for name in vectors} | ({"item"} if self.top_k else set())
         self.vectors = {kind: _vectors(store, self.service, kind) for kind in sorted(kinds)}
         self.wanted = tuple(vectors)
@@ -88,10 +91,12 @@ class Loader:
         return len(self.joined)
 
     def batches(self, size: int, *, seed: int | None = None, workers: int = 2) -> Iterator[Batch]:
-        """All rows once, ``size`` at a time, in their order or shuffled by ``seed``; the last batch may be smaller. Threads work ahead."""
+        """All rows once, ``size`` at a time (the last may be fewer), in order or shuffled by ``seed``; ``workers`` threads work ahead."""
+        for name, value, least in (("size", size, 1), ("workers", workers, 1), ("seed", 0 if seed is None else seed, 0)):
+            if value < least:
+                raise InputError(f"{name} = {value} must be at least {least}", action="give another number")
         order = np.arange(len(self)) if seed is None else np.random.default_rng(seed).permutation(len(self))
-        for _, made in prefetched(self.batch, order, size, workers=workers):
-            yield made
+        return (made for _, made in prefetched(self.batch, order, size, workers=workers))
 
     def batch(self, chosen: Ints) -> Batch:
         """The rows ``chosen`` [B]."""
@@ -159,7 +164,7 @@ def _table(rows: pd.DataFrame | pa.Table) -> pa.Table:
 
 
 def _is_list(column: pa.ChunkedArray) -> bool:
-    return pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
+    return any(is_kind(column.type) for is_kind in (_IS.is_list, _IS.is_large_list, _IS.is_list_view, _IS.is_large_list_view))
 
 
 def _service(store: FeatureStore, service: str | FeatureService) -> FeatureService:
@@ -168,6 +173,10 @@ def _service(store: FeatureStore, service: str | FeatureService) -> FeatureServi
     if name not in known:
         there = ", ".join(sorted(known)) or "none"
         raise StageError(f"Feast has no feature service {name} (there are: {there})", action="name one of these, or run `moon publish`")
+    renamed = [p.name for p in known[name].feature_view_projections if p.join_key_map or p.name_alias]
+    if renamed:
+        problem = f"service {name} gives {renamed[0]} another name or key (with_name, with_join_key_map), which the loader does not know"
+        raise InputError(problem, action="rename the columns of rows instead")
     return known[name]
 
 

@@ -19,6 +19,7 @@ from feast import FeatureService, FeatureStore, FeatureView
 from numpy.typing import NDArray
 
 from moon_ops.embeddings import features, vector_tables
+from moon_ops.embeddings.sequences import STORED
 from moon_ops.embeddings.table import MISSING
 from moon_ops.errors import InputError
 from moon_ops.lake.tables import STAMP
@@ -93,6 +94,10 @@ class Joined:
     def __len__(self) -> int:
         return int(self.rows.num_rows)
 
+    def head(self, count: int) -> Joined:
+        """The first ``count`` rows."""
+        return Joined(self.rows.slice(0, count), self.views, {name: at[:count] for name, at in self.at.items()})
+
     def view_of(self, column: str) -> str:
         """The view that has a feature."""
         return next(name for name, view in self.views.items() if column in view.column_names)
@@ -129,8 +134,10 @@ def join(store: FeatureStore, rows: pa.Table, service: FeatureService) -> Joined
 
 def read(view: FeatureView, columns: Sequence[str]) -> tuple[History, pa.Table]:
     """A view's history and, in the order in which it numbers them, its rows' ``columns``."""
-    names = _names(view)
-    table = features.dataset_of(view).to_table(columns=list(dict.fromkeys([*names, *columns])))
+    names, clicks = _names(view), features.clicks_of(view)
+    wanted = list(dict.fromkeys([*names, *columns])) if clicks is None else list(STORED)
+    table = features.dataset_of(view).to_table(columns=wanted)
+    table = table if clicks is None else clicks.of(table)
     return _history(view, table, names), table.select(list(columns))
 
 

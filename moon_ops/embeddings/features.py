@@ -21,8 +21,9 @@ from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, Valu
 from feast.infra.data_sources.contrib.lance.lance_source import LanceSource
 from feast.types import Array, Float32, Float64, Int64, String
 
+from moon_ops.embeddings.sequences import ClickSequences
 from moon_ops.embeddings.vector_tables import contract_of, query_table_name, table_name
-from moon_ops.errors import StageError
+from moon_ops.errors import InputError, StageError
 from moon_ops.lake import statistics
 from moon_ops.lake.tables import Lake
 
@@ -35,6 +36,7 @@ USER = Entity(name="user", join_keys=["user_id"], value_type=ValueType.INT64)
 QUERY = Entity(name="query", join_keys=["query_id"], value_type=ValueType.INT64)
 VECTORS = "_embedding_"  # in the names of the views of vectors
 VECTOR = {"embedding": Array(Float32)}
+TIMES: dict[str, Any] = {"timestamp_field": "event_timestamp", "created_timestamp_column": "created"}
 
 Thing = Entity | FeatureView | FeatureService
 
@@ -79,18 +81,26 @@ def versions(lake: Lake) -> list[int]:
     return sorted(int(name[1:]) for name in lake.under("embeddings") if name[:1] == "v" and name[1:].isdigit())
 
 
-def definitions(lake: Lake, live: Sequence[int], trained_until: Mapping[int, str] | None = None) -> list[Thing]:
-    """All entities, views and services for the ``live`` encoders; services say until when the encoder was trained, where that is known."""
-    profile = _view("item_profile", ITEM, FOREVER, _PROFILE, lake.address(statistics.PROFILE))
-    stats = _view("item_stats", ITEM, dt.timedelta(days=2), _STATS, lake.address(statistics.STATS))  # there is a row a day
-    behavior = _view("user_behavior", USER, FOREVER, _BEHAVIOR, lake.address(statistics.BEHAVIOR))
+def definitions(
+    lake: Lake, live: Sequence[int], trained_until: Mapping[int, str] | None = None, behaviors: int = statistics.BEHAVIORS
+) -> list[Thing]:
+    """All entities, views and services for the ``live`` encoders; services say until when the encoder was trained, where that is known.
+
+    Of users' behaviour the last ``behaviors`` clicks are shown.
+    """
+    profile = _view("item_profile", ITEM, FOREVER, _PROFILE, _source("item_profile", lake.address(statistics.PROFILE)))
+    day = _source("item_stats", lake.address(statistics.STATS))
+    stats = _view("item_stats", ITEM, dt.timedelta(days=2), _STATS, day)  # there is a row a day
+    clicks = ClickSequences(length=behaviors, name="user_behavior", uri=lake.address(statistics.BEHAVIOR), **TIMES)
+    behavior = _view("user_behavior", USER, FOREVER, _BEHAVIOR, clicks)
     things: list[Thing] = [ITEM, USER, QUERY, profile, stats, behavior]
     for version in live:
         tags = {"contract_id": contract_of(lake, version), "encoder": str(version)}
         if until := (trained_until or {}).get(version):
             tags["trained_until"] = until
-        item = _view(f"item_embedding_v{version}", ITEM, FOREVER, VECTOR, lake.address(table_name(version)), tags)
-        query = _view(f"query_embedding_v{version}", QUERY, FOREVER, VECTOR, lake.address(query_table_name(version)), tags)
+        items, queries = f"item_embedding_v{version}", f"query_embedding_v{version}"
+        item = _view(items, ITEM, FOREVER, VECTOR, _source(items, lake.address(table_name(version))), tags)
+        query = _view(queries, QUERY, FOREVER, VECTOR, _source(queries, lake.address(query_table_name(version))), tags)
         things += [item, query, FeatureService(name=service_name(version), features=[profile, stats, behavior, item, query], tags=tags)]
     return things
 
@@ -106,11 +116,14 @@ def service_name(version: int) -> str:
 
 
 def _view(
-    name: str, entity: Entity, ttl: dt.timedelta, fields: dict[str, Any], uri: str, tags: dict[str, str] | None = None
+    name: str, entity: Entity, ttl: dt.timedelta, fields: dict[str, Any], source: LanceSource, tags: dict[str, str] | None = None
 ) -> FeatureView:
-    source = LanceSource(name=name, uri=uri, timestamp_field="event_timestamp", created_timestamp_column="created")
     schema = [Field(name=field, dtype=kind) for field, kind in fields.items()]
     return FeatureView(name=name, entities=[entity], ttl=ttl, schema=schema, source=source, tags=tags or {})
+
+
+def _source(name: str, uri: str) -> LanceSource:
+    return LanceSource(name=name, uri=uri, **TIMES)
 
 
 def apply(store: FeatureStore, home: Path, things: Sequence[Thing]) -> None:
@@ -125,6 +138,11 @@ def dataset_of(view: FeatureView) -> lance.LanceDataset:
     source = view.batch_source
     assert isinstance(source, LanceSource), "every view here reads a table of the lake"
     return lance.dataset(source.uri)
+
+
+def clicks_of(view: FeatureView) -> ClickSequences | None:
+    """The source of a view whose rows are made of clicks when they are read; None for one that shows its table as it is."""
+    return view.batch_source if isinstance(view.batch_source, ClickSequences) else None
 
 
 def online(store: FeatureStore, version: int, item_ids: Sequence[int], user_id: int) -> dict[str, list[Any]]:
@@ -150,6 +168,15 @@ def service(store: FeatureStore, version: int) -> FeatureService:
         raise StageError(
             f"Feast has no feature service {service_name(version)}", action=f"run `moon publish --encoder {version}`"
         ) from missing
+
+
+def require_behaviors(store: FeatureStore, service: FeatureService, wanted: int) -> None:
+    """:class:`InputError` if ``service`` shows fewer than ``wanted`` clicks of a user: the others would always be missing."""
+    for projection in service.feature_view_projections:
+        clicks = clicks_of(store.get_feature_view(projection.name))
+        if clicks is not None and clicks.length < wanted:
+            problem = f"behaviors = {wanted}, but {service.name} shows the last {clicks.length} clicks of a user"
+            raise InputError(problem, action=f"ask for no more, or set MOON_BEHAVIORS={wanted} and run `moon publish`")
 
 
 @contextlib.contextmanager

@@ -18,6 +18,8 @@ import pyarrow.compute as pc
 from feast import FeatureStore, FeatureView
 from numpy.typing import NDArray
 
+from moon_ops.embeddings import features
+from moon_ops.embeddings.sequences import STORED
 from moon_ops.embeddings.vector_tables import newest_valid
 from moon_ops.lake import changes
 from moon_ops.lake.tables import STAMP
@@ -45,11 +47,12 @@ def touched(dataset: lance.LanceDataset, key: str, since: Since, now: dt.datetim
 
 def online(store: FeatureStore, view: FeatureView, dataset: lance.LanceDataset, since: Since, now: dt.datetime) -> int:
     """Write the newest valid row of every touched entity to the online store; how many entities."""
-    key = view.join_keys[0]
-    columns = [key, *(f.name for f in view.features), "event_timestamp", "created"]
+    key, clicks = view.join_keys[0], features.clicks_of(view)
+    columns = [key, *(f.name for f in view.features), "event_timestamp", "created"] if clicks is None else list(STORED)
     count = 0
     for ids in _batches(touched(dataset, key, since, now)):
-        rows = _newest(changes.rows_of(dataset, key, ids, columns, f"event_timestamp <= {_literal(now)}"), key)
+        stored = changes.rows_of(dataset, key, ids, columns, f"event_timestamp <= {_literal(now)}")
+        rows = _newest(stored if clicks is None else clicks.of(stored), key)
         if rows.num_rows:
             store.write_to_online_store(view.name, rows.to_pandas())
         count += rows.num_rows

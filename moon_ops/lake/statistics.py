@@ -3,6 +3,7 @@
 A row's ``event_timestamp`` is the first moment at which its values are known, so a point-in-time join never sees the event it is to
 predict: a click counts from one microsecond after itself, a day's counts from the next midnight.
 Item statistics have a row for every day since an item's first event: a dense history lets the join look back two days, not for ever.
+Behaviour has a row for every click; the sequences are made of these when they are read (:mod:`moon_ops.embeddings.sequences`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from moon_ops.lake import changes
 from moon_ops.lake.tables import PRIMARY, Lake
 
 PROFILE, STATS, BEHAVIOR = "features/item_profile", "features/item_stats", "features/user_behavior"
-BEHAVIORS = 100  # the user's last clicks kept in a row, of which there is one a click; a click model may read fewer
+BEHAVIORS = 100  # of a user's last clicks that Feast shows by default; a click model may read fewer
 NO_QUERY = -1  # a click that no query led to
 
 PROFILE_SQL = """
@@ -41,17 +42,13 @@ SELECT item_id, coalesce(sum(impressions) OVER w, 0)::BIGINT AS impressions, coa
 FROM spans LEFT JOIN days USING (item_id, known) WINDOW w AS (PARTITION BY item_id ORDER BY known) ORDER BY event_timestamp, item_id"""
 
 BEHAVIOR_SQL = f"""
-WITH clicks AS (
-    SELECT user_id, event_timestamp + INTERVAL 1 MICROSECOND AS known, item_id, coalesce(query_id, {NO_QUERY}) AS query_id,
-           epoch_us(event_timestamp) AS moment, row_number() OVER (PARTITION BY user_id ORDER BY event_timestamp, item_id) AS number
-    FROM events WHERE event = 'click' AND user_id IS NOT NULL)
-SELECT concat_ws('-', user_id, epoch_us(known)) AS behavior_id, user_id,
-       list(item_id) OVER w AS item_ids, list(query_id) OVER w AS query_ids, list(moment) OVER w AS times,
-       known AS event_timestamp, known AS created
-FROM clicks
-WINDOW w AS (PARTITION BY user_id ORDER BY number ROWS BETWEEN {{before}} PRECEDING AND CURRENT ROW)
-QUALIFY row_number() OVER (PARTITION BY user_id, known ORDER BY number DESC) = 1
-ORDER BY event_timestamp, user_id"""
+SELECT concat_ws('-', user_id, epoch_us(event_timestamp), item_id, query_id, row_number() OVER (
+           PARTITION BY user_id, event_timestamp, item_id, query_id)) AS behavior_id,
+       user_id, item_id, query_id, event_timestamp + INTERVAL 1 MICROSECOND AS event_timestamp,
+       event_timestamp + INTERVAL 1 MICROSECOND AS created
+FROM (SELECT user_id, event_timestamp, item_id, coalesce(query_id, {NO_QUERY}) AS query_id
+      FROM events WHERE event = 'click' AND user_id IS NOT NULL)
+ORDER BY user_id, event_timestamp, item_id, query_id"""
 
 
 @dataclass(frozen=True)
@@ -63,49 +60,55 @@ class StatisticsReport:
     user_behavior: int
 
 
-def derive(lake: Lake, *, behaviour: bool = True, length: int = BEHAVIORS) -> StatisticsReport:
-    """Bring the tables up to date: profiles by the item versions that are new, behaviour by the users who have clicked since, and the
-    counts of items anew if there are new events: every item gets a row a day.
+def derive(lake: Lake, *, behaviour: bool = True) -> StatisticsReport:
+    """Bring the tables up to date: profiles by the item versions that are new, behaviour by the clicks of users who have clicked since,
+    and the counts of items anew if there are new events: every item gets a row a day.
 
     Without ``behaviour`` the other two stay as they are once they are there: new items have no behaviour yet, and every night it is
-    counted. Rows of behaviour hold the last ``length`` clicks; another length makes them anew. A reader sees the old table or the new one.
+    counted. A reader sees the old table or the new one.
     """
     with lake.erasing(shared=True):  # else what was read before an erasure would be written after it
-        return _derive(lake, behaviour=behaviour, length=length)
+        return _derive(lake, behaviour=behaviour)
 
 
-def _derive(lake: Lake, *, behaviour: bool, length: int) -> StatisticsReport:
+def _derive(lake: Lake, *, behaviour: bool) -> StatisticsReport:
     _profile(lake)
     events = changes.newest(lake.open("events")) if lake.exists("events") else changes.NOTHING
     for name in (STATS, BEHAVIOR):
-        there, marks = lake.exists(name), changes.marks(lake, name)
-        same = name == STATS or marks.get("length", length) == length
-        since = int(marks.get("events", changes.NOTHING)) if same else changes.NOTHING
+        there, since = _usable(lake, name), int(changes.marks(lake, name).get("events", changes.NOTHING))
         if not there or (behaviour and since != events):
-            _stats(lake) if name == STATS else _behavior(lake, since, length)
-            changes.mark(lake, name, events=events, length=length)
+            _stats(lake) if name == STATS else _behavior(lake, since if there else changes.NOTHING)
+            changes.mark(lake, name, events=events)
     pa.default_memory_pool().release_unused()  # whole histories were in memory
     return StatisticsReport(*(lake.count(name) for name in (PROFILE, STATS, BEHAVIOR)))
+
+
+def _usable(lake: Lake, name: str) -> bool:
+    """Whether the table is there, and not one of before, when a row of behaviour held a whole sequence."""
+    return lake.exists(name) and (name != BEHAVIOR or "item_ids" not in lake.open(name).schema.names)
 
 
 def _stats(lake: Lake) -> None:
     _write(lake, STATS, _sql(STATS_SQL, events=lake.read("events", ["event_timestamp", "item_id", "event"])))
 
 
-def _behavior(lake: Lake, since: int, length: int) -> None:
-    """Add the rows of users who have clicked since, and correct those before which an event has come late; killed, it adds none twice."""
-    query = BEHAVIOR_SQL.format(before=length - 1)
+def _behavior(lake: Lake, since: int) -> None:
+    """Add the clicks that are not there yet, of users who have clicked since; killed, it adds none twice."""
     columns, clicks = ["event_timestamp", "user_id", "item_id", "query_id", "event"], "event = 'click' AND user_id IS NOT NULL"
-    if since == changes.NOTHING or "behavior_id" not in lake.open(BEHAVIOR).schema.names:
-        _write(lake, BEHAVIOR, _keyed(_sql(query, events=lake.read("events", columns, clicks)), "behavior_id"))
+    if since == changes.NOTHING:
+        _write(lake, BEHAVIOR, _keyed(_sql(BEHAVIOR_SQL, events=lake.read("events", columns, clicks)), "behavior_id"))
         return
-    events, known = lake.open("events"), lake.open(BEHAVIOR)
+    events = lake.open("events")
     users = changes.newer(events, since, ["user_id"], clicks)["user_id"].combine_chunks().unique()
-    fresh = _sql(query, events=changes.rows_of(events, "user_id", users, columns, clicks))
-    there = changes.rows_of(known, "user_id", users, fresh.column_names)
-    changed = _sql("SELECT * FROM fresh ANTI JOIN there USING (behavior_id, item_ids, query_ids, times)", fresh=fresh, there=there)
-    merge = known.merge_insert(["behavior_id"]).when_matched_update_all().when_not_matched_insert_all()
-    merge.execute(changed.select(fresh.column_names).cast(known.schema))
+    fresh = _sql(BEHAVIOR_SQL, events=changes.rows_of(events, "user_id", users, columns, clicks))
+    known = changes.rows_of(lake.open(BEHAVIOR), "user_id", users, ["behavior_id"])
+    missing = _sql("SELECT * FROM fresh ANTI JOIN known USING (behavior_id) ORDER BY ALL", fresh=fresh, known=known)
+    _insert(lake, BEHAVIOR, "behavior_id", _keyed(missing, "behavior_id"))
+
+
+def _insert(lake: Lake, name: str, key: str, rows: pa.Table) -> None:
+    """Add the rows whose key is not there yet."""
+    lake.open(name).merge_insert([key]).when_not_matched_insert_all().execute(rows)
 
 
 def _write(lake: Lake, name: str, table: pa.Table) -> None:
@@ -128,7 +131,7 @@ def _profile(lake: Lake) -> None:
     fresh = _keyed(_sql(PROFILE_SQL, items=changes.newer(items, since, columns)), "profile_id")
     if not lake.exists(PROFILE):
         lake.append(PROFILE, fresh.schema.empty_table())
-    lake.open(PROFILE).merge_insert(["profile_id"]).when_not_matched_insert_all().execute(fresh)
+    _insert(lake, PROFILE, "profile_id", fresh)
     changes.mark(lake, PROFILE, items=changes.newest(items))
 
 

@@ -92,7 +92,7 @@ def _erase(settings: Settings, item_id: int, now: dt.datetime, note: Note, *, ag
     with lake.one_writer(), lake.erasing():
         for name, where in _rows(lake, item_id).items():
             found += _forget(settings, name, where, note)
-    statistics.derive(lake, length=settings.behaviors)
+    statistics.derive(lake)
     store = features.open_store(settings.home, settings.redis)
     with contextlib.ExitStack() as turns:  # whoever hands a view over now read it before, and may still bring the item
         for view in publication.views(settings, features.versions(lake)):
@@ -124,7 +124,10 @@ def _rows(lake: Lake, item_id: int) -> dict[str, str]:
 
 def _behaviours(lake: Lake, item_id: int) -> dict[str, str]:
     name = statistics.BEHAVIOR
-    return {name: f"array_has(item_ids, {item_id})"} if lake.exists(name) else {}
+    if not lake.exists(name):
+        return {}
+    whole = "item_ids" in lake.open(name).schema.names  # a table of before; it is made anew in this pass
+    return {name: f"array_has(item_ids, {item_id})" if whole else f"item_id = {item_id}"}
 
 
 def _refused(lake: Lake, item_id: int) -> str:
@@ -153,7 +156,7 @@ def _forget(settings: Settings, name: str, where: str, note: Note) -> int:
     if count and name == "items":
         changes.mark(settings.lake, name, erasures=changes.erasures(settings.lake) + 1)  # first: who embeds meanwhile looks what is left
         table = settings.lake.open(name)
-    if count and name in (statistics.BEHAVIOR, statistics.STATS):
+    if count and name == statistics.STATS:
         changes.mark(settings.lake, name, events=changes.NOTHING)  # first: if this is killed, they are derived anew all the same
         table = settings.lake.open(name)
     if count:

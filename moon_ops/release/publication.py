@@ -59,9 +59,9 @@ def publish(settings: Settings, encoder: int, *, now: dt.datetime, behaviour: bo
     versions = lake_versions(settings, encoder)  # as they are before anything is read
     if not behaviour:  # these events are yet to be counted
         versions["events"] = (published_versions(settings, encoder) or {}).get("events", changes.NOTHING)
-    statistics.derive(lake, behaviour=behaviour, length=settings.behaviors)
+    statistics.derive(lake, behaviour=behaviour)
     store = features.open_store(settings.home, settings.redis)
-    features.apply(store, settings.home, features.definitions(lake, [encoder], _trained_until(settings, encoder)))
+    features.apply(store, settings.home, features.definitions(lake, [encoder], _trained_until(settings, encoder), settings.behaviors))
     changed = 0
     for view in (*_shared(settings, store, behaviour=behaviour), f"item_embedding_v{encoder}"):
         with turn(_handed(settings, view)):
@@ -91,8 +91,14 @@ def _trained_until(settings: Settings, encoder: int) -> dict[int, str]:
 
 def _shared(settings: Settings, store: FeatureStore, *, behaviour: bool) -> list[str]:
     """The shared views to hand over: those of items always, the others with ``behaviour``, or if the online store has never had them."""
-    name = online_store.identity(store)
-    return [view for view in SHARED if behaviour or view in ITEMS or _since(settings, view, full=False, online=name).when is None]
+    names = {view: _online_name(store, view) for view in SHARED}
+    return [v for v, name in names.items() if behaviour or v in ITEMS or _since(settings, v, full=False, online=name).when is None]
+
+
+def _online_name(store: FeatureStore, view: str) -> str:
+    """The online store, and how many clicks a view shows there: with another number all of it is handed over again."""
+    clicks, name = features.clicks_of(store.get_feature_view(view)), online_store.identity(store)
+    return name if clicks is None else f"{name}, {clicks.length} clicks"
 
 
 def views(settings: Settings, encoders: list[int]) -> list[contextlib.AbstractContextManager[None]]:
@@ -102,7 +108,7 @@ def views(settings: Settings, encoders: list[int]) -> list[contextlib.AbstractCo
 
 def _online_view(settings: Settings, store: FeatureStore, view: str, now: dt.datetime, *, full: bool) -> int:
     """Hand what changed in a view to the online store; how many rows."""
-    source, online = store.get_feature_view(view), online_store.identity(store)
+    source, online = store.get_feature_view(view), _online_name(store, view)
     dataset = features.dataset_of(source)
     since = _since(settings, view, full=full, online=online)
     when, mark = _not_before(since, now), changes.newest(dataset)

@@ -196,6 +196,8 @@ def test_no_rows_are_no_batches_and_the_unknown_is_nothing(store: FeatureStore) 
         ({"label": [[1, 2]]}, {}, InputError, "label is list.*: neither numbers, texts nor times"),
         ({}, {"behaviors": 0}, InputError, "behaviors = 0, top_k = 0: at least 1"),
         ({}, {"behaviors": 5, "top_k": 6}, InputError, "behaviors = 5, top_k = 6"),
+        ({}, {"behaviors": 101}, InputError, "behaviors = 101, but ctr_v1 shows the last 100 clicks"),
+        ({}, {"vectors": "item"}, InputError, "vectors = 'item' is one text"),
     ],
 )
 def test_what_cannot_be_used_is_refused(
@@ -224,6 +226,26 @@ def test_a_service_of_ones_own_is_guarded_too_and_keeps_the_most_similar(store: 
         assert (found["item_ids"].tolist(), found["times"].shape) == ([[2]], (1, 1))
     finally:
         store.delete_feature_service("mine")
+
+
+@pytest.mark.parametrize("change", [{"size": 0}, {"size": -1}, {"size": 2, "workers": 0}, {"size": 2, "seed": -1}])
+def test_a_number_that_makes_no_batches_is_refused_at_once(store: FeatureStore, change: dict[str, int]) -> None:
+    with pytest.raises(InputError, match=r"= (0|-1) must be at least (0|1)"):
+        Loader(store, rows((5, 1, 81, MAY + 3 * DAY)), "ctr_v1", now=NOW).batches(**change)
+
+
+def test_a_view_of_another_name_or_key_is_refused(store: FeatureStore) -> None:
+    """Feast would join it by another column of the rows."""
+    from feast import FeatureService
+
+    view = store.get_feature_view("item_profile")
+    for n, other in enumerate((view.with_join_key_map({"item_id": "shown_id"}), view.with_name("shown"))):
+        store.apply([FeatureService(name=f"other{n}", features=[other])])
+        try:
+            with pytest.raises(InputError, match=f"service other{n} gives item_profile another name or key"):
+                Loader(store, rows((5, 1, 81, MAY + 3 * DAY)), f"other{n}", vectors=(), now=NOW)
+        finally:
+            store.delete_feature_service(f"other{n}")
 
 
 def test_a_service_of_two_contracts_is_refused(store: FeatureStore) -> None:

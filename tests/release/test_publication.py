@@ -7,7 +7,9 @@ import multiprocessing
 import random
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from moon_ops.embeddings import features, handover, index, portions, vector_tables
+from moon_ops.embeddings import as_of, features, handover, index, portions, vector_tables
 from moon_ops.embeddings.due import due
 from moon_ops.embeddings.index import ItemIndex
 from moon_ops.embeddings.table import RepresentationTable
+from moon_ops.errors import InputError
+from moon_ops.lake import statistics
 from moon_ops.lake.tables import SCHEMAS, items_as_of
 from moon_ops.release import maintenance, publication, stages
+from moon_ops.release.windows import windows
 from moon_ops.settings import Settings
 
 HOUR = dt.timedelta(hours=1)
@@ -213,3 +218,18 @@ def test_a_refresh_killed_twenty_times_ends_with_every_row_once(current: Setting
     assert sorted(map(repr, rows)) == sorted(map(repr, wanted)), "every due row is there once"
     assert index.compaction_due(ItemIndex.open(publication.index_place(current, 1)).header) is None
     agree(current, end)
+
+
+def test_another_number_of_clicks_is_shown_to_everybody(current: Settings, now: dt.datetime) -> None:
+    """Online and offline, without a click more; and a model that reads more than are shown is refused."""
+    fewer = replace(current, behaviors=2)
+    assert publication.publish(fewer, 1, now=now).changed > 0
+    assert publication.publish(fewer, 1, now=now).changed == 0
+    store = features.open_store(fewer.home)
+    user = Counter(fewer.lake.read(statistics.BEHAVIOR, ["user_id"])["user_id"].to_pylist()).most_common(1)[0][0]
+    view = store.get_feature_view("user_behavior")
+    history, rows = as_of.read(view, ["item_ids"])
+    newest = rows["item_ids"][int(history.at(history.codes(np.array([user])), np.array([2**62]))[0])].as_py()
+    assert (features.online(store, 1, [1], user)["item_ids"], len(newest)) == ([newest], 2)
+    with pytest.raises(InputError, match=r"behaviors = 20, but ctr_v1 shows the last 2 clicks of a user → .*MOON_BEHAVIORS=20"):
+        stages.train_ctr(fewer, 1, "ctr-din", windows(fewer.lake, trained_until=stages.trained_until(fewer, 1)), seed=0)

@@ -1,0 +1,113 @@
+"""A user's clicks as a Feast feature: each is kept once in the lake, and a row of the view points to those that it shows.
+
+``features/user_behavior`` has a row for every click. The view ``user_behavior`` shows the last ``length`` of them as lists, a row for every
+moment at which one more became known. Here these lists lie in one another: Arrow's list views into one array, 16 bytes a row. Feast's own
+joins know only lists with values of their own, and get such: clicks × length.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from feast import FeatureView
+from feast.infra.data_sources.contrib.lance.lance_source import LanceSource
+from feast.protos.feast.core.DataSource_pb2 import DataSource as Proto
+from numpy.typing import NDArray
+
+from moon_ops.lake.tables import STAMP
+
+STORED = ("user_id", "item_id", "query_id", "event_timestamp")  # of a click; the time is that from which on it is known
+LISTS = ("item_ids", "query_ids", "times")
+Ints = NDArray[np.int64]
+TICK = 1  # µs from a click to the moment from which on it is known
+
+
+class ClickSequences(LanceSource):
+    """Feast's source of ``user_behavior``; ``length`` clicks at most in a list, oldest first."""
+
+    def __init__(self, *, length: int, **more: Any) -> None:
+        super().__init__(**more)
+        self.length = length
+
+    def get_schema(self) -> pa.Schema:
+        """What Feast sees: a row a click, with lists."""
+        lists = [pa.field(name, pa.list_(pa.int64())) for name in LISTS]
+        return pa.schema([pa.field("user_id", pa.int64()), *lists, *(pa.field(n, STAMP) for n in ("event_timestamp", "created"))])
+
+    def to_arrow(self, columns: list[str] | None = None, feature_view: FeatureView | None = None) -> pa.Table:  # noqa: ARG002
+        """All rows for Feast's own joins and materialisation."""
+        table = self.of(self.get_dataset().to_table(columns=list(STORED)))
+        own = {name: _owned(table[name]) if name in LISTS else table[name] for name in columns or table.column_names}
+        return pa.table(own)
+
+    def of(self, clicks: pa.Table) -> pa.Table:
+        """The rows that these clicks of some users make."""
+        return sequences(clicks, self.length)
+
+    def __eq__(self, other: object) -> bool:
+        return bool(super().__eq__(other) and self.length == getattr(other, "length", 0))
+
+    __hash__ = LanceSource.__hash__
+
+    def _to_proto_impl(self) -> Proto:
+        proto = super()._to_proto_impl()
+        proto.data_source_class_type = f"{__name__}.{type(self).__name__}"
+        options = json.loads(proto.custom_options.configuration) | {"length": self.length}
+        proto.custom_options.configuration = json.dumps(options).encode()
+        return proto
+
+    @staticmethod
+    def from_proto(data_source: Proto) -> ClickSequences:
+        """What :meth:`to_proto` wrote."""
+        options = json.loads(data_source.custom_options.configuration)
+        names = {"timestamp_field": data_source.timestamp_field, "created_timestamp_column": data_source.created_timestamp_column}
+        return ClickSequences(length=options["length"], name=data_source.name, uri=options["uri"], **names)
+
+
+def sequences(clicks: pa.Table, length: int) -> pa.Table:
+    """Of clicks (columns :data:`STORED`, any order) what is known of a user from each moment on: user_id, event_timestamp, created, and the
+    last ``length`` item_ids, query_ids and times [µs] until then, as list views. Of clicks at one moment there is one row.
+    """
+    columns = [np.asarray(clicks[name].cast(pa.int64()), np.int64) for name in STORED]
+    order = _order(*columns)
+    user, item, query, known = (column[order] for column in columns)
+    new = np.append(True, user[1:] != user[:-1])[: len(user)]
+    last = np.append(~_same(user, known), True)[: len(user)]
+    first = np.maximum.accumulate(np.where(new, np.arange(len(user)), 0))
+    ends = np.flatnonzero(last) + 1
+    counts = np.minimum(ends - first[ends - 1], length)
+    moments = pa.array(known[last]).cast(STAMP)
+    values = dict(zip(LISTS, (item, query, known - TICK), strict=True))
+    lists = {name: _views(ends - counts, counts, column) for name, column in values.items()}
+    return pa.table({"user_id": user[last], **lists, "event_timestamp": moments, "created": moments})
+
+
+def _order(user: Ints, item: Ints, query: Ints, known: Ints) -> Ints:
+    """By user and time, which is quick, as the table mostly is; and those of one user and moment by item and query."""
+    order = np.lexsort((known, user))
+    same = _same(user[order], known[order])
+    places = np.flatnonzero(np.append(same, False) | np.append(False, same))
+    some = order[places]
+    order[places] = some[np.lexsort((query[some], item[some], known[some], user[some]))]
+    return order
+
+
+def _same(user: Ints, known: Ints) -> NDArray[np.bool_]:
+    """Of each click but the last whether the next one is of the same user and moment."""
+    return (user[1:] == user[:-1]) & (known[1:] == known[:-1])
+
+
+def _views(starts: Ints, counts: Ints, values: Ints) -> pa.Array:
+    return pa.LargeListViewArray.from_arrays(pa.array(starts), pa.array(counts), pa.array(values))
+
+
+def _owned(column: pa.ChunkedArray) -> pa.Array:
+    """The same lists, each with values of its own."""
+    views = column.combine_chunks()
+    starts, counts = np.asarray(views.offsets), np.asarray(views.sizes)
+    ends = np.append(0, np.cumsum(counts))
+    places = np.repeat(starts - ends[:-1], counts) + np.arange(ends[-1])
+    return pa.ListArray.from_arrays(pa.array(ends.astype(np.int32)), views.values.take(pa.array(places)))
