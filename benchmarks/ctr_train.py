@@ -93,8 +93,7 @@ def of_the_demo(settings: Settings) -> tuple[Joined, Vocabulary, Tables, int]:
     times = windows(settings.lake, trained_until=dt.datetime.fromisoformat(until))
     joined = stages.impressions(settings, encoder, times.start, times.end)
     trained = int(np.sum(joined.column("event_timestamp").to_numpy() < np.datetime64(times.ctr_until.replace(tzinfo=None))))
-    first = Joined(joined.rows.slice(0, trained), joined.views, {name: at[:trained] for name, at in joined.at.items()})
-    return joined, Vocabulary.fit(first), stages.vectors_known(settings, encoder), trained
+    return joined, Vocabulary.fit(joined.head(trained)), stages.vectors_known(settings, encoder), trained
 
 
 def head(rows: Rows, count: int) -> Rows:

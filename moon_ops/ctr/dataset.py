@@ -7,6 +7,8 @@ features, its user's sequence and all vectors are gathered when it comes into a 
 from __future__ import annotations
 
 import datetime as dt
+import functools
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -83,6 +85,12 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def digest(self) -> int:
+        """A number that changes with what is trained on: who was shown what and when, what came of it, and what was known then."""
+        known = [*self.ids.values(), *self.at.values(), self.profile, self.dense, self.words, self.times, self.labels]
+        known += [self.item_codes, self.query_codes, *self.behaviors.known()]
+        return functools.reduce(lambda sum_, column: zlib.crc32(np.ascontiguousarray(column).data, sum_), known, 0)
 
     def columns(self, chosen: Ints, names: Sequence[str]) -> dict[str, NDArray[Any]]:
         """The inputs ``names`` of the rows ``chosen`` [B], as :mod:`moon_ops.ctr.models` describes them."""

@@ -65,7 +65,8 @@ def slices(joined: Joined, lake: Lake) -> dict[str, NDArray[np.bool_]]:
         counts = sorted(pc.value_counts(category.drop_null()).to_pylist(), key=lambda c: (-c["counts"], c["values"]))
         for name in [c["values"] for c in counts[:LARGEST] if c["values"]]:
             rows = pc.fill_null(pc.equal(category, name), False).to_numpy(zero_copy_only=False)
-            found["category_" + re.sub(r"[^\w. -]", "_", name)] = rows  # MLflow takes no other characters
+            plain = "category_" + re.sub(r"[^\w. -]", "_", name)  # MLflow takes no other characters
+            found[plain if plain not in found else f"{plain}_{len(found)}"] = rows
     return found
 
 

@@ -46,10 +46,15 @@ class Fitted:
 def fit(model: ClickModel, rows: Rows, recipe: CtrRecipe, *, seed: int, directory: Path, on_step: OnStep | None = None) -> Fitted:
     """Train ``model`` on rows in time order; the last ``validation`` of them tell when to stop, and the best weights are kept.
 
-    Called again with the same arguments it goes on from the newest checkpoint in ``directory``. Raises :class:`InputError` if the loss
-    stops being a number.
+    Called again with the same arguments it goes on from the newest checkpoint in ``directory``; with other rows, as after an erasure, it
+    begins anew. Raises :class:`InputError` if the loss stops being a number.
     """
     return _Fit(model, rows, recipe, seed, Checkpoints(directory), on_step).run()
+
+
+def trained_rows(count: int, recipe: CtrRecipe) -> int:
+    """How many of ``count`` rows in time order are trained on; the newest others tell when to stop, and nothing is learned from them."""
+    return count - int(recipe.validation * count)
 
 
 class _Fit:
@@ -57,13 +62,14 @@ class _Fit:
         self, model: ClickModel, rows: Rows, recipe: CtrRecipe, seed: int, checkpoints: Checkpoints, on_step: OnStep | None
     ) -> None:
         self.model, self.rows, self.recipe, self.seed, self.checkpoints, self.on_step = model, rows, recipe, seed, checkpoints, on_step
-        self.trained = len(rows) - int(recipe.validation * len(rows))
+        self.trained = trained_rows(len(rows), recipe)
         self.judged = np.arange(self.trained, len(rows))
         self.steps_per_epoch = math.ceil(self.trained / recipe.batch)
         self.optimizers = optimizers(model, recipe)
         self.losses: list[float] = []
         self.step, self.best_step, self.worse = 0, 0, 0
         self.best_auc, self.best = math.nan, dict[str, Tensor]()
+        self.digest = rows.digest()
 
     def run(self) -> Fitted:
         """Prepare or resume, then all steps."""
@@ -128,12 +134,12 @@ class _Fit:
 
     def _save(self) -> None:
         tensors = {f"best.{name}": value for name, value in self.best.items()} | {"rng": torch.get_rng_state()}
-        numbers = {"best_auc": self.best_auc, "best_step": float(self.best_step), "worse": float(self.worse)}
+        numbers = {"best_auc": self.best_auc, "best_step": float(self.best_step), "worse": float(self.worse), "rows": float(self.digest)}
         self.checkpoints.save(State("ctr", self.step, self.losses, tensors, numbers), self.model, self.optimizers)
 
     def _resume(self) -> bool:
         state = self.checkpoints.read()
-        if state is None:
+        if state is None or state.scaler.get("rows") != self.digest:
             return False
         self.checkpoints.restore(self.model)
         if state.step:

@@ -6,7 +6,6 @@ import datetime as dt
 import json
 import math
 import shutil
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from safetensors.torch import save_model
 from torch import nn
 
 from moon_ops.ctr.dataset import Rows, Tables, batches, encode
-from moon_ops.ctr.fit import OnStep, fit
+from moon_ops.ctr.fit import OnStep, fit, trained_rows
 from moon_ops.ctr.models import ClickModel, Sizes
 from moon_ops.ctr.score import GRAPH, Scorer
 from moon_ops.ctr.vocabulary import WORD_ROWS, Vocabulary
@@ -68,29 +67,28 @@ def train(
     Killed and called again with the same arguments it goes on from its checkpoint. Raises :class:`InputError` if the rows hold only one
     class or the loss stops being a number, :class:`ContractError` if the exported graph scores differently from the model.
     """
-    vocabulary = Vocabulary.fit(joined)
+    vocabulary = Vocabulary.fit(joined.head(trained_rows(len(joined), recipe)))
     rows = encode(joined, vocabulary, tables, recipe.behaviors, recipe.top_k)
     model = build(rows, vocabulary, recipe, seed)
     working = out.with_name(f"{out.name}.partial")
     done = fit(model, rows, recipe, seed=seed, directory=working, on_step=on_step)
-    with tempfile.TemporaryDirectory(prefix="ctr-", dir=out.parent) as scratch:
-        fresh = Path(scratch) / "ctr"
-        fresh.mkdir()
-        save_model(model, str(fresh / "model.safetensors"))
-        vocabulary.save(fresh)
-        _export(model, rows, fresh / GRAPH)
-        about = CtrReport(
-            recipe.name, recipe.extractor, tables.items.contract_id, feature_service, recipe.behaviors, recipe.top_k,
-            trained_from.isoformat(), trained_until.isoformat(), seed, len(rows), int(rows.labels.sum()),
-            sum(p.numel() for p in model.parameters()), done.loss, done.epochs,
-            None if math.isnan(done.validation_auc) else done.validation_auc, math.nan,
-        )  # fmt: skip
-        _write(about, fresh)
-        about = CtrReport(**{**asdict(about), "parity": _parity(model, rows, fresh)})
-        _write(about, fresh)
-        if out.exists():
-            shutil.rmtree(out)
-        fresh.rename(out)
+    fresh = working / "model"
+    shutil.rmtree(fresh, ignore_errors=True)  # of a killed run
+    fresh.mkdir()
+    save_model(model, str(fresh / "model.safetensors"))
+    vocabulary.save(fresh)
+    _export(model, rows, fresh / GRAPH)
+    about = CtrReport(
+        recipe.name, recipe.extractor, tables.items.contract_id, feature_service, recipe.behaviors, recipe.top_k,
+        trained_from.isoformat(), trained_until.isoformat(), seed, len(rows), int(rows.labels.sum()),
+        sum(p.numel() for p in model.parameters()), done.loss, done.epochs,
+        None if math.isnan(done.validation_auc) else done.validation_auc, math.nan,
+    )  # fmt: skip
+    _write(about, fresh)
+    about = CtrReport(**{**asdict(about), "parity": _parity(model, rows, fresh)})
+    _write(about, fresh)
+    shutil.rmtree(out, ignore_errors=True)
+    fresh.rename(out)
     shutil.rmtree(working, ignore_errors=True)
     return about
 

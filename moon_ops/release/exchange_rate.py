@@ -7,6 +7,7 @@ metric; its value is not published).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -94,7 +95,7 @@ def _comparable(settings: Settings, windows: Windows, only: Sequence[int]) -> tu
 
 def _point(settings: Settings, encoder: int, name: str, seeds: Sequence[int], windows: Windows) -> Point:
     contract = stages.contract(settings, encoder)
-    key = f"{contract}-{windows.trained_until:%Y%m%d%H%M}-{windows.end:%Y%m%d%H%M}"
+    key = f"{contract}-{windows.trained_until:%Y%m%d%H%M}-{windows.end:%Y%m%d%H%M}-{_state(settings, encoder)}"
     place = settings.home / "studies" / "exchange-rate" / f"{key}.json"
     place.parent.mkdir(parents=True, exist_ok=True)
     if place.is_file():
@@ -111,33 +112,43 @@ def _point(settings: Settings, encoder: int, name: str, seeds: Sequence[int], wi
     return Point(encoder, contract, found, aucs)
 
 
+def _state(settings: Settings, encoder: int) -> str:
+    """Of the tables that recall is measured on: after an erasure, or events that came late, it is measured anew."""
+    found = [(name, newest, settings.lake.count(name)) for name, newest in publication.lake_versions(settings, encoder).items()]
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:10]
+
+
 def slopes(points: Sequence[Point]) -> list[Slope]:
     """Of every metric that all encoders have, and every outcome; image-search recall first."""
     if not all(RECALL in p.metrics for p in points) or np.ptp([p.metrics[RECALL] for p in points]) == 0:
         problem = f"the encoders do not differ in {RECALL}, or have none: nobody searched by picture in the window"
         raise StageError(problem, action="compare encoders that do")
-    names = [name for name in (RECALL, *RIVALS) if all(math.isfinite(p.metrics.get(name, math.nan)) for p in points)]
-    outcomes = [label for label in OUTCOMES if all(label in p.aucs for p in points)]
+    metrics = {name: [p.metrics.get(name, math.nan) for p in points] for name in (RECALL, *RIVALS)}
+    names = [name for name, values in metrics.items() if np.isfinite(values).all() and np.ptp(values) > 0]
+    outcomes = [label for label in OUTCOMES if np.isfinite([p.aucs.get(label, [math.nan]) for p in points]).all()]
+    if not outcomes:
+        raise StageError("the click models have no AUC: the window has no clicks, or nothing else", action="judge on a longer window")
     return [_slope(points, name, outcome) for outcome in outcomes for name in names]
 
 
 def _slope(points: Sequence[Point], metric: str, outcome: str) -> Slope:
     x = np.array([p.metrics[metric] for p in points])
     y = np.array([np.mean(p.aucs[outcome]) for p in points])
-    if np.ptp(x) == 0:
-        return Slope(metric, outcome, math.nan, math.nan, math.nan, math.nan, len(points))
     line = stats.linregress(x, y)
     half = float(stats.t.ppf(0.975, len(points) - 2) * line.stderr)
     return Slope(metric, outcome, float(line.slope), line.slope - half, line.slope + half, float(line.rvalue**2), len(points))
 
 
 def worth(settings: Settings, gained: float, outcome: str = "overall") -> tuple[float, float, float]:
-    """What ``gained`` recall@10 is worth in AUC, with its interval, by the last measured rate; :class:`StageError` if there is none."""
+    """What ``gained`` recall@10 is worth in AUC, with its interval, by the last measured rate; :class:`StageError` if there is none for
+    this ``outcome``."""
     place = settings.home / "exchange_rate.json"
     if not place.is_file():
         raise StageError("the exchange rate was never measured", action="run `moon exchange-rate`")
     known: list[Mapping[str, Any]] = json.loads(place.read_text())["slopes"]
-    rate = next(r for r in known if r["metric"] == RECALL and r["outcome"] == outcome)
+    rate = next((r for r in known if r["metric"] == RECALL and r["outcome"] == outcome), None)
+    if rate is None:
+        raise StageError(f"the exchange rate was not measured on {outcome}", action="run `moon exchange-rate` on a window that has such")
     low, high = sorted((gained * rate["low"], gained * rate["high"]))
     return gained * rate["slope"], low, high
 

@@ -200,8 +200,10 @@ class Follower:
             try:
                 self.refresh()
             except Exception as fault:  # what is served goes on; asked again in a moment
-                self.refused = f"the newest publication is not served: {fault}"
-                log.error(self.refused, exc_info=not isinstance(fault, MoonError))
+                problem = f"the newest publication is not served: {fault}"
+                if problem != self.refused:  # else it is said four times a second
+                    log.error(problem, exc_info=not isinstance(fault, MoonError))
+                self.refused = problem
 
 
 def places(settings: Settings, encoder: int) -> list[str]:

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MOST_BYTES = 48 * 2**20  # of a request's body: some twenty of the largest pictures
 TOO_LARGE = f"the request has more than {MOST_BYTES // 2**20} MiB"
+DIGITS = 12  # of a length; int() refuses some thousand
 ITEMS = "/v1/items"
 
 
@@ -33,7 +34,7 @@ class Guard:
             await _answer(send, 403, "new items are taken from who knows the token", action)
             return
         length = headers.get(b"content-length", b"0")
-        if not length.isdigit() or int(length) > MOST_BYTES:
+        if not length.isdigit() or len(length) > DIGITS or int(length) > MOST_BYTES:
             await _answer(send, 413, TOO_LARGE, "send fewer items, or smaller pictures")
             return
         seen = 0

@@ -184,6 +184,30 @@ def test_a_killed_training_ends_as_if_nothing_had_happened(
 
 
 @pytest.mark.usefixtures("bare")
+def test_a_killed_training_on_other_rows_begins_anew(
+    fit: Fit, by_content: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An erasure between the two takes rows, and ids from the vocabulary: the weights would no longer fit, or mean other items."""
+    before, after = by_content.slice(0, 600), by_content.slice(3, 597)
+    with monkeypatch.context() as patched:
+        patched.setattr(train, "_export", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            fit(before, tmp_path / "killed", epochs=1)
+    assert (tmp_path / "killed.partial" / "newest").is_file()
+    assert fit(after, tmp_path / "killed", epochs=1) == fit(after, tmp_path / "whole", epochs=1)
+
+
+@pytest.mark.usefixtures("bare")
+def test_nothing_is_learned_from_the_rows_that_say_when_to_stop(fit: Fit, by_id: pa.Table, tmp_path: Path) -> None:
+    """Not even that their ids exist: items 20 to 39 are shown in the last fifth only."""
+    items = np.array(by_id["item_id"].to_pylist())
+    items[480:] += 20
+    rows = by_id.set_column(by_id.column_names.index("item_id"), "item_id", pa.array(items))
+    fit(rows, tmp_path / "model", extractor="din", epochs=1, validation=0.2)
+    assert Vocabulary.load(tmp_path / "model").values["item"] == list(range(20))
+
+
+@pytest.mark.usefixtures("bare")
 def test_training_stops_when_newer_impressions_are_no_better_understood(fit: Fit, by_id: pa.Table, tmp_path: Path) -> None:
     """The last fifth is labelled at random: what is learned from the others helps nothing there, and the best look is the one kept."""
     labels = np.array(by_id["label"].to_pylist())
