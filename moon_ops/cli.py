@@ -55,7 +55,7 @@ def demo(
 @app.command()
 def simulate(
     out: Annotated[Path, typer.Argument(help="Directory to write the shop to.")],
-    size: Annotated[str, typer.Option(help="tiny, demo or large.")] = "demo",
+    size: Annotated[str, typer.Option(help="tiny, demo, busy or large.")] = "demo",
     seed: Seed = 0,
     days: Annotated[int | None, typer.Option(help="Days that the shop has run.")] = None,
 ) -> None:

@@ -36,6 +36,7 @@ from moon_ops.lake.shop.users import population
 SIZES = {
     "tiny": ShopSize(items=120, users=80, impressions=4_000, days=20),  # for tests: a second or two
     "demo": ShopSize(items=3_000, users=3_000, impressions=150_000, days=60),  # under a minute
+    "busy": ShopSize(items=3_000, users=10_000, impressions=1_500_000, days=60),  # the demo's catalogue, ten times the behaviour
     "large": ShopSize(items=100_000, users=100_000, impressions=5_000_000, days=90),  # a coffee break
 }
 _SCHEMAS = {

@@ -66,7 +66,7 @@ def train(settings: Settings, name: str, *, trained_until: dt.datetime, seed: in
         return Trained(str(out), "", train_encoder(settings.lake, out, chosen, trained_until=trained_until, seed=seed).last_loss)
     registry = Registry(settings)
     note = out.with_name(f"{out.name}.run")
-    with alone(out.with_name(f"{out.name}.lock"), f"training {name}"):
+    with alone(out.with_name(f".{out.name}.lock"), f"training {name}"):
         killed = note.read_text() if note.is_file() else None
         with tracked(registry, f"train {name}", params, resume=killed) as run_id:
             note.write_text(run_id)
@@ -190,7 +190,7 @@ def train_ctr(
     store = features.open_store(settings.home, settings.redis)
     features.require_behaviors(store, features.service(store, encoder), chosen.behaviors)
     with contextlib.ExitStack() as held:
-        held.enter_context(alone(out.with_name(f"{out.name}.lock"), f"training {name}"))
+        held.enter_context(alone(out.with_name(f".{out.name}.lock"), f"training {name}"))
         killed = note.read_text() if note.is_file() else None
         tags = {"feast.feature_service": service, "feast.project": "moon"}
         run_id = held.enter_context(tracked(registry, f"ctr {name}", params, tags, resume=killed))
