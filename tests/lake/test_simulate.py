@@ -228,7 +228,7 @@ def test_another_seed_is_another_shop(tiny: SimulateReport, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"size": "huge"}, "size 'huge' .* → choose one of tiny, demo, large"),
+        ({"size": "huge"}, "size 'huge' .* → choose one of tiny, demo, busy, large"),
         ({"days": 1}, "days=1 .* → give days of at least 2"),
         ({"seed": -1}, "seed=-1 .* → give a seed of 0 or more"),
         ({"workers": 0}, "workers=0 .* → give workers of at least 1"),
