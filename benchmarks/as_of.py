@@ -26,6 +26,7 @@ from moon_ops.lake import statistics
 from moon_ops.lake.tables import STAMP, Lake
 
 ITEMS, USERS, ROWS, DAYS, LENGTH, DIM = 100_000, 100_000, 1_000_000, 10, 50, 128
+PEER = "features/whole_sequences"
 DAY = 86_400_000_000  # µs
 START = 1_767_225_600_000_000  # 2026-01-01
 
@@ -56,6 +57,10 @@ def made_up(home: Path) -> FeatureStore:
     known = stamps(START + np.tile(np.repeat([0, 5 * DAY], LENGTH), USERS) + order)
     clicks = {name: generator.integers(0, ITEMS, len(users)) for name in ("item_id", "query_id")}
     write(lake, statistics.BEHAVIOR, pa.table({"user_id": users, **clicks, "event_timestamp": known, "created": known}))
+    made = np.arange(2 * USERS + 1, dtype=np.int32) * LENGTH  # for Feast alone: the lists themselves, of the two moments that matter
+    lists = {"item_ids": pa.ListArray.from_arrays(made, pa.array(clicks["item_id"]))}
+    since = stamps(START + np.tile([LENGTH, 5 * DAY + LENGTH], USERS))
+    write(lake, PEER, pa.table({"user_id": users[::LENGTH], **lists, "event_timestamp": since, "created": since}))
     vectors = generator.normal(size=(ITEMS, DIM)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     for name, key in (("embeddings/v1", "item_id"), ("query_embeddings/v1", "query_id")):

@@ -16,13 +16,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from as_of import LENGTH, ROWS, asked, made_up
+from as_of import LENGTH, PEER, ROWS, asked, made_up
+from feast import FeatureView, Field
+from feast.infra.data_sources.contrib.lance.lance_source import LanceSource
+from feast.types import Array, Int64
 
 from moon_ops.ctr.loader import Loader
 from moon_ops.embeddings import as_of, features
 from moon_ops.errors import MoonError
+from moon_ops.lake.tables import Lake
 
-BATCH, SOME = 1024, 10_000  # rows of a batch; rows that Feast alone is asked for
+BATCH, SOME = 1024, 50_000  # rows of a batch; rows that Feast alone is asked for
 
 
 def memory() -> float:
@@ -43,11 +47,18 @@ def ours(home: Path) -> dict[str, float]:
 
 
 def feast(home: Path) -> dict[str, float]:
-    """The same through ``get_historical_features``: the sequences, and then the vector of every behaviour in every row."""
-    store, rows, before = features.open_store(home), asked(SOME), memory()
+    """The same through ``get_historical_features``: the sequences, and then the vector of every behaviour in every row.
+
+    The sequences lie there as lists, only those of two moments of each user: a list for every click would not fit into memory.
+    """
+    store, rows = features.open_store(home), asked(SOME)
+    source = LanceSource(name="whole", uri=Lake(str(home / "lake")).address(PEER), **features.TIMES)
+    fields = [Field(name="item_ids", dtype=Array(Int64))]
+    store.apply([FeatureView(name="whole_sequences", entities=[features.USER], ttl=features.FOREVER, schema=fields, source=source)])
+    before = memory()
     began = time.perf_counter()
     frame = rows.to_pandas()
-    known = store.get_historical_features(frame, ["user_behavior:item_ids", "item_embedding_v1:embedding", "item_stats:clicks"]).to_df()
+    known = store.get_historical_features(frame, ["whole_sequences:item_ids", "item_embedding_v1:embedding", "item_stats:clicks"]).to_df()
     long = known[["user_id", "event_timestamp", "item_ids"]].explode("item_ids").dropna().rename(columns={"item_ids": "item_id"})
     long = long.astype({"item_id": "int64"})
     vectors = store.get_historical_features(long[["item_id", "event_timestamp"]], ["item_embedding_v1:embedding"]).to_df()

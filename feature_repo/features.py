@@ -1,13 +1,14 @@
-"""What `feast` sees of this project: the entities, views and services of moon_ops.embeddings.features, for the encoders that have vectors.
+"""What `feast` sees of this project: the entities, views and services that a publication registers, for the encoders that have vectors.
 
-`feast apply` deletes what this file no longer yields, so run it with the MOON_HOME (or MOON_LAKE) whose tables you mean. `moon publish`
-applies the same objects and never deletes.
+`moon publish` applies the same objects, and never deletes any. Feast's own command does: run it in this directory, with the MOON_HOME
+whose tables you mean, as `feast -f $MOON_HOME/feature_store/feature_store.yaml apply`.
 """
 
-from moon_ops.embeddings.features import definitions, prepare, versions
+from moon_ops.embeddings.features import prepare, versions
+from moon_ops.release.publication import definitions
 from moon_ops.settings import Settings
 
 settings = Settings.from_environment()
 prepare(settings.home, settings.redis)
 # Feast picks up global variables only, not lists of objects.
-globals().update({f"{type(thing).__name__}_{thing.name}": thing for thing in definitions(settings.lake, versions(settings.lake))})
+globals().update({f"{type(thing).__name__}_{thing.name}": thing for thing in definitions(settings, versions(settings.lake))})

@@ -12,6 +12,7 @@ import datetime as dt
 import json
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def publish(settings: Settings, encoder: int, *, now: dt.datetime, behaviour: bo
         versions["events"] = (published_versions(settings, encoder) or {}).get("events", changes.NOTHING)
     statistics.derive(lake, behaviour=behaviour)
     store = features.open_store(settings.home, settings.redis)
-    features.apply(store, settings.home, features.definitions(lake, [encoder], _trained_until(settings, encoder), settings.behaviors))
+    features.apply(store, settings.home, definitions(settings, [encoder]))
     changed = 0
     for view in (*_shared(settings, store, behaviour=behaviour), f"item_embedding_v{encoder}"):
         with turn(_handed(settings, view)):
@@ -81,12 +82,18 @@ def publish(settings: Settings, encoder: int, *, now: dt.datetime, behaviour: bo
     return Published(encoder, contract, header.items, queries, f"{header.kind}: {header.reason}", changed)
 
 
-def _trained_until(settings: Settings, encoder: int) -> dict[int, str]:
-    """From when on the encoder has seen no behaviour; nothing for vectors that no registered encoder made."""
+def definitions(settings: Settings, encoders: Sequence[int]) -> list[features.Thing]:
+    """All that Feast is told of these encoders."""
+    until = {encoder: found for encoder in encoders if (found := _trained_until(settings, encoder))}
+    return features.definitions(settings.lake, encoders, until, settings.behaviors)
+
+
+def _trained_until(settings: Settings, encoder: int) -> str:
+    """From when on the encoder has seen no behaviour; empty for vectors that no registered encoder made."""
     try:
-        return {encoder: Registry(settings).tags(ENCODER, encoder)["trained_until"]}
+        return Registry(settings).tags(ENCODER, encoder)["trained_until"]
     except StageError:
-        return {}
+        return ""
 
 
 def _shared(settings: Settings, store: FeatureStore, *, behaviour: bool) -> list[str]:

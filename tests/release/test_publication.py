@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 import multiprocessing
+import os
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -233,3 +236,11 @@ def test_another_number_of_clicks_is_shown_to_everybody(current: Settings, now: 
     assert (features.online(store, 1, [1], user)["item_ids"], len(newest)) == ([newest], 2)
     with pytest.raises(InputError, match=r"behaviors = 20, but ctr_v1 shows the last 2 clicks of a user → .*MOON_BEHAVIORS=20"):
         stages.train_ctr(fewer, 1, "ctr-din", windows(fewer.lake, trained_until=stages.trained_until(fewer, 1)), seed=0)
+
+
+def test_the_feast_command_line_finds_what_was_published(current: Settings) -> None:
+    """The same objects, with length and tags: it has nothing to change."""
+    command = [Path(sys.executable).with_name("feast"), "-f", current.home.absolute() / "feature_store" / "feature_store.yaml", "apply"]
+    environment = os.environ | {"MOON_HOME": str(current.home)}
+    done = subprocess.run(command, cwd=features.REPO, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, "No changes to registry" in done.stdout) == (0, True), done.stdout + done.stderr[-1000:]
