@@ -34,7 +34,7 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8321
     variant: str = "fp32"  # of an encoder's graphs
-    behaviors: int = BEHAVIORS  # a user's last clicks that features/user_behavior keeps
+    behaviors: int = BEHAVIORS  # how many of a user's last clicks the features show
     items_token: str = ""  # who may send new items to the service; empty: nobody
 
     @classmethod

@@ -78,9 +78,11 @@ class Behaviors:
             top_k=top_k,
         )
 
-    def known(self) -> list[Ints]:
-        """All that tells these sequences from others."""
-        return [self.lengths.ends, self.lengths.counts, self.items, self.categories, self.queries, self.item_codes, self.query_codes]
+    def known(self, at: Ints) -> list[NDArray[Any]]:
+        """All [B, L] that a model may read of the feature rows ``at`` [B]: what tells them from others."""
+        places = last(self.lengths, at, self.length)
+        ids = [column[places] for column in (self.items, self.categories, self.queries)]
+        return [*ids, *(codes[places] >= 0 for codes in (self.item_codes, self.query_codes))]
 
     def of(self, at: Ints, times: Ints, target: NDArray[np.float32] | None) -> Seen:
         """The behaviours of feature rows ``at`` [B] (-1: none), oldest first and filled from the left, as of ``times`` [B]."""
@@ -109,7 +111,7 @@ class Seen:
 
 
 def last(lengths: Lengths, at: Ints, length: int) -> Ints:
-    """Where the last ``length`` values of the lists ``at`` [B] lie, which are end to end: [B, L], filled with -1 from the left."""
+    """Where the last ``length`` values of the lists ``at`` [B] lie: [B, L], filled with -1 from the left."""
     end = lengths.ends[at]
     places = end[:, None] - np.arange(length, 0, -1)[None, :]
     return np.where(places >= (end - lengths.counts[at])[:, None], places, -1)

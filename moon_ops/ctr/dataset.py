@@ -31,6 +31,7 @@ from moon_ops.lake.contract import require_same
 from moon_ops.lake.tables import Lake
 
 PROFILE = ("spu", "category", "brand", "seller", "price")  # of ``IDS`` those that come from the item's profile
+DIGESTED = 4096  # rows at a time
 Ints = NDArray[np.int64]
 
 
@@ -87,10 +88,20 @@ class Rows:
         return len(self.labels)
 
     def digest(self) -> int:
-        """A number that changes with what is trained on: who was shown what and when, what came of it, and what was known then."""
-        known = [*self.ids.values(), *self.at.values(), self.profile, self.dense, self.words, self.times, self.labels]
-        known += [self.item_codes, self.query_codes, *self.behaviors.known()]
-        return functools.reduce(lambda sum_, column: zlib.crc32(np.ascontiguousarray(column).data, sum_), known, 0)
+        """A number that changes with what is trained on: who was shown what and when, what came of it, and what was known then.
+
+        Of features only those count that the rows reach: what others have done since changes nothing.
+        """
+        seen = 0
+        for start in range(0, len(self), DIGESTED):
+            some = slice(start, start + DIGESTED)
+            features: dict[str, NDArray[Any]] = {"profile": self.profile, "dense": self.dense, "words": self.words}
+            own: list[NDArray[Any]] = [self.times, self.labels, self.user_ids, self.item_ids, self.is_image, *self.ids.values()]
+            own += [self.item_codes >= 0, self.query_codes >= 0]
+            columns = [column[some] for column in own] + [values[self.at[name][some]] for name, values in features.items()]
+            columns += self.behaviors.known(self.at["behaviors"][some])
+            seen = functools.reduce(lambda sum_, column: zlib.crc32(np.ascontiguousarray(column).data, sum_), columns, seen)
+        return seen
 
     def columns(self, chosen: Ints, names: Sequence[str]) -> dict[str, NDArray[Any]]:
         """The inputs ``names`` of the rows ``chosen`` [B], as :mod:`moon_ops.ctr.models` describes them."""

@@ -27,6 +27,7 @@ Ints = NDArray[np.int64]
 Batch = dict[str, NDArray[Any]]
 _IS = pa.types
 PLAIN = (_IS.is_integer, _IS.is_floating, _IS.is_boolean, _IS.is_timestamp, _IS.is_string, _IS.is_large_string)  # columns of rows
+LENGTH = 50  # clicks that are read by default
 SEQUENCES = {"item_ids": "item", "query_ids": "query"}  # list features, and whose vectors belong to them
 
 
@@ -45,7 +46,7 @@ class Loader:
         rows: pd.DataFrame | pa.Table,
         service: str | FeatureService,
         *,
-        behaviors: int = 50,
+        behaviors: int | None = None,
         top_k: int = 0,
         vectors: Sequence[str] = ("item", "query", "item_ids"),
         contract_id: str = "",
@@ -54,12 +55,14 @@ class Loader:
     ) -> None:
         """``rows`` has user_id, item_id, query_id, event_timestamp and what else is wanted in batches, such as label.
 
-        Of the last ``behaviors`` clicks the ``top_k`` most similar in content are kept (0: all). Raises :class:`StageError` for a service
-        that Feast does not know, :class:`ContractError` for one of another contract than ``contract_id``, :class:`InputError` for rows
-        without a needed column, with times without zone, or after ``now`` (default: the present), and :class:`LeakError` for rows from
-        before the end of the encoder's training: it knows what was bought then. Models may be trained on these (``seen_by_encoder``),
-        never judged.
+        Of the last ``behaviors`` clicks (default: 50, or as many as the service shows) the ``top_k`` most similar in content are kept (0:
+        all). Raises :class:`StageError` for a service that Feast does not know, :class:`ContractError` for one of another contract than
+        ``contract_id``, :class:`InputError` for rows without a needed column, with times without zone, or after ``now`` (default: the
+        present), and for more clicks than are shown, and :class:`LeakError` for rows from before the end of the encoder's training: it
+        knows what was bought then. Models may be trained on these (``seen_by_encoder``), never judged.
         """
+        if isinstance(vectors, str):
+            raise InputError(f"vectors = {vectors!r} is one text", action=f"give a list, e.g. [{vectors!r}]")
         table = _table(rows)
         self.service = _service(store, service)
         self.contract_id = _contract(store, self.service, contract_id)
@@ -67,14 +70,13 @@ class Loader:
         _require_past(self.times, now or dt.datetime.now(dt.UTC))
         if not seen_by_encoder:
             _require_unseen(store, self.times, self.service)
+        behaviors = min(LENGTH, features.behaviors_of(store, self.service, LENGTH)) if behaviors is None else behaviors
         if not isinstance(behaviors, int) or behaviors < 1 or not 0 <= top_k <= behaviors:
             raise InputError(f"behaviors = {behaviors}, top_k = {top_k}: at least 1, and from 0 to behaviors", action="give other numbers")
         features.require_behaviors(store, self.service, behaviors)
         self.length, self.top_k = behaviors, top_k if top_k < behaviors else 0
         self.joined = as_of.join(store, table, self.service)
         _require_no_clash(table, self.joined)
-        if isinstance(vectors, str):
-            raise InputError(f"vectors = {vectors!r} is one text", action=f"give a list, e.g. [{vectors!r}]")
         kinds = {SEQUENCES.get(name, name) for name in vectors} | ({"item"} if self.top_k else set())
         self.vectors = {kind: _vectors(store, self.service, kind) for kind in sorted(kinds)}
         self.wanted = tuple(vectors)

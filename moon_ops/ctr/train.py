@@ -94,12 +94,12 @@ def train(
 
 
 def build(rows: Rows, vocabulary: Vocabulary, recipe: CtrRecipe, seed: int) -> ClickModel:
-    """A fresh model of the recipe for these rows; :class:`InputError` if they hold only one class."""
-    clicks = int(rows.labels.sum())
-    if not 0 < clicks < len(rows):
-        raise InputError(
-            f"label: {clicks} of {len(rows)} rows are clicks, so there is nothing to tell apart", action="bring impressions and clicks"
-        )
+    """A fresh model of the recipe for these rows; :class:`InputError` if those to train on hold only one class."""
+    trained = trained_rows(len(rows), recipe)
+    clicks = int(rows.labels[:trained].sum())
+    if not 0 < clicks < trained:
+        problem = f"label: {clicks} of {trained} rows are clicks, so there is nothing to tell apart"
+        raise InputError(problem, action="bring impressions and clicks")
     torch.manual_seed(seed)
     read = recipe.top_k or recipe.behaviors
     sizes = Sizes(vocabulary.sizes(), WORD_ROWS, recipe.embedding_dim, recipe.hidden, rows.tables.items.dim, read, recipe.dropout)
@@ -107,7 +107,7 @@ def build(rows: Rows, vocabulary: Vocabulary, recipe: CtrRecipe, seed: int) -> C
     last = model.predictor[-1]
     assert isinstance(last, nn.Linear)
     with torch.no_grad():  # start at the mean click rate, not at one half
-        last.bias.fill_(math.log(clicks / (len(rows) - clicks)))
+        last.bias.fill_(math.log(clicks / (trained - clicks)))
     return model
 
 

@@ -19,7 +19,6 @@ from feast import FeatureService, FeatureStore, FeatureView
 from numpy.typing import NDArray
 
 from moon_ops.embeddings import features, vector_tables
-from moon_ops.embeddings.sequences import STORED
 from moon_ops.embeddings.table import MISSING
 from moon_ops.errors import InputError
 from moon_ops.lake.tables import STAMP
@@ -134,10 +133,8 @@ def join(store: FeatureStore, rows: pa.Table, service: FeatureService) -> Joined
 
 def read(view: FeatureView, columns: Sequence[str]) -> tuple[History, pa.Table]:
     """A view's history and, in the order in which it numbers them, its rows' ``columns``."""
-    names, clicks = _names(view), features.clicks_of(view)
-    wanted = list(dict.fromkeys([*names, *columns])) if clicks is None else list(STORED)
-    table = features.dataset_of(view).to_table(columns=wanted)
-    table = table if clicks is None else clicks.of(table)
+    names, dataset = _names(view), features.dataset_of(view)
+    table = features.rows(view, dict.fromkeys([*names, *columns]), lambda stored: dataset.to_table(columns=stored))
     return _history(view, table, names), table.select(list(columns))
 
 

@@ -11,17 +11,18 @@ import contextlib
 import datetime as dt
 import fcntl
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ibis
 import lance
+import pyarrow as pa
 from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, ValueType
 from feast.infra.data_sources.contrib.lance.lance_source import LanceSource
 from feast.types import Array, Float32, Float64, Int64, String
 
-from moon_ops.embeddings.sequences import ClickSequences
+from moon_ops.embeddings.sequences import STORED, ClickSequences
 from moon_ops.embeddings.vector_tables import contract_of, query_table_name, table_name
 from moon_ops.errors import InputError, StageError
 from moon_ops.lake import statistics
@@ -145,6 +146,12 @@ def clicks_of(view: FeatureView) -> ClickSequences | None:
     return view.batch_source if isinstance(view.batch_source, ClickSequences) else None
 
 
+def rows(view: FeatureView, columns: Iterable[str], read: Callable[[list[str]], pa.Table]) -> pa.Table:
+    """Rows of a view with ``columns``, made of what ``read`` finds of the stored columns that it is given."""
+    clicks = clicks_of(view)
+    return read(list(columns)) if clicks is None else clicks.of(read(list(STORED))).select(list(columns))
+
+
 def online(store: FeatureStore, version: int, item_ids: Sequence[int], user_id: int) -> dict[str, list[Any]]:
     """The online values of ``ctr_v<version>``'s features but the vectors, by name: of items one each, of the user one in all."""
     rows = {"item_id": [{"item_id": i} for i in item_ids], "user_id": [{"user_id": user_id}]}
@@ -172,11 +179,16 @@ def service(store: FeatureStore, version: int) -> FeatureService:
 
 def require_behaviors(store: FeatureStore, service: FeatureService, wanted: int) -> None:
     """:class:`InputError` if ``service`` shows fewer than ``wanted`` clicks of a user: the others would always be missing."""
-    for projection in service.feature_view_projections:
-        clicks = clicks_of(store.get_feature_view(projection.name))
-        if clicks is not None and clicks.length < wanted:
-            problem = f"behaviors = {wanted}, but {service.name} shows the last {clicks.length} clicks of a user"
-            raise InputError(problem, action=f"ask for no more, or set MOON_BEHAVIORS={wanted} and run `moon publish`")
+    shown = behaviors_of(store, service, wanted)
+    if shown < wanted:
+        problem = f"behaviors = {wanted}, but {service.name} shows the last {shown} clicks of a user"
+        raise InputError(problem, action=f"ask for no more, or set MOON_BEHAVIORS={wanted} and run `moon publish`")
+
+
+def behaviors_of(store: FeatureStore, service: FeatureService, otherwise: int) -> int:
+    """How many clicks of a user ``service`` shows; ``otherwise`` where it shows no clicks at all."""
+    views = [store.get_feature_view(projection.name) for projection in service.feature_view_projections]
+    return min((clicks.length for clicks in map(clicks_of, views) if clicks is not None), default=otherwise)
 
 
 @contextlib.contextmanager

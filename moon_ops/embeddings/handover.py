@@ -19,7 +19,6 @@ from feast import FeatureStore, FeatureView
 from numpy.typing import NDArray
 
 from moon_ops.embeddings import features
-from moon_ops.embeddings.sequences import STORED
 from moon_ops.embeddings.vector_tables import newest_valid
 from moon_ops.lake import changes
 from moon_ops.lake.tables import STAMP
@@ -47,12 +46,12 @@ def touched(dataset: lance.LanceDataset, key: str, since: Since, now: dt.datetim
 
 def online(store: FeatureStore, view: FeatureView, dataset: lance.LanceDataset, since: Since, now: dt.datetime) -> int:
     """Write the newest valid row of every touched entity to the online store; how many entities."""
-    key, clicks = view.join_keys[0], features.clicks_of(view)
-    columns = [key, *(f.name for f in view.features), "event_timestamp", "created"] if clicks is None else list(STORED)
+    key, known = view.join_keys[0], f"event_timestamp <= {_literal(now)}"
+    columns = [key, *(f.name for f in view.features), "event_timestamp", "created"]
     count = 0
     for ids in _batches(touched(dataset, key, since, now)):
-        stored = changes.rows_of(dataset, key, ids, columns, f"event_timestamp <= {_literal(now)}")
-        rows = _newest(stored if clicks is None else clicks.of(stored), key)
+        rows = features.rows(view, columns, lambda stored, ids=ids: changes.rows_of(dataset, key, ids, stored, known))  # type: ignore[misc]
+        rows = _newest(rows, key)
         if rows.num_rows:
             store.write_to_online_store(view.name, rows.to_pandas())
         count += rows.num_rows

@@ -17,10 +17,12 @@ from feast.infra.data_sources.contrib.lance.lance_source import LanceSource
 from feast.protos.feast.core.DataSource_pb2 import DataSource as Proto
 from numpy.typing import NDArray
 
+from moon_ops.errors import InputError
 from moon_ops.lake.tables import STAMP
 
 STORED = ("user_id", "item_id", "query_id", "event_timestamp")  # of a click; the time is that from which on it is known
 LISTS = ("item_ids", "query_ids", "times")
+MOST = 2**31 - 1  # values of all lists of a column
 Ints = NDArray[np.int64]
 TICK = 1  # µs from a click to the moment from which on it is known
 
@@ -33,7 +35,7 @@ class ClickSequences(LanceSource):
         self.length = length
 
     def get_schema(self) -> pa.Schema:
-        """What Feast sees: a row a click, with lists."""
+        """What Feast sees: a row a moment, with lists."""
         lists = [pa.field(name, pa.list_(pa.int64())) for name in LISTS]
         return pa.schema([pa.field("user_id", pa.int64()), *lists, *(pa.field(n, STAMP) for n in ("event_timestamp", "created"))])
 
@@ -61,15 +63,16 @@ class ClickSequences(LanceSource):
 
     @staticmethod
     def from_proto(data_source: Proto) -> ClickSequences:
-        """What :meth:`to_proto` wrote."""
-        options = json.loads(data_source.custom_options.configuration)
-        names = {"timestamp_field": data_source.timestamp_field, "created_timestamp_column": data_source.created_timestamp_column}
-        return ClickSequences(length=options["length"], name=data_source.name, uri=options["uri"], **names)
+        """What :meth:`to_proto` wrote; of the plain table that the view once read, lists of length 0: Feast replaces it."""
+        plain = vars(LanceSource.from_proto(data_source))
+        names = ("name", "uri", "table_format", "storage_options", "timestamp_field", "created_timestamp_column", "field_mapping")
+        more = {name: plain[name] for name in (*names, "description", "tags", "owner")}
+        return ClickSequences(length=json.loads(data_source.custom_options.configuration).get("length", 0), **more)
 
 
 def sequences(clicks: pa.Table, length: int) -> pa.Table:
-    """Of clicks (columns :data:`STORED`, any order) what is known of a user from each moment on: user_id, event_timestamp, created, and the
-    last ``length`` item_ids, query_ids and times [µs] until then, as list views. Of clicks at one moment there is one row.
+    """Of clicks [F] (columns :data:`STORED`, any order) what is known of a user from each of M moments on: user_id, event_timestamp,
+    created, and the last ``length`` item_ids, query_ids and times [µs] until then, as list views. Of clicks at one moment there is one row.
     """
     columns = [np.asarray(clicks[name].cast(pa.int64()), np.int64) for name in STORED]
     order = _order(*columns)
@@ -86,7 +89,7 @@ def sequences(clicks: pa.Table, length: int) -> pa.Table:
 
 
 def _order(user: Ints, item: Ints, query: Ints, known: Ints) -> Ints:
-    """By user and time, which is quick, as the table mostly is; and those of one user and moment by item and query."""
+    """Places [F] by user and time, which is quick, as the table mostly is; and those of one user and moment by item and query."""
     order = np.lexsort((known, user))
     same = _same(user[order], known[order])
     places = np.flatnonzero(np.append(same, False) | np.append(False, same))
@@ -101,13 +104,17 @@ def _same(user: Ints, known: Ints) -> NDArray[np.bool_]:
 
 
 def _views(starts: Ints, counts: Ints, values: Ints) -> pa.Array:
+    """Lists [M] that lie in ``values`` [F]."""
     return pa.LargeListViewArray.from_arrays(pa.array(starts), pa.array(counts), pa.array(values))
 
 
 def _owned(column: pa.ChunkedArray) -> pa.Array:
-    """The same lists, each with values of its own."""
+    """The same lists [M], each with values of its own; :class:`InputError` for more than Arrow's lists can hold."""
     views = column.combine_chunks()
     starts, counts = np.asarray(views.offsets), np.asarray(views.sizes)
     ends = np.append(0, np.cumsum(counts))
+    if ends[-1] > MOST:
+        problem = f"Feast's own join would copy {ends[-1]:,} clicks into lists, and can hold {MOST:,}"
+        raise InputError(problem, action="read them with moon_ops.ctr.loader, or show fewer (MOON_BEHAVIORS)")
     places = np.repeat(starts - ends[:-1], counts) + np.arange(ends[-1])
     return pa.ListArray.from_arrays(pa.array(ends.astype(np.int32)), views.values.take(pa.array(places)))

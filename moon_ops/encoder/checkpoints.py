@@ -35,9 +35,10 @@ class Checkpoints:
 
     @property
     def newest(self) -> Path | None:
-        """The newest whole checkpoint."""
+        """The newest whole checkpoint; None, too, where a run was killed while it replaced the one of that name."""
         pointer = self.directory / "newest"
-        return self.directory / pointer.read_text() if pointer.is_file() else None
+        place = self.directory / pointer.read_text() if pointer.is_file() else None
+        return place if place is not None and place.is_dir() else None
 
     def save(self, state: State, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
         """Write weights, optimizers and ``state``."""

@@ -7,7 +7,7 @@ configuration of the reader's own table, so it is committed with what it stands 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lance
@@ -54,12 +54,17 @@ def rows_of(dataset: lance.LanceDataset, key: str, ids: pa.Array, columns: Seque
 
 def mark(lake: Lake, table: str, **marks: float) -> None:
     """Write numbers into the table's configuration, in one commit. Of several at the same moment the last one counts."""
+    patiently(lambda: lake.open(table).update_config({f"moon.{name}": repr(value) for name, value in marks.items()}))
+
+
+def patiently(commit: Callable[[], object]) -> None:
+    """Commit what Lance cannot merge with another commit of the same moment: configurations, and tables that are made anew."""
     for left in reversed(range(WRITERS)):
         try:
-            lake.open(table).update_config({f"moon.{name}": repr(value) for name, value in marks.items()})
+            commit()
             return
-        except OSError as fault:  # Lance merges rows of two commits, but not their configurations
-            if not left or "Incompatible transaction" not in str(fault):
+        except OSError as fault:
+            if not left or not any(conflict in str(fault) for conflict in ("Incompatible transaction", "commit conflict")):
                 raise
 
 

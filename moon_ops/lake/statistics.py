@@ -75,16 +75,19 @@ def _derive(lake: Lake, *, behaviour: bool) -> StatisticsReport:
     _profile(lake)
     events = changes.newest(lake.open("events")) if lake.exists("events") else changes.NOTHING
     for name in (STATS, BEHAVIOR):
-        there, since = _usable(lake, name), int(changes.marks(lake, name).get("events", changes.NOTHING))
+        there, since = usable(lake, name), int(changes.marks(lake, name).get("events", changes.NOTHING))
         if not there or (behaviour and since != events):
-            _stats(lake) if name == STATS else _behavior(lake, since if there else changes.NOTHING)
+            if name == STATS:
+                _stats(lake)
+            else:
+                _behavior(lake, since if there else changes.NOTHING)
             changes.mark(lake, name, events=events)
     pa.default_memory_pool().release_unused()  # whole histories were in memory
     return StatisticsReport(*(lake.count(name) for name in (PROFILE, STATS, BEHAVIOR)))
 
 
-def _usable(lake: Lake, name: str) -> bool:
-    """Whether the table is there, and not one of before, when a row of behaviour held a whole sequence."""
+def usable(lake: Lake, name: str) -> bool:
+    """Whether a table is there, and not one of before, when a row of behaviour held a whole sequence; the next derivation makes it anew."""
     return lake.exists(name) and (name != BEHAVIOR or "item_ids" not in lake.open(name).schema.names)
 
 
@@ -113,7 +116,7 @@ def _insert(lake: Lake, name: str, key: str, rows: pa.Table) -> None:
 
 def _write(lake: Lake, name: str, table: pa.Table) -> None:
     """Make the table anew."""
-    lance.write_dataset(table, lake.address(name), mode="overwrite" if lake.exists(name) else "create")
+    changes.patiently(lambda: lance.write_dataset(table, lake.address(name), mode="overwrite" if lake.exists(name) else "create"))
 
 
 def _keyed(table: pa.Table, key: str) -> pa.Table:

@@ -21,10 +21,9 @@ from numpy.typing import NDArray
 from moon_ops.ctr import evaluate, metrics
 from moon_ops.ctr.metrics import Difference
 from moon_ops.ctr.score import Scorer
-from moon_ops.embeddings.as_of import Joined
 from moon_ops.errors import InputError
 from moon_ops.recipes import CtrRecipe, recipe
-from moon_ops.release import stages
+from moon_ops.release import publication, stages
 from moon_ops.release.stages import alone
 from moon_ops.release.study import interval
 from moon_ops.release.windows import Windows
@@ -80,10 +79,10 @@ def run(
     joined, tables = stages.impressions(settings, encoder, windows.ctr_until, windows.end), stages.vectors_known(settings, encoder)
     scores: dict[tuple[str, int], NDArray[np.float64]] = {}
     labels, users = (joined.column(name).to_numpy() for name in ("label", "user_id"))
-    judged_on = _digest(joined)
+    state = publication.lake_state(settings, encoder)
     with alone(_directory(settings) / "click.lock", "a study of click models"):
         for seed, arm in ((seed, arm) for seed in seeds for arm in arms):
-            place = _place(settings, encoder, arm, seed, windows, judged_on)
+            place = _place(settings, encoder, arm, seed, windows, state)
             if not place.is_file():
                 model, _ = stages.train_ctr(settings, encoder, arm.recipe, windows, seed=seed, register=False, **arm.change)
                 scorer = Scorer(model, threads=settings.workers)
@@ -100,16 +99,10 @@ def _directory(settings: Settings) -> Path:
     return place
 
 
-def _digest(joined: Joined) -> str:
-    """Of the rows that are judged: after an erasure, or events that came late, they are others."""
-    columns = [joined.column(name).cast("int64").to_numpy() for name in ("user_id", "item_id", "event_timestamp", "label")]
-    return hashlib.sha256(np.column_stack(columns).tobytes()).hexdigest()
-
-
-def _place(settings: Settings, encoder: int, arm: ClickArm, seed: int, windows: Windows, rows: str) -> Path:
-    """Where the scores of a run lie: another recipe, encoder, window or other rows are another run."""
+def _place(settings: Settings, encoder: int, arm: ClickArm, seed: int, windows: Windows, state: str) -> Path:
+    """Where the scores of a run lie: another recipe, encoder or window is another run, and so is one after an erasure or late events."""
     made = asdict(recipe(CtrRecipe, arm.recipe, settings.models, **arm.change))
-    content = [made, stages.contract(settings, encoder), seed, rows, *map(_text, asdict(windows).values())]
+    content = [made, stages.contract(settings, encoder), seed, state, *map(_text, asdict(windows).values())]
     key = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:10]
     return _directory(settings) / f"{arm.recipe}-{key}.npy"
 

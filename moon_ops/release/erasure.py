@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -58,26 +58,42 @@ def erase(settings: Settings, item_id: int, *, now: dt.datetime) -> Receipt:
     """
     place = settings.home / "receipts"
     place.mkdir(parents=True, exist_ok=True)
-    begun = place / f"{item_id}.begun.json"  # what a killed run has found
-    places: dict[str, int] = json.loads(begun.read_text()) if begun.is_file() else {}
-    _erase(settings, item_id, now, lambda name, count: _note(begun, places, name, max(places.get(name, 0), count)))
-    if not any(places.values()):
-        begun.unlink(missing_ok=True)
+    begun = Begun(place / f"{item_id}.begun.json")
+    _erase(settings, item_id, now, begun)
+    if not any(begun.places.values()):
+        begun.path.unlink(missing_ok=True)
         before = sorted(receipt.name for receipt in place.glob(f"{item_id}-*.json"))
         action = f"it was erased before: {place / before[-1]}" if before else "check the id"
         raise InputError(f"ITEM_ID = {item_id} is in no place", action=action)
-    first = dict(places)
-    _erase(settings, item_id, now, lambda name, count: _note(begun, places, name, first.get(name, 0) + count), again=True)
-    receipt = Receipt(item_id, now.isoformat(), places)
+    begun.first = dict(begun.places)
+    _erase(settings, item_id, now, begun, again=True)
+    receipt = Receipt(item_id, now.isoformat(), begun.places)
     _write(place / f"{item_id}-{now:%Y%m%dT%H%M%S}.json", asdict(receipt))
-    begun.unlink()
+    begun.path.unlink()
     return receipt
 
 
-def _note(begun: Path, places: dict[str, int], name: str, count: int) -> int:
-    places[name] = count
-    _write(begun, places)
-    return count
+class Begun:
+    """What an erasure has found, on disk before it is removed: the run that completes a killed one knows it, too."""
+
+    def __init__(self, path: Path) -> None:
+        known: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+        self.path, self.places, self.users = path, dict[str, int](known.get("places", {})), set[int](known.get("users", []))
+        self.first: dict[str, int] | None = None  # what the first pass has found, once it is over
+
+    def note(self, name: str, count: int) -> int:
+        """Take down how many rows of the item a place holds; with what a killed run or the pass before has found there."""
+        self.places[name] = max(self.places.get(name, 0), count) if self.first is None else self.first.get(name, 0) + count
+        self._keep()
+        return self.places[name]
+
+    def seen_by(self, users: Iterable[int]) -> None:
+        """Take down whose behaviour names the item."""
+        self.users |= set(users)
+        self._keep()
+
+    def _keep(self) -> None:
+        _write(self.path, {"places": self.places, "users": sorted(self.users)})
 
 
 def _write(place: Path, content: dict[str, Any]) -> None:
@@ -86,28 +102,29 @@ def _write(place: Path, content: dict[str, Any]) -> None:
     scratch.replace(place)
 
 
-def _erase(settings: Settings, item_id: int, now: dt.datetime, note: Note, *, again: bool = False) -> None:
+def _erase(settings: Settings, item_id: int, now: dt.datetime, begun: Begun, *, again: bool = False) -> None:
     """One pass over all places. ``again``: for what others were writing meanwhile; table and index stay if nothing was found."""
-    lake, users, found = settings.lake, _users(settings.lake, item_id), 0
+    lake, found = settings.lake, 0
     with lake.one_writer(), lake.erasing():
+        begun.seen_by(_users(lake, item_id))  # in here: nobody derives or ingests meanwhile
         for name, where in _rows(lake, item_id).items():
-            found += _forget(settings, name, where, note)
+            found += _forget(settings, name, where, begun.note)
     statistics.derive(lake)
     store = features.open_store(settings.home, settings.redis)
     with contextlib.ExitStack() as turns:  # whoever hands a view over now read it before, and may still bring the item
         for view in publication.views(settings, features.versions(lake)):
             turns.enter_context(view)
-        known = online_store.forget(store, "item_id", [item_id]) + online_store.forget(store, "user_id", users)
-    note("online store", known)
+        known = online_store.forget(store, "item_id", [item_id]) + online_store.forget(store, "user_id", sorted(begun.users))
+    begun.note("online store", known)
     for encoder in features.versions(lake):
         made = publication.table_place(settings, "items", encoder).exists()  # a first publication may have been killed after it
         if made and (found + known or not again):  # the users' other behaviour goes back to the online store, too
-            _withdraw(settings, encoder, item_id, now, note)
+            _withdraw(settings, encoder, item_id, now, begun.note)
 
 
 def _users(lake: Lake, item_id: int) -> list[int]:
     """Whose behaviour names the item: some may have done nothing else, and get no newer row."""
-    named = _behaviours(lake, item_id)
+    named = _behaviours(lake, item_id) | {"events": f"item_id = {item_id} AND user_id IS NOT NULL"}
     rows = [lake.read(name, ["user_id"], where)["user_id"].to_pylist() for name, where in named.items()]
     return sorted({user for some in rows for user in some})
 
@@ -126,8 +143,7 @@ def _behaviours(lake: Lake, item_id: int) -> dict[str, str]:
     name = statistics.BEHAVIOR
     if not lake.exists(name):
         return {}
-    whole = "item_ids" in lake.open(name).schema.names  # a table of before; it is made anew in this pass
-    return {name: f"array_has(item_ids, {item_id})" if whole else f"item_id = {item_id}"}
+    return {name: f"item_id = {item_id}" if statistics.usable(lake, name) else f"array_has(item_ids, {item_id})"}
 
 
 def _refused(lake: Lake, item_id: int) -> str:

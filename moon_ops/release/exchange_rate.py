@@ -7,7 +7,6 @@ metric; its value is not published).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -95,7 +94,7 @@ def _comparable(settings: Settings, windows: Windows, only: Sequence[int]) -> tu
 
 def _point(settings: Settings, encoder: int, name: str, seeds: Sequence[int], windows: Windows) -> Point:
     contract = stages.contract(settings, encoder)
-    key = f"{contract}-{windows.trained_until:%Y%m%d%H%M}-{windows.end:%Y%m%d%H%M}-{_state(settings, encoder)}"
+    key = f"{contract}-{windows.trained_until:%Y%m%d%H%M}-{windows.end:%Y%m%d%H%M}-{publication.lake_state(settings, encoder)}"
     place = settings.home / "studies" / "exchange-rate" / f"{key}.json"
     place.parent.mkdir(parents=True, exist_ok=True)
     if place.is_file():
@@ -112,20 +111,14 @@ def _point(settings: Settings, encoder: int, name: str, seeds: Sequence[int], wi
     return Point(encoder, contract, found, aucs)
 
 
-def _state(settings: Settings, encoder: int) -> str:
-    """Of the tables that recall is measured on: after an erasure, or events that came late, it is measured anew."""
-    found = [(name, newest, settings.lake.count(name)) for name, newest in publication.lake_versions(settings, encoder).items()]
-    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:10]
-
-
 def slopes(points: Sequence[Point]) -> list[Slope]:
     """Of every metric that all encoders have, and every outcome; image-search recall first."""
-    if not all(RECALL in p.metrics for p in points) or np.ptp([p.metrics[RECALL] for p in points]) == 0:
+    if not np.ptp([p.metrics.get(RECALL, math.nan) for p in points]) > 0:  # NaN, too
         problem = f"the encoders do not differ in {RECALL}, or have none: nobody searched by picture in the window"
         raise StageError(problem, action="compare encoders that do")
     metrics = {name: [p.metrics.get(name, math.nan) for p in points] for name in (RECALL, *RIVALS)}
     names = [name for name, values in metrics.items() if np.isfinite(values).all() and np.ptp(values) > 0]
-    outcomes = [label for label in OUTCOMES if np.isfinite([p.aucs.get(label, [math.nan]) for p in points]).all()]
+    outcomes = [label for label in OUTCOMES if all(np.isfinite(p.aucs.get(label, [math.nan])).all() for p in points)]
     if not outcomes:
         raise StageError("the click models have no AUC: the window has no clicks, or nothing else", action="judge on a longer window")
     return [_slope(points, name, outcome) for outcome in outcomes for name in names]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import hashlib
 import json
 import logging
 import os
@@ -192,6 +193,12 @@ def lake_versions(settings: Settings, encoder: int) -> dict[str, int]:
     """The newest fragment of every lake table that a publication reads."""
     names = ("items", "events", vector_tables.table_name(encoder), vector_tables.query_table_name(encoder))
     return {name: changes.newest(settings.lake.open(name)) if settings.lake.exists(name) else changes.NOTHING for name in names}
+
+
+def lake_state(settings: Settings, encoder: int) -> str:
+    """A short hash of the tables that models on this encoder are trained and judged on: ingestion, embedding and erasure change it."""
+    found = [(name, newest, settings.lake.count(name)) for name, newest in lake_versions(settings, encoder).items()]
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:10]
 
 
 def published_versions(settings: Settings, encoder: int) -> dict[str, int] | None:

@@ -184,7 +184,7 @@ def train_ctr(
     params = {"recipe": name, "seed": seed, "encoder": encoder, **{k: v for k, v in asdict(chosen).items() if k != "name"}}
     params |= {"trained_from": windows.start.isoformat(), "trained_until": windows.ctr_until.isoformat()}
     key = hashlib.sha256(json.dumps(params, sort_keys=True, default=str).encode()).hexdigest()[:10]
-    out = settings.home / "checkpoints" / (f"{name}-{key}" if register else f"{name}-{key}-study")  # a study removes its own
+    out = settings.home / "checkpoints" / (f"{name}-{key}" if register else f"{name}-{key}-unregistered")  # studies remove theirs
     out.parent.mkdir(parents=True, exist_ok=True)
     note = out.with_name(f"{out.name}.run")
     store = features.open_store(settings.home, settings.redis)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from feast import FeatureStore
 from numpy.typing import NDArray
 
 from moon_ops.ctr.score import Scorer
@@ -77,6 +78,7 @@ class Champion:
         self.store = features.open_store(settings.home, settings.redis)
         if self.scorer is not None:
             require_same(self.contract_id, self.scorer.contract_id, what="release and click model")
+            _warn_of_fewer(self.store, self.encoder, int(self.scorer.meta["behaviors"]))
         self.search(self.embed("warm up", None), 1)
 
     def refreshed(self) -> Champion:
@@ -119,6 +121,14 @@ class Champion:
         return [float(p) for p in self.scorer.probabilities(columns)]
 
 
+def _warn_of_fewer(store: FeatureStore, encoder: int, behaviors: int) -> None:
+    """The service must go on where MOON_BEHAVIORS was lowered, but the model reads less than it was judged on."""
+    try:
+        features.require_behaviors(store, features.service(store, encoder), behaviors)
+    except InputError as fewer:
+        log.warning("the click model is served less than it was trained on: %s", fewer)
+
+
 def _joined(known: dict[str, list[Any]], user_id: int, item_ids: Sequence[int], asked: Asked) -> Joined:
     """Online features as those that an impression is joined with: a row of profile and statistics for each item, one of behaviour."""
     count = len(item_ids)
@@ -146,7 +156,7 @@ class Follower:
         self.settings, self.every_seconds = settings, every_seconds
         self.registry = Registry(settings)
         self.current: Champion | None = None
-        self.refused: str = ""
+        self.refused = self._said = ""  # why, and the fault that was logged last
         self._stop = threading.Event()
 
     def follow(self) -> None:
@@ -154,8 +164,7 @@ class Follower:
         try:
             version = self.registry.alias(CHAMPION)
         except Exception as fault:  # the registry may be away for a while; what is served goes on
-            self.refused = f"the registry could not be asked for the champion: {fault}"
-            log.error(self.refused)
+            self._refuse("the registry could not be asked for the champion", fault, known=True)
             return
         if version is None:
             self.refused = "there is no champion release → run `moon demo`, or `moon promote RELEASE`"
@@ -164,10 +173,16 @@ class Follower:
             if self.current is None or self.current.version != version:
                 self.current = Champion(self.settings, self.registry, version)  # one assignment: a request sees the old or the new
             self.refresh()
-            self.refused = ""
+            self.refused = self._said = ""
         except Exception as fault:  # whatever is wrong with a release, it must not end the one that is served
-            self.refused = f"release {version} is not served: {fault}"
-            log.error(self.refused, exc_info=not isinstance(fault, MoonError))
+            self._refuse(f"release {version} is not served", fault)
+
+    def _refuse(self, what: str, fault: Exception, *, known: bool = False) -> None:
+        """Report a fault; it is logged once, however often it is met. ``known``: where it comes from tells nothing."""
+        self.refused = f"{what}: {fault}"
+        if str(fault) != self._said:
+            log.error(self.refused, exc_info=not known and not isinstance(fault, MoonError))
+        self._said = str(fault)
 
     def refresh(self) -> None:
         """Open the newest publication of the champion's vectors, if there is one since."""
@@ -200,10 +215,7 @@ class Follower:
             try:
                 self.refresh()
             except Exception as fault:  # what is served goes on; asked again in a moment
-                problem = f"the newest publication is not served: {fault}"
-                if problem != self.refused:  # else it is said four times a second
-                    log.error(problem, exc_info=not isinstance(fault, MoonError))
-                self.refused = problem
+                self._refuse("the newest publication is not served", fault)
 
 
 def places(settings: Settings, encoder: int) -> list[str]:

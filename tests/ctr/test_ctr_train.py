@@ -197,6 +197,21 @@ def test_a_killed_training_on_other_rows_begins_anew(
     assert fit(after, tmp_path / "killed", epochs=1) == fit(after, tmp_path / "whole", epochs=1)
 
 
+def test_only_what_the_rows_reach_tells_them_from_others(tables: Tables, wide: Wide, by_id: pa.Table) -> None:
+    """A click of somebody else, a night later, costs nobody his checkpoint."""
+    one, names = by_id.slice(0, 50), by_id.column_names
+    whole = wide(one)
+
+    def digest(joined: Joined) -> int:
+        return encode(joined, Vocabulary.fit(whole), tables, 3).digest()
+
+    views = {name: pa.concat_tables([view, view.slice(0, 1)]) for name, view in whole.views.items()}
+    assert digest(Joined(whole.rows, views, whole.at)) == digest(whole)
+    changes: dict[str, list[Any]] = {"is_image": [False] * 50, "item_ids": [[2, 1]] * 50, "clicks": [11] * 50, "label": [0] * 50}
+    changed = {name: digest(wide(one.set_column(names.index(name), name, pa.array(values)))) for name, values in changes.items()}
+    assert len({digest(whole), *changed.values()}) == 1 + len(changes), changed
+
+
 @pytest.mark.usefixtures("bare")
 def test_nothing_is_learned_from_the_rows_that_say_when_to_stop(fit: Fit, by_id: pa.Table, tmp_path: Path) -> None:
     """Not even that their ids exist: items 20 to 39 are shown in the last fifth only."""
@@ -205,6 +220,10 @@ def test_nothing_is_learned_from_the_rows_that_say_when_to_stop(fit: Fit, by_id:
     rows = by_id.set_column(by_id.column_names.index("item_id"), "item_id", pa.array(items))
     fit(rows, tmp_path / "model", extractor="din", epochs=1, validation=0.2)
     assert Vocabulary.load(tmp_path / "model").values["item"] == list(range(20))
+    clicked = by_id.column_names.index("label")
+    unlike = by_id.set_column(clicked, "label", pa.array([0] * 480 + [1] * 120))
+    with pytest.raises(InputError, match="0 of 480 rows are clicks"):
+        fit(unlike, tmp_path / "other", extractor="din", epochs=1, validation=0.2)
 
 
 @pytest.mark.usefixtures("bare")

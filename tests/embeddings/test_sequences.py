@@ -11,16 +11,18 @@ import lance
 import numpy as np
 import pyarrow as pa
 import pytest
-from feast import FeatureStore
+from feast import FeatureStore, FeatureView
 from feast.infra.data_sources.contrib.lance.lance_source import LanceSource
 
 from moon_ops.embeddings import features
 from moon_ops.embeddings.sequences import LISTS, ClickSequences, sequences
+from moon_ops.errors import InputError
 from moon_ops.lake import statistics
 from moon_ops.lake.tables import SCHEMAS, STAMP, Lake
 
 MAY = dt.datetime(2026, 5, 1, tzinfo=dt.UTC)
 SECOND, TICK = dt.timedelta(seconds=1), dt.timedelta(microseconds=1)
+ITEM = {"item_id": 1, "spu_id": 1, "title": "mug", "status": "active", "content_hash": "h", "event_timestamp": MAY, "created": MAY}
 Click = tuple[int, int, int, int]  # user, item, query, second
 
 
@@ -91,17 +93,41 @@ def test_feast_sees_plain_lists(source: ClickSequences) -> None:
 def test_the_registry_gives_back_the_same_source(source: ClickSequences) -> None:
     known = LanceSource.from_proto(source.to_proto())
     other = ClickSequences(length=6, name="user_behavior", uri=source.uri, **features.TIMES)
+    source.tags, source.description = {"team": "ctr"}, "clicks"
     found = ClickSequences.from_proto(source.to_proto())
+    assert (found.tags, found.description) == (source.tags, source.description)
     assert (found, found.length, found.timestamp_field, found.created_timestamp_column) == (source, 5, "event_timestamp", "created")
     assert source != other
     assert source != known, "a plain table is another source"
 
 
+def test_a_registry_that_holds_the_plain_table_of_before_is_upgraded(tmp_path: Path) -> None:
+    """Feast reads the old source with the new class before it replaces it."""
+    lake = Lake(str(tmp_path / "lake"))
+    lake.append("items", pa.Table.from_pylist([ITEM], schema=SCHEMAS["items"]))
+    statistics.derive(lake)
+    new = features.definitions(lake, [], behaviors=7)
+    (view,) = (thing for thing in new if getattr(thing, "name", "") == "user_behavior")
+    assert isinstance(view, FeatureView)
+    plain = LanceSource(name="user_behavior", uri=lake.address(statistics.BEHAVIOR), **features.TIMES)
+    old = FeatureView(name=view.name, entities=[features.USER], ttl=view.ttl, schema=view.features, source=plain)
+    features.apply(features.open_store(tmp_path), tmp_path, [features.USER, old])
+    features.apply(features.open_store(tmp_path), tmp_path, new)
+    found = features.clicks_of(features.open_store(tmp_path).get_feature_view("user_behavior"))
+    assert found is not None
+    assert found.length == 7
+
+
+def test_feasts_lists_of_more_than_arrow_can_hold_are_refused(source: ClickSequences, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moon_ops.embeddings.sequences.MOST", 3)
+    with pytest.raises(InputError, match=r"would copy 4 clicks into lists, and can hold 3 → .*MOON_BEHAVIORS"):
+        source.to_arrow()
+
+
 def test_another_number_of_clicks_is_registered_and_joined(tmp_path: Path) -> None:
     """Through Feast's own join, with a registry that is read again."""
     lake = Lake(str(tmp_path / "lake"))
-    item = {"item_id": 1, "spu_id": 1, "title": "mug", "status": "active", "content_hash": "h", "event_timestamp": MAY, "created": MAY}
-    lake.append("items", pa.Table.from_pylist([item], schema=SCHEMAS["items"]))
+    lake.append("items", pa.Table.from_pylist([ITEM], schema=SCHEMAS["items"]))
     clicks = [{"event_timestamp": MAY + n * SECOND, "user_id": 1, "item_id": 1, "event": "click", "query_id": n} for n in range(8)]
     lake.append("events", pa.Table.from_pylist(clicks, schema=SCHEMAS["events"]))
     statistics.derive(lake)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -128,6 +129,24 @@ def test_killed_while_saving_leaves_the_checkpoint_before(
     assert again is not None
     assert again.step == 2
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_killed_while_a_checkpoint_of_the_same_name_is_replaced_there_is_none(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a training begins anew: the one that is called the newest is gone, and the next run begins anew, too."""
+    model, optimizers = run
+    kept = Checkpoints(tmp_path)
+    kept.save(State("ctr", 0, []), model, optimizers)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            kept.save(State("ctr", 0, [1.0]), model, optimizers)
+    assert kept.read() is None
+    kept.save(State("ctr", 0, [2.0]), model, optimizers)
+    again = kept.read()
+    assert again is not None
+    assert again.losses == [2.0]
 
 
 def test_weights_that_the_next_stage_has_not_are_left_out(run: Any, tmp_path: Path) -> None:

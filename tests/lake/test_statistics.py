@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import random
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -237,3 +238,10 @@ def test_a_random_history_equals_counting_the_obvious_way(tmp_path: Path) -> Non
         (e["user_id"], e["item_id"], e["event_timestamp"] + TICK) for e in events if e["event"] == "click" and e["user_id"] is not None
     ]
     assert [(user, item, when) for user, item, _, when in clicks_of(lake)] == sorted(clicks, key=lambda c: (c[0], c[2]))
+
+
+def test_two_derivations_at_once_are_one(lake: Lake) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        found = [run.result() for run in [pool.submit(derive, lake) for _ in range(4)]]
+    assert found[-1] == StatisticsReport(item_profile=3, item_stats=7, user_behavior=3)
+    assert derive(lake) == found[-1]

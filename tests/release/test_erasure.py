@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 
 from moon_ops.embeddings import features, online_store
 from moon_ops.errors import InputError
-from moon_ops.lake import changes
+from moon_ops.lake import changes, statistics
 from moon_ops.lake.tables import SCHEMAS, items_as_of
 from moon_ops.release import erasure, maintenance, publication
 from moon_ops.release.erasure import Receipt, erase
@@ -148,6 +149,41 @@ def test_a_killed_erasure_is_completed_with_one_receipt(copied: Settings, now: d
         erase(copied, clicked, now=now)
     assert str(receipt) in refused.value.action
     assert list((copied.home / "receipts").iterdir()) == [receipt]
+
+
+@pytest.mark.parametrize("killed_in", ["derive", "cleanup"])
+def test_whoever_has_clicked_nothing_else_is_forgotten_by_the_run_that_completes_a_killed_one(
+    copied: Settings, now: dt.datetime, monkeypatch: pytest.MonkeyPatch, killed_in: str
+) -> None:
+    """The rows that named the users are gone by then."""
+    item = copied.lake.read("events", ["item_id"], "event = 'click'")["item_id"].to_pylist()[0]
+    click = copied.lake.read("events", where=f"event = 'click' AND item_id = {item}").to_pylist()[0]
+    copied.lake.append("events", pa.Table.from_pylist([{**click, "user_id": LONE}], schema=SCHEMAS["events"]))
+    publication.publish(copied, 1, now=now)
+    with monkeypatch.context() as patched:
+        if killed_in == "derive":
+            patched.setattr(statistics, "derive", Mock(side_effect=KeyboardInterrupt))
+        else:
+            patched.setattr(maintenance, "compact", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            erase(copied, item, now=now)
+    erase(copied, item, now=now)
+    assert behaviour(copied)["item_ids"] == [None]
+
+
+def test_who_clicks_while_an_erasure_waits_is_forgotten(copied: Settings, now: dt.datetime) -> None:
+    """An ingestion holds it up, and a publication shows the newcomer's first click meanwhile."""
+    item = copied.lake.read("events", ["item_id"], "event = 'click'")["item_id"].to_pylist()[0]
+    click = copied.lake.read("events", where=f"event = 'click' AND item_id = {item}").to_pylist()[0]
+    with ThreadPoolExecutor(1) as pool:
+        with copied.lake.one_writer():
+            run = pool.submit(erase, copied, item, now=now)
+            time.sleep(2)
+            copied.lake.append("events", pa.Table.from_pylist([{**click, "user_id": LONE}], schema=SCHEMAS["events"]))
+            publication.publish(copied, 1, now=now)
+            assert behaviour(copied)["item_ids"] == [[item]]
+        run.result(timeout=120)
+    assert behaviour(copied)["item_ids"] == [None]
 
 
 def test_nothing_is_handed_over_while_the_online_store_forgets(copied: Settings, now: dt.datetime, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,13 +52,17 @@ def test_a_metric_that_an_encoder_lacks_is_left_out() -> None:
 
 def test_what_has_no_value_has_no_slope(released: Settings, tmp_path: Path) -> None:
     """A loss that is the same everywhere, and a slice without clicks; nobody reads NaN from a file as a rate."""
-    some = [replace(p, metrics=p.metrics | {"training/loss": 1.0}, aucs=p.aucs | {"new items": [0.6, np.nan]}) for p in points(0.0)]
+    some = [replace(p, metrics=p.metrics | {"training/loss": 1.0}) for p in points(0.0)]
+    some[0] = replace(some[0], aucs={"overall": some[0].aucs["overall"]})
     found = exchange_rate.slopes(some)
     assert {(s.metric, s.outcome) for s in found} == {(RECALL, "overall"), ("text_search/recall@10", "overall")}
     settings = replace(released, home=tmp_path)
     exchange_rate.keep(settings, some, found, {})
     with pytest.raises(StageError, match="the exchange rate was not measured on new items"):
         exchange_rate.worth(settings, 0.008, "new items")
+    unsearched = replace(some[1], metrics=some[1].metrics | {RECALL: np.nan})
+    with pytest.raises(StageError, match="do not differ in image_search/recall@10, or have none"):
+        exchange_rate.slopes([*some[2:], unsearched])
     with pytest.raises(StageError, match="the click models have no AUC"):
         exchange_rate.slopes([replace(p, aucs={"overall": [np.nan]}) for p in some])
 

@@ -6,9 +6,11 @@ import base64
 import datetime as dt
 import io
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import numpy as np
@@ -187,6 +189,27 @@ def test_a_refused_champion_leaves_the_served_one_in_place(released: Settings, t
     assert follower.current is None
     assert "release 1 is not served" in follower.refused
     assert "sha256" in follower.refused
+
+
+def test_what_cannot_be_served_is_logged_once(
+    released: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is asked four times a second, for as long as it takes somebody to mend it; and reported again when it comes back."""
+    from moon_ops.serving.champion import Follower
+
+    home = tmp_path / "home"
+    shutil.copytree(released.home, home, symlinks=True)
+    follower = Follower(Settings.from_environment(home), every_seconds=0.6)
+    follower.follow()
+    with monkeypatch.context() as patched:
+        patched.setattr(follower, "refresh", Mock(side_effect=OSError("the index is broken")))
+        follower.start()
+        time.sleep(2.5)
+        follower.stop()
+        assert [r.levelname for r in caplog.records if "the index is broken" in r.getMessage()] == ["ERROR"]
+        assert "the index is broken" in follower.refused
+    follower.follow()
+    assert follower.refused == ""
 
 
 def test_an_alias_moved_to_a_failed_release_is_not_followed(released: Settings, tmp_path: Path) -> None:
