@@ -158,7 +158,7 @@ def evaluate(encoder: Encoder, home: Home = None, start: Start = None, end: Time
     settings = _settings(home)
     until = stages.trained_until(settings, encoder)
     metrics, prefixes = evaluation.evaluate_parts(
-        settings, encoder, windows(settings.lake, end=moment(end), trained_until=moment(start) or until)
+        settings, encoder, windows(settings.lake, end=moment(end), trained_until=moment(start), seen_until=until)
     )
     say({**metrics, "prefixes": [asdict(p) for p in prefixes]}, as_json)
 
@@ -179,7 +179,7 @@ def ctr(
     from moon_ops.release.windows import windows
 
     settings = _settings(home)
-    times = windows(settings.lake, trained_until=stages.trained_until(settings, encoder))
+    times = windows(settings.lake, seen_until=stages.trained_until(settings, encoder))
     directory, version = stages.train_ctr(settings, encoder, recipe, times, seed=seed)
     say({"ctr": version, **stages.evaluate_ctr(settings, encoder, directory, times)}, as_json)
 
@@ -200,7 +200,7 @@ def release(
     from moon_ops.release.windows import windows
 
     settings = _settings(home)
-    times = windows(settings.lake, trained_until=stages.trained_until(settings, encoder))
+    times = windows(settings.lake, seen_until=stages.trained_until(settings, encoder))
     made = stage(settings, encoder, ctr, times, now=now())
     say({"release": made.version, "passed": made.passed, "evidence": [asdict(v) for v in made.verdicts]}, as_json)
 

@@ -117,7 +117,7 @@ def _click_study(
     from moon_ops.release import click_study, stages, study
     from moon_ops.release.windows import windows
 
-    times = windows(settings.lake, trained_until=stages.trained_until(settings, encoder))
+    times = windows(settings.lake, seen_until=stages.trained_until(settings, encoder))
     oracle = next(iter(sorted(settings.home.glob("shop-*/oracle.parquet"))), None)
     judged = click_study.run(settings, encoder, arms, study.whole_seeds(seeds), times, oracle=oracle)
     named = json.dumps([[arm.name for arm in arms], seeds])

@@ -6,6 +6,7 @@ This is the way in for those who bring their own model; ours is trained on the s
 from __future__ import annotations
 
 import datetime as dt
+import numbers
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -61,8 +62,10 @@ class Loader:
         present), and for more clicks than are shown, and :class:`LeakError` for rows from before the end of the encoder's training: it
         knows what was bought then. Models may be trained on these (``seen_by_encoder``), never judged.
         """
-        if isinstance(vectors, str):
-            raise InputError(f"vectors = {vectors!r} is one text", action=f"give a list, e.g. [{vectors!r}]")
+        if isinstance(vectors, str) or not isinstance(vectors, Sequence):
+            raise InputError(f"vectors = {vectors!r} is no list of names", action='give a list, e.g. ["item"], or [] for none')
+        if now is not None and (not isinstance(now, dt.datetime) or now.tzinfo is None):
+            raise InputError(f"now = {now!r} is not a time with a zone", action="give e.g. datetime.now(UTC)")
         table = _table(rows)
         self.service = _service(store, service)
         self.contract_id = _contract(store, self.service, contract_id)
@@ -70,9 +73,11 @@ class Loader:
         _require_past(self.times, now or dt.datetime.now(dt.UTC))
         if not seen_by_encoder:
             _require_unseen(store, self.times, self.service)
-        behaviors = min(LENGTH, features.behaviors_of(store, self.service, LENGTH)) if behaviors is None else behaviors
-        if not isinstance(behaviors, int) or behaviors < 1 or not 0 <= top_k <= behaviors:
-            raise InputError(f"behaviors = {behaviors}, top_k = {top_k}: at least 1, and from 0 to behaviors", action="give other numbers")
+        behaviors = (
+            min(LENGTH, features.behaviors_of(store, self.service, LENGTH)) if behaviors is None else _whole("behaviors", behaviors, 1)
+        )
+        if _whole("top_k", top_k, 0) > behaviors:
+            raise InputError(f"top_k = {top_k} is more than behaviors = {behaviors}", action="give a smaller one")
         features.require_behaviors(store, self.service, behaviors)
         self.length, self.top_k = behaviors, top_k if top_k < behaviors else 0
         self.joined = as_of.join(store, table, self.service)
@@ -95,8 +100,7 @@ class Loader:
     def batches(self, size: int, *, seed: int | None = None, workers: int = 2) -> Iterator[Batch]:
         """All rows once, ``size`` at a time (the last may be fewer), in order or shuffled by ``seed``; ``workers`` threads work ahead."""
         for name, value, least in (("size", size, 1), ("workers", workers, 1), ("seed", 0 if seed is None else seed, 0)):
-            if value < least:
-                raise InputError(f"{name} = {value} must be at least {least}", action="give another number")
+            _whole(name, value, least)
         order = np.arange(len(self)) if seed is None else np.random.default_rng(seed).permutation(len(self))
         return (made for _, made in prefetched(self.batch, order, size, workers=workers))
 
@@ -143,7 +147,10 @@ class Loader:
             return np.append(pc.fill_null(coded.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False) + 1, 0)
         if pa.types.is_floating(column.type):
             return np.append(pc.fill_null(column, np.nan).to_numpy(), np.nan)
-        return np.append(pc.fill_null(column.cast(pa.int64()), -1).to_numpy(), -1)
+        try:
+            return np.append(pc.fill_null(column.cast(pa.int64()), -1).to_numpy(), -1)
+        except pa.ArrowInvalid as large:
+            raise InputError(f"{name} holds numbers of 2^63 or more", action="drop the column, or make it text") from large
 
 
 def _table(rows: pd.DataFrame | pa.Table) -> pa.Table:
@@ -151,6 +158,8 @@ def _table(rows: pd.DataFrame | pa.Table) -> pa.Table:
     if isinstance(rows, pd.DataFrame) and rows.empty:  # pandas knows no types then
         kinds = {name: "int64" if name.endswith("_id") else "float64" for name in rows.columns if rows[name].dtype == object}
         rows = rows.astype(kinds | ({"event_timestamp": "datetime64[us, UTC]"} if "event_timestamp" in rows.columns else {}))
+    if not isinstance(rows, pd.DataFrame | pa.Table):
+        raise InputError(f"rows are a {type(rows).__name__}, not a table", action="bring a pandas DataFrame, or an Arrow table")
     try:
         table = rows if isinstance(rows, pa.Table) else pa.Table.from_pandas(rows, preserve_index=False)
     except (pa.ArrowException, ValueError, TypeError, OverflowError, AttributeError) as odd:
@@ -165,13 +174,20 @@ def _table(rows: pd.DataFrame | pa.Table) -> pa.Table:
     return table
 
 
+def _whole(name: str, value: Any, least: int) -> int:
+    """A whole number, numpy's too; :class:`InputError` for anything else, or one below ``least``."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+        raise InputError(f"{name} = {value!r} must be a whole number of at least {least}", action="give another number")
+    return int(value)
+
+
 def _is_list(column: pa.ChunkedArray) -> bool:
     return any(is_kind(column.type) for is_kind in (_IS.is_list, _IS.is_large_list, _IS.is_list_view, _IS.is_large_list_view))
 
 
 def _service(store: FeatureStore, service: str | FeatureService) -> FeatureService:
     known = {found.name: found for found in store.list_feature_services()}
-    name = service if isinstance(service, str) else service.name
+    name = service.name if isinstance(service, FeatureService) else str(service)
     if name not in known:
         there = ", ".join(sorted(known)) or "none"
         raise StageError(f"Feast has no feature service {name} (there are: {there})", action="name one of these, or run `moon publish`")

@@ -40,6 +40,7 @@ VECTOR = {"embedding": Array(Float32)}
 TIMES: dict[str, Any] = {"timestamp_field": "event_timestamp", "created_timestamp_column": "created"}
 
 Thing = Entity | FeatureView | FeatureService
+atexit.register(setattr, ibis.options, "default_backend", None)  # else its native objects outlive the interpreter and complain
 
 
 def prepare(home: Path, redis: str) -> None:
@@ -72,7 +73,6 @@ def open_store(home: Path, redis: str = "") -> FeatureStore:
     prepare(home, redis)
     backend = ibis.duckdb.connect(threads=os.cpu_count() or 2)
     ibis.set_backend(backend)
-    atexit.register(setattr, ibis.options, "default_backend", None)  # else its native objects outlive the interpreter and complain
     with _locked(home):
         return FeatureStore(repo_path=str(REPO))
 

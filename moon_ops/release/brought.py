@@ -39,10 +39,15 @@ class Kind:
 
 @dataclass(frozen=True)
 class Brought:
-    """The version of moon-encoder that stands for the vectors; of ``items`` versions in the lake, ``with_vector`` have one."""
+    """The version of moon-encoder that stands for the vectors; of ``items`` versions in the lake, ``with_vector`` have one.
+
+    ``trained_until`` is what is believed now; until now it was ``believed_before``, empty for new vectors. Publish again where they differ.
+    """
 
     encoder: int
     contract_id: str
+    trained_until: str
+    believed_before: str
     dim: int
     items: int
     with_vector: int
@@ -60,31 +65,32 @@ def bring(settings: Settings, file: Path, *, trained_until: dt.datetime, now: dt
     if not items.num_rows:
         problem = f"none of the {len(ids)} ids in {file}, e.g. {ids[0]}, is an item of the lake"
         raise InputError(problem, action="ingest the shop that they belong to first")
-    version = _version(settings, kind, trained_until)
+    version, before = _version(settings, kind, trained_until)
     for name in (table_name(version), query_table_name(version)):
         vector_tables.create(lake, name, kind)
     for start in range(0, items.num_rows, CHUNK):
         rows = items.slice(start, CHUNK)
         found = vectors[np.searchsorted(ids, rows["item_id"].to_numpy())]
         vector_tables.insert(lake, table_name(version), rows, {"embedding": vector_tables.as_column(found)}, now)
-    return Brought(version, kind.contract_id, kind.dim, lake.count("items"), lake.count(table_name(version)))
+    believed = trained_until.isoformat(), before
+    return Brought(version, kind.contract_id, *believed, kind.dim, lake.count("items"), lake.count(table_name(version)))
 
 
-def _version(settings: Settings, kind: Kind, trained_until: dt.datetime) -> int:
-    """The version that these vectors have, or a new one."""
+def _version(settings: Settings, kind: Kind, trained_until: dt.datetime) -> tuple[int, str]:
+    """The version that these vectors have, or a new one; and its ``trained_until`` before."""
     registry = Registry(settings)
     known = registry.client.search_model_versions(f"name = '{ENCODER}'") if registry.newest(ENCODER) else []
     for version in known:
         if version.tags.get("contract_id") == kind.contract_id:
             registry.tag(ENCODER, int(version.version), {"trained_until": trained_until.isoformat()})  # it may have been corrected
-            return int(version.version)
+            return int(version.version), str(version.tags["trained_until"])
     run_id = registry.start_run("vectors brought", {"dim": kind.dim}, {"contract_id": kind.contract_id})
     tags = {"contract_id": kind.contract_id, "trained_until": trained_until.isoformat(), "recipe": RECIPE}
     with tempfile.TemporaryDirectory() as scratch:
         (Path(scratch) / "vectors.json").write_text(json.dumps({"contract_id": kind.contract_id, "dim": kind.dim}) + "\n")
         made = registry.register(ENCODER, run_id, Path(scratch), tags)
     registry.finish(run_id)
-    return made
+    return made, ""
 
 
 def _read(file: Path) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

@@ -152,7 +152,7 @@ def _champion_encoder() -> int | None:
 
 
 def _windows(settings: Settings, encoder: int, as_of: str) -> Windows:
-    return windows(settings.lake, end=_time(as_of), trained_until=stages.trained_until(settings, encoder))
+    return windows(settings.lake, end=_time(as_of), seen_until=stages.trained_until(settings, encoder))
 
 
 def _time(text: str) -> dt.datetime:

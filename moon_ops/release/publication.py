@@ -50,6 +50,7 @@ class Published:
     queries: int
     index: str
     changed: int  # rows handed to the online store
+    behaviors: int  # clicks of a user that it shows
 
 
 def publish(settings: Settings, encoder: int, *, now: dt.datetime, behaviour: bool = True, full: bool = False) -> Published:
@@ -80,7 +81,7 @@ def publish(settings: Settings, encoder: int, *, now: dt.datetime, behaviour: bo
             header = _index(settings, encoder, now, contract, full=True)
     place = _place(settings, encoder)
     _write(place, json.dumps(versions))  # last: a killed publication is published again
-    return Published(encoder, contract, header.items, queries, f"{header.kind}: {header.reason}", changed)
+    return Published(encoder, contract, header.items, queries, f"{header.kind}: {header.reason}", changed, settings.behaviors)
 
 
 def definitions(settings: Settings, encoders: Sequence[int]) -> list[features.Thing]:
@@ -120,6 +121,8 @@ def _online_view(settings: Settings, store: FeatureStore, view: str, now: dt.dat
     dataset = features.dataset_of(source)
     since = _since(settings, view, full=full, online=online)
     when, mark = _not_before(since, now), changes.newest(dataset)
+    if since.when is None:  # killed in the middle, it holds neither what was there before nor this
+        _handed(settings, view).unlink(missing_ok=True)
     count = handover.online(store, source, dataset, since, when)
     remember(settings, view, mark, when, online)
     return count

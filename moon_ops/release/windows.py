@@ -17,7 +17,10 @@ CTR_SHARE, CTR_MOST = 0.15, dt.timedelta(days=14)  # held out for click models
 
 @dataclass(frozen=True)
 class Windows:
-    """Encoders learn from ``start`` to ``trained_until`` and are judged from there to ``end``; click models likewise, at ``ctr_until``."""
+    """Encoders learn from ``start`` to ``trained_until`` and are judged from there to ``end``; click models likewise, at ``ctr_until``.
+
+    An encoder that has seen nothing of the shop, e.g. of vectors that were brought, is judged from ``start`` on.
+    """
 
     start: dt.datetime
     trained_until: dt.datetime
@@ -25,17 +28,24 @@ class Windows:
     end: dt.datetime
 
     def __post_init__(self) -> None:
-        if not self.start < self.trained_until <= self.ctr_until < self.end:
-            raise InputError(
-                f"{self.trained_until:%Y-%m-%dT%H:%MZ} must lie between the first event ({self.start:%Y-%m-%dT%H:%MZ}) and the last "
-                f"({self.end:%Y-%m-%dT%H:%MZ}): what comes before it is learned from, what comes after it judges",
-                action="choose a time between them",
-            )
+        if not self.start <= self.trained_until <= self.ctr_until < self.end:
+            raise _outside(self.trained_until, self.start, self.end)
 
 
-def windows(lake: Lake, *, end: dt.datetime | None = None, trained_until: dt.datetime | None = None) -> Windows:
+def _outside(cut: dt.datetime, start: dt.datetime, end: dt.datetime) -> InputError:
+    at, first, last = (f"{when:%Y-%m-%dT%H:%MZ}" for when in (cut, start, end))
+    problem = f"{at} must lie between the first event ({first}) and the last ({last})"
+    return InputError(f"{problem}: what comes before it is learned from, what comes after it judges", action="choose a time between them")
+
+
+def windows(
+    lake: Lake, *, end: dt.datetime | None = None, trained_until: dt.datetime | None = None, seen_until: dt.datetime | None = None
+) -> Windows:
     """The windows for the events before ``end`` (default: all): the last quarter of the time, but no more than four weeks, judges the
-    encoder, and the last 15 %, but no more than two weeks, the click models. ``trained_until`` overrides the first.
+    encoder, and the last 15 %, but no more than two weeks, the click models.
+
+    ``trained_until`` overrides the first, and so does ``seen_until``, until when an encoder that is there has seen behaviour: it may lie
+    before the first event. Raises :class:`InputError` for a time that leaves nothing to learn from or to judge.
     """
     stamps = lake.open("events", needs="moon ingest DIRECTORY").to_table(columns=["event_timestamp"])["event_timestamp"]
     if end is not None:
@@ -45,5 +55,8 @@ def windows(lake: Lake, *, end: dt.datetime | None = None, trained_until: dt.dat
     first, last = (pc.min_max(stamps)[name].as_py() for name in ("min", "max"))
     last += dt.timedelta(microseconds=1)  # the windows are half open, and the last event belongs to them
     span = last - first
-    cut = trained_until or last - min(RECALL_SHARE * span, RECALL_MOST)
+    if trained_until is not None and trained_until <= first:
+        raise _outside(trained_until, first, last)
+    given = trained_until or (seen_until and max(seen_until, first))
+    cut = given or last - min(RECALL_SHARE * span, RECALL_MOST)
     return Windows(first, cut, max(cut, last - min(CTR_SHARE * span, CTR_MOST)), last)

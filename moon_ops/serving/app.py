@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from fastapi import FastAPI, File, Form, Header, Query, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from moon_ops.errors import InputError, MoonError, ServiceError
 from moon_ops.lake.images import MAX_BYTES
@@ -29,6 +29,7 @@ from moon_ops.settings import Settings
 MOST_FAULTS = 5  # that an answer lists
 MAX_TEXT = 10_000  # characters; an encoder reads a few dozen tokens
 Id = Annotated[int, Field(ge=0, lt=2**63)]
+StrictId = Annotated[Id, Field(strict=True)]  # of JSON, where true is no number
 PAGE = Path(__file__).parent / "web" / "index.html"
 
 
@@ -41,9 +42,10 @@ class NewItems(BaseModel):
 class ScoreRequest(BaseModel):
     """Items to score for a user and a query; ``image`` is base64."""
 
-    user_id: Id
-    item_ids: list[Id] = Field(min_length=1, max_length=500)
-    query_id: Id | None = None  # the shop's, where the query has been asked before
+    model_config = ConfigDict(extra="forbid")  # a misspelt field would be a request without a query
+    user_id: StrictId
+    item_ids: list[StrictId] = Field(min_length=1, max_length=500)
+    query_id: StrictId | None = None  # the shop's, where the query has been asked before
     text: Annotated[str, AfterValidator(lambda text: _utf8(text))] = Field("", max_length=MAX_TEXT)
     image: str | None = Field(None, max_length=MAX_BYTES * 4 // 3 + 4)
 

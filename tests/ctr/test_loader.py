@@ -194,10 +194,17 @@ def test_no_rows_are_no_batches_and_the_unknown_is_nothing(store: FeatureStore) 
         ({"item_id": np.uint64(2**63)}, {}, InputError, "item_id holds numbers of 2.63 or more"),
         ({"query_id": 81.0}, {}, InputError, r'query_id is double.*astype\("Int64"\)'),
         ({"label": [[1, 2]]}, {}, InputError, "label is list.*: neither numbers, texts nor times"),
-        ({}, {"behaviors": 0}, InputError, "behaviors = 0, top_k = 0: at least 1"),
-        ({}, {"behaviors": 5, "top_k": 6}, InputError, "behaviors = 5, top_k = 6"),
+        ({}, {"behaviors": 0}, InputError, "behaviors = 0 must be a whole number of at least 1"),
+        ({}, {"behaviors": "5"}, InputError, "behaviors = '5' must be a whole number"),
+        ({}, {"behaviors": 5, "top_k": 2.5}, InputError, "top_k = 2.5 must be a whole number"),
+        ({}, {"behaviors": 5, "top_k": 6}, InputError, "top_k = 6 is more than behaviors = 5"),
+        ({}, {"vectors": None}, InputError, "vectors = None is no list of names"),
+        ({}, {"service": None}, StageError, "Feast has no feature service None"),
+        ({}, {"now": NOW.replace(tzinfo=None)}, InputError, "now = .* is not a time with a zone"),
+        ({}, {"now": "2026-02-01"}, InputError, "now = '2026-02-01' is not a time with a zone"),
+        ({"label": np.uint64(2**63)}, {}, InputError, "label holds numbers of 2"),
         ({}, {"behaviors": 101}, InputError, "behaviors = 101, but ctr_v1 shows the last 100 clicks"),
-        ({}, {"vectors": "item"}, InputError, "vectors = 'item' is one text"),
+        ({}, {"vectors": "item"}, InputError, "vectors = 'item' is no list of names"),
     ],
 )
 def test_what_cannot_be_used_is_refused(
@@ -228,9 +235,11 @@ def test_a_service_of_ones_own_is_guarded_too_and_keeps_the_most_similar(store: 
         store.delete_feature_service("mine")
 
 
-@pytest.mark.parametrize("change", [{"size": 0}, {"size": -1}, {"size": 2, "workers": 0}, {"size": 2, "seed": -1}])
-def test_a_number_that_makes_no_batches_is_refused_at_once(store: FeatureStore, change: dict[str, int]) -> None:
-    with pytest.raises(InputError, match=r"= (0|-1) must be at least (0|1)"):
+@pytest.mark.parametrize(
+    "change", [{"size": 0}, {"size": 2.5}, {"size": 2, "workers": 0}, {"size": 2, "seed": -1}, {"size": 2, "seed": "x"}]
+)
+def test_a_number_that_makes_no_batches_is_refused_at_once(store: FeatureStore, change: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"must be a whole number of at least (0|1)"):
         Loader(store, rows((5, 1, 81, MAY + 3 * DAY)), "ctr_v1", now=NOW).batches(**change)
 
 
@@ -289,3 +298,14 @@ def test_what_the_leak_would_have_been_worth(tmp_path: Path) -> None:
 
     assert freshness(0 * TICK) == 0.5, "no click is known at its own moment"
     assert freshness(2 * TICK) > 0.99, "two microseconds later each one is"
+
+
+def test_numpys_numbers_are_numbers(store: FeatureStore) -> None:
+    loader = Loader(store, rows((5, 1, 81, MAY + 3 * DAY)), "ctr_v1", behaviors=np.int64(5), top_k=np.int64(2), now=NOW)  # type: ignore[arg-type]
+    (batch,) = loader.batches(np.int64(8))  # type: ignore[arg-type]
+    assert batch["item_ids"].shape == (1, 2)
+
+
+def test_rows_that_are_no_table_are_refused(store: FeatureStore) -> None:
+    with pytest.raises(InputError, match="rows are a dict, not a table"):
+        Loader(store, {"user_id": [1]}, "ctr_v1", now=NOW)  # type: ignore[arg-type]

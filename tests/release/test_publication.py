@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
@@ -236,6 +237,22 @@ def test_another_number_of_clicks_is_shown_to_everybody(current: Settings, now: 
     assert (features.online(store, 1, [1], user)["item_ids"], len(newest)) == ([newest], 2)
     with pytest.raises(InputError, match=r"behaviors = 20, but ctr_v1 shows the last 2 clicks of a user → .*MOON_BEHAVIORS=20"):
         stages.train_ctr(fewer, 1, "ctr-din", windows(fewer.lake, trained_until=stages.trained_until(fewer, 1)), seed=0)
+
+
+def test_killed_while_another_number_is_handed_over_it_is_not_thought_to_be_the_old_one(
+    current: Settings, now: dt.datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fewer, store = replace(current, behaviors=2), features.open_store(current.home)
+    user = Counter(fewer.lake.read(statistics.BEHAVIOR, ["user_id"])["user_id"].to_pylist()).most_common(1)[0][0]
+    before = features.online(store, 1, [1], user)["item_ids"]
+    with monkeypatch.context() as patched:
+        patched.setattr(publication, "remember", Mock(side_effect=KeyboardInterrupt))
+        patched.setattr(publication, "SHARED", ("user_behavior",))
+        with pytest.raises(KeyboardInterrupt):
+            publication.publish(fewer, 1, now=now)
+    assert features.online(store, 1, [1], user)["item_ids"] != before
+    assert publication.publish(current, 1, now=now).changed > 0
+    assert features.online(store, 1, [1], user)["item_ids"] == before
 
 
 def test_the_feast_command_line_finds_what_was_published(current: Settings) -> None:

@@ -57,6 +57,18 @@ def test_a_cut_outside_the_events_is_refused(tmp_path: Path, days: int) -> None:
         windows(lake_of(tmp_path, 0, 40), trained_until=MAY + days * DAY)
 
 
+@pytest.mark.parametrize("days", [0, -100])
+def test_an_encoder_that_has_seen_nothing_of_the_shop_is_judged_on_all_of_it(tmp_path: Path, days: int) -> None:
+    found = windows(lake_of(tmp_path, 0, 40), seen_until=MAY + days * DAY)
+    assert (found.start, found.trained_until) == (MAY, MAY)
+    assert abs(found.ctr_until - (MAY + 34 * DAY)) <= MICROSECOND
+
+
+def test_an_encoder_that_has_seen_everything_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="must lie between"):
+        windows(lake_of(tmp_path, 0, 40), seen_until=MAY + 41 * DAY)
+
+
 @pytest.mark.parametrize(("days", "count"), [((), 0), ((3,), 1), ((3, 50), 1)])
 def test_too_few_events_are_an_error(tmp_path: Path, days: tuple[float, ...], count: int) -> None:
     with pytest.raises(StageError, match=f"the lake has {count} events"):
@@ -72,6 +84,6 @@ def test_windows_never_overlap() -> None:
     times = [MAY + n * DAY for n in range(4)]
     assert Windows(*times).ctr_until == MAY + 2 * DAY
     assert Windows(times[0], times[1], times[1], times[2]).ctr_until == times[1]
-    for wrong in ([1, 0, 2, 3], [0, 2, 1, 3], [0, 1, 3, 3], [0, 0, 1, 2]):
+    for wrong in ([1, 0, 2, 3], [0, 2, 1, 3], [0, 1, 3, 3], [0, 0, 2, 2]):
         with pytest.raises(InputError, match="must lie between the first event"):
             Windows(*(times[n] for n in wrong))

@@ -129,6 +129,8 @@ def test_feast_knows_which_features_a_registered_click_model_needs(released: Set
         ("/v1/search", {"data": {"text": "mug", "k": "0"}}, 422, "k"),
         ("/v1/score", {"json": {"user_id": 1, "item_ids": [987654]}}, 422, "987654 is no item"),
         ("/v1/score", {"json": {"user_id": 1, "item_ids": []}}, 422, "item_ids"),
+        ("/v1/score", {"json": {"user_id": 1, "item_ids": [True]}}, 422, "item_ids"),
+        ("/v1/score", {"json": {"user_id": 1, "item_ids": [1], "txt": "blue lamp"}}, 422, "txt"),
         ("/v1/score", {"json": {"user_id": 1, "item_ids": [1], "image": "%%%"}}, 422, "not base64"),
         ("/v1/score", {"json": {"user_id": 1, "item_ids": [1], "image": "é"}}, 422, "not base64"),
         ("/v1/score", {"content": LONE, "headers": {"content-type": "application/json"}}, 422, "text"),
