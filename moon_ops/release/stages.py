@@ -59,27 +59,40 @@ def train(settings: Settings, name: str, *, trained_until: dt.datetime, seed: in
     if not chosen.steps:
         raise InputError("steps = 0: an encoder that has learned nothing is no release", action="train at least one step")
     params = {"recipe": name, "seed": seed, "trained_until": trained_until.isoformat(), **flat(chosen)}
-    key = hashlib.sha256(json.dumps(params, sort_keys=True, default=str).encode()).hexdigest()[:10]
-    out = settings.home / "checkpoints" / f"{name}-{key}"
-    out.parent.mkdir(parents=True, exist_ok=True)
+    out = _checkpoint(settings, name, params)
     if os.environ.get("RANK", "0") != "0":
         return Trained(str(out), "", train_encoder(settings.lake, out, chosen, trained_until=trained_until, seed=seed).last_loss)
     registry = Registry(settings)
-    note = out.with_name(f"{out.name}.run")
-    with alone(out.with_name(f".{out.name}.lock"), f"training {name}"):
-        killed = note.read_text() if note.is_file() else None
-        with tracked(registry, f"train {name}", params, resume=killed) as run_id:
-            note.write_text(run_id)
-            report = train_encoder(
-                settings.lake,
-                out,
-                chosen,
-                trained_until=trained_until,
-                seed=seed,
-                on_step=lambda step, found: registry.log(run_id, found, step),
-            )
-        note.unlink(missing_ok=True)
+    with _run_of(registry, out, f"train {name}", params) as run_id:
+        report = train_encoder(
+            settings.lake,
+            out,
+            chosen,
+            trained_until=trained_until,
+            seed=seed,
+            on_step=partial(_log, registry, run_id),
+        )
     return Trained(str(out), run_id, report.last_loss)
+
+
+def _checkpoint(settings: Settings, name: str, params: dict[str, Any], suffix: str = "") -> Path:
+    """Where the training of these settings writes to."""
+    key = hashlib.sha256(json.dumps(params, sort_keys=True, default=str).encode()).hexdigest()[:10]
+    out = settings.home / "checkpoints" / f"{name}-{key}{suffix}"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+@contextlib.contextmanager
+def _run_of(registry: Registry, out: Path, name: str, params: dict[str, Any], tags: dict[str, str] | None = None) -> Iterator[str]:
+    """The MLflow run of a training that nobody else runs now; one that was killed goes on in the run that it had."""
+    note = out.with_name(f"{out.name}.run")
+    with alone(out.with_name(f".{out.name}.lock"), f"'{name}'"):
+        killed = note.read_text() if note.is_file() else None
+        with tracked(registry, name, params, tags, resume=killed) as run_id:
+            note.write_text(run_id)
+            yield run_id
+        note.unlink(missing_ok=True)
 
 
 def flat(chosen: EncoderRecipe) -> dict[str, Any]:
@@ -183,41 +196,25 @@ def train_ctr(
     registry, service = Registry(settings), features.service_name(encoder)
     params = {"recipe": name, "seed": seed, "encoder": encoder, **{k: v for k, v in asdict(chosen).items() if k != "name"}}
     params |= {"trained_from": windows.start.isoformat(), "trained_until": windows.ctr_until.isoformat()}
-    key = hashlib.sha256(json.dumps(params, sort_keys=True, default=str).encode()).hexdigest()[:10]
-    out = settings.home / "checkpoints" / (f"{name}-{key}" if register else f"{name}-{key}-unregistered")  # studies remove theirs
-    out.parent.mkdir(parents=True, exist_ok=True)
-    note = out.with_name(f"{out.name}.run")
+    out = _checkpoint(settings, name, params, "" if register else "-unregistered")  # studies remove theirs
     store = features.open_store(settings.home, settings.redis)
     features.require_behaviors(store, features.service(store, encoder), chosen.behaviors)
-    with contextlib.ExitStack() as held:
-        held.enter_context(alone(out.with_name(f".{out.name}.lock"), f"training {name}"))
-        killed = note.read_text() if note.is_file() else None
-        tags = {"feast.feature_service": service, "feast.project": "moon"}
-        run_id = held.enter_context(tracked(registry, f"ctr {name}", params, tags, resume=killed))
-        note.write_text(run_id)
-        report = train_click_model(
-            impressions(settings, encoder, windows.start, windows.ctr_until),
-            vectors_known(settings, encoder),
-            out,
-            chosen,
-            feature_service=service,
-            trained_from=windows.start,
-            trained_until=windows.ctr_until,
-            seed=seed,
-            on_step=lambda step, found: registry.log(run_id, found, step),
-        )
+    joined, tables = impressions(settings, encoder, windows.start, windows.ctr_until), vectors_known(settings, encoder)
+    times = {"trained_from": windows.start, "trained_until": windows.ctr_until}
+    with _run_of(registry, out, f"ctr {name}", params, {"feast.feature_service": service, "feast.project": "moon"}) as run_id:
+        hear = partial(_log, registry, run_id)
+        report = train_click_model(joined, tables, out, chosen, feature_service=service, **times, seed=seed, on_step=hear)
         found = {"epochs": report.epochs, "validation_auc": report.validation_auc}
         registry.log(run_id, {name: value for name, value in found.items() if value is not None})
-        note.unlink(missing_ok=True)
         if not register:
             return out, None
-        tags = {
-            "contract_id": report.contract_id,
-            "encoder": str(encoder),
-            "feast.feature_service": service,
-            "trained_until": report.trained_until,
-        }
+        tags = {"contract_id": report.contract_id, "encoder": str(encoder)}
+        tags |= {"feast.feature_service": service, "trained_until": report.trained_until}
         return out, registry.register(CTR, run_id, out, tags)
+
+
+def _log(registry: Registry, run_id: str, step: int, found: dict[str, float]) -> None:
+    registry.log(run_id, found, step)
 
 
 def impressions(settings: Settings, encoder: int, start: dt.datetime, end: dt.datetime) -> Joined:

@@ -84,7 +84,7 @@ def test_two_trainings_of_the_same_settings_at_once_are_refused(workshop: Settin
     def others_start(self: Registry, run_id: str, metrics: Mapping[str, float], at: int = 0) -> None:
         if not met:
             met.append(run_id)
-            with pytest.raises(StageError, match="training mini with these very settings is running already → wait for it"):
+            with pytest.raises(StageError, match="'train mini' with these very settings is running already → wait for it"):
                 train(workshop, **short)
             met.append(train(workshop, seed=1, **short).run_id)
         log(self, run_id, metrics, at)
