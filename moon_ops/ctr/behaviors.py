@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from moon_ops.ctr.vocabulary import NOTHING, Vocabulary
+from moon_ops.embeddings.sequences import one
 
 if TYPE_CHECKING:
     from moon_ops.ctr.dataset import Vectors
@@ -28,16 +29,17 @@ SEARCHED = 1 << 22  # floats of vectors that a search for the most similar click
 class Lengths:
     """Where each of M lists ends in an array of values, and how long it is; the last of each [M + 1] is that of no list."""
 
-    ends: Ints
-    counts: Ints
+    ends: NDArray[np.integer[Any]]
+    counts: NDArray[np.integer[Any]]
 
     @classmethod
-    def of(cls, column: pa.ChunkedArray) -> Lengths:
-        """Of the lists of a column, which may lie in one another (list views); null is empty."""
-        lists = column.combine_chunks()
-        counts = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False).astype(np.int64)
-        starts = np.asarray(lists.offsets, np.int64)[: len(lists)]  # a list has an offset more, where the last one ends
-        return cls(np.append(starts + counts, 0), np.append(counts, 0))
+    def of(cls, lists: pa.Array) -> Lengths:
+        """Of lists, which may lie in one another (list views); null is empty."""
+        starts = np.asarray(lists.offsets)[: len(lists)]  # plain lists have an offset more, where the last one ends
+        counts = np.asarray(lists.sizes) if hasattr(lists, "sizes") else np.diff(np.asarray(lists.offsets))
+        counts = np.where(np.asarray(lists.is_null()), 0, counts) if lists.null_count else counts
+        nothing = np.zeros(1, starts.dtype)
+        return cls(np.concatenate([starts + counts, nothing]), np.concatenate([counts, nothing]))
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,11 @@ class Behaviors:
     @classmethod
     def encode(cls, view: pa.Table, vocabulary: Vocabulary, items: Vectors, queries: Vectors, length: int, top_k: int) -> Behaviors:
         """Code the rows [M] of ``user_behavior`` (item_ids and query_ids, oldest first)."""
-        item_ids, query_ids = (flat(view[name]) for name in ("item_ids", "query_ids"))
+        lists = one(view["item_ids"])
+        item_ids, query_ids = flat(lists), flat(one(view["query_ids"]))
         rows = vocabulary.encode("item", item_ids)
         return cls(
-            lengths=Lengths.of(view["item_ids"]),
+            lengths=Lengths.of(lists),
             items=rows,
             categories=vocabulary.category_of(rows),
             queries=vocabulary.encode("query", query_ids),
@@ -136,9 +139,9 @@ def most_similar(places: Ints, codes: Ints, vectors: Vectors, times: Ints, targe
     return chosen
 
 
-def flat(column: pa.ChunkedArray) -> Ints:
+def flat(lists: pa.Array) -> Ints:
     """The values that :class:`Lengths` counts in, and a -1 that stands for nothing."""
-    return np.append(pc.fill_null(column.combine_chunks().values, -1).to_numpy(zero_copy_only=False), -1)
+    return np.append(pc.fill_null(lists.values, -1).to_numpy(zero_copy_only=False), -1)
 
 
 assert NOTHING == 0, "what -1 leads to is coded as nothing by the vocabulary"

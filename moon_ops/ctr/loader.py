@@ -21,6 +21,7 @@ from moon_ops.ctr.behaviors import Lengths, flat, last, most_similar
 from moon_ops.ctr.prefetch import prefetched
 from moon_ops.embeddings import as_of, features
 from moon_ops.embeddings.as_of import Joined, VectorHistory
+from moon_ops.embeddings.sequences import one
 from moon_ops.errors import InputError, LeakError, StageError
 from moon_ops.lake.contract import require_same
 
@@ -89,7 +90,10 @@ class Loader:
         self._own = {name: self._numbers(name, table[name]) for name in table.column_names}
         columns = [(view, name, found[name]) for view, found in self.joined.views.items() for name in found.column_names]
         self._features = {name: (view, self._numbers(name, column)) for view, name, column in columns if not _is_list(column)}
-        self._lists = {name: (view, Lengths.of(column), flat(column)) for view, name, column in columns if _is_list(column)}
+        lists = [(view, name, one(column)) for view, name, column in columns if _is_list(column)]
+        different = {_offsets(column): column for _, _, column in lists}  # a view's lists often end in the same places
+        lengths = {offsets: Lengths.of(column) for offsets, column in different.items()}
+        self._lists = {name: (view, lengths[_offsets(column)], flat(column)) for view, name, column in lists}
         self._codes = {kind: found.codes(as_of.identifiers(table, f"{kind}_id")) for kind, found in self.vectors.items()}
         self._list_codes = {name: self.vectors[SEQUENCES[name]].codes(self._lists[name][2]) for name in self._needed_lists()}
 
@@ -179,6 +183,12 @@ def _whole(name: str, value: Any, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
         raise InputError(f"{name} = {value!r} must be a whole number of at least {least}", action="give another number")
     return int(value)
+
+
+def _offsets(lists: pa.Array) -> tuple[int, ...]:
+    """What is the same of two arrays of lists that end in the same places: their buffers, but not those of their values."""
+    own = 1 if pa.types.is_list(lists.type) or pa.types.is_large_list(lists.type) else 2
+    return len(lists), lists.offset, *(0 if buffer is None else buffer.address for buffer in lists.buffers()[: own + 1])
 
 
 def _is_list(column: pa.ChunkedArray) -> bool:

@@ -19,6 +19,7 @@ from feast import FeatureService, FeatureStore, FeatureView
 from numpy.typing import NDArray
 
 from moon_ops.embeddings import features, vector_tables
+from moon_ops.embeddings.sequences import in_order, one
 from moon_ops.embeddings.table import MISSING
 from moon_ops.errors import InputError
 from moon_ops.lake.tables import STAMP
@@ -33,8 +34,9 @@ class History:
 
     def __init__(self, ids: Ints, times: Ints, created: Ints | None = None, ttl: int = 0) -> None:
         """Rows [M] of entities ``ids``, known from ``times`` on, for ``ttl`` µs (0: for ever); of one time the last ``created``."""
-        self.order = order = np.lexsort((times, ids) if created is None else (created, times, ids))
-        ids, self.times = ids[order], times[order]
+        keys = (ids, times) if created is None else (ids, times, created)
+        self.order = None if in_order(*keys) else np.lexsort(keys[::-1])
+        ids, self.times = (ids, times) if self.order is None else (ids[self.order], times[self.order])
         self.start = np.append(np.flatnonzero(np.append(True, ids[1:] != ids[:-1])) if len(ids) else np.zeros(0, np.int64), len(ids))
         self.ids, self.ttl = ids[self.start[:-1]], ttl
         self.most = int(np.diff(self.start).max(initial=0))
@@ -70,7 +72,7 @@ class History:
             found = np.where((low > before) & (codes >= 0), low - 1, MISSING)
         if self.ttl:
             found = np.where(self.times[found] >= limit - self.ttl, found, MISSING)
-        return np.where(found >= 0, self.order[found], MISSING)
+        return found if self.order is None else np.where(found >= 0, self.order[found], MISSING)
 
 
 def _places(ids: Ints) -> Ints | None:
@@ -225,4 +227,4 @@ def microseconds(rows: pa.Table, name: str) -> Ints:
 
 def _integers(column: pa.ChunkedArray) -> Ints:
     column = column.cast(STAMP).cast(pa.int64()) if pa.types.is_timestamp(column.type) else column.cast(pa.int64())
-    return np.asarray(column.combine_chunks().to_numpy(zero_copy_only=False), np.int64)
+    return np.asarray(one(column).to_numpy(zero_copy_only=False), np.int64)

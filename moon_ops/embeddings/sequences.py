@@ -74,18 +74,39 @@ def sequences(clicks: pa.Table, length: int) -> pa.Table:
     """Of clicks [F] (columns :data:`STORED`, any order) what is known of a user from each of M moments on: user_id, event_timestamp,
     created, and the last ``length`` item_ids, query_ids and times [µs] until then, as list views. Of clicks at one moment there is one row.
     """
-    columns = [np.asarray(clicks[name].cast(pa.int64()), np.int64) for name in STORED]
-    order = _order(*columns)
-    user, item, query, known = (column[order] for column in columns)
-    new = np.append(True, user[1:] != user[:-1])[: len(user)]
-    last = np.append(~_same(user, known), True)[: len(user)]
-    first = np.maximum.accumulate(np.where(new, np.arange(len(user)), 0))
-    ends = np.flatnonzero(last) + 1
-    counts = np.minimum(ends - first[ends - 1], length)
-    moments = pa.array(known[last]).cast(STAMP)
-    values = dict(zip(LISTS, (item, query, known - TICK), strict=True))
-    lists = {name: _views(ends - counts, counts, column) for name, column in values.items()}
-    return pa.table({"user_id": user[last], **lists, "event_timestamp": moments, "created": moments})
+    user, item, query, known = (one(clicks[name].cast(pa.int64())).to_numpy(zero_copy_only=False) for name in STORED)
+    if not in_order(user, known, item, query):
+        order = _order(user, item, query, known)
+        user, item, query, known = (column[order] for column in (user, item, query, known))
+    count, values = len(user), dict(zip(LISTS, (item, query, known - TICK), strict=True))
+    narrow = np.int32 if count <= MOST else np.int64  # arrays of ten million: half of the memory, and of the time to get it
+    begins = np.flatnonzero(np.append(True, user[1:] != user[:-1])[:count])
+    first = np.repeat(begins.astype(narrow), np.diff(begins, append=count))
+    ends = np.arange(1, count + 1, dtype=narrow)
+    last = np.append(~_same(user, known), True)[:count]
+    if not last.all():
+        user, known, first, ends = (column[last] for column in (user, known, first, ends))
+    counts = np.minimum(ends - first, length, dtype=narrow)
+    kind = pa.ListViewArray if count <= MOST else pa.LargeListViewArray
+    starts, sizes, moments = pa.array(ends - counts), pa.array(counts), pa.array(known).cast(STAMP)
+    lists = {name: kind.from_arrays(starts, sizes, pa.array(column)) for name, column in values.items()}
+    return pa.table({"user_id": user, **lists, "event_timestamp": moments, "created": moments})
+
+
+def one(column: pa.ChunkedArray) -> pa.Array:
+    """A column as one array; without a copy where it is one, which combine_chunks() makes all the same."""
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def in_order(*columns: Ints) -> bool:
+    """Whether rows are sorted by the first column, those that are equal in it by the second, and so on."""
+    equal: NDArray[np.bool_] | bool = True
+    for column in columns:
+        before, after = column[:-1], column[1:]
+        if np.any(equal & (after < before)):
+            return False
+        equal &= after == before
+    return True
 
 
 def _order(user: Ints, item: Ints, query: Ints, known: Ints) -> Ints:
@@ -103,15 +124,10 @@ def _same(user: Ints, known: Ints) -> NDArray[np.bool_]:
     return (user[1:] == user[:-1]) & (known[1:] == known[:-1])
 
 
-def _views(starts: Ints, counts: Ints, values: Ints) -> pa.Array:
-    """Lists [M] that lie in ``values`` [F]."""
-    return pa.LargeListViewArray.from_arrays(pa.array(starts), pa.array(counts), pa.array(values))
-
-
 def _owned(column: pa.ChunkedArray) -> pa.Array:
     """The same lists [M], each with values of its own; :class:`InputError` for more than Arrow's lists can hold."""
-    views = column.combine_chunks()
-    starts, counts = np.asarray(views.offsets), np.asarray(views.sizes)
+    views = one(column)
+    starts, counts = np.asarray(views.offsets, np.int64), np.asarray(views.sizes, np.int64)
     ends = np.append(0, np.cumsum(counts))
     if ends[-1] > MOST:
         problem = f"Feast's own join would copy {ends[-1]:,} clicks into lists, and can hold {MOST:,}"
