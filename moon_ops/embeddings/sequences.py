@@ -1,7 +1,7 @@
 """A user's clicks as a Feast feature: each is kept once in the lake, and a row of the view points to those that it shows.
 
 ``features/user_behavior`` has a row for every click. The view ``user_behavior`` shows the last ``length`` of them as lists, a row for every
-moment at which one more became known. Here these lists lie in one another: Arrow's list views into one array, 16 bytes a row. Feast's own
+moment at which one more became known. Here these lists lie in one another: Arrow's list views into one array, 8 bytes a row. Feast's own
 joins know only lists with values of their own, and get such: clicks × length.
 """
 
