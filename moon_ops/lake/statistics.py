@@ -72,18 +72,27 @@ def derive(lake: Lake, *, behaviour: bool = True) -> StatisticsReport:
 
 
 def _derive(lake: Lake, *, behaviour: bool) -> StatisticsReport:
-    _profile(lake)
-    events = changes.newest(lake.open("events")) if lake.exists("events") else changes.NOTHING
+    with lake.deriving(PROFILE):
+        _profile(lake)
     for name in (STATS, BEHAVIOR):
-        there, since = usable(lake, name), int(changes.marks(lake, name).get("events", changes.NOTHING))
-        if not there or (behaviour and since != events):
-            if name == STATS:
-                _stats(lake)
-            else:
-                _behavior(lake, since if there else changes.NOTHING)
-            changes.mark(lake, name, events=events)
+        if behaviour or not usable(lake, name):  # new items do not wait for who counts the night's events
+            with lake.deriving(name):
+                _of_events(lake, name)
     pa.default_memory_pool().release_unused()  # whole histories were in memory
     return StatisticsReport(*(lake.count(name) for name in (PROFILE, STATS, BEHAVIOR)))
+
+
+def _of_events(lake: Lake, name: str) -> None:
+    """Bring a table of what has happened up to date, unless somebody has just done so."""
+    events = changes.newest(lake.open("events")) if lake.exists("events") else changes.NOTHING
+    there, since = usable(lake, name), int(changes.marks(lake, name).get("events", changes.NOTHING))
+    if there and since == events:
+        return
+    if name == STATS:
+        _stats(lake)
+    else:
+        _behavior(lake, since if there else changes.NOTHING)
+    changes.mark(lake, name, events=events)
 
 
 def usable(lake: Lake, name: str) -> bool:

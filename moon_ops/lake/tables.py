@@ -149,6 +149,10 @@ class Lake:
         """Erase an item while nobody writes what was derived from it; whoever does so is in a ``shared`` block of this."""
         return self._locked("erasure.lock", None, shared=shared)
 
+    def deriving(self, table: str) -> contextlib.AbstractContextManager[None]:
+        """Wait until nobody else derives ``table``."""
+        return self._locked(f"derive-{table.rpartition('/')[2]}.lock", None)
+
     @contextlib.contextmanager
     def _locked(self, name: str, patience: float | None, *, shared: bool = False) -> Iterator[None]:
         """Hold a lock among the processes of this machine; an object store is not locked."""
