@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import lance
 import numpy as np
@@ -50,8 +51,7 @@ def online(store: FeatureStore, view: FeatureView, dataset: lance.LanceDataset, 
     columns = [key, *(f.name for f in view.features), "event_timestamp", "created"]
     count = 0
     for ids in _batches(touched(dataset, key, since, now)):
-        rows = features.rows(view, columns, lambda stored, ids=ids: changes.rows_of(dataset, key, ids, stored, known))  # type: ignore[misc]
-        rows = _newest(rows, key)
+        rows = _newest(features.rows(view, columns, partial(changes.rows_of, dataset, key, ids, where=known)), key)
         if rows.num_rows:
             store.write_to_online_store(view.name, rows.to_pandas())
         count += rows.num_rows

@@ -8,6 +8,7 @@ import io
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -212,6 +213,23 @@ def test_what_cannot_be_served_is_logged_once(
         assert "the index is broken" in follower.refused
     follower.follow()
     assert follower.refused == ""
+
+
+def test_a_model_that_reads_more_clicks_than_are_shown_is_served_with_a_warning(
+    released: Settings, tmp_path: Path, now: dt.datetime, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At night the service must go on; the log says why its scores are not those that were judged."""
+    from moon_ops.serving.champion import Follower
+
+    home = tmp_path / "home"
+    shutil.copytree(released.home, home, symlinks=True)
+    settings = Settings.from_environment(home)
+    for behaviors, warned in ((100, False), (2, True)):
+        publication.publish(replace(settings, behaviors=behaviors), 1, now=now)
+        follower = Follower(settings)
+        follower.follow()
+        assert follower.current is not None, follower.refused
+        assert ("less than it was trained on: behaviors = 20, but ctr_v1 shows the last 2 clicks" in caplog.text) == warned
 
 
 def test_an_alias_moved_to_a_failed_release_is_not_followed(released: Settings, tmp_path: Path) -> None:
