@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from moon_ops.encoder.muon import Muon
 from moon_ops.recipes import Training
 
 SCALE_RATE = 10.0  # the logit scale is one number and has far to go in few steps
@@ -32,7 +33,7 @@ def build(model: nn.Module, training: Training) -> list[torch.optim.Optimizer]:
     if matrices:
         fast = training.matrix_learning_rate
         hidden = [_group(chosen, share * fast, decay) for share, chosen in _by_tower(matrices, training.tower_share)]
-        optimizers.append(torch.optim.Muon([g for g in hidden if g["params"]], lr=fast, weight_decay=decay))
+        optimizers.append(Muon([g for g in hidden if g["params"]], lr=fast, weight_decay=decay))
     return optimizers
 
 
