@@ -23,7 +23,8 @@ from moon_ops.embeddings import as_of, features, vector_tables
 from moon_ops.embeddings.vector_tables import as_column
 from moon_ops.errors import MoonError
 from moon_ops.lake import statistics
-from moon_ops.lake.tables import STAMP, Lake
+from moon_ops.lake.lake import Lake
+from moon_ops.lake.tables import STAMP
 
 ITEMS, USERS, ROWS, DAYS, LENGTH, DIM = 100_000, 100_000, 1_000_000, 10, 50, 128
 PEER = "features/whole_sequences"

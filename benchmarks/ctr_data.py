@@ -24,7 +24,7 @@ from feast.types import Array, Int64
 from moon_ops.ctr.loader import Loader
 from moon_ops.embeddings import as_of, features
 from moon_ops.errors import MoonError
-from moon_ops.lake.tables import Lake
+from moon_ops.lake.lake import Lake
 
 BATCH, SOME = 1024, 50_000  # rows of a batch; rows that Feast alone is asked for
 

@@ -34,8 +34,9 @@ from moon_ops.encoder.variants import Certificate, Golden, make_variant
 from moon_ops.errors import MoonError
 from moon_ops.lake.contract import Sample, item_sample
 from moon_ops.lake.images import decode
+from moon_ops.lake.lake import Lake
 from moon_ops.lake.regions import views
-from moon_ops.lake.tables import Lake, image_bytes, items_as_of
+from moon_ops.lake.tables import image_bytes, items_as_of
 from moon_ops.release.recall import bought_after
 from moon_ops.release.registry import CHAMPION, ENCODER, Registry
 from moon_ops.release.status import status

@@ -22,7 +22,8 @@ from moon_ops.embeddings import features, online_store, produce, vector_tables
 from moon_ops.embeddings.runtime import Runtime
 from moon_ops.errors import MoonError
 from moon_ops.lake import changes, statistics
-from moon_ops.lake.tables import SCHEMAS, STAMP, Lake, image_bytes
+from moon_ops.lake.lake import Lake
+from moon_ops.lake.tables import SCHEMAS, STAMP, image_bytes
 from moon_ops.release import publication, stages
 from moon_ops.release.status import status
 from moon_ops.settings import Settings

@@ -20,7 +20,8 @@ import pyarrow as pa
 
 from moon_ops.embeddings import produce
 from moon_ops.errors import MoonError
-from moon_ops.lake.tables import SCHEMAS, STAMP, Lake, image_bytes
+from moon_ops.lake.lake import Lake
+from moon_ops.lake.tables import SCHEMAS, STAMP, image_bytes
 from moon_ops.release import publication, stages
 from moon_ops.release.status import status
 from moon_ops.settings import Settings

@@ -73,6 +73,7 @@ class Training:
     matrix_learning_rate: float = 0.0  # Muon, for the hidden matrices
     tower_share: float = 1.0  # of these rates for the picture tower: one that has learned already is only to be adapted
     warmup_steps: int = 20
+    schedule: Literal["stage", "run"] = "stage"  # what the learning rate cools down to zero over: each stage, or all of them
     weight_decay: float = 0.05
     temperature: float = 0.07
     pictures: int = 1  # of an item per step, drawn anew each time; production reads inputs.max_pictures
@@ -125,6 +126,7 @@ class Stage2a:
     pairs: dict[str, float] = field(default_factory=dict)  # pair type → share; empty: as queries and items come, all of them
     loss: Literal["info_nce", "mim"] = "info_nce"
     within_product: float = 0.0  # weight of picture ↔ text of the same item (MOON2.0)
+    sizes: tuple[int, ...] = ()  # of the pictures, over equal parts of the steps; empty: inputs.picture_size
 
     def __post_init__(self) -> None:
         rule(self.steps >= 0, "stage2a.steps", self.steps, "0 or more (0: left out)")
@@ -196,6 +198,7 @@ class EncoderRecipe:
         rule(not (own and self.family != "smolvlm"), "tower", self.tower, "vit, or family smolvlm, whose trunk takes other towers")
         rule(self.scale_factor >= 1, "scale_factor", self.scale_factor, "at least 1")
         rule(-1 <= self.deduplicate <= 16, "deduplicate", self.deduplicate, "from -1 (off) to 16 bits")
+        rule(own or not self.stage2a.sizes, "stage2a.sizes", self.stage2a.sizes, "empty for a vit: its positions are for one size")
         if not self.checkpoint:
             self._architecture()
         if self.text and self.training.prefixes:
@@ -207,6 +210,10 @@ class EncoderRecipe:
         shapes.check_text(self.text)
         rule(self.vocabulary >= 300, "vocabulary", self.vocabulary, "at least 300: 256 bytes and the special tokens")
         shapes.check_tower(self.tower, self.vision, self.inputs.picture_size, self.scale_factor)
+        stride = self.scale_factor * shapes.stride(self.tower, self.vision)
+        for size in self.stage2a.sizes:
+            fits = size >= stride and size % stride == 0 and size <= self.inputs.picture_size
+            rule(fits, "stage2a.sizes", size, f"a multiple of {stride} pixels, at most inputs.picture_size = {self.inputs.picture_size}")
 
     @property
     def steps(self) -> int:

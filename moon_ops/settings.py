@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moon_ops.errors import InputError, SettingsError
-from moon_ops.lake.statistics import BEHAVIORS
-from moon_ops.lake.tables import Lake
+from moon_ops.lake.lake import Lake
 
+BEHAVIORS = 100  # of a user's last clicks that the features show by default; a click model may read fewer
 VARIANTS = ("fp32", "int8", "fp16")  # of an encoder's graphs
 ROOT = Path(__file__).resolve().parent.parent
 

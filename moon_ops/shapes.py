@@ -37,9 +37,14 @@ def check_tower(tower: str, given: Mapping[str, Any], picture_size: int, scale_f
         fits = picture_size % patch == 0 and picture_size // patch % scale_factor == 0
         what = f"a multiple of patch_size × scale_factor = {patch * scale_factor}"
     else:
-        stride = _conv(given) if tower == "conv" else _lite(given)
-        fits, what = picture_size % stride == 0, f"a multiple of the tower's stride {stride}"
+        pixels = stride(tower, given)
+        fits, what = picture_size % pixels == 0, f"a multiple of the tower's stride {pixels}"
     rule(fits, "inputs.picture_size", picture_size, what)
+
+
+def stride(tower: str, given: Mapping[str, Any]) -> int:
+    """Pixels a side that one place of the tower's last layer stands for; the vision transformer's patch."""
+    return int(given.get("patch_size", 16)) if tower == "vit" else _conv(given) if tower == "conv" else _lite(given)
 
 
 def _widths(table: str, given: Mapping[str, Any]) -> None:
@@ -52,11 +57,12 @@ def _widths(table: str, given: Mapping[str, Any]) -> None:
 
 def _conv(given: Mapping[str, Any]) -> int:
     """The stride of the convolutions: each width halves the picture."""
-    _only(given, {"channels", "blocks"})
-    channels, blocks = given.get("channels", [1] * 4), given.get("blocks", 0)
+    _only(given, {"blocks", "channels", "stem"})
+    channels, blocks, stem = given.get("channels", [1] * 4), given.get("blocks", 0), given.get("stem", 0)
     good = isinstance(channels, list) and 1 <= len(channels) <= 8 and all(_whole(c) and c >= 1 for c in channels)
     rule(good, "vision.channels", channels, "a list of one to eight widths")
     rule(_whole(blocks) and 0 <= blocks <= 64, "vision.blocks", blocks, "a whole number from 0 to 64")
+    rule(_whole(stem) and 0 <= stem <= len(channels), "vision.stem", stem, f"a number of channels' widths from 0 to all {len(channels)}")
     return int(2 ** len(channels))
 
 

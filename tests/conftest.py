@@ -63,7 +63,7 @@ def shop() -> Path:
 def lake(shop: Path) -> Any:
     """A lake with the tiny shop in it. Do not write into it."""
     from moon_ops.lake.ingest import ingest
-    from moon_ops.lake.tables import Lake
+    from moon_ops.lake.lake import Lake
 
     filled = Lake(str(SCRATCH / "lake"))
     ingest(shop, filled, now=NOW)
@@ -84,7 +84,7 @@ def released() -> Any:
 @pytest.fixture
 def copied(released: Any, tmp_path: Path) -> Any:
     """The released home at another place, to change at will; MLflow's absolute paths are moved along."""
-    from moon_ops.lake.tables import Lake
+    from moon_ops.lake.lake import Lake
 
     home = tmp_path / "copied"
     shutil.copytree(released.home, home, symlinks=True, ignore=shutil.ignore_patterns("shop-*", "checkpoints", "report"))

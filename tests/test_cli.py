@@ -124,7 +124,7 @@ def test_every_study_is_there_and_has_an_example() -> None:
 def test_bad_rows_are_named_and_nothing_is_lost(
     moon: Moon, make_shop: Any, tmp_path: Path, change: dict[str, Any], named: list[str]
 ) -> None:
-    from moon_ops.lake.tables import Lake
+    from moon_ops.lake.lake import Lake
 
     good = make_shop("good", RED, items=ITEMS, queries=QUERIES, events=EVENTS)
     assert moon("ingest", str(good)).returncode == 0

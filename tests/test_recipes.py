@@ -169,7 +169,6 @@ def test_what_is_wrong_is_named_with_its_value_and_rule(models: Path, name: str,
     assert "ArgsKwargs" not in str(refused.value)
 
 
-TOWER = {"tower": "conv", "vision": {"channels": [8, 8]}}
 RULES: list[tuple[dict[str, Any], str]] = [  # what an encoder's recipe must not say, and the refusal
     ({"inputs": {"picture_size": 8}}, "picture_size = 8 must be at least 16 pixels"),
     ({"inputs": {"picture_size": 40}}, "inputs.picture_size = 40 must be a multiple of patch_size × scale_factor = 16"),
@@ -208,6 +207,8 @@ RULES: list[tuple[dict[str, Any], str]] = [  # what an encoder's recipe must not
     ({"stage2a": {"pairs": {"text:rich": 0.0}}}, "stage2a.pairs = {'text:rich': 0.0} must be of a positive sum"),
     ({"stage2a": {"loss": "circle"}}, "stage2a.loss = 'circle': Input should be 'info_nce' or 'mim'"),
     ({"stage2a": {"within_product": -1.0}}, "stage2a.within_product = -1.0 must be 0 or more"),
+    ({"stage2a": {"sizes": [16]}}, "stage2a.sizes = (16,) must be empty for a vit: its positions are for one size"),
+    ({"training": {"schedule": "day"}}, "training.schedule = 'day': Input should be 'stage' or 'run'"),
     ({"stage2b": {"steps": -1}}, "stage2b.steps = -1 must be 0 or more"),
     ({"stage2b": {"loss": "mim"}}, "stage2b.loss = 'mim': Input should be 'circle' or 'info_nce'"),
     ({"stage2b": {"margin": 1.0}}, "stage2b.margin = 1.0 must be from 0, below 1"),
@@ -222,7 +223,7 @@ RULES: list[tuple[dict[str, Any], str]] = [  # what an encoder's recipe must not
     ({"deduplicate": 17}, "deduplicate = 17 must be from -1 (off) to 16 bits"),
     ({"checkpoint": "a/b"}, "checkpoint = 'a/b' must be given, or else [vision] and [text]"),
     ({"tower": "vgg"}, "tower = 'vgg': Input should be 'vit', 'conv' or 'efficientnet-lite0'"),
-    ({"tower": "conv"}, "vision = ['hidden_size', 'patch_size'] must be blocks and channels alone for this tower"),
+    ({"tower": "conv"}, "vision = ['hidden_size', 'patch_size'] must be blocks and channels and stem alone for this tower"),
     ({"training": {"tower_share": 0.0}}, "tower_share = 0.0 must be above 0, at most 1"),
     ({"training": {"zoom": 5.0}}, "zoom = 5.0 must be from 1 to 4"),
     ({"vision": {"hiden_size": 64}}, "vision.hiden_size = 64 must be named as one of hidden_size, intermediate_size, "),
@@ -242,6 +243,22 @@ def test_every_rule_of_an_encoder_refuses_with_field_value_and_rule(models: Path
         recipe(EncoderRecipe, "encoder", models, **override)
     assert said in str(refused.value)
     assert str(refused.value).startswith("encoder.toml: ")
+
+
+SIZES: list[tuple[str, str]] = [  # what a tower of stride 4 × scale_factor 2 must not be told, and the refusal
+    ("[stage2a]\nsizes = [14]", "stage2a.sizes = 14 must be a multiple of 8 pixels, at most inputs.picture_size = 32"),
+    ("[stage2a]\nsizes = [0, 32]", "stage2a.sizes = 0 must be a multiple of 8 pixels"),
+    ("[stage2a]\nsizes = [64]", "stage2a.sizes = 64 must be a multiple of 8 pixels, at most inputs.picture_size = 32"),
+    ("[vision]\nstem = 3\nchannels = [8, 8]", "vision.stem = 3 must be a number of channels' widths from 0 to all 2"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "said"), SIZES, ids=[said[:40] for _, said in SIZES])
+def test_a_tower_of_convolutions_refuses_sizes_that_do_not_fit(models: Path, wrong: str, said: str) -> None:
+    vision = "" if "[vision]" in wrong else "[vision]\nchannels = [8, 8]\n"
+    top = 'family = "smolvlm"\ntower = "conv"\n[inputs]\npicture_size = 32\n[text]\nhidden_size = 32\n'
+    with pytest.raises(SettingsError, match=re.escape(said)):
+        written(models, f"{top}{vision}{wrong}\n")
 
 
 def written(models: Path, text: str) -> EncoderRecipe:

@@ -28,7 +28,7 @@ from moon_ops.ctr.vocabulary import Vocabulary, dense, words
 from moon_ops.embeddings.as_of import Joined, identifiers, microseconds
 from moon_ops.errors import StageError
 from moon_ops.lake.contract import require_same
-from moon_ops.lake.tables import Lake
+from moon_ops.lake.lake import Lake
 
 PROFILE = ("spu", "category", "brand", "seller", "price")  # of ``IDS`` those that come from the item's profile
 DIGESTED = 4096  # rows at a time

@@ -18,7 +18,7 @@ from moon_ops.ctr.dataset import Rows, Tables
 from moon_ops.ctr.score import Scorer
 from moon_ops.embeddings.as_of import Joined
 from moon_ops.errors import LeakError
-from moon_ops.lake.tables import Lake
+from moon_ops.lake.lake import Lake
 
 NEW_ITEM_DAYS = 7
 TAIL_IMPRESSIONS = 20  # an item shown less often than this before the row's time is long tail

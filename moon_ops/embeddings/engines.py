@@ -20,7 +20,7 @@ from moon_ops.embeddings.portions import Count, Portions
 from moon_ops.embeddings.runtime import Runtime
 from moon_ops.errors import InputError, MoonError, ServiceError, SettingsError
 from moon_ops.lake.contract import Sample
-from moon_ops.lake.tables import Lake
+from moon_ops.lake.lake import Lake
 
 Engine = Callable[[Lake, Portions, pa.Table, int], Iterator[Count]]
 SHARE = 128  # rows of a portion at the least, when there are too few of them to keep all of a cluster busy

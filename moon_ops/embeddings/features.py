@@ -26,7 +26,8 @@ from moon_ops.embeddings.sequences import STORED, ClickSequences
 from moon_ops.embeddings.vector_tables import contract_of, query_table_name, table_name
 from moon_ops.errors import InputError, StageError
 from moon_ops.lake import statistics
-from moon_ops.lake.tables import Lake
+from moon_ops.lake.lake import Lake
+from moon_ops.settings import BEHAVIORS
 
 REPO = Path(__file__).resolve().parents[2] / "feature_repo"
 PATIENCE = {"socket_connect_timeout": 10, "socket_timeout": 60}  # seconds: a Redis that does not answer must not hold everybody's turn
@@ -82,9 +83,7 @@ def versions(lake: Lake) -> list[int]:
     return sorted(int(name[1:]) for name in lake.under("embeddings") if name[:1] == "v" and name[1:].isdigit())
 
 
-def definitions(
-    lake: Lake, live: Sequence[int], trained_until: Mapping[int, str] | None = None, behaviors: int = statistics.BEHAVIORS
-) -> list[Thing]:
+def definitions(lake: Lake, live: Sequence[int], trained_until: Mapping[int, str] | None = None, behaviors: int = BEHAVIORS) -> list[Thing]:
     """All entities, views and services for the ``live`` encoders; services say until when the encoder was trained, where that is known.
 
     Of users' behaviour the last ``behaviors`` clicks are shown.

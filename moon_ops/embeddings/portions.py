@@ -19,7 +19,7 @@ from moon_ops.embeddings.pipeline import Embedded
 from moon_ops.embeddings.vector_tables import excused_table_name, query_table_name, table_name
 from moon_ops.lake import changes
 from moon_ops.lake.contract import Sample, item_sample, query_sample
-from moon_ops.lake.tables import Lake
+from moon_ops.lake.lake import Lake
 
 SIZE = 1024  # rows of a portion: bounds memory and what a killed worker loses
 log = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from moon_ops.embeddings.runtime import Runtime
 from moon_ops.embeddings.vector_tables import excused_table_name, query_table_name, table_name
 from moon_ops.errors import StageError
 from moon_ops.lake import changes
-from moon_ops.lake.tables import Lake
+from moon_ops.lake.lake import Lake
 
 
 @dataclass(frozen=True)

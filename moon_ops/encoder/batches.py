@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from moon_ops.encoder import augment
 from moon_ops.encoder.model import Encoder
@@ -78,17 +79,18 @@ class Reader:
         self.store, self.training, self.scenery = store, training, list(scenery)
         self.mask = lru_cache(MASKS)(self._mask)
 
-    def read(self, rows: Sequence[Shown], generator: torch.Generator) -> Inputs:
-        """Inputs of ``rows`` in order."""
-        shown = [row.pictures[: self.layout.max_pictures] for row in rows]
-        ids, mask = self.layout.batch([row.tokens for row in rows], [len(p) for p in shown])
-        views = self.layout.views
+    def read(self, rows: Sequence[Shown], generator: torch.Generator, layout: Layout | None = None) -> Inputs:
+        """Inputs of ``rows`` in order; another ``layout`` than the encoder's has smaller pictures, and so fewer tokens of them."""
+        layout = layout or self.layout
+        shown = [row.pictures[: layout.max_pictures] for row in rows]
+        ids, mask = layout.batch([row.tokens for row in rows], [len(p) for p in shown])
+        views = layout.views
         treatment = np.array([row.treatment for row, p in zip(rows, shown, strict=True) for _ in range(len(p) * views)], np.int64)
-        pixels = self._treated([i for p in shown for i in p], treatment, generator)
+        pixels = self._treated([i for p in shown for i in p], treatment, generator, layout.picture_size)
         return Inputs(torch.from_numpy(ids), torch.from_numpy(mask), pixels, tuple(len(p) * views for p in shown))
 
-    def _treated(self, names: list[str], treatment: Rows, generator: torch.Generator) -> Tensor:
-        pixels = self.store.take(names)
+    def _treated(self, names: list[str], treatment: Rows, generator: torch.Generator, size: int) -> Tensor:
+        pixels = reduced(self.store.take(names), size)
         if not self.training.augment or not len(pixels):
             return pixels
         sources = [(name, view) for name in names for view in range(self.layout.views)]
@@ -104,16 +106,25 @@ class Reader:
         return out
 
     def _photographed(self, pixels: Tensor, sources: list[tuple[str, int]], generator: torch.Generator) -> Tensor:
-        masks = torch.full((len(pixels), 1, *pixels.shape[2:]), 255, dtype=torch.uint8)
+        size = pixels.shape[-1]
+        masks = torch.full((len(pixels), 1, size, size), 255, dtype=torch.uint8)
         if self.training.backdrops:
-            masks = torch.from_numpy(np.stack([self.mask(*source) for source in sources]))[:, None]
+            masks = reduced(torch.from_numpy(np.stack([self.mask(*source) for source in sources]))[:, None], size)
         if not self.scenery:
             return augment.photograph(pixels, masks, pixels.flip(0), generator)
         drawn = torch.randint(len(self.scenery), (len(pixels),), generator=generator).tolist()
-        return augment.photograph(pixels, masks, self.store.take([self.scenery[n] for n in drawn])[: len(pixels)], generator)
+        scenery = reduced(self.store.take([self.scenery[n] for n in drawn])[: len(pixels)], size)
+        return augment.photograph(pixels, masks, scenery, generator)
 
     def _mask(self, name: str, view: int) -> NDArray[np.uint8]:
         return augment.product_mask(self.store.take([name])[view].numpy())
+
+
+def reduced(pixels: Tensor, size: int) -> Tensor:
+    """Pictures [N, C, S, S] at ``size`` pixels a side, by area; as they are where they have that size."""
+    if not len(pixels) or pixels.shape[-1] == size:
+        return pixels
+    return F.interpolate(pixels.float(), size=(size, size), mode="area")
 
 
 class PairBatches:
@@ -131,9 +142,13 @@ class PairBatches:
         product: Rows | None = None,
         hard: NDArray[np.int64] | None = None,
         levels: bool = False,
+        sizes: Sequence[int] = (),
+        count: int = 1,
     ) -> None:
         """``kinds`` are shares of pair types (none: as they come), ``product`` [I] what counts as one product (default: the SPU),
-        ``hard`` [I, H] each item's hard negatives, ``levels``: also show the items as pictures alone and as text alone."""
+        ``hard`` [I, H] each item's hard negatives, ``levels``: also show the items as pictures alone and as text alone,
+        ``sizes``: of the pictures over equal parts of the ``count`` batches (none: the layout's)."""
+        self.layouts, self.count = [encoder.layout_at(size) for size in sizes], count
         self.pairs, self.training, self.seed, self.hard, self.levels = pairs, training, tuple(seed), hard, levels
         asked = [pairs.queries[q].image_ids[0] for q in np.unique(pairs.query) if pairs.queries[q].image_ids]
         self.reader = Reader(encoder, store, training, asked)
@@ -158,18 +173,23 @@ class PairBatches:
         rows = rows[part * size : (part + 1) * size]
         queries, items, numbers = zip(*(self._pair(kind, query, item, rng) for kind, query, item in rows), strict=True)
         item = np.array(numbers)
-        sides = {"query": self.reader.read(queries, generator), "item": self.reader.read(items, generator)}
+        layout = self.layout_of(step)
+        sides = {"query": self.reader.read(queries, generator, layout), "item": self.reader.read(items, generator, layout)}
         negative = np.empty(0, np.int64)
         if self.hard is not None:
             negative = np.unique(self.hard[item])
             negative = negative[negative >= 0]
             if len(negative):
-                sides["negative"] = self.reader.read([self._item(n, "", rng) for n in negative.tolist()], generator)
+                sides["negative"] = self.reader.read([self._item(n, "", rng) for n in negative.tolist()], generator, layout)
         if self.levels:
-            sides["item_image"] = self.reader.read([self._item(n, "image", rng) for n in numbers], generator)
+            sides["item_image"] = self.reader.read([self._item(n, "image", rng) for n in numbers], generator, layout)
             sides["item_text"] = self.reader.read([Shown(self.rich[n]) for n in item], generator)
         as_tensor = torch.from_numpy
         return Batch(sides, as_tensor(self.product[item]), as_tensor(self.product[negative]), tuple(self.pairs.item_ids[item].tolist()))
+
+    def layout_of(self, step: int) -> Layout | None:
+        """The layout of the batch: pictures grow over a stage; None: the encoder's own."""
+        return self.layouts[min(step * len(self.layouts) // self.count, len(self.layouts) - 1)] if self.layouts else None
 
     def _rows(self, step: int) -> list[tuple[str, int, int]]:
         """Pair type, query row and item row of each pair of the step; query row -1: the item's own picture, photographed."""

@@ -39,7 +39,15 @@ class Behaviour:
         levels = recipe.stage2a.loss == "mim" or recipe.stage2a.within_product > 0
         chosen = pairs.of(recipe.stage2a.events)
         self.batches = PairBatches(
-            encoder, chosen if len(chosen) else pairs, store, recipe.training, seed=(seed, 2), kinds=recipe.stage2a.pairs, levels=levels
+            encoder,
+            chosen if len(chosen) else pairs,
+            store,
+            recipe.training,
+            seed=(seed, 2),
+            kinds=recipe.stage2a.pairs,
+            levels=levels,
+            sizes=recipe.stage2a.sizes,
+            count=self.steps * recipe.training.accumulation,
         )
         self.found = Found(torch.zeros(()), {})
 

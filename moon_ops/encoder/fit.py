@@ -95,6 +95,7 @@ class Loop:
     listener: Listener | None = None
     workers: int = 1  # processes that make batches
     done: int = 0  # steps of the stages before
+    total: int = 0  # of all stages
     losses: list[float] = field(default_factory=list)
 
     @memory_kept()
@@ -116,7 +117,8 @@ class Loop:
         with tqdm(total=stage.steps, initial=start, desc=stage.name, unit="step", disable=not self.machine.is_main_process) as bar:
             for step in range(start, stage.steps):
                 began = time.perf_counter()
-                rate = set_rates(optimizers, self.training, step, stage.steps, stage.rate)
+                place = (self.done + step, self.total) if self.training.schedule == "run" else (step, stage.steps)
+                rate = set_rates(optimizers, self.training, *place, stage.rate)
                 norm, loss = self._step(stage, model, optimizers, waiting, step)
                 self.losses.append(loss)
                 bar.update()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -67,6 +67,10 @@ class Encoder(nn.Module):
     def dim(self) -> int:
         """D, the length of a vector."""
         return int(self.config.text_config.hidden_size)
+
+    def layout_at(self, picture_size: int) -> Layout:
+        """The layout with pictures of another size, which are other numbers of tokens."""
+        return replace(self.layout, picture_size=picture_size, tokens_per_picture=self.parts.tokens_per_picture(self.model, picture_size))
 
     def picture_tokens(self, pixels: Tensor) -> Tensor:
         """Picture tokens [N, T, W] of pixels [N, 3, S, S] in 0..255; W is D, and more where the family feeds several layers."""

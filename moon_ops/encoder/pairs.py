@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from moon_ops.errors import StageError
 from moon_ops.lake.contract import Sample, item_sample, query_sample
-from moon_ops.lake.tables import STAMP, Lake, items_as_of
+from moon_ops.lake.lake import Lake
+from moon_ops.lake.tables import STAMP, items_as_of
 from moon_ops.recipes import EVENTS
 
 Rows = NDArray[np.int64]

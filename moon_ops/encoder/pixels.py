@@ -15,8 +15,9 @@ from tqdm import tqdm
 
 from moon_ops.errors import StageError
 from moon_ops.lake.images import decode
+from moon_ops.lake.lake import Lake
 from moon_ops.lake.regions import views
-from moon_ops.lake.tables import Lake, image_bytes
+from moon_ops.lake.tables import image_bytes
 
 DECODE_BATCH = 512
 

@@ -31,12 +31,13 @@ class TowerConfig(PreTrainedConfig):
         channels: tuple[int, ...] = (32, 64, 128, 256),
         blocks: int = 1,
         frozen: int = 0,
+        stem: int = 0,
         scale_factor: int = 1,
         image_token_id: int = 1,
         **kwargs: Any,
     ) -> None:
         self.text_config = text_config if isinstance(text_config, LlamaConfig) else LlamaConfig(**(text_config or {}))
-        self.tower, self.channels, self.blocks, self.frozen = tower, list(channels), blocks, frozen
+        self.tower, self.channels, self.blocks, self.frozen, self.stem = tower, list(channels), blocks, frozen, stem
         self.scale_factor, self.image_token_id = scale_factor, image_token_id
         super().__init__(**kwargs)
 
@@ -76,15 +77,31 @@ class Block(nn.Module):
         return F.relu(self.second_norm(self.second(inner)) + self.cut(x))
 
 
-class ConvTower(nn.Module):
-    """A small ResNet: each of ``channels`` halves the picture; ``blocks`` more blocks at each size."""
+class Stem(nn.Module):
+    """One 3 × 3 convolution that halves the picture: where pictures are large, a second one costs as much as a later block."""
 
-    def __init__(self, channels: tuple[int, ...], blocks: int) -> None:
+    def __init__(self, inside: int, outside: int) -> None:
+        super().__init__()
+        self.first = Conv(inside, outside, 3, 2)
+        self.first_norm = nn.BatchNorm2d(outside)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, S, S] → [N, C', S / 2, S / 2]."""
+        return F.relu(self.first_norm(self.first(x)))
+
+
+class ConvTower(nn.Module):
+    """A small ResNet: each of ``channels`` halves the picture; the first ``stem`` are one convolution each."""
+
+    def __init__(self, channels: tuple[int, ...], blocks: int, stem: int = 0) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         inside = 3
-        for outside in channels:
-            layers += [Block(inside, outside, 2), *(Block(outside, outside, 1) for _ in range(blocks))]
+        for place, outside in enumerate(channels):
+            plain = place < stem
+            layers += (
+                [Stem(inside, outside)] if plain else [Block(inside, outside, 2), *(Block(outside, outside, 1) for _ in range(blocks))]
+            )
             inside = outside
         self.layers, self.width = nn.Sequential(*layers), inside
 
@@ -156,7 +173,7 @@ class TowerModel(PreTrainedModel):
     def __init__(self, config: TowerConfig) -> None:
         super().__init__(config)
         lite = config.tower == "efficientnet-lite0"
-        self.vision_model = LiteTower(config.frozen) if lite else ConvTower(tuple(config.channels), config.blocks)
+        self.vision_model = LiteTower(config.frozen) if lite else ConvTower(tuple(config.channels), config.blocks, config.stem)
         width = self.vision_model.width * config.scale_factor**2
         self.connector = nn.Linear(width, config.text_config.hidden_size)
         self.text_model = AutoModel.from_config(config.text_config)

@@ -13,6 +13,7 @@ import math
 import os
 import shutil
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ from moon_ops.encoder.pixels import PixelStore
 from moon_ops.encoder.sentence import Card
 from moon_ops.encoder.sentence import write as write_sentence_files
 from moon_ops.errors import StageError
-from moon_ops.lake.tables import Lake, items_as_of
+from moon_ops.lake.lake import Lake
+from moon_ops.lake.tables import items_as_of
 from moon_ops.recipes import EncoderRecipe
 
 STAGES = ("stage1", "stage2a", "stage2b")
@@ -77,7 +79,7 @@ def train(
     encoder = build(recipe, [*corpus(pairs), *pretrain.corpus()], seed)
     pixels = place / f"pixels-{machine.process_index}.u8"
     store = PixelStore.fill(lake, pairs.image_ids(), recipe.inputs.picture_size, pixels, detector=recipe.inputs.core_region)
-    loop = Loop(recipe.training, machine, checkpoints, on_step)
+    loop = Loop(recipe.training, machine, checkpoints, on_step, total=recipe.steps)
     refined, resumed_at, tokens = 0, 0, 0
     for number, name in enumerate(STAGES):
         steps = getattr(recipe, name).steps
@@ -87,7 +89,7 @@ def train(
         here = state if state is not None and state.stage == name else None
         stage, kept = _stage(name, encoder, pairs, rows, store, recipe, seed, here)
         refined = kept or refined
-        tokens += stage.steps * recipe.training.accumulation * tokens_of(stage.batch(0, 0, 1))
+        tokens += _tokens(stage, recipe)
         if past:
             loop.done += steps
             continue
@@ -120,6 +122,13 @@ def tokens_of(batch: Any) -> int:
     """Tokens, of text and pictures, that the trunk reads of a batch."""
     sides = batch.sides.values() if hasattr(batch, "sides") else [batch.inputs]
     return sum(int(side.attention_mask.sum()) for side in sides)
+
+
+def _tokens(stage: Any, recipe: EncoderRecipe) -> int:
+    """Tokens of all batches of a stage: those of the first batch of each picture size, times the batches of that size."""
+    count, sizes = stage.steps * recipe.training.accumulation, len(recipe.stage2a.sizes) if stage.name == "stage2a" else 0
+    starts = [math.ceil(n * count / max(sizes, 1)) for n in range(max(sizes, 1) + 1)]
+    return sum((stop - start) * tokens_of(stage.batch(start, 0, 1)) for start, stop in pairwise(starts) if stop > start)
 
 
 def _pairs(lake: Lake, until: dt.datetime, recipe: EncoderRecipe) -> tuple[Pairs, int]:

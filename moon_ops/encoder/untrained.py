@@ -15,7 +15,8 @@ from moon_ops.encoder.batches import tokens
 from moon_ops.encoder.model import Encoder, build
 from moon_ops.encoder.pixels import PixelStore
 from moon_ops.lake.contract import Sample, item_sample
-from moon_ops.lake.tables import Lake, items_as_of
+from moon_ops.lake.lake import Lake
+from moon_ops.lake.tables import items_as_of
 from moon_ops.recipes import EncoderRecipe
 
 BATCH = 64

@@ -14,7 +14,7 @@ import lance
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from moon_ops.lake.tables import Lake
+from moon_ops.lake.lake import Lake
 
 NOTHING = -1  # the mark of who has looked at nothing yet
 WRITERS = 20  # at the same moment, of whom each round one succeeds

@@ -12,8 +12,9 @@ from tqdm import tqdm
 
 from moon_ops.errors import InputError
 from moon_ops.lake import fetch, images
+from moon_ops.lake.lake import Lake
 from moon_ops.lake.layout import Refusals
-from moon_ops.lake.tables import SCHEMAS, Lake
+from moon_ops.lake.tables import SCHEMAS
 
 COMMIT = 4096  # pictures per commit: bounds memory, and what a killed run has to read again
 

@@ -15,10 +15,10 @@ import lance
 import pyarrow as pa
 
 from moon_ops.lake import changes
-from moon_ops.lake.tables import PRIMARY, Lake
+from moon_ops.lake.lake import Lake
+from moon_ops.lake.tables import PRIMARY
 
 PROFILE, STATS, BEHAVIOR = "features/item_profile", "features/item_stats", "features/user_behavior"
-BEHAVIORS = 100  # of a user's last clicks that Feast shows by default; a click model may read fewer
 NO_QUERY = -1  # a click that no query led to
 
 PROFILE_SQL = """

@@ -23,7 +23,7 @@ from moon_ops.embeddings.table import RepresentationTable
 from moon_ops.embeddings.vector_tables import excused_table_name, table_name
 from moon_ops.errors import InputError
 from moon_ops.lake import changes, statistics
-from moon_ops.lake.tables import Lake
+from moon_ops.lake.lake import Lake
 from moon_ops.release import maintenance, publication
 from moon_ops.settings import Settings
 

@@ -14,7 +14,8 @@ from moon_ops.embeddings import vector_tables
 from moon_ops.embeddings.pipeline import embed_stream
 from moon_ops.embeddings.runtime import Runtime
 from moon_ops.lake.contract import Sample, item_sample
-from moon_ops.lake.tables import Lake, items_as_of
+from moon_ops.lake.lake import Lake
+from moon_ops.lake.tables import items_as_of
 from moon_ops.recipes import EncoderRecipe, recipe
 from moon_ops.release import recall
 from moon_ops.release.recall import Prefix, RecallReport

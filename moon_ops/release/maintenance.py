@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from moon_ops.embeddings import features
 from moon_ops.embeddings.vector_tables import excused_table_name, query_table_name, table_name
 from moon_ops.lake import changes, statistics
-from moon_ops.lake.tables import SCHEMAS, Lake
+from moon_ops.lake.lake import Lake
+from moon_ops.lake.tables import SCHEMAS
 from moon_ops.release import publication
 from moon_ops.settings import Settings
 

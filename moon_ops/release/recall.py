@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from moon_ops.encoder import duplicates
 from moon_ops.errors import LeakError, StageError
 from moon_ops.lake.contract import Sample, query_sample
-from moon_ops.lake.tables import STAMP, Lake, items_as_of
+from moon_ops.lake.lake import Lake
+from moon_ops.lake.tables import STAMP, items_as_of
 
 KS = (1, 5, 10)
 NEW_ITEM_DAYS = 7  # an item counts as new in its first days

@@ -28,8 +28,9 @@ from moon_ops.embeddings.table import MISSING
 from moon_ops.errors import InputError, MoonError, StageError
 from moon_ops.lake.contract import Sample, require_same
 from moon_ops.lake.images import decode
+from moon_ops.lake.lake import Lake
 from moon_ops.lake.regions import views
-from moon_ops.lake.tables import STAMP, VALIDITY, Lake, active_as_of
+from moon_ops.lake.tables import STAMP, VALIDITY, active_as_of
 from moon_ops.release import publication, stages
 from moon_ops.release.manifest import manifest_of
 from moon_ops.release.promotion import verify

@@ -20,7 +20,8 @@ from moon_ops.ctr.vocabulary import Vocabulary, words
 from moon_ops.embeddings.as_of import Joined
 from moon_ops.embeddings.table import RepresentationTable
 from moon_ops.errors import ContractError, StageError
-from moon_ops.lake.tables import SCHEMAS, STAMP, Lake
+from moon_ops.lake.lake import Lake
+from moon_ops.lake.tables import SCHEMAS, STAMP
 
 MAY = dt.datetime(2026, 5, 1, tzinfo=dt.UTC)
 DAY, SECOND = dt.timedelta(days=1), dt.timedelta(seconds=1)

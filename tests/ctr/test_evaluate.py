@@ -17,7 +17,8 @@ from moon_ops.ctr import evaluate, metrics
 from moon_ops.ctr.score import Scorer
 from moon_ops.embeddings.as_of import Joined
 from moon_ops.errors import LeakError
-from moon_ops.lake.tables import SCHEMAS, STAMP, Lake
+from moon_ops.lake.lake import Lake
+from moon_ops.lake.tables import SCHEMAS, STAMP
 from moon_ops.release import stages
 from moon_ops.release.registry import CTR, Registry
 from moon_ops.release.windows import Windows, windows

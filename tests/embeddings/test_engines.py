@@ -18,7 +18,7 @@ from moon_ops.embeddings import engines, portions, produce
 from moon_ops.embeddings.runtime import Runtime
 from moon_ops.errors import ContractError, InputError, ServiceError, SettingsError
 from moon_ops.lake.ingest import ingest
-from moon_ops.lake.tables import Lake
+from moon_ops.lake.lake import Lake
 
 MAY = dt.datetime(2026, 5, 1, tzinfo=dt.UTC)
 COLOURS = ("red", "blue", "green", "pink")

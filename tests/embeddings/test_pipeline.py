@@ -18,8 +18,9 @@ from moon_ops.embeddings.pipeline import AHEAD, Embedded, embed_samples, embed_s
 from moon_ops.embeddings.runtime import Runtime
 from moon_ops.lake.contract import Sample
 from moon_ops.lake.images import decode
+from moon_ops.lake.lake import Lake
 from moon_ops.lake.regions import views
-from moon_ops.lake.tables import SCHEMAS, Lake, image_bytes
+from moon_ops.lake.tables import SCHEMAS, image_bytes
 
 GOOD = ("red", "green", "blue", "dotted")
 SAMPLES = [

@@ -25,8 +25,9 @@ from moon_ops.errors import ContractError, StageError
 from moon_ops.lake import changes, images
 from moon_ops.lake.contract import Sample, item_sample
 from moon_ops.lake.ingest import ingest
+from moon_ops.lake.lake import Lake
 from moon_ops.lake.regions import DETECTORS
-from moon_ops.lake.tables import SCHEMAS, STAMP, Lake, embeddings_schema, image_bytes
+from moon_ops.lake.tables import SCHEMAS, STAMP, embeddings_schema, image_bytes
 
 MAY = dt.datetime(2026, 5, 1, tzinfo=dt.UTC)
 DAY = dt.timedelta(days=1)

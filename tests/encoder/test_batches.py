@@ -241,3 +241,24 @@ def test_pair_types_are_mixed_so_that_each_process_gets_some_of_each(make: Any) 
     assert len(set(orders)) == 3
     assert all(sorted(order) == [0] * 8 + [1] * 8 for order in orders)
     assert all(0 < sum(order[:8]) < 8 for order in orders)
+
+
+def test_pictures_grow_over_equal_parts_of_a_stage(make: Any, world: Any) -> None:
+    """Smaller pictures are fewer tokens, are the same pictures by area, and stand in the same pairs."""
+    growing, whole = make(sizes=[8, 12, 16], count=5), make()
+    sides = [growing.batch(step).sides["item"] for step in range(5)]
+    assert [side.pixels.shape[-1] for side in sides] == [8, 8, 12, 12, 16]
+    assert growing.batch(9).sides["query"].pixels.shape[-1] == 16  # accumulation's last batches, and any after
+    large, layout = whole.batch(0).sides["item"], world.encoder.layout_at(8)
+    lengths = sides[0].attention_mask.sum(1).tolist()
+    for (pictures, text), length, small in zip(rows(world, large), lengths, sides[0].input_ids, strict=True):
+        marks = pictures * len(layout.picture())
+        assert small[marks:length].tolist() == text[: length - marks]
+    torch.testing.assert_close(sides[0].pixels, torch.nn.functional.avg_pool2d(large.pixels.float(), 2))
+
+
+def test_a_smaller_picture_is_lit_and_cut_out_as_a_large_one_is(make: Any) -> None:
+    side = make(EVERYTHING, sizes=[8], count=4).batch(1).sides["query"]
+    assert side.pixels.shape[1:] == (3, 8, 8)
+    assert side.pixels.min() >= 0
+    assert side.pixels.max() <= 255

@@ -233,3 +233,13 @@ def test_the_toy_learns(tmp_path: Path) -> None:
     ran.run(stage)
     x = Numbers(7).x
     assert stage.model(x).square().sum() < start(x).square().sum()
+
+
+def test_one_schedule_over_the_whole_run_goes_on_in_the_next_stage(tmp_path: Path) -> None:
+    heard: list[tuple[int, dict[str, float]]] = []
+    recipe = training(schedule="run")
+    running = loop(recipe, tmp_path, listener=lambda step, found: heard.append((step, found)), total=10)
+    running.run(Toy())
+    running.run(Toy())
+    rates = {step: found["toy/learning_rate"] for step, found in heard}
+    assert rates == {step: pytest.approx(0.5 * 0.02 * warm_cosine(step, 2, 10)) for step in (0, 4, 5, 9)}

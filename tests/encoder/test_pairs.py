@@ -11,7 +11,7 @@ import pytest
 from moon_ops.encoder.pairs import Pairs, Stream, behaviour
 from moon_ops.errors import StageError
 from moon_ops.lake.ingest import ingest
-from moon_ops.lake.tables import Lake
+from moon_ops.lake.lake import Lake
 
 DAY = dt.datetime(2026, 1, 10, tzinfo=dt.UTC)
 

@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from moon_ops.encoder import fit, train as module
 from moon_ops.lake.contract import Sample
-from moon_ops.lake.tables import Lake
+from moon_ops.lake.lake import Lake
 from moon_ops.recipes import EncoderRecipe
 from pydantic import TypeAdapter
 

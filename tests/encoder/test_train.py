@@ -24,7 +24,7 @@ from moon_ops.encoder.objectives import Found
 from moon_ops.encoder.train import TrainReport, train
 from moon_ops.errors import ContractError, InputError, StageError
 from moon_ops.lake.ingest import ingest
-from moon_ops.lake.tables import Lake
+from moon_ops.lake.lake import Lake
 from moon_ops.recipes import EncoderRecipe, recipe
 from moon_ops.settings import ROOT
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from moon_ops.lake import changes
-from moon_ops.lake.tables import Lake
+from moon_ops.lake.lake import Lake
 
 COLUMNS = ["id", "word"]
 

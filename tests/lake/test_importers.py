@@ -22,8 +22,8 @@ from moon_ops.lake import fetch
 from moon_ops.lake.importers.histories import DAY
 from moon_ops.lake.imports import ImportReport, import_clicks
 from moon_ops.lake.ingest import ingest
+from moon_ops.lake.lake import Lake
 from moon_ops.lake.layout import stable_id
-from moon_ops.lake.tables import Lake
 from moon_ops.release.windows import windows
 
 NOW = dt.datetime(2026, 6, 1, tzinfo=dt.UTC)

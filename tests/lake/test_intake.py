@@ -16,7 +16,8 @@ from PIL import Image
 
 from moon_ops.lake import fetch, images
 from moon_ops.lake.ingest import ingest
-from moon_ops.lake.tables import Lake, items_as_of
+from moon_ops.lake.lake import Lake
+from moon_ops.lake.tables import items_as_of
 
 NOW = dt.datetime(2026, 6, 1, tzinfo=dt.UTC)
 DAY = dt.timedelta(days=1)

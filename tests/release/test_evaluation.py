@@ -18,7 +18,8 @@ from moon_ops.embeddings.runtime import Runtime
 from moon_ops.errors import LeakError, StageError
 from moon_ops.lake.contract import Sample, item_sample
 from moon_ops.lake.ingest import ingest
-from moon_ops.lake.tables import Lake, items_as_of
+from moon_ops.lake.lake import Lake
+from moon_ops.lake.tables import items_as_of
 from moon_ops.release import evaluation, recall, stages
 from moon_ops.release.recall import Prefix
 from moon_ops.release.registry import ENCODER, Registry

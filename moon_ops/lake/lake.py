@@ -1,0 +1,122 @@
+"""The lake itself: an address, the tables under it, and the locks among those who write there.
+
+Arrow and Lance are imported where a table is touched: settings name a lake in commands that never open it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moon_ops.errors import ServiceError, StageError
+
+if TYPE_CHECKING:
+    import lance
+    import pyarrow as pa
+
+POLL = 0.05  # seconds between two tries for a lock
+
+
+@dataclass(frozen=True)
+class Lake:
+    """The address under which the tables lie, e.g. ``.moon/lake`` or ``s3://shop/lake``."""
+
+    uri: str
+
+    def address(self, table: str) -> str:
+        """Where ``table`` is, e.g. ``embeddings/v3`` → ``.moon/lake/embeddings/v3.lance``."""
+        return f"{self.uri.rstrip('/')}/{table}.lance"
+
+    def exists(self, table: str) -> bool:
+        """Whether the table has ever been written; :class:`ServiceError` if the store cannot be asked."""
+        return self._dataset(table) is not None
+
+    def _dataset(self, table: str) -> lance.LanceDataset | None:
+        """The table, or None if it is not there. A store that does not answer is no missing table: what is known would look new."""
+        import lance
+
+        try:
+            return lance.dataset(self.address(table))
+        except (ValueError, OSError) as fault:
+            if "was not found" in str(fault) or "Not found" in str(fault):
+                return None
+            raise self._unreadable(fault) from fault
+
+    def _unreadable(self, fault: Exception) -> ServiceError:
+        return ServiceError(f"the lake at {self.uri} cannot be read ({str(fault).splitlines()[0]})", action="check the store")
+
+    def open(self, table: str, *, needs: str = "moon ingest DIRECTORY") -> lance.LanceDataset:
+        """The table at its newest version; a :class:`StageError` that names the command to run first when there is none."""
+        found = self._dataset(table)
+        if found is None:
+            raise StageError(f"the lake at {self.uri} has no table '{table}' yet", action=f"run `{needs}` first")
+        return found
+
+    def under(self, directory: str) -> list[str]:
+        """The tables in a directory of the lake, e.g. ``v1``, ``v2`` of ``embeddings``; none if there is no such directory."""
+        from lance.namespace import DirectoryNamespace, ListTablesRequest
+
+        try:
+            return sorted(DirectoryNamespace(root=f"{self.uri.rstrip('/')}/{directory}").list_tables(ListTablesRequest(id=[])).tables)
+        except OSError as fault:
+            raise self._unreadable(fault) from fault
+
+    def one_writer(self, patience: float | None = None) -> contextlib.AbstractContextManager[None]:
+        """Wait until nobody else takes items in or maintains the lake; :class:`ServiceError` after ``patience`` seconds, if given."""
+        return self._locked("ingest.lock", patience)
+
+    def erasing(self, *, shared: bool = False) -> contextlib.AbstractContextManager[None]:
+        """Erase an item while nobody writes what was derived from it; whoever does so is in a ``shared`` block of this."""
+        return self._locked("erasure.lock", None, shared=shared)
+
+    def deriving(self, table: str) -> contextlib.AbstractContextManager[None]:
+        """Wait until nobody else derives ``table``."""
+        return self._locked(f"derive-{table.rpartition('/')[2]}.lock", None)
+
+    @contextlib.contextmanager
+    def _locked(self, name: str, patience: float | None, *, shared: bool = False) -> Iterator[None]:
+        """Hold a lock among the processes of this machine; an object store is not locked."""
+        if "://" in self.uri:
+            yield
+            return
+        place, began = Path(self.uri), time.monotonic()
+        place.mkdir(parents=True, exist_ok=True)
+        how = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (fcntl.LOCK_NB if patience is not None else 0)
+        with (place / name).open("w") as handle:
+            while True:
+                try:
+                    fcntl.flock(handle, how)
+                    break
+                except BlockingIOError:
+                    if patience is not None and time.monotonic() - began > patience:
+                        problem = f"somebody else has been writing to the lake for {patience:g} seconds"
+                        raise ServiceError(problem, action="try again later") from None
+                    time.sleep(POLL)
+            yield
+
+    def append(self, table: str, rows: pa.Table) -> int:
+        """Commit ``rows`` atomically and return how many; an empty table still creates the dataset."""
+        import lance
+
+        there = self.exists(table)
+        if rows.num_rows or not there:
+            lance.write_dataset(rows, self.address(table), mode="append" if there else "create")
+        return rows.num_rows
+
+    def read(self, table: str, columns: Sequence[str] | None = None, where: str | None = None) -> pa.Table:
+        """All rows in the order they were written; empty, with the right schema, for a shop's table not written yet."""
+        from moon_ops.lake.tables import SCHEMAS
+
+        if table in SCHEMAS and not self.exists(table):
+            schema = SCHEMAS[table]
+            return schema.empty_table().select(list(columns) if columns else schema.names)
+        return self.open(table).to_table(columns=list(columns) if columns else None, filter=where)
+
+    def count(self, table: str) -> int:
+        """Rows of the table, 0 when it has not been written."""
+        return self.open(table).count_rows() if self.exists(table) else 0
