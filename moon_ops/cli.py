@@ -13,7 +13,7 @@ import typer
 from moon_ops import production, studies
 from moon_ops.errors import InputError, MoonError
 from moon_ops.settings import Settings, moment
-from moon_ops.terminal import now, say
+from moon_ops.terminal import Without, now, say
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
 
@@ -21,6 +21,10 @@ app.add_typer(studies.app, name="study")
 app.command("exchange-rate")(studies.exchange_rate)
 app.add_typer(production.app)  # without a name: its commands are ours
 
+NEEDLESS = {  # command → packages that its libraries would import only because they are installed, for seconds each
+    **dict.fromkeys(("status", "promote", "rollback"), ("pandas",)),  # Arrow, at its first array
+    "serve": ("torch", "transformers"),  # Feast
+}
 Home = Annotated[Path | None, typer.Option(help="Where everything is kept; default: MOON_HOME, else ./.moon", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
@@ -282,6 +286,7 @@ def _settings(home: Path | None) -> Settings:
 def main() -> None:
     """Entry point: a :class:`MoonError` becomes one line on stderr and exit code 1; anything else keeps its traceback."""
     quiet()
+    Without.start(NEEDLESS.get(sys.argv[1] if len(sys.argv) > 1 else "", ()))
     try:
         app()
     except MoonError as fault:

@@ -4,10 +4,34 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import Any
 
 import typer
+
+
+class Without(MetaPathFinder):
+    """Optional packages that a process does without: a library that looks for one is told that it is not installed, and goes on."""
+
+    def __init__(self, packages: Iterable[str]) -> None:
+        self.packages = frozenset(packages)
+
+    @classmethod
+    def start(cls, packages: Iterable[str]) -> None:
+        """From now on, in the whole process: for the entry point of a command alone, before anything is imported."""
+        if packages := list(packages):
+            sys.meta_path.insert(0, cls(packages))
+
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:  # noqa: ARG002
+        """Refuses the packages; leaves every other name to the finders after this one."""
+        if name in self.packages:
+            raise ModuleNotFoundError(f"No module named {name!r}: this command does without it", name=name)
+        return None
 
 
 def now() -> dt.datetime:

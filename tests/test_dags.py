@@ -112,9 +112,9 @@ def test_new_items_from_the_inbox_can_be_found(
     later = now + dt.timedelta(days=2)
     assert run_dag("moon_new_items", later) == {"ingest": 1, "embed": 1, "publish": True}
     assert run_dag("moon_new_items", later) == {"ingest": 0, "embed": 0, "publish": False}
-    from moon_ops.release import publication
+    from moon_ops.release import places
 
-    index = ItemIndex.open(publication.index_place(dag_home, 1))
+    index = ItemIndex.open(places.index_place(dag_home, 1))
     encoder = stages.runtime(dag_home, 1)
     from moon_ops.embeddings.vector_tables import vectors_as_of
 

@@ -59,7 +59,7 @@ def test_a_second_release_is_compared_with_the_first_and_can_be_rolled_back(tmp_
     demo.run(settings, **shop, days=None, seed=0, now=now)
     with contextlib.suppress(GateError):  # a legitimate end: the tiny shop's figures are noisy
         demo.run(settings, **shop, days=24, seed=1, now=now + dt.timedelta(days=1))  # more data and another seed
-    from moon_ops.release.manifest import manifest_of
+    from moon_ops.release.registry import manifest_of
 
     registry = Registry(settings)
     manifest = manifest_of(registry, 2)

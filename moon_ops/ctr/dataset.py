@@ -11,24 +11,24 @@ import functools
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from moon_ops.ctr.behaviors import Behaviors
-from moon_ops.ctr.models import IDS
 from moon_ops.ctr.prefetch import prefetched
-from moon_ops.ctr.vocabulary import Vocabulary, dense, words
+from moon_ops.ctr.vocabulary import IDS, Vocabulary, dense, words
 from moon_ops.embeddings.as_of import Joined, identifiers, microseconds
 from moon_ops.errors import StageError
 from moon_ops.lake.contract import require_same
 from moon_ops.lake.lake import Lake
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PROFILE = ("spu", "category", "brand", "seller", "price")  # of ``IDS`` those that come from the item's profile
 DIGESTED = 4096  # rows at a time
@@ -209,6 +209,8 @@ def encode(joined: Joined, vocabulary: Vocabulary, tables: Tables, behaviors: in
 
 def batches(rows: Rows, names: Sequence[str], size: int, order: Ints) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
     """Batches of the inputs ``names``, in this order, and labels [B], of the rows in ``order``."""
+    import torch  # what scores by ONNX needs none
+
     for chosen, found in prefetched(lambda some: rows.columns(some, names), order, size):
         yield tuple(torch.from_numpy(np.ascontiguousarray(found[name])) for name in names), torch.from_numpy(rows.labels[chosen]).float()
 

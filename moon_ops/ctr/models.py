@@ -20,8 +20,8 @@ from moon_ops.ctr.extractors.sata import SaTa
 from moon_ops.ctr.extractors.seen import Extractor, Seen
 from moon_ops.ctr.extractors.simscore import SimScore
 from moon_ops.ctr.extractors.simtier import SimTier
+from moon_ops.ctr.vocabulary import IDS
 
-IDS = ("item", "user", "query", "spu", "category", "brand", "seller", "price")  # one row of each embedding table per example
 BASE = (  # the inputs that every model reads; those named *_vector come after them
     "ids",  # [B, 8] rows of the embedding tables, in the order of IDS; 0: nothing, 1: unknown
     "words",  # [B, W] hashed words of a text query, 0: none

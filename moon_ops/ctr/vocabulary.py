@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from moon_ops.embeddings.as_of import Joined
 from moon_ops.errors import ContractError
 
+IDS = ("item", "user", "query", "spu", "category", "brand", "seller", "price")  # one row of each embedding table per example
 COLUMNS = {
     "item": "item_id",
     "user": "user_id",

@@ -24,7 +24,7 @@ from moon_ops.embeddings.vector_tables import excused_table_name, table_name
 from moon_ops.errors import InputError
 from moon_ops.lake import changes, statistics
 from moon_ops.lake.lake import Lake
-from moon_ops.release import maintenance, publication
+from moon_ops.release import maintenance, places, publication
 from moon_ops.settings import Settings
 
 Note = Callable[[str, int], int]  # takes down how many rows of the item a place holds; with what a killed run has found there
@@ -117,7 +117,7 @@ def _erase(settings: Settings, item_id: int, now: dt.datetime, begun: Begun, *, 
         known = online_store.forget(store, "item_id", [item_id]) + online_store.forget(store, "user_id", sorted(begun.users))
     begun.note("online store", known)
     for encoder in features.versions(lake):
-        made = publication.table_place(settings, "items", encoder).exists()  # a first publication may have been killed after it
+        made = places.table_place(settings, "items", encoder).exists()  # a first publication may have been killed after it
         if made and (found + known or not again):  # the users' other behaviour goes back to the online store, too
             _withdraw(settings, encoder, item_id, now, begun.note)
 
@@ -187,7 +187,7 @@ def _forget(settings: Settings, name: str, where: str, note: Note) -> int:
 
 def _withdraw(settings: Settings, encoder: int, item_id: int, now: dt.datetime, note: Note) -> None:
     """Make table and index anew from the lake, which knows the item no more."""
-    table, index = publication.table_place(settings, "items", encoder), publication.index_place(settings, encoder)
+    table, index = places.table_place(settings, "items", encoder), places.index_place(settings, encoder)
     note(f"tables/items-v{encoder}", int(RepresentationTable.open(table).rows(np.array([item_id]))[0] >= 0))
     note(f"index/v{encoder}", int(index.exists() and ItemIndex.open(index).holds(item_id)))
     publication.publish(settings, encoder, now=now, full=True)

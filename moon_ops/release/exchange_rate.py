@@ -18,7 +18,7 @@ import numpy as np
 from scipy import stats
 
 from moon_ops.errors import StageError
-from moon_ops.release import click_study, evaluation, publication, stages
+from moon_ops.release import click_study, evaluation, places, publication, stages
 from moon_ops.release.brought import RECIPE as BROUGHT
 from moon_ops.release.click_study import ClickArm
 from moon_ops.release.registry import ENCODER, Registry
@@ -85,7 +85,7 @@ def _comparable(settings: Settings, windows: Windows, only: Sequence[int]) -> tu
             left_out[version] = "brought vectors: there is no model to measure recall with"
         elif until > windows.trained_until:
             left_out[version] = f"trained until {until:%Y-%m-%dT%H:%MZ}, into the window"
-        elif not publication.table_place(settings, "items", version).exists():
+        elif not places.table_place(settings, "items", version).exists():
             left_out[version] = f"not published: `moon embed --encoder {version}`, `moon publish --encoder {version}`"
         else:
             chosen.append(version)

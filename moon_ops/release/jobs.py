@@ -14,9 +14,8 @@ from moon_ops.embeddings.due import due
 from moon_ops.errors import StageError
 from moon_ops.lake.ingest import ingest
 from moon_ops.release import maintenance, promotion, publication, stages
-from moon_ops.release.manifest import manifest_of
 from moon_ops.release.manifest import release as make_release
-from moon_ops.release.registry import CANDIDATE, CHAMPION, PREVIOUS, Registry
+from moon_ops.release.registry import CANDIDATE, CHAMPION, PREVIOUS, Registry, manifest_of
 from moon_ops.release.status import active_items
 from moon_ops.release.windows import Windows, windows
 from moon_ops.settings import Settings

@@ -17,12 +17,12 @@ import lance
 
 from moon_ops.embeddings import features, vector_tables
 from moon_ops.embeddings.index import ItemIndex
-from moon_ops.errors import LeakError, StageError
+from moon_ops.errors import LeakError
 from moon_ops.lake.contract import file_sha256, require_same
 from moon_ops.recipes import Gates, recipe
-from moon_ops.release import evaluation, exchange_rate, publication, stages
+from moon_ops.release import evaluation, exchange_rate, places, publication, stages
 from moon_ops.release.gates import PARITY, Verdict, judge
-from moon_ops.release.registry import CANDIDATE, CHAMPION, CTR, ENCODER, RELEASE, Registry
+from moon_ops.release.registry import CANDIDATE, CHAMPION, CTR, ENCODER, RELEASE, Registry, manifest_of
 from moon_ops.release.windows import Windows
 from moon_ops.settings import Settings
 
@@ -101,22 +101,11 @@ def release(
     return Release(version, passed, verdicts, metrics, champion, champion_metrics)
 
 
-def manifest_of(registry: Registry, version: int) -> dict[str, Any]:
-    """The manifest of a release version."""
-    path = registry.fetch(RELEASE, version) / "manifest.json"
-    if not path.is_file():
-        raise StageError(
-            f"{RELEASE} {version} has no manifest.json: it was not made by `moon release`", action="register it with `moon release`"
-        )
-    content: dict[str, Any] = json.loads(path.read_text())
-    return content
-
-
 def _parts(settings: Settings, registry: Registry, encoder: int, ctr: int | None) -> dict[str, Any]:
     """What the release consists of; every part's contract is checked against the encoder's."""
     contract = registry.tags(ENCODER, encoder)["contract_id"]
     require_same(contract, vector_tables.contract_of(settings.lake, encoder), what="encoder and embeddings table")
-    header = ItemIndex.open(publication.index_place(settings, encoder)).header
+    header = ItemIndex.open(places.index_place(settings, encoder)).header
     require_same(contract, header.contract_id, what="encoder and index")
     table = settings.lake.open(vector_tables.table_name(encoder))
     parts: dict[str, Any] = {

@@ -8,9 +8,8 @@ from moon_ops.embeddings import vector_tables
 from moon_ops.embeddings.index import ItemIndex
 from moon_ops.errors import ContractError, GateError, StageError
 from moon_ops.lake.contract import file_sha256, require_same
-from moon_ops.release import publication
-from moon_ops.release.manifest import manifest_of
-from moon_ops.release.registry import CHAMPION, CTR, ENCODER, PREVIOUS, Registry
+from moon_ops.release import places
+from moon_ops.release.registry import CHAMPION, CTR, ENCODER, PREVIOUS, Registry, manifest_of
 from moon_ops.settings import Settings
 
 
@@ -66,8 +65,8 @@ def verify(settings: Settings, registry: Registry, manifest: dict[str, Any]) -> 
     contract, encoder = manifest["contract_id"], manifest["encoder"]["version"]
     require_same(contract, registry.tags(ENCODER, encoder)["contract_id"], what="manifest and encoder")
     require_same(contract, vector_tables.contract_of(settings.lake, encoder), what="manifest and embeddings table")
-    require_same(contract, ItemIndex.open(publication.index_place(settings, encoder)).header.contract_id, what="manifest and index")
-    require_same(contract, publication.tables(settings, encoder).items.contract_id, what="manifest and representation table")
+    require_same(contract, ItemIndex.open(places.index_place(settings, encoder)).header.contract_id, what="manifest and index")
+    require_same(contract, places.table(settings, "items", encoder).contract_id, what="manifest and representation table")
     parts = [(ENCODER, manifest["encoder"])] + ([(CTR, manifest["ctr"])] if manifest["ctr"] else [])
     for name, part in parts:
         directory = registry.fetch(name, part["version"])

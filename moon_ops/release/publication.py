@@ -31,6 +31,7 @@ from moon_ops.embeddings.table import RepresentationTable
 from moon_ops.errors import StageError
 from moon_ops.lake import changes, statistics
 from moon_ops.lake.tables import VALIDITY, active_as_of, items_as_of
+from moon_ops.release.places import index_place, table, table_place
 from moon_ops.release.registry import ENCODER, Registry
 from moon_ops.settings import Settings
 
@@ -283,18 +284,6 @@ def _place(settings: Settings, encoder: int) -> Path:
     return settings.home / "tables" / f"published-v{encoder}.json"
 
 
-def table_place(settings: Settings, kind: str, encoder: int) -> Path:
-    """Where the representation table of ``items`` or ``queries`` lies."""
-    return settings.home / "tables" / f"{kind}-v{encoder}"
-
-
-def index_place(settings: Settings, encoder: int) -> Path:
-    """Where the encoder's index lies."""
-    return settings.home / "index" / f"v{encoder}"
-
-
 def tables(settings: Settings, encoder: int) -> Tables:
     """Both representation tables of an encoder; :class:`StageError` before the first publication."""
-    if not table_place(settings, "items", encoder).exists():
-        raise StageError(f"encoder {encoder} has not been published", action=f"run `moon publish --encoder {encoder}`")
-    return Tables(*(RepresentationTable.open(table_place(settings, kind, encoder)) for kind in ("items", "queries")))
+    return Tables(*(table(settings, kind, encoder) for kind in ("items", "queries")))

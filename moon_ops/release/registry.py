@@ -8,15 +8,18 @@ MLflow server. Registered models: ``moon-encoder``, ``moon-ctr``, ``moon-release
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import time
 import warnings
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from moon_ops.errors import ServiceError, StageError
+from moon_ops.release.registry_file import RegistryFile
 from moon_ops.settings import Settings
 
 ENCODER, CTR, RELEASE = "moon-encoder", "moon-ctr", "moon-release"
@@ -36,29 +39,47 @@ class Registry:
     """The MLflow registry of one ``MOON_HOME`` or of a server. Versions are whole numbers from 1."""
 
     def __init__(self, settings: Settings) -> None:
+        self.home, self.uri = settings.home, settings.tracking_uri
+        self.embedded = self.uri.startswith("sqlite:")
+        self.file = RegistryFile.known(self.uri)
+        if self.file is None:
+            self.experiment_id  # noqa: B018 - a registry that does not answer is an error now, not in the middle of a stage
+
+    @cached_property
+    def client(self) -> Any:
+        """MLflow's client, connected when it is first needed: its import takes six CPU-seconds. Raises :class:`ServiceError`."""
         for name, value in QUIET.items():  # MLflow reads these once, when it is first imported
             os.environ.setdefault(name, value)
         warnings.filterwarnings("ignore", message="The ``noload`` loader strategy")  # MLflow's, under SQLAlchemy 2.1
         import mlflow
+
+        try:
+            if not self.embedded:
+                return mlflow.MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+            self.home.mkdir(parents=True, exist_ok=True)
+            with (self.home / "mlflow.lock").open("w") as lock:  # two first uses at once leave a broken database
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                return mlflow.MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+        except self._missing as unreachable:
+            raise self._away(unreachable) from unreachable
+
+    @cached_property
+    def experiment_id(self) -> str:
+        """The experiment ``moon``; :class:`ServiceError` if MLflow does not answer."""
+        try:
+            return self._experiment()
+        except self._missing as unreachable:
+            raise self._away(unreachable) from unreachable
+
+    @property
+    def _missing(self) -> Any:
         from mlflow.exceptions import MlflowException
 
-        self.home, self.uri = settings.home, settings.tracking_uri
-        self.embedded = self.uri.startswith("sqlite:")
-        self._missing = MlflowException
-        try:
-            if self.embedded:
-                self.home.mkdir(parents=True, exist_ok=True)
-                with (self.home / "mlflow.lock").open("w") as lock:  # two first uses at once leave a broken database
-                    fcntl.flock(lock, fcntl.LOCK_EX)
-                    self.client = mlflow.MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
-            else:
-                self.client = mlflow.MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
-            self.experiment_id = self._experiment()
-        except MlflowException as unreachable:
-            raise ServiceError(
-                f"MOON_TRACKING_URI = {self.uri}: MLflow does not answer ({unreachable.error_code})",
-                action="start it, or correct the address",
-            ) from unreachable
+        return MlflowException
+
+    def _away(self, unreachable: Any) -> ServiceError:
+        problem = f"MOON_TRACKING_URI = {self.uri}: MLflow does not answer ({unreachable.error_code})"
+        return ServiceError(problem, action="start it, or correct the address")
 
     def start_run(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> str:
         """A new run in the experiment ``moon``; its id."""
@@ -108,12 +129,14 @@ class Registry:
 
     def fetch(self, name: str, version: int) -> Path:
         """A directory with the version's files: where they lie (do not write there), or a download from a server, made once."""
-        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
         self.tags(name, version)  # a version that does not exist is an error before anything is downloaded
-        location = self.client.get_model_version_download_uri(name, str(version))
+        location = self.file.place(name, version) if self.file else self.client.get_model_version_download_uri(name, str(version))
         if self.embedded and location.startswith("mlflow-artifacts:/"):  # written through a server on this very home
             location = str(self.home / "mlartifacts" / location.removeprefix("mlflow-artifacts:/").lstrip("/"))
+        if self.embedded and location.startswith("/"):
+            return Path(location)
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
         repository = get_artifact_repository(location, tracking_uri=self.uri, registry_uri=self.uri)
         if self.embedded:
             return Path(repository.download_artifacts(""))
@@ -132,12 +155,21 @@ class Registry:
 
     def tags(self, name: str, version: int) -> dict[str, str]:
         """The version's tags; :class:`StageError` if there is no such version."""
-        try:
-            return dict(self.client.get_model_version(name, str(version)).tags)
-        except self._missing as absent:
-            there = sorted(int(found.version) for found in self.client.search_model_versions(f"name = '{name}'"))
+        found, there = self._tags(name, version)
+        if found is None:
             known = ", ".join(map(str, there[-10:])) or "none"
-            raise StageError(f"{name} has no version {version} (there are: {known})", action="name one of these") from absent
+            raise StageError(f"{name} has no version {version} (there are: {known})", action="name one of these")
+        return found
+
+    def _tags(self, name: str, version: int) -> tuple[dict[str, str] | None, list[int]]:
+        """The version's tags, or None and the versions that there are."""
+        if self.file is not None:
+            there = self.file.versions(name)
+            return (self.file.tags(name, version), there) if version in there else (None, there)
+        try:
+            return dict(self.client.get_model_version(name, str(version)).tags), []
+        except self._missing:
+            return None, sorted(int(found.version) for found in self.client.search_model_versions(f"name = '{name}'"))
 
     def tag(self, name: str, version: int, tags: Mapping[str, str]) -> None:
         """Add tags to a version."""
@@ -146,6 +178,8 @@ class Registry:
 
     def newest(self, name: str) -> int | None:
         """The highest version of the model, None if it has none. For people who ask what there is; stages are given versions."""
+        if self.file is not None:
+            return max(self.file.versions(name), default=None)
         try:
             found = self.client.search_model_versions(f"name = '{name}'")
         except self._missing:
@@ -154,6 +188,8 @@ class Registry:
 
     def alias(self, alias: str) -> int | None:
         """The release version that the alias points to, or None."""
+        if self.file is not None:
+            return self.file.alias(RELEASE, alias)
         try:
             return int(self.client.get_model_version_by_alias(RELEASE, alias).version)
         except self._missing as absent:
@@ -163,7 +199,10 @@ class Registry:
 
     def point(self, alias: str, version: int) -> None:
         """Let the alias point to a release version."""
-        self.client.set_registered_model_alias(RELEASE, alias, str(version))
+        if self.file is not None and version in self.file.versions(RELEASE):
+            self.file.point(RELEASE, alias, version)
+        else:
+            self.client.set_registered_model_alias(RELEASE, alias, str(version))
 
     def _experiment(self) -> str:
         found = self.client.get_experiment_by_name(EXPERIMENT)
@@ -177,3 +216,14 @@ class Registry:
             if found is None:
                 raise known
             return str(found.experiment_id)
+
+
+def manifest_of(registry: Registry, version: int) -> dict[str, Any]:
+    """The manifest of a release version."""
+    path = registry.fetch(RELEASE, version) / "manifest.json"
+    if not path.is_file():
+        raise StageError(
+            f"{RELEASE} {version} has no manifest.json: it was not made by `moon release`", action="register it with `moon release`"
+        )
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content

@@ -31,10 +31,9 @@ from moon_ops.lake.images import decode
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.regions import views
 from moon_ops.lake.tables import STAMP, VALIDITY, active_as_of
-from moon_ops.release import publication, stages
-from moon_ops.release.manifest import manifest_of
+from moon_ops.release import places, publication, stages
 from moon_ops.release.promotion import verify
-from moon_ops.release.registry import CHAMPION, CTR, Registry
+from moon_ops.release.registry import CHAMPION, CTR, Registry, manifest_of
 from moon_ops.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -71,9 +70,9 @@ class Champion:
         self.settings, self.version, self.manifest = settings, version, manifest
         self.encoder = int(manifest["encoder"]["version"])
         self.contract_id = str(manifest["contract_id"])
-        self.places = places(settings, self.encoder)
+        self.places = linked(settings, self.encoder)
         self.runtime: Runtime = stages.runtime(settings, self.encoder)
-        self.index = ItemIndex.open(publication.index_place(settings, self.encoder))
+        self.index = ItemIndex.open(places.index_place(settings, self.encoder))
         self.tables = publication.tables(settings, self.encoder)
         self.scorer = Scorer(registry.fetch(CTR, manifest["ctr"]["version"]), threads=settings.workers) if manifest["ctr"] else None
         self.store = features.open_store(settings.home, settings.redis)
@@ -85,8 +84,8 @@ class Champion:
     def refreshed(self) -> Champion:
         """The same release after another publication: index and tables are opened anew, what has not changed is kept."""
         fresh = copy.copy(self)
-        fresh.places = places(self.settings, self.encoder)  # before what they lead to: a publication meanwhile is noticed the next time
-        fresh.index = ItemIndex.open(publication.index_place(self.settings, self.encoder), previous=self.index)
+        fresh.places = linked(self.settings, self.encoder)  # before what they lead to: a publication meanwhile is noticed the next time
+        fresh.index = ItemIndex.open(places.index_place(self.settings, self.encoder), previous=self.index)
         fresh.tables = publication.tables(self.settings, self.encoder)
         for what, contract in (("index", fresh.index.header.contract_id), ("representation table", fresh.tables.items.contract_id)):
             require_same(self.contract_id, contract, what=f"release and {what}")
@@ -188,7 +187,7 @@ class Follower:
     def refresh(self) -> None:
         """Open the newest publication of the champion's vectors, if there is one since."""
         now = self.current
-        if now is not None and now.places != places(self.settings, now.encoder):
+        if now is not None and now.places != linked(self.settings, now.encoder):
             self.current = now.refreshed()
 
     def champion(self) -> Champion:
@@ -219,10 +218,10 @@ class Follower:
                 self._refuse("the newest publication is not served", fault)
 
 
-def places(settings: Settings, encoder: int) -> list[str]:
+def linked(settings: Settings, encoder: int) -> list[str]:
     """The directories that index and tables are linked to now: a publication changes them."""
     kinds = ("items", "queries")
-    links = [publication.index_place(settings, encoder), *(publication.table_place(settings, kind, encoder) for kind in kinds)]
+    links = [places.index_place(settings, encoder), *(places.table_place(settings, kind, encoder) for kind in kinds)]
     return [str(link.resolve()) for link in links]
 
 

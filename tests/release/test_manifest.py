@@ -14,8 +14,8 @@ from moon_ops.errors import ContractError
 from moon_ops.lake.contract import file_sha256
 from moon_ops.release import stages
 from moon_ops.release.gates import AUC, PARITY, RECALL
-from moon_ops.release.manifest import FILES, manifest_of, release
-from moon_ops.release.registry import CANDIDATE, CHAMPION, CTR, ENCODER, Registry
+from moon_ops.release.manifest import FILES, release
+from moon_ops.release.registry import CANDIDATE, CHAMPION, CTR, ENCODER, Registry, manifest_of
 from moon_ops.release.windows import Windows, windows
 from moon_ops.settings import Settings
 

@@ -14,9 +14,9 @@ import pytest
 from moon_ops.embeddings import index
 from moon_ops.embeddings.table import RepresentationTable
 from moon_ops.errors import ContractError, GateError, StageError
-from moon_ops.release import jobs, promotion, publication
-from moon_ops.release.manifest import FILES, manifest_of
-from moon_ops.release.registry import CANDIDATE, CHAMPION, CTR, ENCODER, PREVIOUS, RELEASE, Registry
+from moon_ops.release import jobs, places, promotion
+from moon_ops.release.manifest import FILES
+from moon_ops.release.registry import CANDIDATE, CHAMPION, CTR, ENCODER, PREVIOUS, RELEASE, Registry, manifest_of
 from moon_ops.settings import Settings
 
 Make = Callable[..., int]
@@ -184,7 +184,7 @@ def test_rollback_refuses_a_tampered_release_too(copied: Settings, registry: Reg
 
 def test_an_index_of_another_contract_is_refused(copied: Settings, make_release: Make) -> None:
     make_release()
-    index.build(publication.index_place(copied, 1), np.array([1]), np.eye(1, 64, dtype=np.float32), "c-other")
+    index.build(places.index_place(copied, 1), np.array([1]), np.eye(1, 64, dtype=np.float32), "c-other")
     with pytest.raises(ContractError, match=r"manifest and index: contract c-[0-9a-f]+ was about to meet contract c-other"):
         promotion.promote(copied, 2)
 
@@ -192,7 +192,7 @@ def test_an_index_of_another_contract_is_refused(copied: Settings, make_release:
 def test_vectors_of_another_contract_are_refused(copied: Settings, make_release: Make) -> None:
     make_release()
     for kind in ("items", "queries"):
-        RepresentationTable.write(publication.table_place(copied, kind, 1), np.array([1]), np.eye(1, 64, dtype=np.float32), "c-other")
+        RepresentationTable.write(places.table_place(copied, kind, 1), np.array([1]), np.eye(1, 64, dtype=np.float32), "c-other")
     with pytest.raises(ContractError, match=r"manifest and representation table: contract c-[0-9a-f]+ was about to meet contract c-other"):
         promotion.promote(copied, 2)
 

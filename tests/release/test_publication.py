@@ -28,7 +28,7 @@ from moon_ops.embeddings.table import RepresentationTable
 from moon_ops.errors import InputError
 from moon_ops.lake import statistics
 from moon_ops.lake.tables import SCHEMAS, items_as_of
-from moon_ops.release import maintenance, publication, stages
+from moon_ops.release import maintenance, places, publication, stages
 from moon_ops.release.windows import windows
 from moon_ops.settings import Settings
 
@@ -50,7 +50,7 @@ def refresh(settings: Settings, now: dt.datetime) -> publication.Published:
 
 def found_by_its_vector(settings: Settings, item: int, now: dt.datetime) -> int:
     ids, vectors = vector_tables.vectors_as_of(settings.lake, 1, now)
-    opened = ItemIndex.open(publication.index_place(settings, 1))
+    opened = ItemIndex.open(places.index_place(settings, 1))
     return int(opened.search(vectors[ids == item], 1, opened.header.contract_id)[0][0, 0])
 
 
@@ -60,7 +60,7 @@ def agree(settings: Settings, now: dt.datetime) -> None:
     table = publication.tables(settings, 1).items
     assert (table.rows(ids) >= 0).all()
     np.testing.assert_array_equal(table.gather(table.rows(ids)), vectors)
-    opened = ItemIndex.open(publication.index_place(settings, 1))
+    opened = ItemIndex.open(places.index_place(settings, 1))
     nearest, cosines = opened.search(vectors, 1, opened.header.contract_id)
     assert opened.header.items == len(ids)
     np.testing.assert_allclose(cosines[:, 0], 1.0, atol=1e-5)
@@ -94,10 +94,10 @@ def test_a_damaged_file_is_made_anew(current: Settings, now: dt.datetime, name: 
 
 
 def test_nothing_new_is_nothing_handed_over(current: Settings, now: dt.datetime) -> None:
-    places = [publication.index_place(current, 1).resolve(), publication.table_place(current, "items", 1).resolve()]
+    lie = [places.index_place(current, 1).resolve(), places.table_place(current, "items", 1).resolve()]
     assert publication.is_current(current, 1, now)
     assert publication.publish(current, 1, now=now + HOUR).changed == 0
-    assert [publication.index_place(current, 1).resolve(), publication.table_place(current, "items", 1).resolve()] == places
+    assert [places.index_place(current, 1).resolve(), places.table_place(current, "items", 1).resolve()] == lie
     agree(current, now)
 
 
@@ -175,8 +175,8 @@ def _refresh_in_pieces(home: Path, now: dt.datetime) -> None:
 def _read_for_ever(settings: Settings, stop: threading.Event, faults: list[BaseException]) -> None:
     while not stop.is_set():
         try:
-            opened = ItemIndex.open(publication.index_place(settings, 1))
-            table = RepresentationTable.open(publication.table_place(settings, "items", 1))
+            opened = ItemIndex.open(places.index_place(settings, 1))
+            table = RepresentationTable.open(places.table_place(settings, "items", 1))
             ids, vectors = table.all()
             nearest, _ = opened.search(vectors[:2], 3, opened.header.contract_id)
             assert set(nearest.ravel()) - {-1} <= set(ids)
@@ -220,7 +220,7 @@ def test_a_refresh_killed_twenty_times_ends_with_every_row_once(current: Setting
     rows = current.lake.read("embeddings/v1", list(vector_tables.KEY)).to_pylist()
     wanted = due(current.lake, 99).rows.to_pylist()
     assert sorted(map(repr, rows)) == sorted(map(repr, wanted)), "every due row is there once"
-    assert index.compaction_due(ItemIndex.open(publication.index_place(current, 1)).header) is None
+    assert index.compaction_due(ItemIndex.open(places.index_place(current, 1)).header) is None
     agree(current, end)
 
 

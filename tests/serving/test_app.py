@@ -236,8 +236,7 @@ def test_an_alias_moved_to_a_failed_release_is_not_followed(released: Settings, 
     """Anyone may move an alias in MLflow; the evidence is asked again before it is honoured."""
     import json
 
-    from moon_ops.release.manifest import manifest_of
-    from moon_ops.release.registry import CHAMPION, RELEASE, Registry
+    from moon_ops.release.registry import CHAMPION, RELEASE, Registry, manifest_of
     from moon_ops.serving.champion import Follower
 
     home = tmp_path / "home"
