@@ -8,6 +8,7 @@ DATA ?=
 SIZE ?= demo
 SEED ?= 0
 DAYS ?=
+MINUTES ?=
 ENCODER ?= moon-tiny
 AIRFLOW_PORT ?= 8080
 # A shop of your own gets a home of its own: ids of two shops mean different things.
@@ -27,8 +28,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)") --editable ".[dev]"
 	@touch $(STAMP)
 
-demo: $(STAMP) ## The whole loop: raw catalogue to served release (DATA=dir for your own shop, SEED=1 for another release)
-	$(BIN)/moon demo --size $(SIZE) --seed $(SEED) --encoder $(ENCODER) $(if $(DATA),--data "$(DATA)") $(if $(DAYS),--days $(DAYS))
+demo: $(STAMP) ## The whole loop: raw catalogue to served release (DATA=dir for your own shop, SEED=1 for another release, MINUTES=8 at most)
+	$(BIN)/moon demo --size $(SIZE) --seed $(SEED) --encoder $(ENCODER) $(if $(DATA),--data "$(DATA)") $(if $(DAYS),--days $(DAYS)) $(if $(MINUTES),--minutes $(MINUTES))
 
 serve: $(STAMP) ## Serve the champion, with a visual search page
 	$(BIN)/moon serve
@@ -36,8 +37,8 @@ serve: $(STAMP) ## Serve the champion, with a visual search page
 airflow: $(STAMP) ## Airflow with our DAGs, at http://localhost:8080
 	AIRFLOW_PORT=$(AIRFLOW_PORT) $(BIN)/python -m moon_ops.standalone
 
-test: $(STAMP) ## All tests
-	$(BIN)/python -m pytest
+test: $(STAMP) ## All tests, on as many cores as there are, at most four
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .

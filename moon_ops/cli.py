@@ -13,7 +13,7 @@ import typer
 from moon_ops import production, studies
 from moon_ops.errors import InputError, MoonError
 from moon_ops.settings import Settings, moment
-from moon_ops.terminal import Without, now, say
+from moon_ops.terminal import Without, now, say, stop_at_once
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
 
@@ -29,6 +29,9 @@ Home = Annotated[Path | None, typer.Option(help="Where everything is kept; defau
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Time = Annotated[str | None, typer.Option(help="A time, ISO 8601, e.g. 2026-02-15 or 2026-02-15T12:00:00Z.", show_default=False)]
+Minutes = Annotated[
+    float | None, typer.Option(help="End within so many minutes on this machine: fewer training steps, if need be.", show_default=False)
+]
 Start = Annotated[
     str | None, typer.Option(help="Judge on queries from this time on; default: the end of its training.", show_default=False)
 ]
@@ -46,14 +49,16 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of the training; another one makes another release of the same shop.")] = 0,
     encoder: Annotated[str, typer.Option(help="Encoder recipe in models/.")] = "moon-tiny",
     trained_until: Time = None,
+    minutes: Minutes = None,
 ) -> None:
     """The whole loop: from a raw catalogue to a promoted, served release, and a report.
 
     Example: moon demo --size tiny
     """
-    from moon_ops.demo import run
+    from moon_ops.demo import Choices, run
 
-    run(_settings(home), data=data, size=size, days=days, seed=seed, encoder=encoder, trained_until=moment(trained_until), now=now())
+    chosen = Choices(data=data, size=size, days=days, seed=seed, encoder=encoder, trained_until=moment(trained_until), minutes=minutes)
+    run(_settings(home), chosen, now=now())
 
 
 @app.command()
@@ -120,16 +125,18 @@ def train(
     trained_until: Time = None,
     seed: Seed = 0,
     steps: Annotated[int | None, typer.Option(help="Training steps instead of the recipe's.")] = None,
+    minutes: Minutes = None,
 ) -> None:
     """Train an encoder on what users did before a time; prints the checkpoint for `moon export`. Killed and called again, it goes on.
 
     Example: moon train --trained-until 2026-02-15
     """
+    from moon_ops.encoder.budget import Budget
     from moon_ops.release import stages
 
-    settings = _settings(home)
+    settings, budget = _settings(home), None if minutes is None else Budget(minutes)
     until = _windows(settings, trained_until).trained_until
-    trained = stages.train(settings, recipe, trained_until=until, seed=seed, steps=steps)
+    trained = stages.train(settings, recipe, trained_until=until, seed=seed, steps=steps, budget=budget)
     if trained.run_id:  # of several processes one speaks
         say(trained)
 
@@ -286,6 +293,7 @@ def _settings(home: Path | None) -> Settings:
 def main() -> None:
     """Entry point: a :class:`MoonError` becomes one line on stderr and exit code 1; anything else keeps its traceback."""
     quiet()
+    stop_at_once()
     Without.start(NEEDLESS.get(sys.argv[1] if len(sys.argv) > 1 else "", ()))
     try:
         app()

@@ -22,6 +22,20 @@ from moon_ops.release import publication
 from moon_ops.settings import Settings
 
 SHOP_SEED = 0  # the shop stays the same when the training's seed changes
+FOLLOWING = 170  # steps of moon-tiny take as long as all that comes after training (2 cores, AVX2, float32)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a user may choose: the shop (``data``: its directory; else a simulated one), the training, and how long it all may take."""
+
+    data: Path | None = None
+    size: str = "demo"
+    days: int | None = None
+    seed: int = 0
+    encoder: str = "moon-tiny"
+    trained_until: dt.datetime | None = None
+    minutes: float | None = None
 
 
 @dataclass
@@ -46,30 +60,23 @@ class Steps:
         self.console.print(f"    [dim]{self.seconds[name]:.1f} s[/dim]", highlight=False)
 
 
-def run(
-    settings: Settings,
-    *,
-    data: Path | None,
-    size: str,
-    days: int | None,
-    seed: int,
-    encoder: str,
-    trained_until: dt.datetime | None,
-    now: dt.datetime,
-) -> None:
+def run(settings: Settings, chosen: Choices, *, now: dt.datetime) -> None:
     """Run all stages on a shop's directory, or on a simulated shop; raises :class:`GateError` if the release did not pass its gates."""
     console = Console(stderr=False, soft_wrap=True)
     steps = Steps(console, 10)
     started = time.perf_counter()
-    shop = _shop(settings, steps, data, size, days)
+    seed, encoder = chosen.seed, chosen.encoder
+    shop = _shop(settings, steps, chosen)
+    from moon_ops.encoder.budget import Budget
     from moon_ops.release import evaluation, promotion, stages
     from moon_ops.release.manifest import release as make_release
     from moon_ops.release.windows import windows
 
     _ingest(settings, steps, shop, now)
-    times = windows(settings.lake, trained_until=trained_until)
+    times = windows(settings.lake, trained_until=chosen.trained_until)
     with steps.step("train", f"encoder {encoder} on purchases before {times.trained_until:%Y-%m-%d %H:%M}, seed {seed}") as say:
-        trained = stages.train(settings, encoder, trained_until=times.trained_until, seed=seed)
+        left = Budget(chosen.minutes, spent=time.perf_counter() - started, following=FOLLOWING)
+        trained = stages.train(settings, encoder, trained_until=times.trained_until, seed=seed, budget=left)
         say.append(f"loss {trained.last_loss:.3f}; wrote {trained.checkpoint}")
     with steps.step("export", "to ONNX, compared with the model it came from, registered in MLflow") as say:
         version = stages.export(settings, Path(trained.checkpoint))
@@ -109,8 +116,9 @@ def run(
         )
 
 
-def _shop(settings: Settings, steps: Steps, data: Path | None, size: str, days: int | None) -> Path:
+def _shop(settings: Settings, steps: Steps, chosen: Choices) -> Path:
     """The directory to ingest; a lake that was filled from another shop is refused, because ids of two shops mean different things."""
+    data, size = chosen.data, chosen.size
     shop = data.absolute() if data is not None else settings.home / f"shop-{size}"
     marker = settings.home / "demo.json"
     if marker.is_file() and json.loads(marker.read_text())["shop"] != str(shop):
@@ -125,7 +133,7 @@ def _shop(settings: Settings, steps: Steps, data: Path | None, size: str, days: 
         if data is None:
             from moon_ops.lake.simulate import simulate
 
-            made = simulate(shop, size=size, seed=SHOP_SEED, days=days, workers=settings.workers)
+            made = simulate(shop, size=size, seed=SHOP_SEED, days=chosen.days, workers=settings.workers)
             say.append(f"{made.items:,} items, {made.users:,} users, {made.days} days")
             say.append(
                 f"{made.impressions:,} impressions, {made.clicks:,} clicks, {made.purchases:,} purchases, {made.pictures:,} pictures"

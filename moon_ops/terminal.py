@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
+import signal
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 import typer
@@ -32,6 +34,21 @@ class Without(MetaPathFinder):
         if name in self.packages:
             raise ModuleNotFoundError(f"No module named {name!r}: this command does without it", name=name)
         return None
+
+
+def stop_at_once() -> None:
+    """From now on Ctrl-C ends this process within a moment, with one line: all that a stage has finished is kept, as after a kill.
+
+    A service puts its own handler in place of this one, to answer what it has accepted.
+    """
+    first = os.getpid()
+
+    def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a handler's signature
+        if os.getpid() == first:  # what it has forked hears of the key, too
+            os.write(2, b"\nmoon: stopped; the same command goes on where this one was\n")
+        os._exit(130)
+
+    signal.signal(signal.SIGINT, stop)
 
 
 def now() -> dt.datetime:

@@ -1,4 +1,7 @@
-"""Fixtures: an isolated environment, the tiny simulated shop, and one home in which the whole demo has run."""
+"""Fixtures: an isolated environment, the tiny simulated shop, and one home in which the whole demo has run.
+
+Several processes may run the tests (pytest-xdist): each has a scratch directory of its own, and what none of them writes to is made once.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRATCH = Path(tempfile.mkdtemp(prefix="moon-tests-"))
-atexit.register(shutil.rmtree, SCRATCH, ignore_errors=True)
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+if not WORKER:  # the first process; its workers inherit the variable
+    os.environ["TESTS_SHARED"] = tempfile.mkdtemp(prefix="moon-tests-")
+    atexit.register(shutil.rmtree, os.environ["TESTS_SHARED"], ignore_errors=True)
+SHARED = Path(os.environ["TESTS_SHARED"])
+SCRATCH = SHARED / (WORKER or "alone")
+SCRATCH.mkdir()
+if WORKER:
+    os.environ["OMP_NUM_THREADS"] = "1"  # two workers on two cores: more threads would only wait for each other
 for name in [n for n in os.environ if n.startswith(("AIRFLOW_", "_AIRFLOW_", "MOON_", "MLFLOW_", "FEAST_"))]:
     del os.environ[name]
 os.environ.update(  # before Airflow, Lance and tqdm are first imported
@@ -43,6 +54,17 @@ PLACES = (
 )  # of MLflow, in which a home's path stands
 
 
+def once(name: str, make: Callable[[Path], object]) -> Path:
+    """A place that all workers share, and do not write into; the first one that asks has it made."""
+    place, done = SHARED / name, SHARED / f"{name}.done"
+    with FileLock(SHARED / f"{name}.lock"):
+        if not done.exists():
+            shutil.rmtree(place, ignore_errors=True)
+            make(place)
+            done.touch()
+    return place
+
+
 @pytest.fixture(scope="session")
 def now() -> dt.datetime:
     """The time at which everything in the tests becomes known: after the simulated shop's events."""
@@ -54,9 +76,7 @@ def shop() -> Path:
     """The tiny simulated shop in the ingest layout. Do not write into it."""
     from moon_ops.lake.simulate import simulate
 
-    out = SCRATCH / "shop"
-    simulate(out, size="tiny", seed=0)
-    return out
+    return once("shop", lambda out: simulate(out, size="tiny", seed=0))
 
 
 @pytest.fixture(scope="session")
@@ -65,20 +85,20 @@ def lake(shop: Path) -> Any:
     from moon_ops.lake.ingest import ingest
     from moon_ops.lake.lake import Lake
 
-    filled = Lake(str(SCRATCH / "lake"))
-    ingest(shop, filled, now=NOW)
-    return filled
+    return Lake(str(once("lake", lambda out: ingest(shop, Lake(str(out)), now=NOW))))
 
 
 @pytest.fixture(scope="session")
 def released() -> Any:
     """The settings of a home in which ``moon demo`` has run on the tiny shop. Do not write into it; see ``copied``."""
-    from moon_ops.demo import run
+    from moon_ops.demo import Choices, run
     from moon_ops.settings import Settings
 
-    settings = Settings.from_environment(SCRATCH / "released")
-    run(settings, data=None, size="tiny", days=None, seed=0, encoder=ENCODER, trained_until=None, now=NOW)
-    return settings
+    def make(home: Path) -> None:
+        settings = Settings.from_environment(home)
+        run(settings, Choices(size="tiny", encoder=ENCODER), now=NOW)
+
+    return Settings.from_environment(once("released", make))
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from moon_ops import demo
+from moon_ops.demo import Choices
 from moon_ops.errors import GateError, InputError
 from moon_ops.release.promotion import promote, rollback
 from moon_ops.release.registry import CHAMPION, PREVIOUS, RELEASE, Registry
@@ -53,12 +54,13 @@ def test_everything_lies_in_moon_home(released: Settings) -> None:
 
 
 @pytest.mark.slow
-def test_a_second_release_is_compared_with_the_first_and_can_be_rolled_back(tmp_path: Path, now: dt.datetime) -> None:
-    settings = Settings.from_environment(tmp_path / "home")
-    shop: dict[str, Any] = {"data": None, "size": "tiny", "encoder": "moon-nano", "trained_until": None}
-    demo.run(settings, **shop, days=None, seed=0, now=now)
+def test_a_second_release_is_compared_with_the_first_and_can_be_rolled_back(copied: Settings, now: dt.datetime) -> None:
+    settings = copied
+    marker = settings.home / "demo.json"
+    marker.write_text(marker.read_text().replace(json.loads(marker.read_text())["shop"], str(settings.home / "shop-tiny")))
+    more = Choices(size="tiny", encoder="moon-nano", days=24, seed=1)  # more data of the same shop, and another seed
     with contextlib.suppress(GateError):  # a legitimate end: the tiny shop's figures are noisy
-        demo.run(settings, **shop, days=24, seed=1, now=now + dt.timedelta(days=1))  # more data and another seed
+        demo.run(settings, more, now=now + dt.timedelta(days=1))
     from moon_ops.release.registry import manifest_of
 
     registry = Registry(settings)
@@ -95,14 +97,14 @@ def test_a_shop_without_click_sequences_gets_a_release_without_a_click_model(
         events.append({"timestamp": moment.isoformat(), "item_id": n % 12 + 1, "query_id": n, "event": "purchase"})
     shop = make_shop("photos", pictures, items=items, queries=queries, events=events)
     settings = Settings.from_environment(tmp_path / "home")
-    demo.run(settings, data=shop, size="tiny", days=None, seed=0, encoder="moon-nano", trained_until=None, now=now)
+    demo.run(settings, Choices(data=shop, encoder="moon-nano"), now=now)
     state = status(settings)
     assert state["champion"] == {**state["champion"], "release": 1, "encoder": 1, "ctr": None}
     assert state["metrics"]["image_search/recall@1"] > 0.9
     assert "ctr/auc" not in state["metrics"]
     assert "skipped: the shop has no click sequences" in capsys.readouterr().out
     with pytest.raises(InputError, match="holds the shop of"):
-        demo.run(settings, data=None, size="tiny", days=None, seed=0, encoder="moon-nano", trained_until=None, now=now)
+        demo.run(settings, Choices(size="tiny", encoder="moon-nano"), now=now)
 
 
 @pytest.mark.skipif(not GROCERY.is_dir(), reason="the grocery photographs are not here")

@@ -24,10 +24,11 @@ from tqdm import tqdm
 from moon_ops.encoder.allocator import memory_kept
 from moon_ops.encoder.batches import Batch, Inputs
 from moon_ops.encoder.checkpoints import Checkpoints, State
-from moon_ops.encoder.loader import batches
+from moon_ops.encoder.loader import batches, spare_workers
 from moon_ops.encoder.objectives import Found
 from moon_ops.encoder.optimizers import build, set_rates
 from moon_ops.errors import InputError
+from moon_ops.processor import processor
 from moon_ops.recipes import Training
 
 Listener = Callable[[int, dict[str, float]], None]
@@ -81,8 +82,8 @@ def precision_of(training: Training) -> tuple[str, str]:
     if torch.cuda.is_available():
         fit = torch.cuda.is_bf16_supported(including_emulation=False)
         return ("bf16", "the GPU computes with it") if fit else ("no", "the GPU does not compute with bf16")
-    fit = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return ("bf16", "the processor computes with it") if fit else ("no", "the processor would only emulate bf16")
+    here = processor()
+    return ("bf16", f"{here} computes with it") if here.bf16 else ("no", f"{here} would only emulate bf16")
 
 
 @dataclass
@@ -93,10 +94,12 @@ class Loop:
     machine: Accelerator
     checkpoints: Checkpoints
     listener: Listener | None = None
-    workers: int = 1  # processes that make batches
+    workers: int = field(default_factory=spare_workers)  # processes that make batches
     done: int = 0  # steps of the stages before
     total: int = 0  # of all stages
+    silent: bool = False  # no progress bar
     losses: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)  # each step's, of this process alone
 
     @memory_kept()
     def run(self, stage: Stage, resumed: State | None = None) -> None:
@@ -114,16 +117,18 @@ class Loop:
         numbers = range(start * self.training.accumulation, stage.steps * self.training.accumulation)
         part, parts = self.machine.process_index, self.machine.num_processes
         waiting = batches(lambda number: stage.batch(number, part, parts), numbers, self.workers)
-        with tqdm(total=stage.steps, initial=start, desc=stage.name, unit="step", disable=not self.machine.is_main_process) as bar:
+        hidden = self.silent or not self.machine.is_main_process
+        with tqdm(total=stage.steps, initial=start, desc=stage.name, unit="step", disable=hidden) as bar:
             for step in range(start, stage.steps):
                 began = time.perf_counter()
                 place = (self.done + step, self.total) if self.training.schedule == "run" else (step, stage.steps)
                 rate = set_rates(optimizers, self.training, *place, stage.rate)
                 norm, loss = self._step(stage, model, optimizers, waiting, step)
                 self.losses.append(loss)
+                self.seconds.append(time.perf_counter() - began)
                 bar.update()
                 bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-                speed = self.training.batch * self.training.accumulation / (time.perf_counter() - began)
+                speed = self.training.batch * self.training.accumulation / self.seconds[-1]
                 self._tell(stage, step, rate, norm, speed)
                 self._keep(stage, step + 1, optimizers)
         for buffer in stage.model.buffers():

@@ -12,15 +12,19 @@ import json
 import math
 import os
 import shutil
-from dataclasses import asdict, dataclass
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from tqdm import tqdm
 
 from moon_ops.encoder import duplicates, pretrain
+from moon_ops.encoder.budget import Budget, measure, operations, within
 from moon_ops.encoder.checkpoints import Checkpoints, State
 from moon_ops.encoder.contrast import Behaviour, Prepared, Refinement, prepare
 from moon_ops.encoder.fit import Listener, Loop, accelerator
@@ -64,21 +68,29 @@ def train(
     seed: int,
     on_step: Listener | None = None,
     keep_stages: bool = False,
+    budget: Budget | None = None,
 ) -> TrainReport:
     """Train the recipe on the lake's behaviour before ``trained_until`` and save the encoder to the directory ``out``.
 
     ``on_step(step, metrics)`` hears of loss, temperature, learning rate, samples/s, gradient norm, false negatives and hardness. With
-    ``keep_stages`` the encoder after each stage is saved too, as ``out-<stage>``. The same seed gives the same encoder on the same
-    machine. Raises :class:`StageError` without pairs, :class:`InputError` when the loss stops being a number.
+    ``keep_stages`` the encoder after each stage is saved too, as ``out-<stage>``. A ``budget`` has some steps measured first, says how
+    long all of them take, and cuts them to its minutes; the saved recipe holds the steps that were trained. The same seed and steps
+    give the same encoder on the same machine. Raises :class:`StageError` without pairs, :class:`InputError` when the loss stops being
+    a number or the budget is too short.
     """
+    began = time.perf_counter()
     machine = accelerator(recipe.training)
     pairs, twins = _pairs(lake, trained_until, recipe)
     rows = items_as_of(lake, trained_until).to_pylist()
     place = out.with_name(f"{out.name}.partial")
-    checkpoints, state = _resumed(place, recipe, pairs, seed, machine)
+    checkpoints, state = _resumed(place, recipe, pairs, seed, budget.minutes if budget else None, machine)
     encoder = build(recipe, [*corpus(pairs), *pretrain.corpus()], seed)
     pixels = place / f"pixels-{machine.process_index}.u8"
+    _announce(encoder, recipe, machine)
     store = PixelStore.fill(lake, pairs.image_ids(), recipe.inputs.picture_size, pixels, detector=recipe.inputs.core_region)
+    if budget is not None:
+        budget = replace(budget, spent=budget.spent + time.perf_counter() - began)
+        recipe = within(budget, recipe, place, machine, lambda: measure(encoder, pairs, store, recipe, machine))
     loop = Loop(recipe.training, machine, checkpoints, on_step, total=recipe.steps)
     refined, resumed_at, tokens = 0, 0, 0
     for number, name in enumerate(STAGES):
@@ -111,6 +123,14 @@ def train(
     machine.wait_for_everyone()
     shutil.rmtree(place, ignore_errors=True)
     return report
+
+
+def _announce(encoder: Encoder, recipe: EncoderRecipe, machine: Accelerator) -> None:
+    """What the picture tower computes, on stderr: most of a training step."""
+    if machine.is_main_process:
+        sizes = tuple(dict.fromkeys((*recipe.stage2a.sizes, recipe.inputs.picture_size)))
+        counts = ", ".join(f"{count:.3f} GFLOP at {size} px" for size, count in operations(encoder, sizes).items())
+        tqdm.write(f"{recipe.name}: {encoder.parameter_count():,} parameters; a picture takes {counts}", file=sys.stderr)
 
 
 def corpus(pairs: Pairs) -> list[str]:
@@ -149,10 +169,12 @@ def _pairs(lake: Lake, until: dt.datetime, recipe: EncoderRecipe) -> tuple[Pairs
     return pairs.only(torch.tensor(keep).numpy()), len(pairs) - len(keep)
 
 
-def _resumed(place: Path, recipe: EncoderRecipe, pairs: Pairs, seed: int, machine: Accelerator) -> tuple[Checkpoints, State | None]:
+def _resumed(
+    place: Path, recipe: EncoderRecipe, pairs: Pairs, seed: int, minutes: float | None, machine: Accelerator
+) -> tuple[Checkpoints, State | None]:
     """The run's checkpoints, and the state to go on from; what another recipe, seed or lake left there is thrown away."""
     shown = [[s.text, s.image_ids] for s in (*pairs.queries, *pairs.items)]
-    content = json.dumps([asdict(recipe), seed, pairs.query.tolist(), pairs.item.tolist(), shown], sort_keys=True)
+    content = json.dumps([asdict(recipe), seed, minutes, pairs.query.tolist(), pairs.item.tolist(), shown], sort_keys=True)
     identity = hashlib.sha256(content.encode()).hexdigest()
     known = place / "identity"
     if machine.is_main_process:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,6 +34,9 @@ from moon_ops.release.registry import CTR, ENCODER, Registry
 from moon_ops.release.windows import Windows
 from moon_ops.settings import Settings
 
+if TYPE_CHECKING:
+    from moon_ops.encoder.budget import Budget
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -44,11 +47,21 @@ class Trained:
     last_loss: float
 
 
-def train(settings: Settings, name: str, *, trained_until: dt.datetime, seed: int, steps: int | None = None, **override: Any) -> Trained:
+def train(
+    settings: Settings,
+    name: str,
+    *,
+    trained_until: dt.datetime,
+    seed: int,
+    steps: int | None = None,
+    budget: Budget | None = None,
+    **override: Any,
+) -> Trained:
     """Train the encoder recipe ``name`` on behaviour before ``trained_until``; its figures go to MLflow while it runs.
 
-    ``steps`` replaces the recipe's number, shared over its stages. A run that was killed goes on where it was when it is called again
-    with the same arguments, in the same MLflow run. Of several processes (``torchrun``) the first keeps lock and MLflow run.
+    ``steps`` replaces the recipe's number, shared over its stages; a ``budget`` fits it to this machine. A run that was killed goes on
+    where it was when it is called again with the same arguments, in the same MLflow run. Of several processes (``torchrun``) the first
+    keeps lock and MLflow run.
     """
     from moon_ops.encoder.train import train as train_encoder
 
@@ -59,19 +72,15 @@ def train(settings: Settings, name: str, *, trained_until: dt.datetime, seed: in
     if not chosen.steps:
         raise InputError("steps = 0: an encoder that has learned nothing is no release", action="train at least one step")
     params = {"recipe": name, "seed": seed, "trained_until": trained_until.isoformat(), **flat(chosen)}
+    params |= {"minutes": budget.minutes} if budget and budget.minutes is not None else {}
     out = _checkpoint(settings, name, params)
+    run = partial(train_encoder, settings.lake, out, chosen, trained_until=trained_until, seed=seed, budget=budget)
     if os.environ.get("RANK", "0") != "0":
-        return Trained(str(out), "", train_encoder(settings.lake, out, chosen, trained_until=trained_until, seed=seed).last_loss)
+        return Trained(str(out), "", run().last_loss)
     registry = Registry(settings)
     with _run_of(registry, out, f"train {name}", params) as run_id:
-        report = train_encoder(
-            settings.lake,
-            out,
-            chosen,
-            trained_until=trained_until,
-            seed=seed,
-            on_step=partial(_log, registry, run_id),
-        )
+        report = run(on_step=partial(_log, registry, run_id))
+        registry.log(run_id, {"steps": report.steps})
     return Trained(str(out), run_id, report.last_loss)
 
 

@@ -1,0 +1,61 @@
+"""What this machine multiplies with: its processor, the cores at hand, and the widest instructions that the libraries may use.
+
+Every figure of speed names these. Nothing heavy is imported: a benchmark's header and ``.ci/run`` ask this, too.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+RESTRICTED = {  # variables with which torch, oneDNN and MKL are kept to a smaller processor's instructions, and how each names AVX2
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+}
+
+
+@dataclass(frozen=True)
+class Processor:
+    """Name, cores that this process may use, instruction set, and whether it multiplies bfloat16 in hardware."""
+
+    name: str
+    cores: int
+    instructions: str  # "AMX", "AVX-512 BF16", "AVX-512", "AVX2", or the architecture
+    bf16: bool
+
+    def __str__(self) -> str:
+        """E.g. ``2 cores of AMD EPYC 7003 (AVX2)``."""
+        return f"{self.cores} core{'s' if self.cores > 1 else ''} of {self.name} ({self.instructions})"
+
+
+def processor() -> Processor:
+    """This machine's, as far as the environment lets the libraries use it."""
+    info = Path("/proc/cpuinfo")
+    return described(info.read_text() if info.is_file() else "", os.environ, cores())
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def described(info: str, variables: Mapping[str, str], count: int) -> Processor:
+    """The processor of ``info``, the content of Linux's ``/proc/cpuinfo``; without one, the architecture's name."""
+    lines = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
+    fields = {name.strip(): value.strip() for name, value in lines.items()}
+    flags = set(fields.get("flags", "").split())
+    name = fields.get("model name") or platform.processor() or platform.machine()
+    restricted = [variable for variable, least in RESTRICTED.items() if variables.get(variable, "").upper() == least.upper()]
+    if not restricted:
+        for found, instructions in (("amx_bf16", "AMX"), ("avx512_bf16", "AVX-512 BF16")):
+            if found in flags:
+                return Processor(name, count, instructions, bf16=True)
+        if "avx512f" in flags:
+            return Processor(name, count, "AVX-512", bf16=False)
+    elif "avx2" in flags:
+        return Processor(name, count, "restricted to AVX2", bf16=False)
+    return Processor(name, count, "AVX2" if "avx2" in flags else platform.machine(), bf16=False)
