@@ -25,6 +25,7 @@ from moon_ops.errors import MoonError
 from moon_ops.lake import statistics
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.tables import STAMP
+from moon_ops.processor import processor
 
 ITEMS, USERS, ROWS, DAYS, LENGTH, DIM = 100_000, 100_000, 1_000_000, 10, 50, 128
 PEER = "features/whole_sequences"
@@ -130,8 +131,9 @@ def main() -> None:
         found = measure(Path(scratch))
     for name, text in (("", "ours, one view"), ("service_", "ours, the service"), ("feast_", "Feast"), ("duckdb_", "DuckDB ASOF")):
         print(f"{text:20} {found[f'{name}rows_per_s']:14,.0f} rows/s")
+    print(f"on {processor()}")
     if "--json" in sys.argv:
-        print(json.dumps(found))
+        print(json.dumps({**processor().beside("float32"), **found}))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from moon_ops.ctr.loader import Loader
 from moon_ops.embeddings import as_of, features
 from moon_ops.errors import MoonError
 from moon_ops.lake.lake import Lake
+from moon_ops.processor import processor
 
 BATCH, SOME = 1024, 50_000  # rows of a batch; rows that Feast alone is asked for
 
@@ -94,8 +95,9 @@ def main() -> None:
             print(f"{run.__name__:8} {one['rows_per_s']:12,.0f} rows/s", f"{one.get('added_bytes', 0) / 2**20:10,.0f} MiB")
     found["ratio_feast"], found["ratio_limit"] = (found["rows_per_s"] / found[f"{peer}_rows_per_s"] for peer in ("feast", "limit"))
     print(f"ratio_feast {found['ratio_feast']:.1f}, ratio_limit {found['ratio_limit']:.2f}")
+    print(f"on {processor()}")
     if "--json" in sys.argv:
-        print(json.dumps(found))
+        print(json.dumps({**processor().beside("float32"), **found}))
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ from moon_ops.embeddings.as_of import Joined
 from moon_ops.embeddings.table import RepresentationTable
 from moon_ops.errors import MoonError
 from moon_ops.lake.tables import STAMP
+from moon_ops.processor import processor
 from moon_ops.recipes import CtrRecipe, recipe
 from moon_ops.release import stages
 from moon_ops.release.registry import CTR, ENCODER, Registry
@@ -197,8 +198,9 @@ def main() -> None:
         small = measure(encode(joined, vocabulary, tables, LENGTH), vocabulary, trained, settings)
         show(f"the shop in {settings.home}", small)
         out |= {f"{name}_small": value for name, value in small.items()}
+    print(f"on {processor()}")
     if "--json" in sys.argv:
-        print(json.dumps(out))
+        print(json.dumps({**processor().beside("float32"), **out}))
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ from moon_ops.lake.images import decode
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.regions import views
 from moon_ops.lake.tables import image_bytes, items_as_of
+from moon_ops.processor import processor
 from moon_ops.release.recall import bought_after
 from moon_ops.release.registry import CHAMPION, ENCODER, Registry
 from moon_ops.release.status import status
@@ -199,8 +200,9 @@ def main() -> None:
     }
     print("   ".join(f"{name} {value:.2f}" for name, value in ratios.items()))
     print(f"int8 recall@10 loss {figures['int8_recall_loss']:.4f} of {figures['int8_recall']:.4f}")
+    print(f"on {processor()}")
     if "--json" in sys.argv:
-        print(json.dumps({**figures, **ratios}))
+        print(json.dumps({**processor().beside("float32"), **figures, **ratios}))
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from moon_ops import standalone
 from moon_ops.embeddings import features
 from moon_ops.errors import MoonError, ServiceError
 from moon_ops.lake.tables import image_bytes, items_as_of
+from moon_ops.processor import processor
 from moon_ops.release import publication
 from moon_ops.release.status import status
 from moon_ops.settings import Settings
@@ -203,8 +204,9 @@ def main() -> None:
         if f"{name}_found" in found:
             count, p50, p99 = (found[f"{name}_{what}"] for what in ("found", "p50_s", "p99_s"))
             print(f"{name}: {count:.0f} of {ITEMS} found, p50 {p50:.1f} s, p99 {p99:.1f} s")
+    print(f"on {processor()}")
     if "--json" in sys.argv:
-        print(json.dumps(found))
+        print(json.dumps({**processor().beside("float32"), **found}))
 
 
 if __name__ == "__main__":

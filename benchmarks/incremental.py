@@ -24,6 +24,7 @@ from moon_ops.errors import MoonError
 from moon_ops.lake import changes, statistics
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.tables import SCHEMAS, STAMP, image_bytes
+from moon_ops.processor import processor
 from moon_ops.release import publication, stages
 from moon_ops.release.status import status
 from moon_ops.settings import Settings
@@ -113,8 +114,9 @@ def main() -> None:
     sizes = sys.argv[sys.argv.index("--sizes") + 1] if "--sizes" in sys.argv else "10000,1000000"
     found = measure(Settings.from_environment(), [int(size) for size in sizes.split(",")])
     print(f"the largest catalogue takes {found['ratio_1m_10k']:.2f} times as long as the smallest")
+    print(f"on {processor()}")
     if "--json" in sys.argv:
-        print(json.dumps(found))
+        print(json.dumps({**processor().beside("float32"), **found}))
 
 
 if __name__ == "__main__":

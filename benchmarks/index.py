@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from moon_ops.embeddings import index
 from moon_ops.embeddings.index import ItemIndex
+from moon_ops.processor import processor
 
 DIM, K, QUERIES, TIMED, WARM, ROUNDS = 128, 10, 1000, 500, 100, 7
 Floats = NDArray[np.float32]
@@ -178,8 +179,9 @@ def main() -> None:
     for key, value in found.items():
         if not key.endswith(("_ms", "recall")):
             print(f"{key:18} {value:,.3f}" if isinstance(value, float) else f"{key:18} {value}")
+    print(f"on {processor()}")
     if given.json:
-        print(json.dumps(found))
+        print(json.dumps({**processor().beside("float32"), **found}))
 
 
 if __name__ == "__main__":

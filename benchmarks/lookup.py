@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from moon_ops.embeddings import features, handover
 from moon_ops.errors import MoonError, ServiceError
+from moon_ops.processor import processor
 from moon_ops.release import publication
 from moon_ops.release.status import status
 from moon_ops.settings import Settings
@@ -105,8 +106,9 @@ def main() -> None:
     print(f"{ITEMS} items x {found['dim']:.0f}-d{'':10} p50 [ms]  p99 [ms]")
     for name in ("table", "sdk_sqlite", "sdk_redis", "redis_raw"):
         print(f"{name:24} {found[f'{name}_p50_ms']:8.3f}  {found[f'{name}_p99_ms']:8.3f}")
+    print(f"on {processor()}")
     if "--json" in sys.argv:
-        print(json.dumps(found))
+        print(json.dumps({**processor().beside("float32"), **found}))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from moon_ops.embeddings import produce
 from moon_ops.errors import MoonError
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.tables import SCHEMAS, STAMP, image_bytes
+from moon_ops.processor import processor
 from moon_ops.release import publication, stages
 from moon_ops.release.status import status
 from moon_ops.settings import Settings
@@ -92,8 +93,9 @@ def main() -> None:
     sizes = sys.argv[sys.argv.index("--sizes") + 1] if "--sizes" in sys.argv else "10000,100000"
     found = measure(Settings.from_environment(), [int(size) for size in sizes.split(",")])
     print(f"ratio {found['ratio_100k_10k']:.2f}")
+    print(f"on {processor()}")
     if "--json" in sys.argv:
-        print(json.dumps(found))
+        print(json.dumps({**processor().beside("float32"), **found}))
 
 
 if __name__ == "__main__":

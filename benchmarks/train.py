@@ -2,9 +2,9 @@
 
 Both train the same SmolVLM checkpoint (recipe smolvlm-tiny) on the same photographs, pictures and texts, with the same symmetric
 InfoNCE, batch and optimizer family. ours: our loop with its loader, in the recipe's precision (auto: bf16 where the processor multiplies
-it); peer: SentenceTransformerTrainer as it comes (float32) with MultipleNegativesSymmetricRankingLoss; ours_float32 and peer_bf16: each in
-the other's precision; limit: our model on the same batches, ready in memory; augmented: ours with every picture changed anew, as the recipe
-trains. ``--json`` prints one object as the last line.
+it, else float32); peer: SentenceTransformerTrainer as it comes (float32) with MultipleNegativesSymmetricRankingLoss; ours_float32 and
+peer_bf16: each in the other's precision, where that is another one; limit: our model on the same batches, ready in memory; augmented:
+ours with every picture changed anew, as the recipe trains. ``--json`` prints one object as the last line.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from moon_ops.encoder.train import corpus
 from moon_ops.errors import MoonError
 from moon_ops.lake.images import decode
 from moon_ops.lake.tables import image_bytes
+from moon_ops.processor import processor
 from moon_ops.recipes import EncoderRecipe, recipe
 from moon_ops.release.windows import windows
 from moon_ops.settings import Settings
@@ -65,7 +66,7 @@ class Repeated(Timed):
 def ours(kind: type[Timed], encoder: Encoder, pairs: Pairs, store: PixelStore, chosen: EncoderRecipe, scratch: Path) -> float:
     """Samples per second of our loop over ``STEPS`` steps after ``WARM`` more."""
     training = chosen.training
-    loop = Loop(training, accelerator(training), Checkpoints(scratch / "state"), workers=0 if kind is Repeated else 1)
+    loop = Loop(training, accelerator(training), Checkpoints(scratch / "state"), **({"workers": 0} if kind is Repeated else {}))
     stage = kind(encoder, pairs, store, chosen, 0)
     loop.run(stage)
     return training.batch * STEPS / (stage.times[-1] - stage.times[-1 - STEPS])
@@ -126,7 +127,8 @@ def measure(settings: Settings) -> dict[str, float]:
     until = windows(settings.lake).trained_until
     found = behaviour(settings.lake, until)
     pairs = found.only([n for n in range(len(found)) if found.queries[found.query[n]].image_ids])  # type: ignore[arg-type]
-    best = dict.fromkeys(("ours", "peer", "ours_float32", "peer_bf16", "limit", "augmented", "augmented_limit"), 0.0)
+    names = ("ours", "peer", *(("ours_float32", "peer_bf16") if processor().bf16 else ()), "limit", "augmented", "augmented_limit")
+    best = dict.fromkeys(names, 0.0)
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         encoder = build(plain, corpus(pairs), 0)
@@ -143,8 +145,8 @@ def measure(settings: Settings) -> dict[str, float]:
                 "augmented": lambda: ours(Timed, Encoder.load(scratch / "encoder"), pairs, store, augmented, scratch),
                 "augmented_limit": lambda: ours(Repeated, Encoder.load(scratch / "encoder"), pairs, store, augmented, scratch),
             }
-            for name, one in runs.items():
-                best[name] = max(best[name], one())
+            for name in names:
+                best[name] = max(best[name], runs[name]())
     return best
 
 
@@ -159,14 +161,15 @@ def main() -> None:
         print(f"{name:16} {rate:8.0f} samples/s")
     ratios = {
         "ratio": rates["ours"] / rates["peer"],
-        "ratio_float32": rates["ours_float32"] / rates["peer"],
-        "ratio_bf16": rates["ours"] / rates["peer_bf16"],
+        "ratio_float32": rates.get("ours_float32", rates["ours"]) / rates["peer"],
+        **({"ratio_bf16": rates["ours"] / rates["peer_bf16"]} if "peer_bf16" in rates else {}),
         "loader_share": rates["ours"] / rates["limit"],
         "loader_share_augmented": rates["augmented"] / rates["augmented_limit"],
     }
     print("   ".join(f"{name} {value:.2f}" for name, value in ratios.items()))
+    print(f"on {processor()}")
     if "--json" in sys.argv:
-        print(json.dumps({**rates, **ratios}))
+        print(json.dumps({**processor().beside("bf16" if processor().bf16 else "float32"), **rates, **ratios}))
 
 
 if __name__ == "__main__":

@@ -31,6 +31,10 @@ class Processor:
         """E.g. ``2 cores of AMD EPYC 7003 (AVX2)``."""
         return f"{self.cores} core{'s' if self.cores > 1 else ''} of {self.name} ({self.instructions})"
 
+    def beside(self, precision: str) -> dict[str, str | int]:
+        """What a benchmark writes beside its figures; ``precision``: what they were computed in."""
+        return {"processor": self.name, "cores": self.cores, "instructions": self.instructions, "precision": precision}
+
 
 def processor() -> Processor:
     """This machine's, as far as the environment lets the libraries use it."""

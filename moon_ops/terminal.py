@@ -39,13 +39,13 @@ class Without(MetaPathFinder):
 def stop_at_once() -> None:
     """From now on Ctrl-C ends this process within a moment, with one line: all that a stage has finished is kept, as after a kill.
 
-    A service puts its own handler in place of this one, to answer what it has accepted.
+    A service puts its own handler before this one, and first answers what it has accepted.
     """
     first = os.getpid()
 
     def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a handler's signature
         if os.getpid() == first:  # what it has forked hears of the key, too
-            os.write(2, b"\nmoon: stopped; the same command goes on where this one was\n")
+            os.write(2, b"\nmoon: stopped; what is finished is kept, and the same command goes on from there\n")
         os._exit(130)
 
     signal.signal(signal.SIGINT, stop)

@@ -91,3 +91,8 @@ def test_the_five_lines_to_a_training_loader_run_as_they_stand(released: Setting
     shown = capsys.readouterr().out
     assert "'item_ids_embedding': (2, 50, " in shown
     assert shown.endswith("ctr_v1\n")
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.name)
+def test_a_benchmark_names_the_processor_beside_its_figures(file: Path) -> None:
+    assert "**processor().beside(" in file.read_text()

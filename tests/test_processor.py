@@ -43,3 +43,8 @@ def test_another_system_is_named_by_its_architecture() -> None:
 
 def test_this_machine_has_a_name_and_the_cores_it_lends_us() -> None:
     assert processor().cores == cores() <= (os.cpu_count() or 1)
+
+
+def test_a_benchmark_says_what_it_ran_on() -> None:
+    found = Processor("AMD EPYC 7003", 2, "AVX2", bf16=False).beside("float32")
+    assert found == {"processor": "AMD EPYC 7003", "cores": 2, "instructions": "AVX2", "precision": "float32"}

@@ -23,16 +23,19 @@ def auc(labels: NDArray[np.int64], scores: NDArray[np.float64]) -> float:
 
 def gauc(labels: NDArray[np.int64], scores: NDArray[np.float64], users: NDArray[np.int64]) -> float:
     """AUC within each user, averaged with the user's impressions as weight; users without both classes are left out."""
+    if not len(users):
+        return float("nan")
     order = np.lexsort((scores, users))
     labels, scores, users = labels[order], scores[order], users[order]
-    starts = np.flatnonzero(np.append(True, users[1:] != users[:-1])) if len(users) else np.zeros(0, np.int64)
-    total, weight = 0.0, 0
-    for rows in np.split(np.arange(len(users)), starts[1:]):
-        clicks = labels[rows].sum()
-        if 0 < clicks < len(rows):
-            total += auc(labels[rows], scores[rows]) * len(rows)
-            weight += len(rows)
-    return total / weight if weight else float("nan")
+    first = np.append(True, users[1:] != users[:-1])  # of a user's rows
+    runs = np.flatnonzero(first | np.append(True, scores[1:] != scores[:-1]))  # of equal scores: all have the mean of their ranks
+    lengths = np.diff(np.append(runs, len(users)))
+    user = np.cumsum(first) - 1
+    ranks = np.repeat(runs + (lengths + 1) / 2, lengths) - np.flatnonzero(first)[user]  # 1 … a user's number of rows
+    rows, clicks = np.bincount(user), np.bincount(user, labels)
+    above = np.bincount(user, labels * ranks) - clicks * (clicks + 1) / 2  # Mann and Whitney's U
+    both = (clicks > 0) & (clicks < rows)
+    return float(np.average(above[both] / (clicks * (rows - clicks))[both], weights=rows[both])) if both.any() else float("nan")
 
 
 def report(
