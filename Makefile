@@ -25,7 +25,7 @@ install: $(STAMP) ## Create .venv with everything in it (the other targets do th
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)") --editable ".[dev]"
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)") --editable ".[dev]"
 	@touch $(STAMP)
 
 demo: $(STAMP) ## The whole loop: raw catalogue to served release (DATA=dir for your own shop, SEED=1 for another release, MINUTES=8 at most)
