@@ -22,7 +22,7 @@ from moon_ops.release import publication
 from moon_ops.settings import Settings
 
 SHOP_SEED = 0  # the shop stays the same when the training's seed changes
-FOLLOWING = 170  # steps of moon-tiny take as long as all that comes after training (2 cores, AVX2, float32)
+FOLLOWING = 100  # steps of moon-tiny take as long as all that comes after training (2 cores, AVX2, float32)
 
 
 @dataclass(frozen=True)
