@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +22,7 @@ app.add_typer(studies.app, name="study")
 app.command("exchange-rate")(studies.exchange_rate)
 app.add_typer(production.app)  # without a name: its commands are ours
 
+STARTED = time.perf_counter()  # what a command imports counts
 NEEDLESS = {  # command → packages that its libraries would import only because they are installed, for seconds each
     **dict.fromkeys(("status", "promote", "rollback"), ("pandas",)),  # Arrow, at its first array
     "serve": ("torch", "transformers"),  # Feast
@@ -134,7 +136,8 @@ def train(
     from moon_ops.encoder.budget import Budget
     from moon_ops.release import stages
 
-    settings, budget = _settings(home), None if minutes is None else Budget(minutes)
+    settings = _settings(home)
+    budget = None if minutes is None else Budget(minutes, spent=time.perf_counter() - STARTED)
     until = _windows(settings, trained_until).trained_until
     trained = stages.train(settings, recipe, trained_until=until, seed=seed, steps=steps, budget=budget)
     if trained.run_id:  # of several processes one speaks
