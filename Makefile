@@ -35,7 +35,7 @@ serve: $(STAMP) ## Serve the champion, with a visual search page
 	$(BIN)/moon serve
 
 airflow: $(STAMP) ## Airflow with our DAGs, at http://localhost:8080
-	AIRFLOW_PORT=$(AIRFLOW_PORT) $(BIN)/python -m moon_ops.standalone
+	AIRFLOW_PORT=$(AIRFLOW_PORT) $(BIN)/python -m moon_ops.cli.standalone
 
 test: $(STAMP) ## All tests, on as many cores as there are, at most four
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile

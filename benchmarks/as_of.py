@@ -24,7 +24,7 @@ from moon_ops.embeddings.vector_tables import as_column
 from moon_ops.errors import MoonError
 from moon_ops.lake import statistics
 from moon_ops.lake.lake import Lake
-from moon_ops.lake.tables import STAMP
+from moon_ops.lake.schemas import STAMP
 from moon_ops.processor import processor
 
 ITEMS, USERS, ROWS, DAYS, LENGTH, DIM = 100_000, 100_000, 1_000_000, 10, 50, 128

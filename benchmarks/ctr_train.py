@@ -26,19 +26,20 @@ from model_zoo.LongCTR.DIN.DIN import DIN
 from numpy.typing import NDArray
 
 from moon_ops.ctr import fit
-from moon_ops.ctr.dataset import Rows, Tables, encode
+from moon_ops.ctr.dataset import Rows, encode
 from moon_ops.ctr.metrics import auc
 from moon_ops.ctr.models import BASE, IDS
 from moon_ops.ctr.train import build
+from moon_ops.ctr.vectors import Tables
 from moon_ops.ctr.vocabulary import WORD_ROWS, Vocabulary
 from moon_ops.embeddings.as_of import Joined
 from moon_ops.embeddings.table import RepresentationTable
 from moon_ops.errors import MoonError
-from moon_ops.lake.tables import STAMP
+from moon_ops.lake.schemas import STAMP
 from moon_ops.processor import processor
 from moon_ops.recipes import CtrRecipe, recipe
-from moon_ops.release import stages
-from moon_ops.release.registry import CTR, ENCODER, Registry
+from moon_ops.registry.registry import CTR, ENCODER, Registry
+from moon_ops.release import clicks
 from moon_ops.release.windows import windows
 from moon_ops.settings import Settings
 
@@ -93,9 +94,9 @@ def of_the_demo(settings: Settings) -> tuple[Joined, Vocabulary, Tables, int]:
     encoder = int(Registry(settings).tags(CTR, Registry(settings).newest(CTR) or 1)["encoder"])
     until = Registry(settings).tags(ENCODER, encoder)["trained_until"]
     times = windows(settings.lake, trained_until=dt.datetime.fromisoformat(until))
-    joined = stages.impressions(settings, encoder, times.start, times.end)
+    joined = clicks.impressions(settings, encoder, times.start, times.end)
     trained = int(np.sum(joined.column("event_timestamp").to_numpy() < np.datetime64(times.ctr_until.replace(tzinfo=None))))
-    return joined, Vocabulary.fit(joined.head(trained)), stages.vectors_known(settings, encoder), trained
+    return joined, Vocabulary.fit(joined.head(trained)), clicks.vectors_known(settings, encoder), trained
 
 
 def head(rows: Rows, count: int) -> Rows:

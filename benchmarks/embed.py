@@ -32,14 +32,14 @@ from moon_ops.encoder import sentence
 from moon_ops.encoder.model import Encoder
 from moon_ops.encoder.variants import Certificate, Golden, make_variant
 from moon_ops.errors import MoonError
-from moon_ops.lake.contract import Sample, item_sample
-from moon_ops.lake.images import decode
+from moon_ops.inputs.contract import Sample, item_sample
+from moon_ops.inputs.images import decode
+from moon_ops.inputs.regions import views
 from moon_ops.lake.lake import Lake
-from moon_ops.lake.regions import views
 from moon_ops.lake.tables import image_bytes, items_as_of
 from moon_ops.processor import processor
+from moon_ops.registry.registry import CHAMPION, ENCODER, Registry
 from moon_ops.release.recall import bought_after
-from moon_ops.release.registry import CHAMPION, ENCODER, Registry
 from moon_ops.release.status import status
 from moon_ops.settings import Settings
 

@@ -29,12 +29,12 @@ from typing import Any
 import httpx
 import numpy as np
 
-from moon_ops import standalone
+from moon_ops.cli import standalone
 from moon_ops.embeddings import features
 from moon_ops.errors import MoonError, ServiceError
 from moon_ops.lake.tables import image_bytes, items_as_of
 from moon_ops.processor import processor
-from moon_ops.release import publication
+from moon_ops.publication import publication
 from moon_ops.release.status import status
 from moon_ops.settings import Settings
 
@@ -179,7 +179,7 @@ def measure(settings: Settings, only: str) -> dict[str, float]:
         publication.publish(copy, encoder, now=dt.datetime.now(dt.UTC))  # to an online store that is new to it
         log = home / "serve.log"
         with (
-            process([sys.executable, "-m", "moon_ops.cli", "serve"], {**os.environ}, log),
+            process([sys.executable, "-m", "moon_ops.cli.main", "serve"], {**os.environ}, log),
             httpx.Client(base_url=f"http://127.0.0.1:{at}", timeout=60, trust_env=False) as client,
         ):
             until(client, "/ready", log)

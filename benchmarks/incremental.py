@@ -23,9 +23,11 @@ from moon_ops.embeddings.runtime import Runtime
 from moon_ops.errors import MoonError
 from moon_ops.lake import changes, statistics
 from moon_ops.lake.lake import Lake
-from moon_ops.lake.tables import SCHEMAS, STAMP, image_bytes
+from moon_ops.lake.schemas import SCHEMAS, STAMP
+from moon_ops.lake.tables import image_bytes
 from moon_ops.processor import processor
-from moon_ops.release import publication, stages
+from moon_ops.publication import marks, publication
+from moon_ops.release import stages
 from moon_ops.release.status import status
 from moon_ops.settings import Settings
 
@@ -69,7 +71,7 @@ def base(home: Path, count: int, runtime: Runtime) -> Settings:
     store = features.open_store(settings.home, settings.redis)
     features.apply(store, settings.home, features.definitions(lake, [1]))
     for view, table in (("item_profile", statistics.PROFILE), ("item_embedding_v1", name)):
-        publication.remember(settings, view, changes.newest(lake.open(table)), START, online_store.identity(store))
+        marks.remember(settings, view, changes.newest(lake.open(table)), START, online_store.identity(store))
     publication.publish(settings, 1, now=START)
     return settings
 

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from moon_ops.embeddings import features, handover
 from moon_ops.errors import MoonError, ServiceError
 from moon_ops.processor import processor
-from moon_ops.release import publication
+from moon_ops.publication import places
 from moon_ops.release.status import status
 from moon_ops.settings import Settings
 
@@ -78,7 +78,7 @@ def sdk(store: FeatureStore, encoder: int) -> Callable[[NDArray[np.int64]], obje
 def measure(settings: Settings) -> dict[str, float]:
     """Every path on the same items."""
     encoder = status(settings)["champion"]["encoder"]
-    table = publication.tables(settings, encoder).items
+    table = places.tables(settings, encoder).items
     ids, vectors = table.all()
     out = {"dim": float(table.dim)}
 

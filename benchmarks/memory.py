@@ -21,9 +21,11 @@ import pyarrow as pa
 from moon_ops.embeddings import produce
 from moon_ops.errors import MoonError
 from moon_ops.lake.lake import Lake
-from moon_ops.lake.tables import SCHEMAS, STAMP, image_bytes
+from moon_ops.lake.schemas import SCHEMAS, STAMP
+from moon_ops.lake.tables import image_bytes
 from moon_ops.processor import processor
-from moon_ops.release import publication, stages
+from moon_ops.publication import publication
+from moon_ops.release import stages
 from moon_ops.release.status import status
 from moon_ops.settings import Settings
 

@@ -28,7 +28,7 @@ from moon_ops.encoder.pairs import Pairs, behaviour
 from moon_ops.encoder.pixels import PixelStore
 from moon_ops.encoder.train import corpus
 from moon_ops.errors import MoonError
-from moon_ops.lake.images import decode
+from moon_ops.inputs.images import decode
 from moon_ops.lake.tables import image_bytes
 from moon_ops.processor import processor
 from moon_ops.recipes import EncoderRecipe, recipe

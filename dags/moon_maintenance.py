@@ -27,7 +27,7 @@ def moon_maintenance() -> None:
 
     @task
     def maintain(params: Any = None) -> dict[str, int]:
-        from moon_ops.release import jobs
+        from moon_ops import tasks as jobs
 
         return jobs.maintain(params["keep_days"])
 

@@ -29,19 +29,19 @@ def moon_new_items() -> None:
 
     @task
     def ingest(as_of: str) -> int:
-        from moon_ops.release import jobs
+        from moon_ops import tasks as jobs
 
         return jobs.ingest_inbox(as_of)
 
     @task
     def embed(_arrived: int, as_of: str) -> int:
-        from moon_ops.release import jobs
+        from moon_ops import tasks as jobs
 
         return jobs.embed_for_champion(as_of)
 
     @task
     def publish(_embedded: int, as_of: str) -> bool:
-        from moon_ops.release import jobs
+        from moon_ops import tasks as jobs
 
         return jobs.publish_for_champion(as_of)
 

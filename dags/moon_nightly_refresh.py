@@ -28,19 +28,19 @@ def moon_nightly_refresh() -> None:
 
     @task
     def live() -> list[int]:
-        from moon_ops.release import jobs
+        from moon_ops import tasks as jobs
 
         return jobs.live_encoders()
 
     @task
     def refresh(encoder: int, as_of: str) -> int:
-        from moon_ops.release import jobs
+        from moon_ops import tasks as jobs
 
         return jobs.publish(jobs.embed(encoder, as_of), as_of)
 
     @task(outlets=[VECTORS])
     def check(encoders: list[int], as_of: str) -> dict[str, int]:
-        from moon_ops.release import jobs
+        from moon_ops import tasks as jobs
 
         return jobs.require_complete(encoders, as_of)
 

@@ -38,43 +38,43 @@ def moon_retrain() -> None:
 
     @task
     def train(as_of: str, params: Any = None) -> str:
-        from moon_ops.release import jobs
+        from moon_ops import tasks as jobs
 
         return jobs.train(as_of, params["encoder"], params["seed"])
 
     @task
     def export(checkpoint: str) -> int:
-        from moon_ops.release import jobs
+        from moon_ops import tasks as jobs
 
         return jobs.export(checkpoint)
 
     @task
     def embed(encoder: int, as_of: str) -> int:
-        from moon_ops.release import jobs
+        from moon_ops import tasks as jobs
 
         return jobs.embed(encoder, as_of)
 
     @task
     def publish(encoder: int, as_of: str) -> int:
-        from moon_ops.release import jobs
+        from moon_ops import tasks as jobs
 
         return jobs.publish(encoder, as_of)
 
     @task
     def ctr(encoder: int, as_of: str, params: Any = None) -> int | None:
-        from moon_ops.release import jobs
+        from moon_ops import tasks as jobs
 
         return jobs.ctr(encoder, as_of, params["click_model"], params["seed"])
 
     @task(outlets=[RELEASE])
     def release(encoder: int, ctr: int | None, as_of: str) -> int:
-        from moon_ops.release import jobs
+        from moon_ops import tasks as jobs
 
         return jobs.release(encoder, ctr, as_of)
 
     @task
     def promote(version: int, params: Any = None) -> bool:
-        from moon_ops.release import jobs
+        from moon_ops import tasks as jobs
 
         return jobs.promote(version) if params["promote"] else False
 

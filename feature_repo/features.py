@@ -5,7 +5,7 @@ whose tables you mean, as `feast -f $MOON_HOME/feature_store/feature_store.yaml 
 """
 
 from moon_ops.embeddings.features import prepare, versions
-from moon_ops.release.publication import definitions
+from moon_ops.publication.publication import definitions
 from moon_ops.settings import Settings
 
 settings = Settings.from_environment()

@@ -74,7 +74,7 @@ def now() -> dt.datetime:
 @pytest.fixture(scope="session")
 def shop() -> Path:
     """The tiny simulated shop in the ingest layout. Do not write into it."""
-    from moon_ops.lake.simulate import simulate
+    from moon_ops.shops.simulate import simulate
 
     return once("shop", lambda out: simulate(out, size="tiny", seed=0))
 
@@ -91,7 +91,7 @@ def lake(shop: Path) -> Any:
 @pytest.fixture(scope="session")
 def released() -> Any:
     """The settings of a home in which ``moon demo`` has run on the tiny shop. Do not write into it; see ``copied``."""
-    from moon_ops.demo import Choices, run
+    from moon_ops.cli.demo import Choices, run
     from moon_ops.settings import Settings
 
     def make(home: Path) -> None:

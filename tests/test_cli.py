@@ -21,8 +21,8 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from moon_ops import studies
-from moon_ops.cli import app, main
+from moon_ops.cli import studies
+from moon_ops.cli.main import app, main
 
 PUBLIC = [
     "demo",
@@ -254,7 +254,7 @@ def test_a_study_writes_its_table_and_its_figure(moon: Moon, small: dict[str, st
     assert [line.split(" | ")[0] for line in written[0].read_text().splitlines()[2:]] == ["| untrained", "| + stage 2b (full)"]
     assert written[0].read_text() in done.stdout
     assert len(written[0].with_suffix(".jsonl").read_text().splitlines()) == 4
-    from moon_ops.release.registry import Registry
+    from moon_ops.registry.registry import Registry
     from moon_ops.settings import Settings
 
     registry = Registry(Settings.from_environment(tmp_path / "home"))

@@ -112,7 +112,7 @@ def test_new_items_from_the_inbox_can_be_found(
     later = now + dt.timedelta(days=2)
     assert run_dag("moon_new_items", later) == {"ingest": 1, "embed": 1, "publish": True}
     assert run_dag("moon_new_items", later) == {"ingest": 0, "embed": 0, "publish": False}
-    from moon_ops.release import places
+    from moon_ops.publication import places
 
     index = ItemIndex.open(places.index_place(dag_home, 1))
     encoder = stages.runtime(dag_home, 1)
@@ -125,7 +125,7 @@ def test_new_items_from_the_inbox_can_be_found(
 
 
 def test_maintenance_merges_what_many_commits_left(dag_home: Any, run_dag: Any, now: dt.datetime, monkeypatch: pytest.MonkeyPatch) -> None:
-    from moon_ops.release import maintenance
+    from moon_ops.publication import maintenance
 
     monkeypatch.setattr(maintenance, "FRAGMENTS", 1)
     rows = dag_home.lake.count("embeddings/v1")

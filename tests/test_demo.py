@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from moon_ops import demo
-from moon_ops.demo import Choices
+from moon_ops.cli import demo
+from moon_ops.cli.demo import Choices
 from moon_ops.errors import GateError, InputError
+from moon_ops.registry.registry import CHAMPION, PREVIOUS, RELEASE, Registry
 from moon_ops.release.promotion import promote, rollback
-from moon_ops.release.registry import CHAMPION, PREVIOUS, RELEASE, Registry
 from moon_ops.release.status import status
 from moon_ops.settings import ROOT, Settings
 
@@ -61,7 +61,7 @@ def test_a_second_release_is_compared_with_the_first_and_can_be_rolled_back(copi
     more = Choices(size="tiny", encoder="moon-nano", days=24, seed=1)  # more data of the same shop, and another seed
     with contextlib.suppress(GateError):  # a legitimate end: the tiny shop's figures are noisy
         demo.run(settings, more, now=now + dt.timedelta(days=1))
-    from moon_ops.release.registry import manifest_of
+    from moon_ops.registry.registry import manifest_of
 
     registry = Registry(settings)
     manifest = manifest_of(registry, 2)
@@ -109,7 +109,7 @@ def test_a_shop_without_click_sequences_gets_a_release_without_a_click_model(
 
 @pytest.mark.skipif(not GROCERY.is_dir(), reason="the grocery photographs are not here")
 def test_grocery_is_in_the_ingest_layout(tmp_path: Path, now: dt.datetime) -> None:
-    from moon_ops.ctr.dataset import has_click_sequences
+    from moon_ops.ctr.impressions import has_click_sequences
     from moon_ops.lake.ingest import ingest
     from moon_ops.release.windows import windows
 

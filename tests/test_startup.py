@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from moon_ops.release.registry import CHAMPION, PREVIOUS, Registry
+from moon_ops.registry.registry import CHAMPION, PREVIOUS, Registry
 from moon_ops.settings import Settings
 
 HEAVY = {"torch", "transformers", "feast", "mlflow", "pandas", "scipy", "sklearn", "sqlalchemy", "ray", "matplotlib", "onnxruntime"}
 TABLES = {"lance", "pyarrow", "numpy", "faiss", "duckdb"}
 PROCESS = """
 import json, sys
-from moon_ops.cli import app, main
+from moon_ops.cli.main import app, main
 ended = 0
 try:
     {run}
@@ -35,11 +35,11 @@ HELP = """
 """
 REQUESTS = """
     import httpx
-    from moon_ops.cli import NEEDLESS
+    from moon_ops.cli.main import NEEDLESS
     from moon_ops.settings import Settings
-    from moon_ops.terminal import Without
+    from moon_ops.cli.terminal import Without
     Without.start(NEEDLESS["serve"])
-    from moon_ops.trial import running
+    from moon_ops.cli.trial import running
     picture = open({picture!r}, "rb").read()
     with running(Settings.from_environment()) as client:
         for path, asked in (("search", dict(files=dict(image=picture))), ("search", dict(data=dict(text="red lamp"))),
@@ -61,7 +61,7 @@ def imported(run: str, home: Path) -> tuple[int, set[str]]:
 def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
     from typer.main import get_command
 
-    from moon_ops.cli import app
+    from moon_ops.cli.main import app
 
     tree: Any = get_command(app)
     commands = [[], *([name] for name in tree.commands), *(["study", name] for name in tree.commands["study"].commands)]

@@ -1,1 +1,1 @@
-"""Room 4, the click model: rows through the Feast SDK, models that read frozen vectors, and their metrics."""
+"""The click model: rows through the Feast SDK, models that read frozen vectors, and their metrics."""

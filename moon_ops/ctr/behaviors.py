@@ -18,7 +18,7 @@ from moon_ops.ctr.vocabulary import NOTHING, Vocabulary
 from moon_ops.embeddings.sequences import one
 
 if TYPE_CHECKING:
-    from moon_ops.ctr.dataset import Vectors
+    from moon_ops.ctr.vectors import Vectors
 
 Ints = NDArray[np.int64]
 UNSEEN = -1e30  # the likeness of a click without a vector: less than any other's

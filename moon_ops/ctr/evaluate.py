@@ -14,8 +14,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from moon_ops.ctr import metrics
-from moon_ops.ctr.dataset import Rows, Tables
+from moon_ops.ctr.dataset import Rows
 from moon_ops.ctr.score import Scorer
+from moon_ops.ctr.vectors import Tables
 from moon_ops.embeddings.as_of import Joined
 from moon_ops.errors import LeakError
 from moon_ops.lake.lake import Lake

@@ -23,7 +23,7 @@ from moon_ops.embeddings import as_of, features
 from moon_ops.embeddings.as_of import Joined, VectorHistory
 from moon_ops.embeddings.sequences import one
 from moon_ops.errors import InputError, LeakError, StageError
-from moon_ops.lake.contract import require_same
+from moon_ops.inputs.contract import require_same
 
 Ints = NDArray[np.int64]
 Batch = dict[str, NDArray[Any]]
@@ -63,10 +63,7 @@ class Loader:
         present), and for more clicks than are shown, and :class:`LeakError` for rows from before the end of the encoder's training: it
         knows what was bought then. Models may be trained on these (``seen_by_encoder``), never judged.
         """
-        if isinstance(vectors, str) or not isinstance(vectors, Sequence):
-            raise InputError(f"vectors = {vectors!r} is no list of names", action='give a list, e.g. ["item"], or [] for none')
-        if now is not None and (not isinstance(now, dt.datetime) or now.tzinfo is None):
-            raise InputError(f"now = {now!r} is not a time with a zone", action="give e.g. datetime.now(UTC)")
+        _require_sound(vectors, now)
         table = _table(rows)
         self.service = _service(store, service)
         self.contract_id = _contract(store, self.service, contract_id)
@@ -74,18 +71,16 @@ class Loader:
         _require_past(self.times, now or dt.datetime.now(dt.UTC))
         if not seen_by_encoder:
             _require_unseen(store, self.times, self.service)
-        behaviors = (
-            min(LENGTH, features.behaviors_of(store, self.service, LENGTH)) if behaviors is None else _whole("behaviors", behaviors, 1)
-        )
-        if _whole("top_k", top_k, 0) > behaviors:
-            raise InputError(f"top_k = {top_k} is more than behaviors = {behaviors}", action="give a smaller one")
-        features.require_behaviors(store, self.service, behaviors)
-        self.length, self.top_k = behaviors, top_k if top_k < behaviors else 0
+        self.length, self.top_k = _lengths(store, self.service, behaviors, top_k)
         self.joined = as_of.join(store, table, self.service)
         _require_no_clash(table, self.joined)
         kinds = {SEQUENCES.get(name, name) for name in vectors} | ({"item"} if self.top_k else set())
         self.vectors = {kind: _vectors(store, self.service, kind) for kind in sorted(kinds)}
         self.wanted = tuple(vectors)
+        self._code(table)
+
+    def _code(self, table: pa.Table) -> None:
+        """All columns and lists as numbers."""
         self.values: dict[str, list[str]] = {}  # of each text feature: what its row numbers stand for
         self._own = {name: self._numbers(name, table[name]) for name in table.column_names}
         columns = [(view, name, found[name]) for view, found in self.joined.views.items() for name in found.column_names]
@@ -263,3 +258,19 @@ def _require_unseen(store: FeatureStore, times: Ints, service: FeatureService) -
             "vectors know what was bought then",
             action="judge on later rows; for training pass seen_by_encoder=True",
         )
+
+
+def _require_sound(vectors: Sequence[str], now: dt.datetime | None) -> None:
+    if isinstance(vectors, str) or not isinstance(vectors, Sequence):
+        raise InputError(f"vectors = {vectors!r} is no list of names", action='give a list, e.g. ["item"], or [] for none')
+    if now is not None and (not isinstance(now, dt.datetime) or now.tzinfo is None):
+        raise InputError(f"now = {now!r} is not a time with a zone", action="give e.g. datetime.now(UTC)")
+
+
+def _lengths(store: FeatureStore, service: FeatureService, behaviors: int | None, top_k: int) -> tuple[int, int]:
+    """How many clicks are read, and how many of them are kept (0: all)."""
+    known = min(LENGTH, features.behaviors_of(store, service, LENGTH)) if behaviors is None else _whole("behaviors", behaviors, 1)
+    if _whole("top_k", top_k, 0) > known:
+        raise InputError(f"top_k = {top_k} is more than behaviors = {known}", action="give a smaller one")
+    features.require_behaviors(store, service, known)
+    return known, top_k if top_k < known else 0

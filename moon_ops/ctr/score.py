@@ -10,11 +10,12 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from moon_ops.ctr.dataset import Rows, Tables, encode
+from moon_ops.ctr.dataset import Rows, encode
+from moon_ops.ctr.vectors import Tables
 from moon_ops.ctr.vocabulary import Vocabulary
 from moon_ops.embeddings.as_of import Joined
 from moon_ops.errors import ContractError
-from moon_ops.lake.contract import require_same
+from moon_ops.inputs.contract import require_same
 
 GRAPH = "model.onnx"
 BATCH = 4096

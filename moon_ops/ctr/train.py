@@ -6,7 +6,7 @@ import datetime as dt
 import json
 import math
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +14,11 @@ import torch
 from safetensors.torch import save_model
 from torch import nn
 
-from moon_ops.ctr.dataset import Rows, Tables, batches, encode
+from moon_ops.ctr.dataset import Rows, batches, encode
 from moon_ops.ctr.fit import OnStep, fit, trained_rows
 from moon_ops.ctr.models import ClickModel, Sizes
 from moon_ops.ctr.score import GRAPH, Scorer
+from moon_ops.ctr.vectors import Tables
 from moon_ops.ctr.vocabulary import WORD_ROWS, Vocabulary
 from moon_ops.embeddings.as_of import Joined
 from moon_ops.encoder.export import quiet_exporter
@@ -72,9 +73,7 @@ def train(
     model = build(rows, vocabulary, recipe, seed)
     working = out.with_name(f"{out.name}.partial")
     done = fit(model, rows, recipe, seed=seed, directory=working, on_step=on_step)
-    fresh = working / "model"
-    shutil.rmtree(fresh, ignore_errors=True)  # of a killed run
-    fresh.mkdir()
+    fresh = _emptied(working / "model")
     save_model(model, str(fresh / "model.safetensors"))
     vocabulary.save(fresh)
     _export(model, rows, fresh / GRAPH)
@@ -85,12 +84,19 @@ def train(
         None if math.isnan(done.validation_auc) else done.validation_auc, math.nan,
     )  # fmt: skip
     _write(about, fresh)
-    about = CtrReport(**{**asdict(about), "parity": _parity(model, rows, fresh)})
+    about = replace(about, parity=_parity(model, rows, fresh))
     _write(about, fresh)
     shutil.rmtree(out, ignore_errors=True)
     fresh.rename(out)
     shutil.rmtree(working, ignore_errors=True)
     return about
+
+
+def _emptied(directory: Path) -> Path:
+    """A directory of a killed run, without what that left there."""
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir()
+    return directory
 
 
 def build(rows: Rows, vocabulary: Vocabulary, recipe: CtrRecipe, seed: int) -> ClickModel:

@@ -1,1 +1,1 @@
-"""Room 3, the embeddings: an exported encoder's vectors of all items, in the lake, in memory, in Feast and in an index."""
+"""The embeddings: an exported encoder's vectors of all items, in the lake, in memory, in Feast and in an index."""

@@ -22,7 +22,7 @@ from moon_ops.embeddings import features, vector_tables
 from moon_ops.embeddings.sequences import in_order, one
 from moon_ops.embeddings.table import MISSING
 from moon_ops.errors import InputError
-from moon_ops.lake.tables import STAMP
+from moon_ops.lake.schemas import STAMP
 
 Ints = NDArray[np.int64]
 DENSE = 16  # a table of all numbers between the least and the greatest id may be that many times as long as there are ids

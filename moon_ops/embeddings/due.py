@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from moon_ops.embeddings.vector_tables import KEY, excused_table_name, query_table_name, table_name
 from moon_ops.lake import changes
 from moon_ops.lake.lake import Lake
-from moon_ops.lake.tables import STAMP, embeddings_schema
+from moon_ops.lake.schemas import STAMP, embeddings_schema
 
 CONTENT = ("title", "category", "brand", "description", "attributes", "image_ids")  # what an encoder reads
 HISTORY = (*KEY, "created", "status")

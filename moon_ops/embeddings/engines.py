@@ -19,7 +19,7 @@ from moon_ops.embeddings.pipeline import embed_samples, embed_stream
 from moon_ops.embeddings.portions import Count, Portions
 from moon_ops.embeddings.runtime import Runtime
 from moon_ops.errors import InputError, MoonError, ServiceError, SettingsError
-from moon_ops.lake.contract import Sample
+from moon_ops.inputs.contract import Sample
 from moon_ops.lake.lake import Lake
 
 Engine = Callable[[Lake, Portions, pa.Table, int], Iterator[Count]]

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from moon_ops.embeddings import features
 from moon_ops.embeddings.vector_tables import newest_valid
 from moon_ops.lake import changes
-from moon_ops.lake.tables import STAMP
+from moon_ops.lake.schemas import STAMP
 
 BATCH = 2000  # entities at a time
 

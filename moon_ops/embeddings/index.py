@@ -34,7 +34,7 @@ from moon_ops.embeddings import index_kinds as kinds
 from moon_ops.embeddings.generations import fresh_directory, held, settled, swap
 from moon_ops.embeddings.index_kinds import Base, Choice, Delta
 from moon_ops.errors import ContractError, InputError, StageError
-from moon_ops.lake.contract import file_sha256, require_same
+from moon_ops.inputs.contract import file_sha256, require_same
 
 CHANGED_AT_MOST = 0.1  # delta and tombstones, of the base's items
 RECALL_FLOOR = 0.98  # of the ten nearest; a base is built for index_kinds.RECALL

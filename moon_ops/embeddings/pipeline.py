@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from moon_ops.embeddings.runtime import Pixels, Runtime
 from moon_ops.errors import InputError
-from moon_ops.lake.contract import Sample
-from moon_ops.lake.images import decode
+from moon_ops.inputs.contract import Sample
+from moon_ops.inputs.images import decode
+from moon_ops.inputs.regions import views
 from moon_ops.lake.lake import Lake
-from moon_ops.lake.regions import views
 from moon_ops.lake.tables import image_bytes
 
 CHUNK = 1024  # samples sorted by length together, and handed over together

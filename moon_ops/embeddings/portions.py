@@ -17,8 +17,8 @@ from moon_ops.embeddings import vector_tables
 from moon_ops.embeddings.due import contents, known
 from moon_ops.embeddings.pipeline import Embedded
 from moon_ops.embeddings.vector_tables import excused_table_name, query_table_name, table_name
+from moon_ops.inputs.contract import Sample, item_sample, query_sample
 from moon_ops.lake import changes
-from moon_ops.lake.contract import Sample, item_sample, query_sample
 from moon_ops.lake.lake import Lake
 
 SIZE = 1024  # rows of a portion: bounds memory and what a killed worker loses

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from moon_ops.errors import ContractError, InputError
-from moon_ops.lake.contract import Contract, Sample, file_sha256
-from moon_ops.lake.regions import golden_views
+from moon_ops.inputs.contract import Contract, Sample, file_sha256
+from moon_ops.inputs.regions import golden_views
 
 Pixels = NDArray[np.uint8]
 
@@ -89,7 +89,7 @@ class Runtime:
 
     def embed(self, samples: Sequence[Sample], pixels: Mapping[str, Pixels]) -> NDArray[np.float32]:
         """Unit vectors [B, D]; ``pixels`` maps every image id of the samples to uint8 [V, 3, S, S] of its V views
-        (:func:`moon_ops.lake.regions.views`), or [3, S, S] where the encoder reads one.
+        (:func:`moon_ops.inputs.regions.views`), or [3, S, S] where the encoder reads one.
 
         All threads work on one forward: the way to the shortest answer. Samples are run in batches of similar length, so that short texts
         do not pay for long ones; the order returned is the order given. Raises :class:`InputError` for a sample with neither text nor
@@ -176,7 +176,7 @@ class Runtime:
         if found.shape != wanted:
             raise InputError(
                 f"a picture's pixels are {list(pixels.shape)}, but contract {self.contract_id} reads {list(wanted)}",
-                action=f"make them with moon_ops.lake.regions.views(picture, {layout.picture_size}, {layout.core_region!r})",
+                action=f"make them with moon_ops.inputs.regions.views(picture, {layout.picture_size}, {layout.core_region!r})",
             )
         return found
 

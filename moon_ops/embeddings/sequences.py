@@ -18,7 +18,7 @@ from feast.protos.feast.core.DataSource_pb2 import DataSource as Proto
 from numpy.typing import NDArray
 
 from moon_ops.errors import InputError
-from moon_ops.lake.tables import STAMP
+from moon_ops.lake.schemas import STAMP
 
 STORED = ("user_id", "item_id", "query_id", "event_timestamp")  # of a click; the time is that from which on it is known
 LISTS = ("item_ids", "query_ids", "times")

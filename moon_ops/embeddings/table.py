@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from moon_ops.embeddings.generations import fresh_directory, settled, swap, turn
 from moon_ops.errors import ContractError, StageError
-from moon_ops.lake.contract import require_same
+from moon_ops.inputs.contract import require_same
 
 MISSING = -1
 LARGEST_DELTA = 0.1  # of the base; a larger one is merged into it

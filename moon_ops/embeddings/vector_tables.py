@@ -17,9 +17,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from moon_ops.errors import StageError
-from moon_ops.lake.contract import require_same
+from moon_ops.inputs.contract import require_same
 from moon_ops.lake.lake import Lake
-from moon_ops.lake.tables import PRIMARY, STAMP, embeddings_schema, items_as_of
+from moon_ops.lake.schemas import PRIMARY, STAMP, embeddings_schema
+from moon_ops.lake.tables import items_as_of
 
 KEY = ("item_id", "content_hash", "event_timestamp")  # of an item version
 CONTRACT = b"contract_id"  # in a table's schema metadata

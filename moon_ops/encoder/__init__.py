@@ -1,1 +1,1 @@
-"""Room 2, the encoder: a multimodal language model becomes an embedding model, and two ONNX graphs with a contract."""
+"""The encoder: a multimodal language model becomes an embedding model, and two ONNX graphs with a contract."""

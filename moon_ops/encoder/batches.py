@@ -20,7 +20,7 @@ from moon_ops.encoder import augment
 from moon_ops.encoder.model import Encoder
 from moon_ops.encoder.pairs import Pairs, Rows, Stream
 from moon_ops.encoder.pixels import PixelStore
-from moon_ops.lake.contract import Layout, Sample, title_of
+from moon_ops.inputs.contract import Layout, Sample, title_of
 from moon_ops.recipes import PAIR_TYPES, Training
 
 MASKS = 50_000  # kept in memory, 4 KB each at 64 px

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from moon_ops.encoder import cleaning
 from moon_ops.encoder.batches import Batch, PairBatches
 from moon_ops.encoder.cleaning import CleaningReport
+from moon_ops.encoder.eager import embed_eager
 from moon_ops.encoder.entities import Gazetteer, Recognizer
 from moon_ops.encoder.fit import cached
 from moon_ops.encoder.model import Encoder
@@ -23,8 +24,7 @@ from moon_ops.encoder.negatives import Queue, gathered, gathered_numbers, mine
 from moon_ops.encoder.objectives import Found, Sides, behaviour_loss, refined_loss
 from moon_ops.encoder.pairs import Pairs, Rows
 from moon_ops.encoder.pixels import PixelStore
-from moon_ops.encoder.untrained import embed_eager
-from moon_ops.lake.contract import title_of
+from moon_ops.inputs.contract import title_of
 from moon_ops.recipes import EncoderRecipe, Stage2b
 
 

@@ -2,7 +2,7 @@
 
 Beside each layer's MLP stand a router with ``routed`` small experts, of which a token takes ``chosen``, and one expert each for the
 tokens of an item's category and of its attributes. Where those stand is read from the item's text, whose five segments have their
-places (:func:`moon_ops.lake.contract.item_sample`). All experts start at nothing: an encoder that is given some is the same at first.
+places (:func:`moon_ops.inputs.contract.item_sample`). All experts start at nothing: an encoder that is given some is the same at first.
 Widths and numbers of the paper's experts: unknown.
 
 B samples, L tokens, D dimensions, E routed experts, M = E + 2 with the two guided ones, W an expert's width. This module knows nothing of

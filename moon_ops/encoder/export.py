@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from moon_ops.encoder.model import Encoder
 from moon_ops.encoder.tokenizer import separator_ids
 from moon_ops.errors import ContractError
-from moon_ops.lake.contract import Contract, Layout, file_sha256
-from moon_ops.lake.regions import golden_views
+from moon_ops.inputs.contract import Contract, Layout, file_sha256
+from moon_ops.inputs.regions import golden_views
 
 TOWER, TRUNK = "tower.onnx", "trunk.onnx"
 GOLDEN = 64  # samples that the certificate compares

@@ -28,7 +28,7 @@ from moon_ops.encoder import qwen, smolvlm
 from moon_ops.encoder.experts import GuidedExperts
 from moon_ops.encoder.tokenizer import PAD, as_pretrained, separator_ids, train
 from moon_ops.errors import ContractError, InputError
-from moon_ops.lake.contract import Layout
+from moon_ops.inputs.contract import Layout
 from moon_ops.recipes import EncoderRecipe, Experts
 
 FAMILIES: dict[str, ModuleType] = {"smolvlm": smolvlm, "qwen3_vl": qwen}
@@ -148,7 +148,7 @@ class Encoder(nn.Module):
 
 def _same_contract(directory: Path) -> None:
     """Where the directory holds a contract, weights and tokenizer must be those it was made of."""
-    from moon_ops.lake.contract import Contract, file_sha256
+    from moon_ops.inputs.contract import Contract, file_sha256
 
     if not (directory / "contract.json").is_file():
         return

@@ -15,9 +15,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from moon_ops.errors import StageError
-from moon_ops.lake.contract import Sample, item_sample, query_sample
+from moon_ops.inputs.contract import Sample, item_sample, query_sample
 from moon_ops.lake.lake import Lake
-from moon_ops.lake.tables import STAMP, items_as_of
+from moon_ops.lake.schemas import STAMP
+from moon_ops.lake.tables import items_as_of
 from moon_ops.recipes import EVENTS
 
 Rows = NDArray[np.int64]

@@ -14,9 +14,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from moon_ops.errors import StageError
-from moon_ops.lake.images import decode
+from moon_ops.inputs.images import decode
+from moon_ops.inputs.regions import views
 from moon_ops.lake.lake import Lake
-from moon_ops.lake.regions import views
 from moon_ops.lake.tables import image_bytes
 
 DECODE_BATCH = 512
@@ -33,7 +33,7 @@ class PixelStore:
     def fill(cls, lake: Lake, image_ids: Sequence[str], size: int, path: Path, workers: int = 2, detector: str = "") -> PixelStore:
         """Decode the pictures from the lake into ``path``; :class:`StageError` for an id that the lake does not have.
 
-        With a ``detector`` (:mod:`moon_ops.lake.regions`) V is 2: the whole picture and the crop of its core region.
+        With a ``detector`` (:mod:`moon_ops.inputs.regions`) V is 2: the whole picture and the crop of its core region.
         """
         rows: dict[str, int] = {}
         shape = (max(len(image_ids), 1), 2 if detector else 1, 3, size, size)

@@ -198,7 +198,7 @@ def positions(is_image: Tensor) -> Tensor:
 
 
 def picture_processor(size: int, config: Any = None) -> Qwen2VLImageProcessorPil:
-    """Transformers' processor, for pictures that :func:`moon_ops.lake.images.pixels` has made ``size`` pixels square: it keeps them so.
+    """Transformers' processor, for pictures that :func:`moon_ops.inputs.images.pixels` has made ``size`` pixels square: it keeps them so.
 
     ``config`` is the model's, for one whose patches are not those of the published checkpoints.
     """

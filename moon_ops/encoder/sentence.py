@@ -21,7 +21,7 @@ from transformers import Idefics3Processor, PreTrainedTokenizerFast, ProcessorMi
 
 from moon_ops.encoder.model import Encoder
 from moon_ops.encoder.tokenizer import IMAGE
-from moon_ops.lake.contract import Layout
+from moon_ops.inputs.contract import Layout
 
 LIBRARY = "sentence-transformers"
 WIDE = "\uff1c"  # FULLWIDTH LESS-THAN SIGN, which NFKC turns into "<" only after special tokens were looked for

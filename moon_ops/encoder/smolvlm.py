@@ -107,6 +107,6 @@ def trunk(model: Any) -> Any:
 
 
 def picture_processor(size: int, config: Any = None) -> SmolVLMImageProcessorPil:  # noqa: ARG001 - other families need it
-    """Transformers' processor for whole pictures: it makes the pixels that :func:`moon_ops.lake.images.pixels` makes."""
+    """Transformers' processor for whole pictures: it makes the pixels that :func:`moon_ops.inputs.images.pixels` makes."""
     square = {"height": size, "width": size}
     return SmolVLMImageProcessorPil(do_image_splitting=False, size=square, max_image_size={"longest_edge": size}, resample=2, do_pad=True)

@@ -42,5 +42,5 @@ def as_pretrained(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
 
 
 def separator_ids(tokenizer: Tokenizer) -> list[int]:
-    """The tokens that end a segment of an item's text (see :func:`moon_ops.lake.contract.item_sample`)."""
+    """The tokens that end a segment of an item's text (see :func:`moon_ops.inputs.contract.item_sample`)."""
     return sorted(number for token, number in tokenizer.get_vocab().items() if token.endswith("|") and token.strip("\u0120|") == "")

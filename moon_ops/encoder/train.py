@@ -73,56 +73,101 @@ def train(
     """Train the recipe on the lake's behaviour before ``trained_until`` and save the encoder to the directory ``out``.
 
     ``on_step(step, metrics)`` hears of loss, temperature, learning rate, samples/s, gradient norm, false negatives and hardness. With
-    ``keep_stages`` the encoder after each stage is saved too, as ``out-<stage>``. A ``budget`` has some steps measured first, says how
-    long all of them take, and cuts them to its minutes; the saved recipe holds the steps that were trained. The same seed and steps
-    give the same encoder on the same machine. Raises :class:`StageError` without pairs, :class:`InputError` when the loss stops being
-    a number or the budget is too short.
+    ``keep_stages`` the encoder after each stage is saved too, as ``out-<stage>``. With a ``budget`` some steps are measured first, and
+    all of them cut to its minutes; the saved recipe holds those that were trained. The same seed and steps give the same encoder on the
+    same machine. Raises :class:`StageError` without pairs, :class:`InputError` for a loss that is no number or a budget too short.
     """
-    began = time.perf_counter()
-    machine = accelerator(recipe.training)
+    began, machine = time.perf_counter(), accelerator(recipe.training)
     pairs, twins = _pairs(lake, trained_until, recipe)
-    rows = items_as_of(lake, trained_until).to_pylist()
     place = out.with_name(f"{out.name}.partial")
     checkpoints, state = _resumed(place, recipe, pairs, seed, budget.minutes if budget else None, machine)
     encoder = build(recipe, [*corpus(pairs), *pretrain.corpus()], seed)
-    pixels = place / f"pixels-{machine.process_index}.u8"
     _announce(encoder, recipe, machine)
-    store = PixelStore.fill(lake, pairs.image_ids(), recipe.inputs.picture_size, pixels, detector=recipe.inputs.core_region)
+    inputs, pixels = recipe.inputs, place / f"pixels-{machine.process_index}.u8"
+    store = PixelStore.fill(lake, pairs.image_ids(), inputs.picture_size, pixels, detector=inputs.core_region)
     if budget is not None:
         budget = replace(budget, spent=budget.spent + time.perf_counter() - began)
         recipe = within(budget, recipe, place, machine, lambda: measure(encoder, pairs, store, recipe, machine))
+    rows = items_as_of(lake, trained_until).to_pylist()
     loop = Loop(recipe.training, machine, checkpoints, on_step, total=recipe.steps)
-    refined, resumed_at, tokens = 0, 0, 0
-    for number, name in enumerate(STAGES):
-        steps = getattr(recipe, name).steps
-        if not steps:
-            continue
-        past = state is not None and number < STAGES.index(state.stage)
-        here = state if state is not None and state.stage == name else None
-        stage, kept = _stage(name, encoder, pairs, rows, store, recipe, seed, here)
-        refined = kept or refined
-        tokens += _tokens(stage, recipe)
-        if past:
-            loop.done += steps
-            continue
-        if state is not None and not resumed_at:
-            checkpoints.restore(stage.model)
-            resumed_at, loop.losses = loop.done + (here.step if here else 0), list(state.losses)
-        loop.run(stage, here)
-        state = None
-        if keep_stages and machine.is_main_process:
-            _save(
-                encoder,
-                recipe,
-                _report(recipe, trained_until, seed, pairs, twins, refined, encoder, loop, resumed_at, tokens),
-                out.with_name(f"{out.name}-{name}"),
-            )
-    report = _report(recipe, trained_until, seed, pairs, twins, refined, encoder, loop, resumed_at, tokens)
+    run = _Run(recipe, trained_until, seed, encoder, pairs, twins, rows, store, loop, state)
+    for name in (stage for stage in STAGES if getattr(recipe, stage).steps):
+        if run.stage(name) and keep_stages and machine.is_main_process:
+            _save(encoder, recipe, run.report(), out.with_name(f"{out.name}-{name}"))
     if machine.is_main_process:
-        _save(encoder, recipe, report, out)
+        _save(encoder, recipe, run.report(), out)
     machine.wait_for_everyone()
     shutil.rmtree(place, ignore_errors=True)
-    return report
+    return run.report()
+
+
+@dataclass
+class _Run:
+    """A training: what its stages have in common, and how far it has come."""
+
+    recipe: EncoderRecipe
+    trained_until: dt.datetime
+    seed: int
+    encoder: Encoder
+    pairs: Pairs
+    twins: int
+    rows: list[dict[str, Any]]  # the catalogue
+    store: PixelStore
+    loop: Loop
+    state: State | None  # of a killed run, until it is taken up
+    refined: int = 0
+    resumed_at: int = 0
+    tokens: int = 0
+
+    def stage(self, name: str) -> bool:
+        """Train a stage, or what is left of it; False if the killed run had ended it."""
+        past = self.state is not None and STAGES.index(name) < STAGES.index(self.state.stage)
+        here = self.state if self.state is not None and self.state.stage == name else None
+        made = self._made(name, here)
+        self.tokens += _tokens(made, self.recipe)
+        if past:
+            self.loop.done += made.steps
+            return False
+        if self.state is not None and not self.resumed_at:
+            self.loop.checkpoints.restore(made.model)
+            self.resumed_at, self.loop.losses = self.loop.done + (here.step if here else 0), list(self.state.losses)
+        self.loop.run(made, here)
+        self.state = None
+        return True
+
+    def _made(self, name: str, here: State | None) -> Any:
+        if name == "stage1":
+            return pretrain.Pretraining(self.encoder, self.rows, self.store, self.recipe, self.seed)
+        if name == "stage2a":
+            return Behaviour(self.encoder, self.pairs, self.store, self.recipe, self.seed)
+        purchases = self.pairs.of(("purchase",))
+        if len(purchases) < 2:
+            problem = f"there are {len(purchases)} purchases after a query: stage 2b has nothing to refine with"
+            raise StageError(problem, action="set stage2b.steps = 0")
+        restored = Prepared.restored(here.tensors) if here is not None else None
+        prepared = restored or prepare(self.encoder, purchases, self.rows, self.store, self.recipe.stage2b, self.seed)
+        self.refined = len(prepared.kept)
+        return Refinement(self.encoder, purchases, self.store, self.recipe, self.seed, prepared, here.tensors if here else None)
+
+    def report(self) -> TrainReport:
+        """What the training has used and reached by now."""
+        losses = self.loop.losses
+        tail = losses[-max(1, len(losses) // 10) :]
+        first, last = (losses[0], sum(tail) / len(tail)) if losses else (math.nan, math.nan)
+        return TrainReport(
+            recipe=self.recipe.name,
+            trained_until=self.trained_until.isoformat(),
+            seed=self.seed,
+            pairs=len(self.pairs),
+            twins=self.twins,
+            refined_pairs=self.refined,
+            parameters=self.encoder.parameter_count(),
+            steps=len(losses),
+            tokens=self.tokens,
+            first_loss=first,
+            last_loss=last,
+            resumed_at=self.resumed_at,
+        )
 
 
 def _announce(encoder: Encoder, recipe: EncoderRecipe, machine: Accelerator) -> None:
@@ -185,61 +230,6 @@ def _resumed(
     machine.wait_for_everyone()  # before anyone reads what may be another run's
     checkpoints = Checkpoints(place)
     return checkpoints, checkpoints.read()
-
-
-def _stage(
-    name: str,
-    encoder: Encoder,
-    pairs: Pairs,
-    rows: list[dict[str, Any]],
-    store: PixelStore,
-    recipe: EncoderRecipe,
-    seed: int,
-    here: State | None,
-) -> tuple[Any, int]:
-    """The stage, and how many pairs its cleaning kept (0 where there is none)."""
-    if name == "stage1":
-        return pretrain.Pretraining(encoder, rows, store, recipe, seed), 0
-    if name == "stage2a":
-        return Behaviour(encoder, pairs, store, recipe, seed), 0
-    purchases = pairs.of(("purchase",))
-    if len(purchases) < 2:
-        raise StageError(
-            f"there are {len(purchases)} purchases after a query: stage 2b has nothing to refine with", action="set stage2b.steps = 0"
-        )
-    restored = Prepared.restored(here.tensors) if here is not None else None
-    prepared = restored or prepare(encoder, purchases, rows, store, recipe.stage2b, seed)
-    return Refinement(encoder, purchases, store, recipe, seed, prepared, here.tensors if here else None), len(prepared.kept)
-
-
-def _report(
-    recipe: EncoderRecipe,
-    until: dt.datetime,
-    seed: int,
-    pairs: Pairs,
-    twins: int,
-    refined: int,
-    encoder: Encoder,
-    loop: Loop,
-    resumed: int,
-    tokens: int,
-) -> TrainReport:
-    tail = loop.losses[-max(1, len(loop.losses) // 10) :]
-    first, last = (loop.losses[0], sum(tail) / len(tail)) if loop.losses else (math.nan, math.nan)
-    return TrainReport(
-        recipe=recipe.name,
-        trained_until=until.isoformat(),
-        seed=seed,
-        pairs=len(pairs),
-        twins=twins,
-        refined_pairs=refined,
-        parameters=encoder.parameter_count(),
-        steps=len(loop.losses),
-        tokens=tokens,
-        first_loss=first,
-        last_loss=last,
-        resumed_at=resumed,
-    )
 
 
 def _save(encoder: Encoder, recipe: EncoderRecipe, report: TrainReport, out: Path) -> None:

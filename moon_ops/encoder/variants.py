@@ -28,7 +28,7 @@ from onnxruntime.transformers.onnx_model import OnnxModel
 from tokenizers import Tokenizer
 
 from moon_ops.errors import ContractError, InputError
-from moon_ops.lake.contract import Contract, Sample, file_sha256
+from moon_ops.inputs.contract import Contract, Sample, file_sha256
 
 K = 10  # of recall@K
 RECALL_LOSS = 0.01  # the floor: a variant that loses more is not made

@@ -1,1 +1,1 @@
-"""Room 1, the lake: immutable tables and the way into them. Knows nothing of encoders, vectors or click models."""
+"""The lake: immutable tables and the way into them. Knows nothing of encoders, vectors or click models."""

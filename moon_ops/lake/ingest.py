@@ -21,7 +21,7 @@ from moon_ops.lake import layout, rows
 from moon_ops.lake.intake import Intake
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.layout import ROW, Refusals
-from moon_ops.lake.tables import SCHEMAS, STAMP
+from moon_ops.lake.schemas import SCHEMAS, STAMP
 
 FUTURE = dt.timedelta(days=1)  # clocks differ, and so do zones
 VERSION = ("content_hash", "spu_id", "seller_id", "price", "status")  # an item of which any of these changed is a new version

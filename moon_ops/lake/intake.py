@@ -11,10 +11,11 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from moon_ops.errors import InputError
-from moon_ops.lake import fetch, images
+from moon_ops.inputs import images
+from moon_ops.lake import fetch
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.layout import Refusals
-from moon_ops.lake.tables import SCHEMAS
+from moon_ops.lake.schemas import SCHEMAS
 
 COMMIT = 4096  # pictures per commit: bounds memory, and what a killed run has to read again
 

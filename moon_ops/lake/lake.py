@@ -110,7 +110,7 @@ class Lake:
 
     def read(self, table: str, columns: Sequence[str] | None = None, where: str | None = None) -> pa.Table:
         """All rows in the order they were written; empty, with the right schema, for a shop's table not written yet."""
-        from moon_ops.lake.tables import SCHEMAS
+        from moon_ops.lake.schemas import SCHEMAS
 
         if table in SCHEMAS and not self.exists(table):
             schema = SCHEMAS[table]

@@ -22,7 +22,7 @@ import pyarrow.json
 import pyarrow.parquet as pq
 
 from moon_ops.errors import InputError
-from moon_ops.lake.tables import STAMP
+from moon_ops.lake.schemas import STAMP
 
 ROW = "_row"  # the row's number in its file, from 1
 Column: TypeAlias = "pa.ChunkedArray[Any] | pa.Array[Any]"

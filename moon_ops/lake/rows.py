@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from moon_ops.errors import InputError
 from moon_ops.lake import layout
 from moon_ops.lake.layout import ROW, Refusals
-from moon_ops.lake.tables import EVENTS
+from moon_ops.lake.schemas import EVENTS
 
 REQUIRED = {
     "items": ("item_id", "title"),

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from moon_ops.lake import changes
 from moon_ops.lake.lake import Lake
-from moon_ops.lake.tables import PRIMARY
+from moon_ops.lake.schemas import PRIMARY
 
 PROFILE, STATS, BEHAVIOR = "features/item_profile", "features/item_stats", "features/user_behavior"
 NO_QUERY = -1  # a click that no query led to

@@ -1,1 +1,1 @@
-"""Room 5, releases: what an encoder and its click model are worth, and which of them is served."""
+"""Releases: what an encoder and its click model are worth, and which of them is served."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,14 +11,13 @@ from numpy.typing import NDArray
 from moon_ops.embeddings import vector_tables
 from moon_ops.embeddings.pipeline import embed_stream
 from moon_ops.embeddings.runtime import Runtime
-from moon_ops.lake.contract import Sample, item_sample
-from moon_ops.lake.lake import Lake
+from moon_ops.inputs.contract import Sample, item_sample
 from moon_ops.lake.tables import items_as_of
 from moon_ops.recipes import EncoderRecipe, recipe
+from moon_ops.registry.registry import ENCODER, Registry, encoder_version
 from moon_ops.release import recall
 from moon_ops.release.recall import Prefix, RecallReport
-from moon_ops.release.registry import ENCODER, Registry
-from moon_ops.release.stages import runtime, trained_until
+from moon_ops.release.stages import runtime
 from moon_ops.release.windows import Windows
 from moon_ops.settings import Settings
 
@@ -28,7 +25,7 @@ from moon_ops.settings import Settings
 def evaluate(settings: Settings, encoder: int, windows: Windows) -> RecallReport:
     """Image- and text-search recall on the queries after the encoder's training, against the whole catalogue."""
     lake = settings.lake
-    queries = recall.bought_after(lake, windows.trained_until, windows.end, trained_until=trained_until(settings, encoder))
+    queries = recall.bought_after(lake, windows.trained_until, windows.end, trained_until=encoder_version(settings, encoder).trained_until)
     ids, items = vector_tables.vectors_as_of(lake, encoder, windows.end)
     vectors = _embedded(settings, runtime(settings, encoder), queries.samples)
     return recall.evaluate(queries, vectors, ids, recall.catalogue_spus(lake, ids, windows.end), items)
@@ -40,7 +37,7 @@ def evaluate_parts(settings: Settings, encoder: int, windows: Windows) -> tuple[
     The catalogue is embedded twice more for it. Metrics end in ``:picture_only`` and ``:text_only``.
     """
     lake, opened = settings.lake, runtime(settings, encoder)
-    queries = recall.bought_after(lake, windows.trained_until, windows.end, trained_until=trained_until(settings, encoder))
+    queries = recall.bought_after(lake, windows.trained_until, windows.end, trained_until=encoder_version(settings, encoder).trained_until)
     ids, items = vector_tables.vectors_as_of(lake, encoder, windows.end)
     asked = _embedded(settings, opened, queries.samples)
     spus = recall.catalogue_spus(lake, ids, windows.end)
@@ -48,32 +45,12 @@ def evaluate_parts(settings: Settings, encoder: int, windows: Windows) -> tuple[
     rows = {row["item_id"]: item_sample(row) for row in items_as_of(lake, windows.end).to_pylist()}
     samples = [rows[i] for i in ids.tolist()]
     alone = {suffix: _embedded(settings, opened, some) for suffix, some in recall.modalities(samples).items()}
-    metrics |= _parts(queries, asked, ids, spus, samples, alone)
+    metrics |= parts(queries, asked, ids, spus, samples, alone)
     about = json.loads((Registry(settings).fetch(ENCODER, encoder) / "recipe.json").read_text())
     return metrics, recall.by_prefix(queries, asked, spus, items, about["training"].get("prefixes", ()))
 
 
-def measure_eager(lake: Lake, directory: Path, windows: Windows) -> dict[str, float]:
-    """:func:`evaluate_parts` of a checkpoint that is neither exported nor registered: for studies."""
-    from moon_ops.encoder.model import Encoder
-    from moon_ops.encoder.pixels import PixelStore
-    from moon_ops.encoder.untrained import embed_eager
-
-    encoder = Encoder.load(directory).eval()
-    queries = recall.bought_after(lake, windows.trained_until, windows.end, trained_until=windows.trained_until)
-    catalogue = items_as_of(lake, windows.end)
-    samples = [item_sample(row) for row in catalogue.to_pylist()]
-    names = list(dict.fromkeys(i for s in (*samples, *queries.samples) for i in s.image_ids[: encoder.layout.max_pictures]))
-    ids, spus = catalogue["item_id"].to_numpy(), catalogue["spu_id"].to_numpy()
-    with tempfile.TemporaryDirectory() as scratch:
-        store = PixelStore.fill(lake, names, encoder.layout.picture_size, Path(scratch) / "pixels.u8", detector=encoder.layout.core_region)
-        asked = embed_eager(encoder, store, queries.samples)
-        metrics = recall.evaluate(queries, asked, ids, spus, embed_eager(encoder, store, samples)).metrics
-        alone = {suffix: embed_eager(encoder, store, some) for suffix, some in recall.modalities(samples).items()}
-    return metrics | _parts(queries, asked, ids, spus, samples, alone)
-
-
-def _parts(
+def parts(
     queries: recall.Queries,
     asked: NDArray[np.float32],
     ids: NDArray[np.int64],
@@ -98,7 +75,7 @@ def _embedded(settings: Settings, opened: Runtime, samples: list[Sample]) -> NDA
 
 def evaluate_untrained(settings: Settings, name: str, windows: Windows, *, seed: int, **override: Any) -> RecallReport:
     """The same recall for the recipe before training: random weights, or those of the checkpoint it names."""
-    from moon_ops.encoder.untrained import embed_untrained
+    from moon_ops.encoder.eager import embed_untrained
 
     chosen = recipe(EncoderRecipe, name, settings.models, **override)
     queries = recall.bought_after(settings.lake, windows.trained_until, windows.end, trained_until=windows.trained_until)

@@ -8,10 +8,10 @@ import numpy as np
 
 from moon_ops.encoder.pairs import behaviour
 from moon_ops.encoder.variants import Golden
-from moon_ops.lake.contract import Layout
-from moon_ops.lake.images import decode
+from moon_ops.inputs.contract import Layout
+from moon_ops.inputs.images import decode
+from moon_ops.inputs.regions import views
 from moon_ops.lake.lake import Lake
-from moon_ops.lake.regions import views
 from moon_ops.lake.tables import image_bytes
 
 QUERIES, ITEMS = 400, 1500  # a recall of .5 is then known to ± .05, and a loss, being paired, to about a fifth of that

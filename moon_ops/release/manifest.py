@@ -18,11 +18,12 @@ import lance
 from moon_ops.embeddings import features, vector_tables
 from moon_ops.embeddings.index import ItemIndex
 from moon_ops.errors import LeakError
-from moon_ops.lake.contract import file_sha256, require_same
+from moon_ops.inputs.contract import file_sha256, require_same
+from moon_ops.publication import marks, places, publication
 from moon_ops.recipes import Gates, recipe
-from moon_ops.release import evaluation, exchange_rate, places, publication, stages
+from moon_ops.registry.registry import CANDIDATE, CHAMPION, CTR, ENCODER, RELEASE, Registry, manifest_of
+from moon_ops.release import clicks, evaluation, expected_gain, stages
 from moon_ops.release.gates import PARITY, Verdict, judge
-from moon_ops.release.registry import CANDIDATE, CHAMPION, CTR, ENCODER, RELEASE, Registry, manifest_of
 from moon_ops.release.windows import Windows
 from moon_ops.settings import Settings
 
@@ -52,7 +53,7 @@ def measure(
     found = {PARITY: float(registry.tags(ENCODER, encoder)["parity_cosine"])}
     found |= evaluation.evaluate(settings, encoder, windows).metrics
     if ctr is not None:
-        found |= stages.evaluate_ctr(settings, encoder, registry.fetch(CTR, ctr), windows, baseline=baseline, oracle=oracle)
+        found |= clicks.evaluate_ctr(settings, encoder, registry.fetch(CTR, ctr), windows, baseline=baseline, oracle=oracle)
     return found
 
 
@@ -75,7 +76,7 @@ def release(
     champion = registry.alias(CHAMPION)
     metrics = {**measure(settings, encoder, ctr, windows, baseline=baseline, oracle=oracle), **(extra or {})}
     champion_metrics = _champion_metrics(settings, registry, champion, windows, now) if champion else None
-    metrics |= exchange_rate.in_auc(settings, metrics, champion_metrics)
+    metrics |= expected_gain.in_auc(settings, metrics, champion_metrics)
     verdicts = judge(recipe(Gates, "gates", settings.models), metrics, champion_metrics)
     passed = all(v.passed for v in verdicts)
     manifest = {
@@ -87,18 +88,25 @@ def release(
         "metrics": metrics,
         "compared_with": {"release": champion, "metrics": champion_metrics},
     }
+    version = _registered(settings, registry, manifest)
+    return Release(version, passed, verdicts, metrics, champion, champion_metrics)
+
+
+def _registered(settings: Settings, registry: Registry, manifest: dict[str, Any]) -> int:
+    """The new version of ``moon-release``, to which the alias ``candidate`` points now; its rows of vectors are kept by a tag."""
+    encoder, ctr = manifest["encoder"]["version"], manifest["ctr"]["version"] if manifest["ctr"] else None
+    champion = manifest["compared_with"]["release"]
     run_id = registry.start_run(f"release of encoder {encoder}", {"encoder": encoder, "ctr": ctr, "champion": champion})
-    registry.log(run_id, metrics)
+    registry.log(run_id, manifest["metrics"])
     with tempfile.TemporaryDirectory() as scratch:
         (Path(scratch) / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
-        tags = {"encoder": str(encoder), "ctr": str(ctr or ""), "contract_id": manifest["contract_id"], "passed": str(passed).lower()}
-        version = registry.register(RELEASE, run_id, Path(scratch), tags)
+        tags = {"encoder": str(encoder), "ctr": str(ctr or ""), "contract_id": manifest["contract_id"]}
+        version = registry.register(RELEASE, run_id, Path(scratch), {**tags, "passed": str(manifest["passed"]).lower()})
     registry.finish(run_id)
-    lance.dataset(settings.lake.address(vector_tables.table_name(encoder))).tags.create(
-        f"release-{version}", manifest["embeddings"]["version"]
-    )
+    vectors = manifest["embeddings"]
+    lance.dataset(settings.lake.address(vectors["table"])).tags.create(f"release-{version}", vectors["version"])
     registry.point(CANDIDATE, version)
-    return Release(version, passed, verdicts, metrics, champion, champion_metrics)
+    return version
 
 
 def _parts(settings: Settings, registry: Registry, encoder: int, ctr: int | None) -> dict[str, Any]:
@@ -134,7 +142,7 @@ def _champion_metrics(settings: Settings, registry: Registry, champion: int, win
     manifest = manifest_of(registry, champion)
     ctr, encoder = manifest["ctr"]["version"] if manifest["ctr"] else None, int(manifest["encoder"]["version"])
     stages.embed(settings, encoder, now=now)  # it is judged on the catalogue of today, as it would be served
-    if publication.published_versions(settings, encoder) != publication.lake_versions(settings, encoder):
+    if marks.published_versions(settings, encoder) != marks.lake_versions(settings, encoder):
         publication.publish(settings, encoder, now=now)
     try:
         return measure(settings, encoder, ctr, windows)

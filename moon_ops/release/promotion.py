@@ -7,9 +7,9 @@ from typing import Any
 from moon_ops.embeddings import vector_tables
 from moon_ops.embeddings.index import ItemIndex
 from moon_ops.errors import ContractError, GateError, StageError
-from moon_ops.lake.contract import file_sha256, require_same
-from moon_ops.release import places
-from moon_ops.release.registry import CHAMPION, CTR, ENCODER, PREVIOUS, Registry, manifest_of
+from moon_ops.inputs.contract import file_sha256, require_same
+from moon_ops.publication import places
+from moon_ops.registry.registry import CHAMPION, CTR, ENCODER, PREVIOUS, Registry, manifest_of
 from moon_ops.settings import Settings
 
 

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from moon_ops.encoder import duplicates
 from moon_ops.errors import LeakError, StageError
-from moon_ops.lake.contract import Sample, query_sample
+from moon_ops.inputs.contract import Sample, query_sample
 from moon_ops.lake.lake import Lake
-from moon_ops.lake.tables import STAMP, items_as_of
+from moon_ops.lake.schemas import STAMP
+from moon_ops.lake.tables import items_as_of
 
 KS = (1, 5, 10)
 NEW_ITEM_DAYS = 7  # an item counts as new in its first days
@@ -87,7 +88,14 @@ def bought_after(lake: Lake, start: dt.datetime, end: dt.datetime, *, trained_un
             "before: recall cannot be measured",
             action="widen the window",
         )
-    first = {query: event for query, event in first.items() if query not in twins}
+    kept = {query: event for query, event in first.items() if query not in twins}
+    return _queries(lake, kept, queries, {i: item["spu_id"] for i, item in items.items()}, len(twins))
+
+
+def _queries(
+    lake: Lake, first: dict[int, dict[str, Any]], queries: dict[int, dict[str, Any]], spu_of: dict[int, int], leaked: int
+) -> Queries:
+    """The queries with their ``first`` purchases; an item is new for some days after its first version."""
     known = lake.read("items", ["item_id", "event_timestamp"]).group_by("item_id").aggregate([("event_timestamp", "min")])
     since = dict(zip(known["item_id"].to_pylist(), known["event_timestamp_min"].to_pylist(), strict=True))
     new = dt.timedelta(days=NEW_ITEM_DAYS)
@@ -95,10 +103,10 @@ def bought_after(lake: Lake, start: dt.datetime, end: dt.datetime, *, trained_un
         query_ids=np.array(list(first)),
         samples=[query_sample(queries[q]) for q in first],
         item_ids=np.array([e["item_id"] for e in first.values()]),
-        spu_ids=np.array([items[e["item_id"]]["spu_id"] for e in first.values()]),
+        spu_ids=np.array([spu_of[e["item_id"]] for e in first.values()]),
         is_new=np.array([e["event_timestamp"] - since[e["item_id"]] < new for e in first.values()]),
         is_image=np.array([queries[q]["image_id"] is not None for q in first]),
-        leaked=len(twins),
+        leaked=leaked,
     )
 
 

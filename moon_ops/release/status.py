@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from moon_ops.embeddings import vector_tables
 from moon_ops.lake.lake import Lake
-from moon_ops.release.registry import CANDIDATE, CHAMPION, PREVIOUS, Registry, manifest_of
+from moon_ops.registry.registry import CANDIDATE, CHAMPION, PREVIOUS, Registry, manifest_of
 from moon_ops.settings import Settings
 
 

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from moon_ops.errors import InputError, StageError
 from moon_ops.lake.lake import Lake
-from moon_ops.lake.tables import STAMP
+from moon_ops.lake.schemas import STAMP
 
 RECALL_SHARE, RECALL_MOST = 0.25, dt.timedelta(days=28)  # held out for image search
 CTR_SHARE, CTR_MOST = 0.15, dt.timedelta(days=14)  # held out for click models

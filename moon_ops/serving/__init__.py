@@ -1,1 +1,1 @@
-"""Room 6, serving: the champion release over HTTP."""
+"""Serving: the champion release over HTTP."""

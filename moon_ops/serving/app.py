@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,12 +17,13 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from moon_ops.errors import InputError, MoonError, ServiceError
-from moon_ops.lake.images import MAX_BYTES
+from moon_ops.errors import InputError, MoonError
+from moon_ops.inputs.images import MAX_BYTES
 from moon_ops.lake.tables import image_bytes
 from moon_ops.serving.champion import Asked, Champion, Follower, titles
 from moon_ops.serving.guard import Guard
 from moon_ops.serving.live import MOST, Intake, NewItem
+from moon_ops.serving.sockets import require_free
 from moon_ops.settings import Settings
 
 MOST_FAULTS = 5  # that an answer lists
@@ -193,18 +193,6 @@ def _decoded(image: str | None) -> bytes | None:
         return None if image is None else base64.b64decode(image, validate=True)
     except ValueError as broken:
         raise InputError(f"image is not base64 ({broken})", action="send the picture's bytes in base64") from broken
-
-
-def require_free(host: str, port: int, *, variable: str = "MOON_PORT") -> None:
-    """:class:`ServiceError` if something listens on the port already."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as taken:
-            raise ServiceError(
-                f"port {port} on {host} cannot be used ({taken.strerror})", action=f"stop what uses it, or set {variable}"
-            ) from taken
 
 
 def serve(settings: Settings) -> None:

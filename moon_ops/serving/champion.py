@@ -26,14 +26,16 @@ from moon_ops.embeddings.index import ItemIndex
 from moon_ops.embeddings.runtime import Runtime
 from moon_ops.embeddings.table import MISSING
 from moon_ops.errors import InputError, MoonError, StageError
-from moon_ops.lake.contract import Sample, require_same
-from moon_ops.lake.images import decode
+from moon_ops.inputs.contract import Sample, require_same
+from moon_ops.inputs.images import decode
+from moon_ops.inputs.regions import views
 from moon_ops.lake.lake import Lake
-from moon_ops.lake.regions import views
-from moon_ops.lake.tables import STAMP, VALIDITY, active_as_of
-from moon_ops.release import places, publication, stages
+from moon_ops.lake.schemas import STAMP, VALIDITY
+from moon_ops.lake.tables import active_as_of
+from moon_ops.publication import places
+from moon_ops.registry.registry import CHAMPION, CTR, Registry, manifest_of
+from moon_ops.release import stages
 from moon_ops.release.promotion import verify
-from moon_ops.release.registry import CHAMPION, CTR, Registry, manifest_of
 from moon_ops.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -73,7 +75,7 @@ class Champion:
         self.places = linked(settings, self.encoder)
         self.runtime: Runtime = stages.runtime(settings, self.encoder)
         self.index = ItemIndex.open(places.index_place(settings, self.encoder))
-        self.tables = publication.tables(settings, self.encoder)
+        self.tables = places.tables(settings, self.encoder)
         self.scorer = Scorer(registry.fetch(CTR, manifest["ctr"]["version"]), threads=settings.workers) if manifest["ctr"] else None
         self.store = features.open_store(settings.home, settings.redis)
         if self.scorer is not None:
@@ -86,7 +88,7 @@ class Champion:
         fresh = copy.copy(self)
         fresh.places = linked(self.settings, self.encoder)  # before what they lead to: a publication meanwhile is noticed the next time
         fresh.index = ItemIndex.open(places.index_place(self.settings, self.encoder), previous=self.index)
-        fresh.tables = publication.tables(self.settings, self.encoder)
+        fresh.tables = places.tables(self.settings, self.encoder)
         for what, contract in (("index", fresh.index.header.contract_id), ("representation table", fresh.tables.items.contract_id)):
             require_same(self.contract_id, contract, what=f"release and {what}")
         return fresh

@@ -20,9 +20,9 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 
 from moon_ops.embeddings import produce
 from moon_ops.errors import InputError, MoonError
-from moon_ops.lake.images import MAX_BYTES
+from moon_ops.inputs.images import MAX_BYTES
 from moon_ops.lake.ingest import IngestReport, ingest
-from moon_ops.release import publication
+from moon_ops.publication import marks, publication
 from moon_ops.serving.champion import Follower
 from moon_ops.settings import Settings
 
@@ -88,7 +88,7 @@ class Intake:
             return False
         lake = self.settings.lake
         made = produce.embed(lake, champion.runtime, champion.encoder, now=now, workers=self.settings.workers)
-        if not made.looked_at and publication.is_current(self.settings, champion.encoder, now):
+        if not made.looked_at and marks.is_current(self.settings, champion.encoder, now):
             return False
         publication.publish(self.settings, champion.encoder, now=now, behaviour=False)
         self.follower.refresh()

@@ -20,15 +20,16 @@ from safetensors.torch import load_file, load_model
 
 from moon_ops.ctr import fit as fitting
 from moon_ops.ctr import metrics, train
-from moon_ops.ctr.dataset import Tables, batches, encode
+from moon_ops.ctr.dataset import batches, encode
 from moon_ops.ctr.models import IDS, ClickModel, Sizes
 from moon_ops.ctr.score import Scorer
 from moon_ops.ctr.train import CtrReport
+from moon_ops.ctr.vectors import Tables
 from moon_ops.ctr.vocabulary import UNKNOWN, WORD_ROWS, Vocabulary
 from moon_ops.embeddings.as_of import Joined
 from moon_ops.embeddings.table import RepresentationTable
 from moon_ops.errors import ContractError, InputError
-from moon_ops.lake.tables import STAMP
+from moon_ops.lake.schemas import STAMP
 from moon_ops.recipes import CtrRecipe
 
 MAY = dt.datetime(2026, 5, 1, tzinfo=dt.UTC)

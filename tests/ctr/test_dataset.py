@@ -14,14 +14,16 @@ import pytest
 import torch
 
 from moon_ops.ctr import dataset
-from moon_ops.ctr.dataset import Rows, Tables, encode
+from moon_ops.ctr.dataset import Rows, encode
+from moon_ops.ctr.impressions import impressions
 from moon_ops.ctr.models import BASE, IDS
+from moon_ops.ctr.vectors import Tables
 from moon_ops.ctr.vocabulary import Vocabulary, words
 from moon_ops.embeddings.as_of import Joined
 from moon_ops.embeddings.table import RepresentationTable
 from moon_ops.errors import ContractError, StageError
 from moon_ops.lake.lake import Lake
-from moon_ops.lake.tables import SCHEMAS, STAMP
+from moon_ops.lake.schemas import SCHEMAS, STAMP
 
 MAY = dt.datetime(2026, 5, 1, tzinfo=dt.UTC)
 DAY, SECOND = dt.timedelta(days=1), dt.timedelta(seconds=1)
@@ -45,7 +47,7 @@ def lake_of(path: Path, *events: dict[str, Any]) -> Lake:
 
 def labels(path: Path, *events: dict[str, Any], end: dt.datetime = MAY + DAY) -> list[tuple[int, int]]:
     """(second, label) of each impression on May 1."""
-    rows = dataset.impressions(lake_of(path, *events), MAY, end)
+    rows = impressions(lake_of(path, *events), MAY, end)
     return [((t - MAY).seconds, label) for t, label in zip(rows["event_timestamp"].to_pylist(), rows["label"].to_pylist(), strict=True)]
 
 
@@ -58,7 +60,7 @@ def test_impressions_come_in_time_order_with_their_query(tmp_path: Path) -> None
         event("impression", 3, None, 20),  # of nobody
         event("cart", 1, 5, 12, query=71, session=1),
     )
-    rows = dataset.impressions(lake, MAY, MAY + DAY).to_pylist()
+    rows = impressions(lake, MAY, MAY + DAY).to_pylist()
     keys = ("event_timestamp", "user_id", "item_id", "query_id", "session_id", "label", "text", "is_image")
     assert [tuple(row[k] for k in keys) for row in rows] == [
         (MAY + 10 * SECOND, 5, 1, 71, 1, 0, "Red dress", False),
@@ -101,7 +103,7 @@ def test_rows_of_one_moment_stand_in_one_order(tmp_path: Path) -> None:
     """Days for times, and no sessions: what decides must be in the rows, not in the threads that read them."""
     drawn = np.random.default_rng(0).integers(0, 50, (3000, 2)).tolist()
     lake = lake_of(tmp_path, *(event("impression", item, user, 0) for item, user in drawn))
-    first, second = (dataset.impressions(lake, MAY, MAY + DAY) for _ in range(2))
+    first, second = (impressions(lake, MAY, MAY + DAY) for _ in range(2))
     assert first.equals(second)
     assert first.select(["item_id", "user_id"]).to_pylist() == [{"item_id": i, "user_id": u} for i, u in sorted(map(tuple, drawn))]
 
@@ -119,14 +121,14 @@ def test_clicking_twice_does_not_double_the_impression(tmp_path: Path) -> None:
 
 def test_windows_are_half_open(tmp_path: Path) -> None:
     history = [event("impression", n, 5, n, session=1) for n in (9, 10, 19, 20)]
-    rows = dataset.impressions(lake_of(tmp_path, *history), MAY + 10 * SECOND, MAY + 20 * SECOND)
+    rows = impressions(lake_of(tmp_path, *history), MAY + 10 * SECOND, MAY + 20 * SECOND)
     assert rows["item_id"].to_pylist() == [10, 19]
 
 
 def test_no_impressions_are_an_error(tmp_path: Path) -> None:
     lake = lake_of(tmp_path, event("impression", 1, None, 10), event("click", 1, 5, 10))
     with pytest.raises(StageError, match="no impressions of known users between 2026-05-01 and 2026-05-02"):
-        dataset.impressions(lake, MAY, MAY + DAY)
+        impressions(lake, MAY, MAY + DAY)
 
 
 TIMES = [MAY + 9 * DAY, MAY + 9 * DAY, MAY + 9 * DAY]

@@ -19,7 +19,7 @@ from moon_ops.embeddings.as_of import History
 from moon_ops.errors import ContractError, InputError, LeakError, StageError
 from moon_ops.lake import statistics
 from moon_ops.lake.lake import Lake
-from moon_ops.lake.tables import SCHEMAS, STAMP
+from moon_ops.lake.schemas import SCHEMAS, STAMP
 
 MAY = dt.datetime(2026, 5, 1, tzinfo=dt.UTC)
 HOUR, DAY, TICK = dt.timedelta(hours=1), dt.timedelta(days=1), dt.timedelta(microseconds=1)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from moon_ops.embeddings.runtime import Runtime
-from moon_ops.lake.contract import Contract
+from moon_ops.inputs.contract import Contract
 from moon_ops.recipes import EncoderRecipe, Inputs, Training
-from moon_ops.release.registry import ENCODER, Registry
+from moon_ops.registry.registry import ENCODER, Registry
 from moon_ops.settings import Settings
 
 if TYPE_CHECKING:

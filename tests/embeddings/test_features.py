@@ -19,7 +19,7 @@ from moon_ops.embeddings.handover import Since
 from moon_ops.errors import StageError
 from moon_ops.lake import changes, statistics
 from moon_ops.lake.lake import Lake
-from moon_ops.lake.tables import SCHEMAS, STAMP, embeddings_schema
+from moon_ops.lake.schemas import SCHEMAS, STAMP, embeddings_schema
 from moon_ops.settings import Settings
 
 MAY = dt.datetime(2026, 5, 1, tzinfo=dt.UTC)

@@ -16,11 +16,12 @@ from PIL import Image
 from moon_ops.embeddings import pipeline
 from moon_ops.embeddings.pipeline import AHEAD, Embedded, embed_samples, embed_stream
 from moon_ops.embeddings.runtime import Runtime
-from moon_ops.lake.contract import Sample
-from moon_ops.lake.images import decode
+from moon_ops.inputs.contract import Sample
+from moon_ops.inputs.images import decode
+from moon_ops.inputs.regions import views
 from moon_ops.lake.lake import Lake
-from moon_ops.lake.regions import views
-from moon_ops.lake.tables import SCHEMAS, image_bytes
+from moon_ops.lake.schemas import SCHEMAS
+from moon_ops.lake.tables import image_bytes
 
 GOOD = ("red", "green", "blue", "dotted")
 SAMPLES = [

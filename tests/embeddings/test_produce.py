@@ -22,12 +22,14 @@ from moon_ops.embeddings.due import contents, due
 from moon_ops.embeddings.produce import EmbedReport
 from moon_ops.embeddings.runtime import Runtime
 from moon_ops.errors import ContractError, StageError
-from moon_ops.lake import changes, images
-from moon_ops.lake.contract import Sample, item_sample
+from moon_ops.inputs import images
+from moon_ops.inputs.contract import Sample, item_sample
+from moon_ops.inputs.regions import DETECTORS
+from moon_ops.lake import changes
 from moon_ops.lake.ingest import ingest
 from moon_ops.lake.lake import Lake
-from moon_ops.lake.regions import DETECTORS
-from moon_ops.lake.tables import SCHEMAS, STAMP, embeddings_schema, image_bytes
+from moon_ops.lake.schemas import SCHEMAS, STAMP, embeddings_schema
+from moon_ops.lake.tables import image_bytes
 
 MAY = dt.datetime(2026, 5, 1, tzinfo=dt.UTC)
 DAY = dt.timedelta(days=1)

@@ -23,8 +23,8 @@ from moon_ops.embeddings import runtime as runtimes
 from moon_ops.embeddings.runtime import CPU, CUDA, Runtime, Shape
 from moon_ops.encoder.variants import Golden, make_variant
 from moon_ops.errors import ContractError, InputError
-from moon_ops.lake.contract import Contract, Sample
-from moon_ops.lake.regions import Saliency, views
+from moon_ops.inputs.contract import Contract, Sample
+from moon_ops.inputs.regions import Saliency, views
 from moon_ops.serving.champion import Champion
 
 SAMPLES = {

@@ -19,7 +19,7 @@ from moon_ops.embeddings.sequences import LISTS, ClickSequences, sequences
 from moon_ops.errors import InputError
 from moon_ops.lake import statistics
 from moon_ops.lake.lake import Lake
-from moon_ops.lake.tables import SCHEMAS, STAMP
+from moon_ops.lake.schemas import SCHEMAS, STAMP
 
 MAY = dt.datetime(2026, 5, 1, tzinfo=dt.UTC)
 SECOND, TICK = dt.timedelta(seconds=1), dt.timedelta(microseconds=1)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from moon_ops.encoder.batches import Batch, Inputs, PairBatches, tokens
-from moon_ops.lake.contract import Sample, title_of
+from moon_ops.inputs.contract import Sample, title_of
 from moon_ops.recipes import PAIR_TYPES
 
 Row = tuple[int, list[int]]  # pictures, and text tokens

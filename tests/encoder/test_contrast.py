@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from moon_ops.encoder.contrast import Behaviour, Prepared, Refinement, prepare
-from moon_ops.encoder.untrained import embed_eager
+from moon_ops.encoder.eager import embed_eager
 from moon_ops.recipes import Stage2b
 
 PLAIN = {"least_similar": False, "category_balance": False, "least_entities": 0}

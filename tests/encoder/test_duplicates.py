@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from moon_ops.encoder.duplicates import from_hex, leaked, picture_twins, similar_text, twins
-from moon_ops.lake.images import inspect
+from moon_ops.inputs.images import inspect
 
 BASE = 0xAAAAAAAAAAAAAAAA  # 32 bits set, as a picture with structure has
 OTHER = 0xCCCCCCCCCCCCCCCC  # 32 bits from BASE

@@ -18,7 +18,7 @@ from moon_ops.encoder.export import export
 from moon_ops.encoder.model import Encoder, build
 from moon_ops.encoder.tokenizer import separator_ids
 from moon_ops.errors import ContractError, InputError
-from moon_ops.lake.contract import Sample, item_sample
+from moon_ops.inputs.contract import Sample, item_sample
 from moon_ops.recipes import EncoderRecipe, Experts, Inputs, Training
 
 ITEM = item_sample(

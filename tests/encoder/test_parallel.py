@@ -20,7 +20,7 @@ import datetime as dt, json, os, sys
 from dataclasses import replace
 from pathlib import Path
 from moon_ops.encoder import fit, train as module
-from moon_ops.lake.contract import Sample
+from moon_ops.inputs.contract import Sample
 from moon_ops.lake.lake import Lake
 from moon_ops.recipes import EncoderRecipe
 from pydantic import TypeAdapter

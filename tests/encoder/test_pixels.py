@@ -10,8 +10,8 @@ import torch
 
 from moon_ops.encoder.pixels import PixelStore
 from moon_ops.errors import StageError
-from moon_ops.lake import images
-from moon_ops.lake.regions import DETECTORS
+from moon_ops.inputs import images
+from moon_ops.inputs.regions import DETECTORS
 from moon_ops.lake.tables import image_bytes
 
 

@@ -52,9 +52,9 @@ def test_a_true_size_checkpoint_goes_through_every_room(checkpoint: Path, lake: 
     from moon_ops.encoder.export import export
     from moon_ops.encoder.model import Encoder
     from moon_ops.encoder.train import train
-    from moon_ops.lake.contract import Sample, item_sample
-    from moon_ops.lake.images import decode
-    from moon_ops.lake.regions import views
+    from moon_ops.inputs.contract import Sample, item_sample
+    from moon_ops.inputs.images import decode
+    from moon_ops.inputs.regions import views
     from moon_ops.lake.tables import image_bytes, items_as_of
     from moon_ops.recipes import EncoderRecipe, recipe
 

@@ -18,7 +18,7 @@ from moon_ops.encoder.export import export
 from moon_ops.encoder.model import build
 from moon_ops.encoder.variants import Golden, make_variant
 from moon_ops.errors import ContractError, InputError
-from moon_ops.lake.contract import Contract, Sample, file_sha256
+from moon_ops.inputs.contract import Contract, Sample, file_sha256
 
 TEXTS = ["red cotton dress", "blue leather boots", "green ceramic mug", "dotted lamp"]
 TOWERS = {

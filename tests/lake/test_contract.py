@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from moon_ops.errors import ContractError, InputError
-from moon_ops.lake.contract import SEPARATOR, Contract, Layout, Sample, file_sha256, item_sample, query_sample, require_same, title_of
+from moon_ops.inputs.contract import SEPARATOR, Contract, Layout, Sample, file_sha256, item_sample, query_sample, require_same, title_of
 
 LAYOUT = Layout(  # a picture is 8 7 9 9 6: T = 2
     picture_size=32,

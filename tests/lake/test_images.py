@@ -14,7 +14,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from moon_ops.errors import InputError
-from moon_ops.lake import images
+from moon_ops.inputs import images
 
 CORNERS = np.array(  # 2 x 3 pixels: every turn and flip of them is different
     [[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[255, 255, 0], [0, 255, 255], [255, 0, 255]]], np.uint8

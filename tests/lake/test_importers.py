@@ -15,16 +15,16 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from moon_ops.cli import app
-from moon_ops.ctr import dataset
+from moon_ops.cli.main import app
+from moon_ops.ctr.impressions import impressions
 from moon_ops.errors import InputError
 from moon_ops.lake import fetch
-from moon_ops.lake.importers.histories import DAY
-from moon_ops.lake.imports import ImportReport, import_clicks
 from moon_ops.lake.ingest import ingest
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.layout import stable_id
 from moon_ops.release.windows import windows
+from moon_ops.shops.importers.histories import DAY
+from moon_ops.shops.imports import ImportReport, import_clicks
 
 NOW = dt.datetime(2026, 6, 1, tzinfo=dt.UTC)
 LARGE = 2**63
@@ -79,7 +79,7 @@ def test_taobao_mm_knows_each_rows_history_and_nothing_of_its_answer(tmp_path: P
     assert parts[0] == [("click", 31), ("click", n32), *shown, ("click", 11)]
     assert parts[1] == [("click", 31), ("click", n32), ("click", 33), ("impression", 11), ("impression", 14), ("click", 14)]
     assert len({r["event_timestamp"] for r in mine}) == len(mine)
-    rows = dataset.impressions(lake, mine[0]["event_timestamp"], NOW).to_pylist()
+    rows = impressions(lake, mine[0]["event_timestamp"], NOW).to_pylist()
     assert [(r["user_id"], r["item_id"], r["label"]) for r in rows if r["user_id"] == 5] == [
         *((5, 11, 1), (5, n12, 0), (5, 13, 0)),
         *((5, 11, 0), (5, 14, 1)),
@@ -176,7 +176,7 @@ def test_a_killed_run_and_a_finished_one_are_repeated(tmp_path: Path, imported: 
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # who is killed clears nothing away
         patch.setattr(os, "link", killed)
-        patch.setattr("moon_ops.lake.importers.shop.columns", killed)
+        patch.setattr("moon_ops.shops.importers.shop.columns", killed)
         with pytest.raises(KeyboardInterrupt):
             imported(made)
     assert not list((tmp_path / "shop").glob("*.parquet"))

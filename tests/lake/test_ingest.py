@@ -13,11 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from moon_ops.errors import InputError
-from moon_ops.lake import images
+from moon_ops.inputs import images
 from moon_ops.lake.ingest import IngestReport, content_hash, ingest
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.layout import stable_id
-from moon_ops.lake.tables import SCHEMAS, items_as_of
+from moon_ops.lake.schemas import SCHEMAS
+from moon_ops.lake.tables import items_as_of
 
 NOW = dt.datetime(2026, 6, 1, tzinfo=dt.UTC)
 DAY = dt.timedelta(days=1)

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from moon_ops.lake import fetch, images
+from moon_ops.inputs import images
+from moon_ops.lake import fetch
 from moon_ops.lake.ingest import ingest
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.tables import items_as_of

@@ -11,7 +11,8 @@ import pytest
 
 from moon_ops.errors import StageError
 from moon_ops.lake.lake import Lake
-from moon_ops.lake.tables import SCHEMAS, embeddings_schema, image_bytes, items_as_of
+from moon_ops.lake.schemas import SCHEMAS, embeddings_schema
+from moon_ops.lake.tables import image_bytes, items_as_of
 
 MAY = dt.datetime(2026, 5, 1, tzinfo=dt.UTC)
 DAY = dt.timedelta(days=1)

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from moon_ops.errors import InputError
-from moon_ops.lake import images, regions
-from moon_ops.lake.regions import DETECTORS, Saliency, golden_views, views
+from moon_ops.inputs import images, regions
+from moon_ops.inputs.regions import DETECTORS, Saliency, golden_views, views
 
 BOX = DETECTORS["saliency"].box
 

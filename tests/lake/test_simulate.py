@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from moon_ops.errors import InputError
-from moon_ops.lake.shop.fabric import MOTIFS, TEXTURES
-from moon_ops.lake.simulate import SIZES, SimulateReport, simulate
+from moon_ops.shops.simulate import SIZES, SimulateReport, simulate
+from moon_ops.shops.simulated.fabric import MOTIFS, TEXTURES
 
 TABLES = ("items", "queries", "events", "oracle")
 

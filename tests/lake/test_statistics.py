@@ -16,8 +16,8 @@ import pytest
 from moon_ops.errors import StageError
 from moon_ops.lake import changes
 from moon_ops.lake.lake import Lake
+from moon_ops.lake.schemas import SCHEMAS
 from moon_ops.lake.statistics import BEHAVIOR, NO_QUERY, PROFILE, STATS, StatisticsReport, derive
-from moon_ops.lake.tables import SCHEMAS
 
 TICK = dt.timedelta(microseconds=1)
 

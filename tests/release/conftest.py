@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from moon_ops.release.registry import Registry
+from moon_ops.registry.registry import Registry
 from moon_ops.settings import Settings
 
 MINI = """

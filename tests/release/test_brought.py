@@ -14,7 +14,9 @@ import pytest
 from moon_ops.embeddings import vector_tables
 from moon_ops.errors import InputError
 from moon_ops.lake.tables import items_as_of
-from moon_ops.release import brought, publication, stages
+from moon_ops.publication import brought, publication
+from moon_ops.registry.registry import encoder_version
+from moon_ops.release import clicks
 from moon_ops.release.windows import windows
 from moon_ops.settings import Settings
 
@@ -37,16 +39,16 @@ def test_a_click_model_learns_on_brought_vectors(copied: Settings, now: dt.datet
     assert brought.bring(copied, file, trained_until=until, now=now) == again, "the same file is the same encoder"
     later = until + dt.timedelta(days=1)
     assert brought.bring(copied, file, trained_until=later, now=now) == replace(again, trained_until=later.isoformat())
-    assert stages.trained_until(copied, 2) == later, "a date that was wrong is corrected"
+    assert encoder_version(copied, 2).trained_until == later, "a date that was wrong is corrected"
     brought.bring(copied, file, trained_until=until, now=now)
     ids, vectors = vector_tables.vectors_as_of(copied.lake, 2, now)
     assert len(ids) == len(items_as_of(copied.lake, now)) - 1
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(len(ids)), abs=1e-5)
     assert publication.publish(copied, 2, now=now).contract_id == made.contract_id
     times = windows(copied.lake, trained_until=until)
-    directory, version = stages.train_ctr(copied, 2, "ctr-simtier", times, seed=0, epochs=1)
+    directory, version = clicks.train_ctr(copied, 2, "ctr-simtier", times, seed=0, epochs=1)
     assert version == 2
-    assert 0.3 < stages.evaluate_ctr(copied, 2, directory, times)["ctr/auc"] < 0.9
+    assert 0.3 < clicks.evaluate_ctr(copied, 2, directory, times)["ctr/auc"] < 0.9
 
 
 @pytest.mark.parametrize(

@@ -10,17 +10,19 @@ import numpy as np
 import pytest
 
 from moon_ops.errors import InputError
-from moon_ops.release import click_study, stages
-from moon_ops.release.click_study import ClickArm, Judged
+from moon_ops.registry.registry import encoder_version
+from moon_ops.release import clicks
 from moon_ops.release.windows import windows
 from moon_ops.settings import Settings
+from moon_ops.studies import clicks as click_study
+from moon_ops.studies.clicks import ClickArm, Judged
 
 ARMS = [ClickArm("ctr-din", "ctr-din", {"epochs": 1}), ClickArm("cube", "ctr-cube", {"epochs": 1, "behaviors": 5})]
 
 
 @pytest.fixture(scope="module")
 def judged(released: Settings) -> Iterator[Judged]:
-    times = windows(released.lake, trained_until=stages.trained_until(released, 1))
+    times = windows(released.lake, trained_until=encoder_version(released, 1).trained_until)
     yield click_study.run(released, 1, ARMS, [0, 1], times, oracle=released.home / "shop-tiny" / "oracle.parquet")
     shutil.rmtree(released.home / "studies")  # the home is everybody's
 
@@ -36,9 +38,9 @@ def test_every_arm_scores_the_same_rows_with_every_seed(judged: Judged) -> None:
 def test_what_is_done_is_read_and_another_recipe_is_another_run(
     judged: Judged, released: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    times = windows(released.lake, trained_until=stages.trained_until(released, 1))
+    times = windows(released.lake, trained_until=encoder_version(released, 1).trained_until)
     trained = Mock(side_effect=AssertionError("it was trained before"))
-    monkeypatch.setattr(stages, "train_ctr", trained)
+    monkeypatch.setattr(clicks, "train_ctr", trained)
     again = click_study.run(released, 1, ARMS, [0, 1], times)
     for key, scores in judged.scores.items():
         assert again.scores[key].tolist() == scores.tolist()

@@ -18,9 +18,10 @@ import pytest
 from moon_ops.embeddings import features, online_store
 from moon_ops.errors import InputError
 from moon_ops.lake import changes, statistics
-from moon_ops.lake.tables import SCHEMAS, items_as_of
-from moon_ops.release import erasure, maintenance, publication
-from moon_ops.release.erasure import Receipt, erase
+from moon_ops.lake.schemas import SCHEMAS
+from moon_ops.lake.tables import items_as_of
+from moon_ops.publication import erasure, maintenance, marks, places, publication
+from moon_ops.publication.erasure import Receipt, erase
 from moon_ops.settings import Settings
 
 
@@ -94,7 +95,7 @@ def test_no_place_knows_the_item_any_more(erased: tuple[Settings, dict[str, Any]
     store = features.open_store(settings.home)
     online = store.get_online_features(["item_embedding_v1:embedding", "item_profile:price"], [{"item_id": number}]).to_dict()
     assert (online["embedding"], online["price"]) == ([None], [None])
-    assert publication.tables(settings, 1).items.rows(np.array([number])).tolist() == [-1]
+    assert places.tables(settings, 1).items.rows(np.array([number])).tolist() == [-1]
 
 
 def test_all_other_items_stay_and_the_release_keeps_its_tag(erased: tuple[Settings, dict[str, Any], Receipt], now: dt.datetime) -> None:
@@ -102,7 +103,7 @@ def test_all_other_items_stay_and_the_release_keeps_its_tag(erased: tuple[Settin
     ids = items_as_of(settings.lake, now, ["item_id"])["item_id"].to_numpy()
     assert len(ids) == 114
     assert item["item_id"] not in ids
-    assert (publication.tables(settings, 1).items.rows(ids) >= 0).all()
+    assert (places.tables(settings, 1).items.rows(ids) >= 0).all()
     tagged = settings.lake.open("embeddings/v1")
     assert lance.dataset(tagged.uri, version=tagged.tags.list()["release-1"]["version"]).count_rows() == tagged.count_rows()
 
@@ -191,7 +192,7 @@ def test_nothing_is_handed_over_while_the_online_store_forgets(copied: Settings,
     publication.publish(copied, 1, now=now)
     item = items_as_of(copied.lake, now, ["item_id"])["item_id"].to_pylist()[0]
     order: list[str] = []
-    forget, turn = online_store.forget, publication.views(copied, [1])[0]
+    forget, turn = online_store.forget, marks.views(copied, [1])[0]
     monkeypatch.setattr(online_store, "forget", lambda *arguments: order.append("forgotten") or forget(*arguments))  # type: ignore[func-returns-value]
     with ThreadPoolExecutor(1) as pool:
         with turn:  # of the first view

@@ -16,15 +16,16 @@ from PIL import Image, ImageDraw
 
 from moon_ops.embeddings.runtime import Runtime
 from moon_ops.errors import LeakError, StageError
-from moon_ops.lake.contract import Sample, item_sample
+from moon_ops.inputs.contract import Sample, item_sample
 from moon_ops.lake.ingest import ingest
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.tables import items_as_of
-from moon_ops.release import evaluation, recall, stages
+from moon_ops.registry.registry import ENCODER, Registry, encoder_version
+from moon_ops.release import evaluation, recall
 from moon_ops.release.recall import Prefix
-from moon_ops.release.registry import ENCODER, Registry
 from moon_ops.release.windows import Windows, windows
 from moon_ops.settings import Settings
+from moon_ops.studies.measure import measure_eager
 
 Shop = Callable[..., Path]
 MAY = dt.datetime(2026, 5, 1, tzinfo=dt.UTC)
@@ -34,7 +35,7 @@ MODALITIES = (":picture_only", ":text_only")
 
 @pytest.fixture(scope="module")
 def times(released: Settings) -> Windows:
-    return windows(released.lake, trained_until=stages.trained_until(released, 1))
+    return windows(released.lake, trained_until=encoder_version(released, 1).trained_until)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +96,7 @@ def test_each_prefix_of_the_recipe_has_a_row(copied: Settings, times: Windows, m
 
 
 def test_an_encoder_is_as_good_eager_as_it_is_exported(released: Settings, times: Windows, measured: Any) -> None:
-    eager = evaluation.measure_eager(released.lake, Registry(released).fetch(ENCODER, 1), times)
+    eager = measure_eager(released.lake, Registry(released).fetch(ENCODER, 1), times)
     assert eager == pytest.approx(measured[0], abs=1e-3)
 
 

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from moon_ops.errors import StageError
-from moon_ops.release import exchange_rate
-from moon_ops.release.exchange_rate import RECALL, Point
+from moon_ops.release import expected_gain
 from moon_ops.release.windows import windows
 from moon_ops.settings import Settings
+from moon_ops.studies import exchange_rate
+from moon_ops.studies.exchange_rate import RECALL, Point
 
 
 def points(noise: float, count: int = 9) -> list[Point]:
@@ -59,7 +60,7 @@ def test_what_has_no_value_has_no_slope(released: Settings, tmp_path: Path) -> N
     settings = replace(released, home=tmp_path)
     exchange_rate.keep(settings, some, found, {})
     with pytest.raises(StageError, match="the exchange rate was not measured on new items"):
-        exchange_rate.worth(settings, 0.008, "new items")
+        expected_gain.worth(settings, 0.008, "new items")
     unsearched = replace(some[1], metrics=some[1].metrics | {RECALL: np.nan})
     with pytest.raises(StageError, match="do not differ in image_search/recall@10, or have none"):
         exchange_rate.slopes([*some[2:], unsearched])
@@ -70,18 +71,18 @@ def test_what_has_no_value_has_no_slope(released: Settings, tmp_path: Path) -> N
 def test_what_is_kept_can_be_read_by_a_gate(released: Settings, tmp_path: Path) -> None:
     settings = replace(released, home=tmp_path)
     with pytest.raises(StageError, match="the exchange rate was never measured → run `moon exchange-rate`"):
-        exchange_rate.worth(settings, 0.008)
+        expected_gain.worth(settings, 0.008)
     some = points(0.0)
     found = exchange_rate.slopes(some)
     place, written, drawn = exchange_rate.keep(settings, some, found, {7: "not published"})
     assert json.loads(place.read_text())["left_out"] == {"7": "not published"}
     assert "| image_search/recall@10 | overall | +0.00100 | [+0.00100, +0.00100] | 1.00 | yes |" in written.read_text()
     assert drawn.read_bytes()[:4] == b"\x89PNG"
-    assert exchange_rate.worth(settings, 0.008)[0] == pytest.approx(0.0008)
-    evidence = exchange_rate.in_auc(settings, {RECALL: 0.85}, {RECALL: 0.842})
+    assert expected_gain.worth(settings, 0.008)[0] == pytest.approx(0.0008)
+    evidence = expected_gain.in_auc(settings, {RECALL: 0.85}, {RECALL: 0.842})
     assert evidence["exchange_rate/expected_auc_gain"] == pytest.approx(0.0008)
-    assert exchange_rate.in_auc(settings, {RECALL: 0.85}, None) == exchange_rate.in_auc(released, {RECALL: 0.85}, {RECALL: 0.8}) == {}
-    assert exchange_rate.worth(settings, -0.008, "new items")[0] == pytest.approx(-0.0016)
+    assert expected_gain.in_auc(settings, {RECALL: 0.85}, None) == expected_gain.in_auc(released, {RECALL: 0.85}, {RECALL: 0.8}) == {}
+    assert expected_gain.worth(settings, -0.008, "new items")[0] == pytest.approx(-0.0016)
 
 
 def test_one_encoder_has_no_slope(released: Settings) -> None:

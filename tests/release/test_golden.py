@@ -12,11 +12,11 @@ import pytest
 
 from moon_ops.encoder.variants import make_variant
 from moon_ops.errors import ContractError, StageError
-from moon_ops.lake.contract import Contract
+from moon_ops.inputs.contract import Contract
 from moon_ops.lake.tables import image_bytes
+from moon_ops.registry.registry import ENCODER, Registry, encoder_version
 from moon_ops.release import stages
 from moon_ops.release.golden import golden
-from moon_ops.release.registry import ENCODER, Registry
 from moon_ops.settings import Settings
 
 
@@ -26,7 +26,7 @@ def directory(released: Settings, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def test_a_golden_query_is_to_find_the_item_that_was_bought_after_it(released: Settings, directory: Path) -> None:
-    until = stages.trained_until(released, 1)
+    until = encoder_version(released, 1).trained_until
     layout = Contract.load(directory).layout
     made = golden(released.lake, layout, until, queries=30, items=60)
     again = golden(released.lake, layout, until, queries=30, items=60)
@@ -55,7 +55,7 @@ def test_a_variant_made_at_export_is_used_when_the_settings_say_so(copied: Setti
     number = stages.export(copied, checkpoint, ["int8"])
     plain, small = stages.runtime(copied, number), stages.runtime(replace(copied, variant="int8"), number)
     assert plain.contract_id == small.contract_id, "the variant's vectors may meet the contract's"
-    made = golden(copied.lake, plain.contract.layout, stages.trained_until(copied, 1), queries=20, items=20)
+    made = golden(copied.lake, plain.contract.layout, encoder_version(copied, 1).trained_until, queries=20, items=20)
     left, right = (opened.embed(made.items, made.pixels) for opened in (plain, small))
     cosines = (left * right).sum(1)
     assert cosines.min() > 0.9

@@ -11,18 +11,17 @@ import lance
 import pytest
 
 from moon_ops.errors import ContractError
-from moon_ops.lake.contract import file_sha256
-from moon_ops.release import stages
+from moon_ops.inputs.contract import file_sha256
+from moon_ops.registry.registry import CANDIDATE, CHAMPION, CTR, ENCODER, Registry, encoder_version, manifest_of
 from moon_ops.release.gates import AUC, PARITY, RECALL
 from moon_ops.release.manifest import FILES, release
-from moon_ops.release.registry import CANDIDATE, CHAMPION, CTR, ENCODER, Registry, manifest_of
 from moon_ops.release.windows import Windows, windows
 from moon_ops.settings import Settings
 
 
 @pytest.fixture
 def times(copied: Settings) -> Windows:
-    return windows(copied.lake, trained_until=stages.trained_until(copied, 1))
+    return windows(copied.lake, trained_until=encoder_version(copied, 1).trained_until)
 
 
 def test_a_second_release_is_compared_with_the_champion(copied: Settings, times: Windows, now: dt.datetime) -> None:
@@ -54,7 +53,7 @@ def test_the_manifest_names_every_file_that_answers(released: Settings) -> None:
         assert part["sha256"] == {file: file_sha256(directory / file) for file in FILES[name]}
         assert {p.name for p in directory.iterdir() if p.suffix == ".onnx"} <= set(part["sha256"])
     assert manifest["passed"] is True
-    assert manifest["trained_until"] == stages.trained_until(released, 1).isoformat()
+    assert manifest["trained_until"] == encoder_version(released, 1).trained_until.isoformat()
     assert manifest["embeddings"]["rows"] == manifest["index"]["items"] == 115
 
 

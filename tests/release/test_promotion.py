@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from moon_ops import tasks as jobs
 from moon_ops.embeddings import index
 from moon_ops.embeddings.table import RepresentationTable
 from moon_ops.errors import ContractError, GateError, StageError
-from moon_ops.release import jobs, places, promotion
+from moon_ops.publication import places
+from moon_ops.registry.registry import CANDIDATE, CHAMPION, CTR, ENCODER, PREVIOUS, RELEASE, Registry, manifest_of
+from moon_ops.release import promotion
 from moon_ops.release.manifest import FILES
-from moon_ops.release.registry import CANDIDATE, CHAMPION, CTR, ENCODER, PREVIOUS, RELEASE, Registry, manifest_of
 from moon_ops.settings import Settings
 
 Make = Callable[..., int]

@@ -27,8 +27,11 @@ from moon_ops.embeddings.index import ItemIndex
 from moon_ops.embeddings.table import RepresentationTable
 from moon_ops.errors import InputError
 from moon_ops.lake import statistics
-from moon_ops.lake.tables import SCHEMAS, items_as_of
-from moon_ops.release import maintenance, places, publication, stages
+from moon_ops.lake.schemas import SCHEMAS
+from moon_ops.lake.tables import items_as_of
+from moon_ops.publication import maintenance, marks, places, publication
+from moon_ops.registry.registry import encoder_version
+from moon_ops.release import clicks, stages
 from moon_ops.release.windows import windows
 from moon_ops.settings import Settings
 
@@ -57,7 +60,7 @@ def found_by_its_vector(settings: Settings, item: int, now: dt.datetime) -> int:
 def agree(settings: Settings, now: dt.datetime) -> None:
     """Lake, representation table, index and online store say the same of every active item."""
     ids, vectors = vector_tables.vectors_as_of(settings.lake, 1, now)
-    table = publication.tables(settings, 1).items
+    table = places.tables(settings, 1).items
     assert (table.rows(ids) >= 0).all()
     np.testing.assert_array_equal(table.gather(table.rows(ids)), vectors)
     opened = ItemIndex.open(places.index_place(settings, 1))
@@ -95,7 +98,7 @@ def test_a_damaged_file_is_made_anew(current: Settings, now: dt.datetime, name: 
 
 def test_nothing_new_is_nothing_handed_over(current: Settings, now: dt.datetime) -> None:
     lie = [places.index_place(current, 1).resolve(), places.table_place(current, "items", 1).resolve()]
-    assert publication.is_current(current, 1, now)
+    assert marks.is_current(current, 1, now)
     assert publication.publish(current, 1, now=now + HOUR).changed == 0
     assert [places.index_place(current, 1).resolve(), places.table_place(current, "items", 1).resolve()] == lie
     agree(current, now)
@@ -105,7 +108,7 @@ def test_only_what_changed_is_handed_over(current: Settings, now: dt.datetime) -
     ids = items_as_of(current.lake, now, ["item_id"])["item_id"].to_pylist()
     change(current, ids[:3], now + HOUR, title="one green umbrella")
     change(current, ids[5:6], now + HOUR, status="deleted")
-    assert not publication.is_current(current, 1, now + HOUR)
+    assert not marks.is_current(current, 1, now + HOUR)
     published = refresh(current, now + 2 * HOUR)
     assert published.changed == 4 + 3, "four profiles and three vectors"
     assert published.items == len(ids) - 1
@@ -119,8 +122,8 @@ def test_a_version_that_becomes_valid_later_is_handed_over_then(current: Setting
     change(current, ids[:1], later, title="one green umbrella")
     refresh(current, now + HOUR)
     agree(current, now + HOUR)
-    assert publication.is_current(current, 1, now + 2 * HOUR)
-    assert not publication.is_current(current, 1, later)
+    assert marks.is_current(current, 1, now + 2 * HOUR)
+    assert not marks.is_current(current, 1, later)
     refresh(current, later)
     agree(current, later)
 
@@ -189,7 +192,7 @@ def _read_for_ever(settings: Settings, stop: threading.Event, faults: list[BaseE
 def test_a_refresh_killed_twenty_times_ends_with_every_row_once(current: Settings, now: dt.datetime) -> None:
     """Killed at random moments, with new work each time and a reader all the while; then run once more."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["moon_ops.release.publication", "moon_ops.release.stages", __name__])
+    context.set_forkserver_preload(["moon_ops.publication.publication", "moon_ops.release.stages", __name__])
     ids = items_as_of(current.lake, now, ["item_id"])["item_id"].to_pylist()
     chance, stop, faults = random.Random(0), threading.Event(), []
     reader = threading.Thread(target=_read_for_ever, args=(current, stop, faults))
@@ -236,7 +239,7 @@ def test_another_number_of_clicks_is_shown_to_everybody(current: Settings, now: 
     newest = rows["item_ids"][int(history.at(history.codes(np.array([user])), np.array([2**62]))[0])].as_py()
     assert (features.online(store, 1, [1], user)["item_ids"], len(newest)) == ([newest], 2)
     with pytest.raises(InputError, match=r"behaviors = 20, but ctr_v1 shows the last 2 clicks of a user → .*MOON_BEHAVIORS=20"):
-        stages.train_ctr(fewer, 1, "ctr-din", windows(fewer.lake, trained_until=stages.trained_until(fewer, 1)), seed=0)
+        clicks.train_ctr(fewer, 1, "ctr-din", windows(fewer.lake, trained_until=encoder_version(fewer, 1).trained_until), seed=0)
 
 
 def test_killed_while_another_number_is_handed_over_it_is_not_thought_to_be_the_old_one(

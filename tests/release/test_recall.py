@@ -12,9 +12,9 @@ import pytest
 from numpy.typing import NDArray
 
 from moon_ops.errors import LeakError, StageError
-from moon_ops.lake.contract import Sample
+from moon_ops.inputs.contract import Sample
 from moon_ops.lake.lake import Lake
-from moon_ops.lake.tables import SCHEMAS
+from moon_ops.lake.schemas import SCHEMAS
 from moon_ops.release import recall
 from moon_ops.release.recall import Queries, bought_after, first_hits
 

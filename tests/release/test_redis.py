@@ -20,9 +20,11 @@ from feast import FeatureStore
 
 from moon_ops.embeddings import features, vector_tables
 from moon_ops.errors import ServiceError
-from moon_ops.lake.tables import SCHEMAS, items_as_of
-from moon_ops.release import publication, stages
-from moon_ops.release.erasure import erase
+from moon_ops.lake.schemas import SCHEMAS
+from moon_ops.lake.tables import items_as_of
+from moon_ops.publication import marks, publication
+from moon_ops.publication.erasure import erase
+from moon_ops.release import stages
 from moon_ops.settings import Settings
 
 HOUR = dt.timedelta(hours=1)
@@ -116,13 +118,13 @@ def test_new_items_notice_an_emptied_redis_too(shop: Settings, server: redis.Red
     names = ["user_behavior:item_ids", "item_stats:clicks"]
     event = shop.lake.read("events", ["user_id", "item_id"], "event = 'click' AND user_id IS NOT NULL").to_pylist()[-1]
     before = opened(shop).get_online_features(names, [event]).to_dict()
-    assert publication.is_current(shop, 1, now)
+    assert marks.is_current(shop, 1, now)
     server.flushall()
-    assert not publication.is_current(shop, 1, now)
+    assert not marks.is_current(shop, 1, now)
     publication.publish(shop, 1, now=now + HOUR, behaviour=False)
     agree(shop, now + HOUR)
     assert opened(shop).get_online_features(names, [event]).to_dict() == before
-    assert publication.is_current(shop, 1, now + HOUR)
+    assert marks.is_current(shop, 1, now + HOUR)
 
 
 def test_an_item_is_forgotten_by_redis_too(shop: Settings, server: redis.Redis, now: dt.datetime) -> None:

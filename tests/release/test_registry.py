@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from moon_ops.errors import ServiceError, StageError
-from moon_ops.release.registry import CANDIDATE, CHAMPION, CTR, ENCODER, EXPERIMENT, PREVIOUS, RELEASE, Registry
+from moon_ops.registry.registry import CANDIDATE, CHAMPION, CTR, ENCODER, EXPERIMENT, PREVIOUS, RELEASE, Registry
 from moon_ops.settings import Settings
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from moon_ops.errors import StageError
-from moon_ops.release.registry import CHAMPION, ENCODER, RELEASE, Registry
-from moon_ops.release.registry_file import SCHEMAS, RegistryFile
+from moon_ops.registry.file import SCHEMAS, RegistryFile
+from moon_ops.registry.registry import CHAMPION, ENCODER, RELEASE, Registry
 from moon_ops.settings import Settings
 
 

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from moon_ops.errors import StageError
+from moon_ops.registry.registry import Registry
 from moon_ops.release import stages
-from moon_ops.release.registry import Registry
 from moon_ops.release.stages import Trained
 from moon_ops.settings import Settings
 

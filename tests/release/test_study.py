@@ -18,13 +18,13 @@ from scipy import stats
 from moon_ops.encoder import train as training
 from moon_ops.errors import InputError, StageError
 from moon_ops.recipes import PAIR_TYPES, EncoderRecipe, recipe
-from moon_ops.release import study
-from moon_ops.release.registry import Registry
-from moon_ops.release.study import HEADLINE, Outcome, interval, place_of, table, whole_seeds
-from moon_ops.release.study_arms import FULL, PAPER_SHARES, ablation, scaling
-from moon_ops.release.study_figures import ablation_figure, scaling_figure
+from moon_ops.registry.registry import Registry
 from moon_ops.release.windows import Windows, windows
 from moon_ops.settings import ROOT, Settings
+from moon_ops.studies import encoder as study
+from moon_ops.studies.arms import FULL, PAPER_SHARES, ablation, scaling
+from moon_ops.studies.encoder import HEADLINE, Outcome, interval, place_of, table, whole_seeds
+from moon_ops.studies.figures import ablation_figure, scaling_figure
 
 FILE = recipe(EncoderRecipe, "moon-study", ROOT / "models")
 PINNED: dict[str, Any] = {  # so that the file may change

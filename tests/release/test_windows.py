@@ -10,7 +10,7 @@ import pytest
 
 from moon_ops.errors import InputError, StageError
 from moon_ops.lake.lake import Lake
-from moon_ops.lake.tables import SCHEMAS
+from moon_ops.lake.schemas import SCHEMAS
 from moon_ops.release.windows import Windows, windows
 
 MAY = dt.datetime(2026, 5, 1, tzinfo=dt.UTC)

@@ -20,14 +20,16 @@ import pytest
 from feast import FeatureStore
 from PIL import Image
 
+from moon_ops.cli.trial import running
 from moon_ops.ctr.score import Scorer
 from moon_ops.embeddings import as_of, features
-from moon_ops.lake.contract import item_sample
-from moon_ops.lake.tables import STAMP, image_bytes, items_as_of
-from moon_ops.release import publication, stages
-from moon_ops.release.registry import CTR, Registry
+from moon_ops.inputs.contract import item_sample
+from moon_ops.lake.schemas import STAMP
+from moon_ops.lake.tables import image_bytes, items_as_of
+from moon_ops.publication import places, publication
+from moon_ops.registry.registry import CTR, Registry
+from moon_ops.release import clicks, stages
 from moon_ops.settings import Settings
-from moon_ops.trial import running
 
 LONE = b'{"user_id": 1, "item_ids": [1], "text": "\\ud800"}'  # half a surrogate pair
 
@@ -63,7 +65,7 @@ def test_embed_gives_the_vector_that_bulk_production_gives(
 
     row = next(r for r in released.lake.read("items").to_pylist() if r["item_id"] == item["item_id"])
     body = client.post("/v1/embed", files={"image": picture}, data={"text": item_sample(row).text}).json()
-    table = publication.tables(released, 1).items
+    table = places.tables(released, 1).items
     stored = table.gather(table.rows(np.array([item["item_id"]])))[0]
     assert body["release"] == 1
     assert np.dot(body["embedding"], stored) == pytest.approx(1.0, abs=1e-5)
@@ -72,7 +74,7 @@ def test_embed_gives_the_vector_that_bulk_production_gives(
 def test_search_returns_the_nearest_items_in_order(client: httpx.Client, released: Settings, picture: bytes) -> None:
     body = client.post("/v1/search", files={"image": picture}, data={"k": "7"}).json()
     vector = np.array(client.post("/v1/embed", files={"image": picture}).json()["embedding"], np.float32)
-    table = publication.tables(released, 1).items
+    table = places.tables(released, 1).items
     expected = np.sort(table.vectors @ vector)[::-1][:7]
     assert [i["score"] for i in body["items"]] == pytest.approx(expected.tolist(), abs=1e-5)
     assert all(i["title"] and i["image_ids"] for i in body["items"])
@@ -85,7 +87,7 @@ def test_a_logged_request_is_replayed_offline_with_the_same_features_and_scores(
     store, now = features.open_store(released.home), newest_event(released) + dt.timedelta(days=1)
     active = items_as_of(released.lake, now, ["item_id"])["item_id"].to_pylist()
     users = released.lake.read("events", ["user_id"], "event = 'click'")["user_id"].to_pylist()
-    scorer, tables = Scorer(Registry(released).fetch(CTR, 1), threads=1), stages.vectors_known(released, 1)
+    scorer, tables = Scorer(Registry(released).fetch(CTR, 1), threads=1), clicks.vectors_known(released, 1)
     queries = released.lake.read("queries", ["query_id", "text"], "text IS NOT NULL").slice(0, 8).to_pylist()
     for user, query in zip(dict.fromkeys(reversed(users)), queries, strict=False):
         asked = [active[(user * 7 + n * 13) % len(active)] for n in range(20)]
@@ -236,7 +238,7 @@ def test_an_alias_moved_to_a_failed_release_is_not_followed(released: Settings, 
     """Anyone may move an alias in MLflow; the evidence is asked again before it is honoured."""
     import json
 
-    from moon_ops.release.registry import CHAMPION, RELEASE, Registry, manifest_of
+    from moon_ops.registry.registry import CHAMPION, RELEASE, Registry, manifest_of
     from moon_ops.serving.champion import Follower
 
     home = tmp_path / "home"

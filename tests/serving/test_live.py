@@ -13,11 +13,11 @@ import httpx
 import pytest
 from PIL import Image
 
+from moon_ops.cli.trial import running
 from moon_ops.embeddings import features, produce
-from moon_ops.release import publication
+from moon_ops.publication import publication
 from moon_ops.serving import guard, live
 from moon_ops.settings import Settings
-from moon_ops.trial import running
 
 TOKEN = {"authorization": "Bearer a-secret"}
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from moon_ops.lake.shop.behaviour import Day, live
-from moon_ops.lake.shop.catalogue import Catalogue, stock
-from moon_ops.lake.shop.parameters import ShopSize
-from moon_ops.lake.shop.ranker import match
-from moon_ops.lake.shop.sessions import Shelves, siblings
-from moon_ops.lake.shop.users import Users, population
+from moon_ops.shops.simulated.behaviour import Day, live
+from moon_ops.shops.simulated.catalogue import Catalogue, stock
+from moon_ops.shops.simulated.parameters import ShopSize
+from moon_ops.shops.simulated.ranker import match
+from moon_ops.shops.simulated.sessions import Shelves, siblings
+from moon_ops.shops.simulated.users import Users, population
 
 SIZE = ShopSize(items=900, users=400, impressions=60_000, days=10)
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moon_ops.lake.shop.catalogue import Catalogue, stock
-from moon_ops.lake.shop.drawing import CORNERS, PICTURE, SILHOUETTES, cutout, homography, studio_picture
-from moon_ops.lake.shop.fabric import MARKS, MOTIFS, PATTERNS, TEXTURES, mark_outlines, pattern_field, texture_field
-from moon_ops.lake.shop.photograph import photograph
-from moon_ops.lake.simulate import SIZES
+from moon_ops.shops.simulate import SIZES
+from moon_ops.shops.simulated.catalogue import Catalogue, stock
+from moon_ops.shops.simulated.drawing import CORNERS, PICTURE, SILHOUETTES, cutout, homography, studio_picture
+from moon_ops.shops.simulated.fabric import MARKS, MOTIFS, PATTERNS, TEXTURES, mark_outlines, pattern_field, texture_field
+from moon_ops.shops.simulated.photograph import photograph
 
 
 @pytest.fixture(scope="module")

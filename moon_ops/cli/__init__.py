@@ -1,0 +1,1 @@
+"""The command line: `moon`, and what only it calls."""

@@ -1,0 +1,281 @@
+"""``moon demo``: the whole loop in front of the user's eyes, from a raw catalogue to a promoted release that answers over HTTP.
+
+Nothing here is special to the demo: each step calls the stage that its command, its DAG task and its test call.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from moon_ops.errors import GateError, InputError
+from moon_ops.publication import publication
+from moon_ops.settings import Settings
+
+if TYPE_CHECKING:
+    from moon_ops.encoder.budget import Budget
+    from moon_ops.release.manifest import Release
+
+SHOP_SEED = 0  # the shop stays the same when the training's seed changes
+FOLLOWING = 100  # steps of moon-tiny take as long as all that comes after training (2 cores, AVX2, float32)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a user may choose: the shop (``data``: its directory; else a simulated one), the training, and how long it all may take."""
+
+    data: Path | None = None
+    size: str = "demo"
+    days: int | None = None
+    seed: int = 0
+    encoder: str = "moon-tiny"
+    trained_until: dt.datetime | None = None
+    minutes: float | None = None
+
+
+@dataclass
+class Steps:
+    """Numbers the steps, says what each does and where it wrote, and how long it took."""
+
+    console: Console
+    total: int
+    number: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, name: str, what: str) -> Iterator[list[str]]:
+        """Announce a step; lines appended to the list are its result."""
+        self.number += 1
+        self.console.print(f"\n[bold]\\[{self.number}/{self.total}] {name}[/bold]: {what}")
+        started, results = time.perf_counter(), list[str]()
+        yield results
+        self.seconds[name] = time.perf_counter() - started
+        for line in results:
+            self.console.print(f"    {line}", highlight=False)
+        self.console.print(f"    [dim]{self.seconds[name]:.1f} s[/dim]", highlight=False)
+
+
+def run(settings: Settings, chosen: Choices, *, now: dt.datetime) -> None:
+    """Run all stages on a shop's directory, or on a simulated shop; raises :class:`GateError` if the release did not pass its gates."""
+    console = Console(stderr=False, soft_wrap=True)
+    steps = Steps(console, 10)
+    started = time.perf_counter()
+    seed, encoder = chosen.seed, chosen.encoder
+    shop = _shop(settings, steps, chosen)
+    from moon_ops.encoder.budget import Budget
+    from moon_ops.release.windows import windows
+
+    _ingest(settings, steps, shop, now)
+    times = windows(settings.lake, trained_until=chosen.trained_until)
+    left = Budget(chosen.minutes, spent=time.perf_counter() - started, following=FOLLOWING)
+    version = _encoder(settings, steps, chosen, times, left)
+    _vectors(settings, steps, version, now)
+    untrained = _untrained(settings, steps, encoder, times, seed)
+    ctr_version, baseline = _click_models(settings, steps, version, times, seed)
+    zero = {f"{name}_untrained": value for name, value in untrained.items() if "recall@" in name and ":" not in name}
+    with steps.step("release", "recall and AUC on what came after training, judged against the gates") as say:
+        beside = {"baseline": baseline, "oracle": shop / "oracle.parquet", "extra": zero}
+        made = _release(settings, say, version, ctr_version, times, now, beside)
+    if made.passed:
+        _serve_and_report(settings, steps, version, times, untrained, made.metrics, made.version)
+    _summary(console, settings, made.metrics, made.champion_metrics, made.champion, time.perf_counter() - started)
+    if not made.passed:
+        failed = next(v for v in made.verdicts if not v.passed)
+        raise GateError(
+            f"release {made.version} was not promoted: {failed.gate} = {failed.value:.4f}, it must be {failed.rule}",
+            action="bring more data, or look at the figures above",
+        )
+
+
+def _encoder(settings: Settings, steps: Steps, chosen: Choices, times: Any, left: Budget) -> int:
+    """Train and export; the version of ``moon-encoder``."""
+    from moon_ops.release import stages
+
+    until = times.trained_until
+    with steps.step("train", f"encoder {chosen.encoder} on purchases before {until:%Y-%m-%d %H:%M}, seed {chosen.seed}") as say:
+        trained = stages.train(settings, chosen.encoder, trained_until=until, seed=chosen.seed, budget=left)
+        say.append(f"loss {trained.last_loss:.3f}; wrote {trained.checkpoint}")
+    with steps.step("export", "to ONNX, compared with the model it came from, registered in MLflow") as say:
+        version = stages.export(settings, Path(trained.checkpoint))
+        say.append(f"moon-encoder {version}, contract {stages.runtime(settings, version).contract_id}")
+    return version
+
+
+def _vectors(settings: Settings, steps: Steps, version: int, now: dt.datetime) -> None:
+    """Embed and publish."""
+    from moon_ops.release import stages
+
+    with steps.step("embed", "every item and query through ONNX Runtime into the lake") as say:
+        for report in stages.embed(settings, version, now=now):
+            say.append(f"{report.embedded:,} new, {report.total:,} in all; wrote {settings.lake.address(report.table)}")
+    with steps.step("publish", "statistics, Feast (apply, materialise), representation tables, index") as say:
+        published = publication.publish(settings, version, now=now)
+        say.append(f"{published.items:,} items, {published.queries:,} queries; index {published.index}")
+
+
+def _untrained(settings: Settings, steps: Steps, encoder: str, times: Any, seed: int) -> dict[str, float]:
+    """The recall of random weights."""
+    from moon_ops.release import evaluation
+
+    with steps.step("untrained", "recall of the same encoder with random weights, the zero point") as say:
+        untrained = evaluation.evaluate_untrained(settings, encoder, times, seed=seed).metrics
+        found = {name: untrained[f"{name}/recall@10"] for name in ("image_search", "text_search") if f"{name}/recall@10" in untrained}
+        say.append(", ".join(f"{name.replace('_', ' ')} recall@10 {value:.3f}" for name, value in found.items()) or "no query to judge by")
+        if leaked := int(untrained.get("image_search/leaked", 0)):
+            say.append(f"{leaked} photographs have a near-identical twin in training and are left out")
+    return untrained
+
+
+def _release(
+    settings: Settings, say: list[str], encoder: int, ctr: int | None, times: Any, now: dt.datetime, beside: dict[str, Any]
+) -> Release:
+    """Judge, register and, where all gates were passed, promote."""
+    from moon_ops.release import manifest, promotion
+
+    made = manifest.release(settings, encoder, ctr, times, now=now, **beside)
+    for v in made.verdicts:
+        say.append(f"{'passed' if v.passed else 'FAILED'}  {v.gate} = {v.value:.4f}, must be {v.rule}")
+    if made.passed:
+        before = promotion.promote(settings, made.version)
+        say.append(f"release {made.version} is champion now" + (f", release {before} is previous" if before else ""))
+    else:
+        say.append(f"release {made.version} is registered and not promoted")
+    return made
+
+
+def _shop(settings: Settings, steps: Steps, chosen: Choices) -> Path:
+    """The directory to ingest; a lake that was filled from another shop is refused, because ids of two shops mean different things."""
+    data, size = chosen.data, chosen.size
+    shop = data.absolute() if data is not None else settings.home / f"shop-{size}"
+    marker = settings.home / "demo.json"
+    if marker.is_file() and json.loads(marker.read_text())["shop"] != str(shop):
+        known = json.loads(marker.read_text())["shop"]
+        raise InputError(
+            f"MOON_HOME = {settings.home} holds the shop of {known}, not of {shop}", action="set MOON_HOME to another directory"
+        )
+    if data is not None and not data.is_dir():
+        raise InputError(f"DATA = {data} is not a directory", action="name a directory that holds an items file")
+    settings.home.mkdir(parents=True, exist_ok=True)
+    with steps.step("shop", f"a simulated shop of size {size}" if data is None else f"the shop in {data}") as say:
+        if data is None:
+            from moon_ops.shops.simulate import simulate
+
+            made = simulate(shop, size=size, seed=SHOP_SEED, days=chosen.days, workers=settings.workers)
+            say.append(f"{made.items:,} items, {made.users:,} users, {made.days} days")
+            say.append(
+                f"{made.impressions:,} impressions, {made.clicks:,} clicks, {made.purchases:,} purchases, {made.pictures:,} pictures"
+            )
+        say.append(f"{'wrote' if data is None else 'reads'} {shop}")
+    marker.write_text(json.dumps({"shop": str(shop)}) + "\n")
+    return shop
+
+
+def _ingest(settings: Settings, steps: Steps, shop: Path, now: dt.datetime) -> None:
+    from moon_ops.lake.ingest import ingest
+
+    with steps.step("ingest", "check every row, store each picture once, add what is new to the lake") as say:
+        report = ingest(shop, settings.lake, now=now, workers=settings.workers)
+        new = (("items", report.items), ("pictures", report.images), ("queries", report.queries), ("events", report.events))
+        say.append(f"new: {', '.join(f'{count:,} {name}' for name, count in new)}; changed: {report.updated:,}; known: {report.known:,}")
+        if report.refused:
+            say.append(f"set aside: {report.refused}, the first: {report.first_refusal}")
+        say.append(f"wrote {settings.lake.uri}")
+
+
+def _click_models(settings: Settings, steps: Steps, encoder: int, times: Any, seed: int) -> tuple[int | None, Path | None]:
+    """Train the ID-only baseline and CUBE; nothing for a shop without click sequences."""
+    from moon_ops.ctr.impressions import has_click_sequences
+    from moon_ops.release import clicks
+
+    with steps.step("ctr", f"ID-only DIN and CUBE on impressions before {times.ctr_until:%Y-%m-%d %H:%M}, through the Feast SDK") as say:
+        if not has_click_sequences(settings.lake):
+            say.append("skipped: the shop has no click sequences of known users; the release has no click model")
+            return None, None
+        baseline, _ = clicks.train_ctr(settings, encoder, "ctr-din", times, seed=seed, register=False)
+        directory, version = clicks.train_ctr(settings, encoder, "ctr-cube", times, seed=seed)
+        say.append(f"moon-ctr {version}; wrote {directory}")
+        return version, baseline
+
+
+def _serve_and_report(
+    settings: Settings, steps: Steps, encoder: int, times: Any, untrained: dict[str, float], metrics: dict[str, float], version: int
+) -> None:
+    from moon_ops.cli.trial import searches
+    from moon_ops.registry.registry import RELEASE, Registry
+    from moon_ops.release import report
+
+    with steps.step("serve", "ask the champion over HTTP, and draw the report") as say:
+        place = settings.home / "report"
+        place.mkdir(parents=True, exist_ok=True)
+        found, latency = searches(settings, encoder, times)
+        report.grid(found, place / "searches.png")
+        report.recall_chart(untrained, metrics, place / "recall.png")
+        pictures = ["searches.png", "recall.png"]
+        if "ctr/auc" in metrics:
+            report.auc_chart(metrics, place / "auc.png")
+            pictures.append("auc.png")
+        report.page(f"Release {version}", pictures, {**metrics, **latency}, place / "index.html")
+        registry = Registry(settings)
+        registry.attach(RELEASE, version, place)
+        say.append(", ".join(f"{name} {value:.1f} ms" for name, value in latency.items()))
+        say.append(f"wrote {place / 'index.html'}")
+
+
+def _summary(
+    console: Console,
+    settings: Settings,
+    metrics: dict[str, float],
+    champion: dict[str, float] | None,
+    champion_version: int | None,
+    seconds: float,
+) -> None:
+    """What was reached, beside the zero point, the champion and the ceiling; and what to try next."""
+    from moon_ops.registry.registry import CHAMPION, Registry
+
+    table = Table(title=f"Reached in {seconds / 60:.1f} minutes", title_justify="left")
+    for name in ("figure", "this release", "beside it"):
+        table.add_column(name, justify="left" if name == "figure" else "right")
+    for k in (1, 5, 10):
+        name = f"image_search/recall@{k}"
+        _row(table, metrics, name, ("untrained", metrics.get(f"{name}_untrained")), _beside(champion, champion_version, name))
+    _row(table, metrics, "text_search/recall@10", ("untrained", metrics.get("text_search/recall@10_untrained")))
+    for end in ("", ":new_items", ":long_tail", ":small_sellers"):
+        low, high = metrics.get(f"ctr/auc_gain_low{end}"), metrics.get(f"ctr/auc_gain_high{end}")
+        gain = None if low is None or high is None else f"{metrics[f'ctr/auc_gain{end}']:+.4f} [{low:+.4f}, {high:+.4f}]"
+        beside = [("ID-only", metrics.get(f"ctr/auc_id_only{end}")), ("gain", gain), ("oracle", metrics.get(f"ctr/auc_oracle{end}"))]
+        _row(table, metrics, f"ctr/auc{end}", *beside, *([_beside(champion, champion_version, "ctr/auc")] if not end else []))
+    for name in ("ctr/gauc", "ctr/logloss"):
+        head, tail = name, name.replace("ctr/", "")
+        _row(table, metrics, head, ("ID-only", metrics.get(f"ctr/{tail}_id_only")), ("oracle", metrics.get(f"ctr/{tail}_oracle")))
+    console.print()
+    console.print(table)
+    console.print("\nTry next:")
+    prefix = f"MOON_HOME={settings.home} " if settings.home != Path(".moon").absolute() else ""
+    serving = Registry(settings).alias(CHAMPION) is not None
+    for command, why in (
+        *([(f"{prefix}make serve", f"visual search at http://{settings.host}:{settings.port}/")] if serving else []),
+        (f"{prefix}make airflow", "the same stages as DAGs, in the Airflow UI"),
+        (f"{prefix}make demo SEED=1", "a second release, compared with this one"),
+        (f"{prefix}.venv/bin/moon status", "what is served now"),
+        (f"{prefix}.venv/bin/moon rollback", "back to the release before (once there are two)"),
+    ):
+        console.print(f"  {command}   [dim]# {why}[/dim]", highlight=False)
+
+
+def _row(table: Table, metrics: dict[str, float], name: str, *beside: tuple[str, float | str | None]) -> None:
+    if name in metrics:
+        shown = [f"{label} {value if isinstance(value, str) else f'{value:.4f}'}" for label, value in beside if value is not None]
+        table.add_row(name, f"{metrics[name]:.4f}", ", ".join(shown))
+
+
+def _beside(champion: dict[str, float] | None, version: int | None, name: str) -> tuple[str, float | None]:
+    return f"release {version}", champion.get(name) if champion else None

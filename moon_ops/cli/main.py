@@ -1,0 +1,317 @@
+"""``moon``: parse, call the library function of the same name, turn one family of errors into one line and exit code 1."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from moon_ops.cli import studies
+from moon_ops.cli import vectors as production
+from moon_ops.cli.terminal import Without, now, say, stop_at_once
+from moon_ops.errors import InputError, MoonError
+from moon_ops.settings import Settings, moment
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
+
+app.add_typer(studies.app, name="study")
+app.command("exchange-rate")(studies.exchange_rate)
+app.add_typer(production.app)  # without a name: its commands are ours
+
+STARTED = time.perf_counter()  # what a command imports counts
+NEEDLESS = {  # command → packages that its libraries would import only because they are installed, for seconds each
+    **dict.fromkeys(("status", "promote", "rollback"), ("pandas",)),  # Arrow, at its first array
+    "serve": ("torch", "transformers"),  # Feast
+}
+Home = Annotated[Path | None, typer.Option(help="Where everything is kept; default: MOON_HOME, else ./.moon", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Time = Annotated[str | None, typer.Option(help="A time, ISO 8601, e.g. 2026-02-15 or 2026-02-15T12:00:00Z.", show_default=False)]
+Minutes = Annotated[
+    float | None, typer.Option(help="End within so many minutes on this machine: fewer training steps, if need be.", show_default=False)
+]
+Start = Annotated[
+    str | None, typer.Option(help="Judge on queries from this time on; default: the end of its training.", show_default=False)
+]
+Encoder = Annotated[int, typer.Option(help="Version of moon-encoder.")]
+
+
+@app.command()
+def demo(
+    home: Home = None,
+    data: Annotated[Path | None, typer.Option(help="A shop's directory in the ingest layout; default: a simulated shop.")] = None,
+    size: Annotated[str, typer.Option(help="Size of the simulated shop: tiny, demo, large.")] = "demo",
+    days: Annotated[
+        int | None, typer.Option(help="Days that the simulated shop has run; more days are more data of the same shop.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the training; another one makes another release of the same shop.")] = 0,
+    encoder: Annotated[str, typer.Option(help="Encoder recipe in models/.")] = "moon-tiny",
+    trained_until: Time = None,
+    minutes: Minutes = None,
+) -> None:
+    """The whole loop: from a raw catalogue to a promoted, served release, and a report.
+
+    Example: moon demo --size tiny
+    """
+    from moon_ops.cli.demo import Choices, run
+
+    chosen = Choices(data=data, size=size, days=days, seed=seed, encoder=encoder, trained_until=moment(trained_until), minutes=minutes)
+    run(_settings(home), chosen, now=now())
+
+
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Argument(help="Directory to write the shop to.")],
+    size: Annotated[str, typer.Option(help="tiny, demo, busy or large.")] = "demo",
+    seed: Seed = 0,
+    days: Annotated[int | None, typer.Option(help="Days that the shop has run.")] = None,
+) -> None:
+    """Draw a simulated shop in the ingest layout: products, pictures, users, searches, clicks.
+
+    Example: moon simulate shop --size tiny
+    """
+    from moon_ops.shops.simulate import simulate as stage
+
+    say(stage(out, size=size, seed=seed, days=days))
+
+
+@app.command("import")
+def import_(
+    kind: Annotated[str, typer.Argument(help="taobao_mm, microlens, amazon2023 or hm.")],
+    source: Annotated[Path, typer.Argument(help="Directory that the data set was downloaded to.")],
+    out: Annotated[Path, typer.Argument(help="Directory to write the shop to.")],
+    users: Annotated[int | None, typer.Option(help="A sample of so many users; default: all.", show_default=False)] = None,
+) -> None:
+    """Convert a public click log into a shop in the ingest layout, for `moon ingest`. What each holds, and what it lacks, stands in
+    moon_ops/shops/importers.
+
+    Example: moon import hm downloads/hm shop --users 10000
+    """
+    from moon_ops.shops.imports import import_clicks as stage
+
+    say(stage(kind, source, out, users=users))
+
+
+@app.command()
+def ingest(
+    directory: Annotated[Path, typer.Argument(help="A shop's directory: items, queries, events, pictures.")],
+    home: Home = None,
+    allow_quarantine: Annotated[bool, typer.Option(help="Exit with 0 even if rows were set aside.")] = False,
+) -> None:
+    """Take a shop's directory into the lake. Bad rows are set aside in the quarantine table; the good ones are kept.
+
+    Example: moon ingest shop
+    """
+    from moon_ops.lake.ingest import ingest as stage
+
+    settings = _settings(home)
+    report = stage(directory, settings.lake, now=now(), workers=settings.workers)
+    say(report)
+    if report.refused and not allow_quarantine:
+        counts = ", ".join(f"{count} x {where}" for where, count in report.refused.items())
+        raise InputError(
+            f"{sum(report.refused.values())} rows were set aside ({counts}); the first: {report.first_refusal}; "
+            "all other rows are in the lake",
+            action="mend them and ingest again, or pass --allow-quarantine",
+        )
+
+
+@app.command()
+def train(
+    home: Home = None,
+    recipe: Annotated[str, typer.Option(help="Encoder recipe in models/.")] = "moon-tiny",
+    trained_until: Time = None,
+    seed: Seed = 0,
+    steps: Annotated[int | None, typer.Option(help="Training steps instead of the recipe's.")] = None,
+    minutes: Minutes = None,
+) -> None:
+    """Train an encoder on what users did before a time; prints the checkpoint for `moon export`. Killed and called again, it goes on.
+
+    Example: moon train --trained-until 2026-02-15
+    """
+    from moon_ops.encoder.budget import Budget
+    from moon_ops.release import stages
+
+    settings = _settings(home)
+    budget = None if minutes is None else Budget(minutes, spent=time.perf_counter() - STARTED)
+    until = _windows(settings, trained_until).trained_until
+    trained = stages.train(settings, recipe, trained_until=until, seed=seed, steps=steps, budget=budget)
+    if trained.run_id:  # of several processes one speaks
+        say(trained)
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="The directory that `moon train` printed.")],
+    variant: Annotated[list[str] | None, typer.Option(help="Make int8 (CPU) or fp16 (GPU) graphs, too; MOON_VARIANT uses them.")] = None,
+    home: Home = None,
+) -> None:
+    """Export a checkpoint to ONNX with a parity certificate and register it as the next moon-encoder.
+
+    Example: moon export .moon/checkpoints/RUN --variant int8
+    """
+    from moon_ops.release import stages
+
+    say({"encoder": stages.export(_settings(home), checkpoint, variant or [])})
+
+
+@app.command()
+def evaluate(encoder: Encoder, home: Home = None, start: Start = None, end: Time = None, as_json: Json = False) -> None:
+    """Image- and text-search recall of an encoder, on queries after its training, against the whole catalogue: as it is, as pictures
+    alone, as texts alone, and by prefix of the vectors.
+
+    Example: moon evaluate --encoder 1 --json
+    """
+    from moon_ops.registry.registry import encoder_version
+    from moon_ops.release import evaluation
+    from moon_ops.release.windows import windows
+
+    settings = _settings(home)
+    until = encoder_version(settings, encoder).trained_until
+    metrics, prefixes = evaluation.evaluate_parts(
+        settings, encoder, windows(settings.lake, end=moment(end), trained_until=moment(start), seen_until=until)
+    )
+    say({**metrics, "prefixes": [asdict(p) for p in prefixes]}, as_json)
+
+
+@app.command()
+def ctr(
+    encoder: Encoder,
+    home: Home = None,
+    recipe: Annotated[str, typer.Option(help="Click recipe in models/.")] = "ctr-cube",
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Train a click model on an encoder's vectors, register it as the next moon-ctr, and evaluate it on later impressions.
+
+    Example: moon ctr --encoder 1
+    """
+    from moon_ops.registry.registry import encoder_version
+    from moon_ops.release import clicks
+    from moon_ops.release.windows import windows
+
+    settings = _settings(home)
+    times = windows(settings.lake, seen_until=encoder_version(settings, encoder).trained_until)
+    directory, version = clicks.train_ctr(settings, encoder, recipe, times, seed=seed)
+    say({"ctr": version, **clicks.evaluate_ctr(settings, encoder, directory, times)}, as_json)
+
+
+@app.command()
+def release(
+    encoder: Encoder,
+    home: Home = None,
+    ctr: Annotated[int | None, typer.Option(help="Version of moon-ctr; none for a shop without click sequences.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure an encoder and a click model against the champion, and register them as the next moon-release.
+
+    Example: moon release --encoder 1 --ctr 1
+    """
+    from moon_ops.registry.registry import encoder_version
+    from moon_ops.release.manifest import release as stage
+    from moon_ops.release.windows import windows
+
+    settings = _settings(home)
+    times = windows(settings.lake, seen_until=encoder_version(settings, encoder).trained_until)
+    made = stage(settings, encoder, ctr, times, now=now())
+    say({"release": made.version, "passed": made.passed, "evidence": [asdict(v) for v in made.verdicts]}, as_json)
+
+
+@app.command()
+def promote(version: Annotated[int, typer.Argument(help="Version of moon-release.")], home: Home = None) -> None:
+    """Make a release the champion, if its evidence passed; the champion becomes `previous`.
+
+    Example: moon promote 2
+    """
+    from moon_ops.release.promotion import promote as stage
+
+    before = stage(_settings(home), version)
+    say({"champion": version, "before": before})
+
+
+@app.command()
+def rollback(home: Home = None) -> None:
+    """Swap champion and previous. Nothing is recomputed.
+
+    Example: moon rollback
+    """
+    from moon_ops.release.promotion import rollback as stage
+
+    before, after = stage(_settings(home))
+    say({"champion": after, "before": before})
+
+
+@app.command()
+def serve(home: Home = None) -> None:
+    """Serve the champion over HTTP, with a visual search page at /.
+
+    Example: moon serve
+    """
+    from moon_ops.serving.app import serve as stage
+
+    settings = _settings(home)
+    typer.echo(f"visual search: http://{settings.host}:{settings.port}/   requests: http://{settings.host}:{settings.port}/docs")
+    stage(settings)
+
+
+@app.command()
+def status(home: Home = None, as_json: Json = False) -> None:
+    """The champion, its parts and figures, and how much of the catalogue has vectors.
+
+    Example: moon status --json
+    """
+    from moon_ops.release.status import status as stage
+
+    say(stage(_settings(home)), as_json)
+
+
+@app.command()
+def doctor(home: Home = None) -> None:
+    """Check the environment: versions, places, pictures, ONNX Runtime, MLflow; one line each.
+
+    Example: moon doctor
+    """
+    from moon_ops.cli.doctor import examine
+
+    bad = 0
+    for name, good, detail in examine(_settings(home)):
+        typer.echo(f"{'ok  ' if good else 'BAD '} {name:<18} {detail}")
+        bad += not good
+    if bad:
+        raise typer.Exit(1)
+
+
+def _windows(settings: Settings, trained_until: str | None) -> Any:
+    from moon_ops.release.windows import windows
+
+    return windows(settings.lake, trained_until=moment(trained_until))
+
+
+def _settings(home: Path | None) -> Settings:
+    return Settings.from_environment(home)
+
+
+def main() -> None:
+    """Entry point: a :class:`MoonError` becomes one line on stderr and exit code 1; anything else keeps its traceback."""
+    quiet()
+    stop_at_once()
+    Without.start(NEEDLESS.get(sys.argv[1] if len(sys.argv) > 1 else "", ()))
+    try:
+        app()
+    except MoonError as fault:
+        typer.echo(f"moon: {fault}", err=True)
+        sys.exit(1)
+
+
+def quiet() -> None:
+    """Settings of libraries that are read when they are first imported: fewer log lines, and progress bars that a log can hold."""
+    os.environ.setdefault("LANCE_LOG", "error")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_MININTERVAL", "10")

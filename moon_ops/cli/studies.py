@@ -1,0 +1,206 @@
+"""``moon study`` and ``moon exchange-rate``: small grids of recipes, with tables and figures of what each part is worth."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from moon_ops.errors import InputError
+from moon_ops.settings import Settings, moment
+
+if TYPE_CHECKING:
+    from moon_ops.recipes import EncoderRecipe
+    from moon_ops.studies.arms import Arm
+    from moon_ops.studies.clicks import ClickArm, Judged
+    from moon_ops.studies.encoder import Outcome
+
+app = typer.Typer(no_args_is_help=True, help=__doc__)
+
+Home = Annotated[Path | None, typer.Option(help="Where everything is kept; default: MOON_HOME, else ./.moon", show_default=False)]
+Recipe = Annotated[str, typer.Option(help="Encoder recipe in models/ that is the full one.")]
+Encoder = Annotated[int, typer.Option(help="Version of moon-encoder.")]
+Seeds = Annotated[str, typer.Option(help="Seeds, with commas; three for a claim.")]
+Only = Annotated[str, typer.Option(help="Only arms whose name holds one of these words, with commas.", show_default=False)]
+TrainedUntil = Annotated[str | None, typer.Option(help="A time, ISO 8601; default: three quarters of the events.", show_default=False)]
+
+
+@app.command()
+def ablation(
+    home: Home = None, recipe: Recipe = "moon-study", seeds: Seeds = "0,1,2", only: Only = "", trained_until: TrainedUntil = None
+) -> None:
+    """Train without each stage and each part, and tell what it costs; the table goes to MOON_HOME/studies and to MLflow.
+
+    Example: moon study ablation --recipe moon-study --seeds 0,1,2
+    """
+    from moon_ops.studies import encoder as study
+    from moon_ops.studies.arms import FULL
+    from moon_ops.studies.figures import ablation_figure
+
+    ran = _run("ablation", home, recipe, seeds, only, trained_until)
+    written, drawn = ran.place.with_suffix(".md"), ran.place.with_suffix(".png")
+    written.write_text(study.table(ran.outcomes, ran.arms, FULL))
+    ablation_figure(ran.outcomes, ran.arms, FULL, drawn)
+    _finish(ran.settings, "ablation", [written, drawn])
+
+
+@app.command()
+def scaling(
+    home: Home = None, recipe: Recipe = "moon-study", seeds: Seeds = "0,1,2", only: Only = "", trained_until: TrainedUntil = None
+) -> None:
+    """Train with more and fewer tokens, and with more and fewer negatives, and draw both curves.
+
+    Example: moon study scaling --recipe moon-study --seeds 0,1,2
+    """
+    from moon_ops.studies import encoder as study
+    from moon_ops.studies.figures import scaling_figure
+
+    ran = _run("scaling", home, recipe, seeds, only, trained_until)
+    written, drawn = ran.place.with_suffix(".md"), ran.place.with_suffix(".png")
+    written.write_text(study.table(ran.outcomes, ran.arms, "tokens x 1"))
+    scaling_figure(ran.outcomes, drawn)
+    _finish(ran.settings, "scaling", [written, drawn])
+
+
+@app.command()
+def click_models(
+    encoder: Encoder,
+    home: Home = None,
+    recipes: Annotated[str, typer.Option(help="Click recipes in models/, with commas; default: all of ours.", show_default=False)] = "",
+    seeds: Seeds = "0,1,2",
+) -> None:
+    """Train every click model on an encoder's vectors, and tell what each is worth beside the ID-only one, overall and by slice.
+
+    Example: moon study click-models --encoder 1
+    """
+    from moon_ops.studies import clicks as click_study
+
+    settings, names = Settings.from_environment(home), [name.strip() for name in recipes.split(",") if name.strip()]
+    arms = click_study.models(names or click_study.MODELS)
+    _click_study(settings, encoder, "click-models", arms, seeds, click_study.BASELINE)
+
+
+@app.command()
+def behaviour_length(
+    encoder: Encoder,
+    home: Home = None,
+    recipe: Annotated[str, typer.Option(help="Click recipe in models/.")] = "ctr-cube",
+    lengths: Annotated[str, typer.Option(help="Behaviours read, with commas; of more than 50 the 50 most similar.")] = "1,2,5,10,20,50,100",
+    seeds: Seeds = "0,1,2",
+) -> None:
+    """Train a click model on longer and longer behaviour sequences, and draw the curve.
+
+    Example: moon study behaviour-length --encoder 1
+    """
+    from moon_ops.studies import clicks as click_study
+    from moon_ops.studies.figures import length_figure
+
+    settings = Settings.from_environment(home)
+    parts = [part.strip() for part in lengths.split(",") if part.strip()]
+    if not all(part.isdecimal() for part in parts):
+        raise InputError(f"lengths = {lengths!r} must be whole numbers with commas", action="give e.g. 1,5,20,100")
+    arms = click_study.lengths(recipe, [int(part) for part in parts])
+    judged, place = _click_study(settings, encoder, "behaviour-length", arms, seeds, arms[0].name, finish=False)
+    drawn = place.with_suffix(".png")
+    length_figure({arm.change["behaviors"]: judged.metric(arm.name, "auc") for arm in arms}, drawn)
+    _finish(settings, "behaviour-length", [place, drawn])
+
+
+def _click_study(
+    settings: Settings, encoder: int, kind: str, arms: list[ClickArm], seeds: str, reference: str, *, finish: bool = True
+) -> tuple[Judged, Path]:
+    from moon_ops.registry.registry import encoder_version
+    from moon_ops.release.windows import windows
+    from moon_ops.studies import clicks as click_study
+    from moon_ops.studies import encoder as study
+
+    times = windows(settings.lake, seen_until=encoder_version(settings, encoder).trained_until)
+    oracle = next(iter(sorted(settings.home.glob("shop-*/oracle.parquet"))), None)
+    judged = click_study.run(settings, encoder, arms, study.whole_seeds(seeds), times, oracle=oracle)
+    named = json.dumps([[arm.name for arm in arms], seeds])
+    key = hashlib.sha256(named.encode()).hexdigest()[:6]  # a small study keeps the large one's table
+    place = settings.home / "studies" / f"{kind}-v{encoder}-{key}.md"
+    place.write_text(click_study.table(judged, arms, reference))
+    if finish:
+        _finish(settings, kind, [place])
+    return judged, place
+
+
+def exchange_rate(
+    home: Home = None,
+    recipe: Annotated[str, typer.Option(help="Click recipe in models/, the same for all encoders.")] = "ctr-cube",
+    seeds: Seeds = "0,1,2",
+    encoders: Annotated[str, typer.Option(help="Only these versions of moon-encoder, with commas.", show_default=False)] = "",
+    trained_until: TrainedUntil = None,
+) -> None:
+    """What image-search recall is worth in click model AUC, over all registered encoders, beside rival metrics.
+
+    Example: moon exchange-rate
+    """
+    from moon_ops.release.expected_gain import worth
+    from moon_ops.release.windows import windows
+    from moon_ops.studies import encoder as study
+    from moon_ops.studies import exchange_rate as stage
+
+    settings, parts = Settings.from_environment(home), [part.strip() for part in encoders.split(",") if part.strip()]
+    if not all(part.isdecimal() for part in parts):
+        raise InputError(f"encoders = {encoders!r} must be versions with commas", action="give e.g. 1,2,3,4,5,6")
+    times = windows(settings.lake, trained_until=moment(trained_until))
+    points, left_out = stage.measure(settings, recipe, study.whole_seeds(seeds), times, [int(part) for part in parts])
+    found = stage.slopes(points)
+    for version, why in left_out.items():
+        typer.echo(f"encoder {version} is left out: {why}")
+    gains = {f"exchange_rate/{s.metric.replace('@', '_at_')}:{s.outcome.replace(' ', '_')}": s.slope for s in found}
+    _finish(settings, "exchange-rate", stage.keep(settings, points, found, left_out), gains, show=1)
+    value, low, high = worth(settings, 0.008)
+    typer.echo(f"recall@10 +0.8 points is worth {value:+.4f} AUC [{low:+.4f}, {high:+.4f}]")
+
+
+@dataclass(frozen=True)
+class _Ran:
+    """What a study left: the full recipe, every outcome, the names of its arms in order, and where its files go."""
+
+    settings: Settings
+    full: EncoderRecipe
+    outcomes: list[Outcome]
+    arms: list[str]
+    place: Path
+
+
+def _run(kind: str, home: Path | None, name: str, seeds: str, only: str, trained_until: str | None) -> _Ran:
+    from moon_ops.recipes import EncoderRecipe, recipe
+    from moon_ops.release.windows import windows
+    from moon_ops.studies import arms as study_arms
+    from moon_ops.studies import encoder as study
+
+    settings = Settings.from_environment(home)
+    full = recipe(EncoderRecipe, name, settings.models)
+    arms: Sequence[Arm] = study_arms.ablation(full) if kind == "ablation" else study_arms.scaling(full)
+    words = [word.strip() for word in only.split(",") if word.strip()]
+    chosen = [arm for arm in arms if not words or any(word in arm.name for word in words)]
+    if not chosen:
+        raise InputError(f"only = {only!r} names no arm (there are: {', '.join(arm.name for arm in arms)})", action="give a word of some")
+    numbers = study.whole_seeds(seeds)
+    times = windows(settings.lake, trained_until=moment(trained_until))
+    place = study.place_of(settings, kind, full, times)
+    outcomes = study.run(settings, kind, full, chosen, numbers, times, place=place)
+    done = {outcome.arm for outcome in outcomes}  # of this call and of earlier ones
+    return _Ran(settings, full, outcomes, [arm.name for arm in arms if arm.name in done], place)
+
+
+def _finish(settings: Settings, kind: str, written: list[Path], metrics: dict[str, float] | None = None, show: int = 0) -> None:
+    from moon_ops.registry.registry import Registry
+
+    registry = Registry(settings)
+    run_id = registry.start_run(f"study {kind}", {}, {"study": kind})
+    for path in written:
+        registry.client.log_artifact(run_id, str(path))
+        typer.echo(f"wrote {path}")
+    registry.log(run_id, metrics or {})
+    registry.finish(run_id)
+    typer.echo(written[show].read_text())

@@ -1,0 +1,113 @@
+"""``moon embed``, ``publish``, ``maintain``, ``erase``: the vectors' production, publication and upkeep."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moon_ops.cli.terminal import now, say
+from moon_ops.settings import Settings, moment
+
+app = typer.Typer(no_args_is_help=True)
+
+Home = Annotated[Path | None, typer.Option(help="Where everything is kept; default: MOON_HOME, else ./.moon", show_default=False)]
+Encoder = Annotated[int, typer.Option(help="Version of moon-encoder.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")]
+
+
+@app.command()
+def embed(
+    encoder: Encoder,
+    home: Home = None,
+    engine: Annotated[str, typer.Option(help="local, or ray: the cluster that RAY_ADDRESS names, else one on this machine.")] = "local",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be done, and how long it should take.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Embed every item and query that has no vector yet under an encoder.
+
+    Example: moon embed --encoder 1 --dry-run
+    """
+    from moon_ops.embeddings import engines, produce
+    from moon_ops.registry.registry import encoder_version
+    from moon_ops.release import stages
+
+    settings = Settings.from_environment(home)
+    if dry_run:
+        encoder_version(settings, encoder)  # an encoder that is not there has no work
+        engines.require_known(engine)
+        say(produce.plan(settings.lake, encoder), as_json)
+        return
+    for report in stages.embed(settings, encoder, now=now(), engine=engine):
+        say(report, as_json)
+
+
+@app.command()
+def bring(
+    file: Annotated[Path, typer.Argument(help="A Parquet file with item_id and embedding.")],
+    trained_until: Annotated[str, typer.Option(help="Until when whatever made the vectors has seen behaviour, ISO 8601.")],
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Take vectors that others made as an encoder without a model: for click models on them, e.g. of a public click log.
+
+    Example: moon bring shop/vectors.parquet --trained-until 2025-01-01
+    """
+    from moon_ops.publication import brought
+
+    until = moment(trained_until)
+    assert until is not None, "the option is required"
+    say(brought.bring(Settings.from_environment(home), file, trained_until=until, now=now()), as_json)
+
+
+@app.command()
+def publish(
+    encoder: Encoder,
+    home: Home = None,
+    full: Annotated[bool, typer.Option("--full", help="Hand over everything again, not only what has changed.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Hand the vectors over: Feast views, online store, representation tables, index.
+
+    Example: moon publish --encoder 1
+    """
+    from moon_ops.publication import publication
+
+    say(publication.publish(Settings.from_environment(home), encoder, now=now(), full=full), as_json)
+
+
+@app.command()
+def maintain(
+    home: Home = None,
+    keep_days: Annotated[float, typer.Option(min=0, max=36500, help="Younger versions of tables stay; tagged ones always do.")] = 7,
+    as_json: Json = False,
+) -> None:
+    """Merge the lake's small files and remove versions that nobody can ask for any more; those of releases stay.
+
+    Example: moon maintain --keep-days 7
+    """
+    from moon_ops.publication import maintenance
+
+    for kept in maintenance.maintain(Settings.from_environment(home), keep=dt.timedelta(days=keep_days)):
+        say(kept, as_json)
+
+
+@app.command()
+def erase(
+    item_id: Annotated[str, typer.Argument(help="The item, by its number or by the id that the shop gave it.")],
+    home: Home = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask: what is erased cannot be brought back.")] = False,
+) -> None:
+    """Forget an item everywhere, its own pictures and the behaviour that names it included; prints a receipt of every place.
+
+    Example: moon erase 1234 --yes
+    """
+    from moon_ops.publication import erasure
+
+    settings = Settings.from_environment(home)
+    number = erasure.number_of(settings.lake, item_id)
+    if not yes:
+        typer.confirm(f"Erase item {item_id} from lake, vectors, online store, tables and index for ever?", abort=True)
+    say(erasure.erase(settings, number, now=now()))

@@ -1,1 +1,0 @@
-"""Public click logs as shops: one module per data set, and what they share. :func:`moon_ops.lake.imports.import_clicks` runs them."""

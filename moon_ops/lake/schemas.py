@@ -1,0 +1,84 @@
+"""The schemas of the lake's tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+
+EVENTS = ("impression", "click", "cart", "purchase")
+STAMP = pa.timestamp("us", tz="UTC")
+STRINGS = pa.list_(pa.string())
+VALIDITY = ("item_id", "event_timestamp", "created", "status")  # of an item version
+PRIMARY = {b"lance-schema:unenforced-primary-key": b"true"}  # Lance compares the keys of commits that overlap; timestamps it does not see
+
+
+def _schema(*fields: pa.Field[Any]) -> pa.Schema:
+    return pa.schema(fields)
+
+
+SCHEMAS = {  # the tables a shop fills; per-encoder tables are named embeddings/v<N>
+    "items": _schema(
+        pa.field("item_id", pa.int64(), nullable=False),
+        pa.field("spu_id", pa.int64(), nullable=False),
+        pa.field("source_id", pa.string()),
+        pa.field("title", pa.string(), nullable=False),
+        pa.field("category", STRINGS),  # root → leaf
+        pa.field("brand", pa.string()),
+        pa.field("description", pa.string()),
+        pa.field("attributes", pa.map_(pa.string(), pa.string())),
+        pa.field("seller_id", pa.int64()),
+        pa.field("price", pa.float64()),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("image_ids", STRINGS),
+        pa.field("content_hash", pa.string(), nullable=False),  # of all that an encoder reads
+        pa.field("event_timestamp", STAMP, nullable=False),  # valid from
+        pa.field("created", STAMP, nullable=False),  # learned at
+    ),
+    "images": _schema(
+        pa.field("image_id", pa.string(), nullable=False),  # sha256 of the bytes
+        pa.field("bytes", pa.large_binary(), nullable=False),
+        pa.field("format", pa.string()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("phash", pa.string()),
+        pa.field("created", STAMP),
+    ),
+    "queries": _schema(
+        pa.field("query_id", pa.int64(), nullable=False),
+        pa.field("source_id", pa.string()),
+        pa.field("text", pa.string()),
+        pa.field("image_id", pa.string()),
+        pa.field("event_timestamp", STAMP, nullable=False),
+        pa.field("created", STAMP),
+    ),
+    "events": _schema(
+        pa.field("event_timestamp", STAMP, nullable=False),
+        pa.field("user_id", pa.int64()),
+        pa.field("item_id", pa.int64(), nullable=False),
+        pa.field("query_id", pa.int64()),
+        pa.field("event", pa.string(), nullable=False),
+        pa.field("session_id", pa.int64()),
+        pa.field("position", pa.int32()),
+        pa.field("created", STAMP),
+    ),
+    "quarantine": _schema(
+        pa.field("source", pa.string()),  # file and row number
+        pa.field("row", pa.string()),  # the refused row, as JSON
+        pa.field("column", pa.string()),
+        pa.field("reason", pa.string()),
+        pa.field("created", STAMP),
+    ),
+}
+
+
+def embeddings_schema(dim: int) -> pa.Schema:
+    """One row is the vector [dim] of one item version; the encoder is in the table's name, its contract in the metadata."""
+    return _schema(
+        pa.field("version_id", pa.string(), nullable=False, metadata=PRIMARY),  # of the three that name an item version
+        pa.field("item_id", pa.int64(), nullable=False),
+        pa.field("content_hash", pa.string(), nullable=False),
+        pa.field("embedding", pa.list_(pa.float32(), dim), nullable=False),
+        pa.field("event_timestamp", STAMP, nullable=False),
+        pa.field("created", STAMP, nullable=False),
+    )

@@ -1,0 +1,119 @@
+"""What has been handed over to each reader, and how far: files in ``MOON_HOME/tables``, written last."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import hashlib
+import json
+import logging
+import os
+from pathlib import Path
+
+from moon_ops.embeddings import features, handover, online_store, vector_tables
+from moon_ops.embeddings.generations import turn
+from moon_ops.embeddings.handover import Since
+from moon_ops.lake import changes
+from moon_ops.publication.places import published_place
+from moon_ops.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+ITEMS = ("item_profile",)  # what a new item has before anybody has seen it
+
+
+SHARED = (*ITEMS, "item_stats", "user_behavior")  # views that all encoders have in common
+
+
+def views(settings: Settings, encoders: list[int]) -> list[contextlib.AbstractContextManager[None]]:
+    """The turns of all views of the online store, in one order: who holds them knows that nobody hands anything over to it."""
+    return [turn(handed(settings, view)) for view in (*SHARED, *(f"item_embedding_v{encoder}" for encoder in encoders))]
+
+
+def lake_versions(settings: Settings, encoder: int) -> dict[str, int]:
+    """The newest fragment of every lake table that a publication reads."""
+    names = ("items", "events", vector_tables.table_name(encoder), vector_tables.query_table_name(encoder))
+    return {name: changes.newest(settings.lake.open(name)) if settings.lake.exists(name) else changes.NOTHING for name in names}
+
+
+def lake_state(settings: Settings, encoder: int) -> str:
+    """A short hash of the tables that models on this encoder are trained and judged on: ingestion, embedding and erasure change it."""
+    found = [(name, newest, settings.lake.count(name)) for name, newest in lake_versions(settings, encoder).items()]
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:10]
+
+
+def published_versions(settings: Settings, encoder: int) -> dict[str, int] | None:
+    """What the encoder's last complete publication read, None if there was none."""
+    place = published_place(settings, encoder)
+    return json.loads(place.read_text()) if place.is_file() else None
+
+
+def is_current(settings: Settings, encoder: int, now: dt.datetime) -> bool:
+    """Whether no item or query has been written, embedded, or become valid since the last complete publication, to this online store."""
+    before, versions = published_versions(settings, encoder), lake_versions(settings, encoder)
+    if before is None or any(before[name] != version for name, version in versions.items() if name != "events"):
+        return False
+    since = since_of(settings, f"index-items-v{encoder}", full=False)
+    if since.when is None or len(handover.touched(settings.lake.open("items"), "item_id", since, now)):
+        return False
+    name = online_store.identity(features.open_store(settings.home, settings.redis))
+    return since_of(settings, f"item_embedding_v{encoder}", full=False, online=name).when is not None
+
+
+def not_before(since: Since, now: dt.datetime) -> dt.datetime:
+    """The time as of which to hand over: a nightly run whose time lies before a new item's does not take the item away again."""
+    return now if since.when is None else max(now, since.when)
+
+
+def since_of(settings: Settings, view: str, *, full: bool, online: str = "") -> Since:
+    """What was handed over to a view; nothing if all of it is wanted again, or for another online store."""
+    place = handed(settings, view)
+    if full or not place.is_file():
+        return Since()
+    try:
+        known = json.loads(place.read_text())
+        same = known["online"] == online
+        return Since(known["mark"], dt.datetime.fromisoformat(known["when"])) if same else Since()
+    except (ValueError, KeyError, TypeError) as damaged:
+        log.warning("%s cannot be read (%s): all of it is handed over again", place, damaged)
+        return Since()
+
+
+def remember(settings: Settings, view: str, mark: int, now: dt.datetime, online: str = "") -> None:
+    """Note that a view, of the store ``online`` if it is one of Feast's, has everything up to ``mark``, as of ``now``."""
+    place = handed(settings, view)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    write(place, json.dumps({"mark": mark, "when": now.isoformat(), "online": online}))
+
+
+def move_marks(settings: Settings, name: str, before: int, after: int) -> None:
+    """After a compaction of a table: what had seen all of it, has."""
+    encoder = name.rpartition("v")[2]
+    views = {
+        "items": [place.stem for place in (settings.home / "tables" / "handed").glob("index-items-v*.json")],
+        f"embeddings/v{encoder}": [f"item_embedding_v{encoder}", f"table-items-v{encoder}", f"index-v{encoder}"],
+        f"query_embeddings/v{encoder}": [f"table-queries-v{encoder}"],
+        **{f"features/{view}": [view] for view in SHARED},
+    }
+    for view in views.get(name, []):
+        place = handed(settings, view)
+        known = json.loads(place.read_text()) if place.is_file() else {}
+        if known.get("mark") == before:
+            write(place, json.dumps({**known, "mark": after}))
+    for place in (settings.home / "tables").glob("published-v*.json"):
+        read = json.loads(place.read_text())
+        if read.get(name) == before:
+            write(place, json.dumps({**read, name: after}))
+
+
+def write(place: Path, content: str) -> None:
+    """Replace the file in one step."""
+    scratch = place.with_name(f".{place.name}-{os.getpid()}")
+    scratch.write_text(content + "\n")
+    scratch.replace(place)
+
+
+def handed(settings: Settings, view: str) -> Path:
+    """The file that says how much of a view, a table or an index has been handed over."""
+    return settings.home / "tables" / "handed" / f"{view}.json"

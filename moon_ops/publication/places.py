@@ -1,0 +1,37 @@
+"""Where a home keeps what a publication has made of an encoder's vectors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from moon_ops.ctr.vectors import Tables
+from moon_ops.embeddings.table import RepresentationTable
+from moon_ops.errors import StageError
+from moon_ops.settings import Settings
+
+
+def table_place(settings: Settings, kind: str, encoder: int) -> Path:
+    """Where the representation table of ``items`` or ``queries`` lies."""
+    return settings.home / "tables" / f"{kind}-v{encoder}"
+
+
+def index_place(settings: Settings, encoder: int) -> Path:
+    """Where the encoder's index lies."""
+    return settings.home / "index" / f"v{encoder}"
+
+
+def table(settings: Settings, kind: str, encoder: int) -> RepresentationTable:
+    """The representation table of ``items`` or ``queries``; :class:`StageError` before the first publication."""
+    if not table_place(settings, "items", encoder).exists():
+        raise StageError(f"encoder {encoder} has not been published", action=f"run `moon publish --encoder {encoder}`")
+    return RepresentationTable.open(table_place(settings, kind, encoder))
+
+
+def published_place(settings: Settings, encoder: int) -> Path:
+    """The file that says what the encoder's last complete publication read."""
+    return settings.home / "tables" / f"published-v{encoder}.json"
+
+
+def tables(settings: Settings, encoder: int) -> Tables:
+    """Both representation tables of an encoder; :class:`StageError` before the first publication."""
+    return Tables(*(table(settings, kind, encoder) for kind in ("items", "queries")))

@@ -1,0 +1,247 @@
+"""Releases in MLflow: encoders, click models and releases as versions of plain files, and the aliases that say which one is served.
+
+A version is a directory of ONNX graphs, safetensors and JSON; nothing is ever pickled. The same code works on a SQLite file and on an
+MLflow server. Registered models: ``moon-encoder``, ``moon-ctr``, ``moon-release``; aliases on the last: ``candidate``, ``champion``,
+``previous``. MLflow is the registry itself: this class only fixes where files lie and what a missing alias means.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import fcntl
+import json
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from moon_ops.errors import ServiceError, StageError
+from moon_ops.registry.file import RegistryFile
+from moon_ops.settings import Settings
+
+ENCODER, CTR, RELEASE = "moon-encoder", "moon-ctr", "moon-release"
+CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
+EXPERIMENT = "moon"
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+
+
+class Registry:
+    """The MLflow registry of one ``MOON_HOME`` or of a server. Versions are whole numbers from 1."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.home, self.uri = settings.home, settings.tracking_uri
+        self.embedded = self.uri.startswith("sqlite:")
+        self.file = RegistryFile.known(self.uri)
+        if self.file is None:
+            self.experiment_id  # noqa: B018 - a registry that does not answer is an error now, not in the middle of a stage
+
+    @cached_property
+    def client(self) -> Any:
+        """MLflow's client, connected when it is first needed: its import takes six CPU-seconds. Raises :class:`ServiceError`."""
+        for name, value in QUIET.items():  # MLflow reads these once, when it is first imported
+            os.environ.setdefault(name, value)
+        warnings.filterwarnings("ignore", message="The ``noload`` loader strategy")  # MLflow's, under SQLAlchemy 2.1
+        import mlflow
+
+        try:
+            if not self.embedded:
+                return mlflow.MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+            self.home.mkdir(parents=True, exist_ok=True)
+            with (self.home / "mlflow.lock").open("w") as lock:  # two first uses at once leave a broken database
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                return mlflow.MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+        except self._missing as unreachable:
+            raise self._away(unreachable) from unreachable
+
+    @cached_property
+    def experiment_id(self) -> str:
+        """The experiment ``moon``; :class:`ServiceError` if MLflow does not answer."""
+        try:
+            return self._experiment()
+        except self._missing as unreachable:
+            raise self._away(unreachable) from unreachable
+
+    @property
+    def _missing(self) -> Any:
+        from mlflow.exceptions import MlflowException
+
+        return MlflowException
+
+    def _away(self, unreachable: Any) -> ServiceError:
+        problem = f"MOON_TRACKING_URI = {self.uri}: MLflow does not answer ({unreachable.error_code})"
+        return ServiceError(problem, action="start it, or correct the address")
+
+    def start_run(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> str:
+        """A new run in the experiment ``moon``; its id."""
+        from mlflow.entities import Param
+
+        run = self.client.create_run(self.experiment_id, run_name=name, tags=dict(tags or {}))
+        self.client.log_batch(run.info.run_id, params=[Param(k, str(v)) for k, v in params.items()])
+        return str(run.info.run_id)
+
+    def log(self, run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
+        """Metrics of one step; MLflow knows no ``@`` and no ``+``: ``recall@10`` is stored as ``recall_at_10``, ``+0.5`` as ``0.5``."""
+        from mlflow.entities import Metric
+
+        stamp = int(time.time() * 1000)
+        named = {name.replace("@", "_at_").replace("+", ""): float(value) for name, value in metrics.items()}
+        self.client.log_batch(run_id, metrics=[Metric(name, value, stamp, step) for name, value in named.items()])
+
+    def reopen(self, run_id: str) -> bool:
+        """Let a run that was killed or failed go on; false if there is no such run any more."""
+        try:
+            self.client.update_run(run_id, status="RUNNING")
+        except self._missing:
+            return False
+        return True
+
+    def finish(self, run_id: str, *, failed: bool = False) -> None:
+        """Close the run."""
+        self.client.set_terminated(run_id, status="FAILED" if failed else "FINISHED")
+
+    def register(self, name: str, run_id: str, directory: Path, tags: Mapping[str, str]) -> int:
+        """Store the directory with the run and make it the next version of model ``name``; the version's number."""
+        try:
+            self.client.create_registered_model(name)
+        except self._missing as known:
+            if known.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        place = name.removeprefix("moon-")
+        self.client.log_artifacts(run_id, str(directory), place)
+        source = self.client.get_run(run_id).info.artifact_uri.rstrip("/") + "/" + place
+        version = self.client.create_model_version(name, source=source, run_id=run_id, tags=dict(tags), await_creation_for=0)
+        return int(version.version)
+
+    def attach(self, name: str, version: int, directory: Path) -> None:
+        """Add a directory of pictures to the run that made a version, e.g. its report."""
+        run_id = self.client.get_model_version(name, str(version)).run_id or ""
+        self.client.log_artifacts(run_id, str(directory), directory.name)
+
+    def fetch(self, name: str, version: int) -> Path:
+        """A directory with the version's files: where they lie (do not write there), or a download from a server, made once."""
+        self.tags(name, version)  # a version that does not exist is an error before anything is downloaded
+        location = self.file.place(name, version) if self.file else self.client.get_model_version_download_uri(name, str(version))
+        if self.embedded and location.startswith("mlflow-artifacts:/"):  # written through a server on this very home
+            location = str(self.home / "mlartifacts" / location.removeprefix("mlflow-artifacts:/").lstrip("/"))
+        if self.embedded and location.startswith("/"):
+            return Path(location)
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        repository = get_artifact_repository(location, tracking_uri=self.uri, registry_uri=self.uri)
+        if self.embedded:
+            return Path(repository.download_artifacts(""))
+        target = self.home / "downloads" / name / str(version)
+        if not target.exists():
+            partial = target.with_name(f".{version}-{os.getpid()}")
+            partial.mkdir(parents=True, exist_ok=True)
+            repository.download_artifacts("", dst_path=str(partial))
+            try:
+                partial.rename(target)
+            except OSError:  # another process of this machine was faster
+                if not target.exists():
+                    raise
+                shutil.rmtree(partial)
+        return target
+
+    def tags(self, name: str, version: int) -> dict[str, str]:
+        """The version's tags; :class:`StageError` if there is no such version."""
+        found, there = self._tags(name, version)
+        if found is None:
+            known = ", ".join(map(str, there[-10:])) or "none"
+            raise StageError(f"{name} has no version {version} (there are: {known})", action="name one of these")
+        return found
+
+    def _tags(self, name: str, version: int) -> tuple[dict[str, str] | None, list[int]]:
+        """The version's tags, or None and the versions that there are."""
+        if self.file is not None:
+            there = self.file.versions(name)
+            return (self.file.tags(name, version), there) if version in there else (None, there)
+        try:
+            return dict(self.client.get_model_version(name, str(version)).tags), []
+        except self._missing:
+            return None, sorted(int(found.version) for found in self.client.search_model_versions(f"name = '{name}'"))
+
+    def tag(self, name: str, version: int, tags: Mapping[str, str]) -> None:
+        """Add tags to a version."""
+        for key, value in tags.items():
+            self.client.set_model_version_tag(name, str(version), key, value)
+
+    def newest(self, name: str) -> int | None:
+        """The highest version of the model, None if it has none. For people who ask what there is; stages are given versions."""
+        if self.file is not None:
+            return max(self.file.versions(name), default=None)
+        try:
+            found = self.client.search_model_versions(f"name = '{name}'")
+        except self._missing:
+            return None
+        return max((int(v.version) for v in found), default=None)
+
+    def alias(self, alias: str) -> int | None:
+        """The release version that the alias points to, or None."""
+        if self.file is not None:
+            return self.file.alias(RELEASE, alias)
+        try:
+            return int(self.client.get_model_version_by_alias(RELEASE, alias).version)
+        except self._missing as absent:
+            if absent.error_code in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):
+                return None
+            raise
+
+    def point(self, alias: str, version: int) -> None:
+        """Let the alias point to a release version."""
+        if self.file is not None and version in self.file.versions(RELEASE):
+            self.file.point(RELEASE, alias, version)
+        else:
+            self.client.set_registered_model_alias(RELEASE, alias, str(version))
+
+    def _experiment(self) -> str:
+        found = self.client.get_experiment_by_name(EXPERIMENT)
+        if found is not None:
+            return str(found.experiment_id)
+        place = str(self.home / "mlartifacts") if self.embedded else None  # a server has a place of its own
+        try:
+            return str(self.client.create_experiment(EXPERIMENT, artifact_location=place))
+        except self._missing as known:  # another process was quicker
+            found = self.client.get_experiment_by_name(EXPERIMENT)
+            if found is None:
+                raise known
+            return str(found.experiment_id)
+
+
+def manifest_of(registry: Registry, version: int) -> dict[str, Any]:
+    """The manifest of a release version."""
+    path = registry.fetch(RELEASE, version) / "manifest.json"
+    if not path.is_file():
+        raise StageError(
+            f"{RELEASE} {version} has no manifest.json: it was not made by `moon release`", action="register it with `moon release`"
+        )
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
+
+
+@dataclass(frozen=True)
+class EncoderVersion:
+    """A registered encoder: its contract, the time from which on it has seen no behaviour, and the recipe it was trained by."""
+
+    version: int
+    contract_id: str
+    trained_until: dt.datetime
+    recipe: str
+
+
+def encoder_version(settings: Settings, version: int) -> EncoderVersion:
+    """What the registry knows of an encoder; :class:`StageError` if there is none of that number."""
+    tags = Registry(settings).tags(ENCODER, version)
+    return EncoderVersion(version, tags["contract_id"], dt.datetime.fromisoformat(tags["trained_until"]), tags.get("recipe", ""))

@@ -1,0 +1,166 @@
+"""Studies of click models: a few recipes, several seeds each, on the same impressions, judged on the same later ones.
+
+The scores of every finished run are kept in ``MOON_HOME/studies``, so a killed study goes on where it was, and differences are measured
+between models that judged the same rows (paired, by user).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moon_ops.ctr import evaluate, metrics
+from moon_ops.ctr.metrics import Difference
+from moon_ops.ctr.score import Scorer
+from moon_ops.errors import InputError
+from moon_ops.publication import marks
+from moon_ops.recipes import CtrRecipe, recipe
+from moon_ops.registry.registry import encoder_version
+from moon_ops.release import clicks
+from moon_ops.release.runs import alone
+from moon_ops.release.windows import Windows
+from moon_ops.settings import Settings
+from moon_ops.studies.encoder import interval
+
+BASELINE = "ctr-din"
+MODELS = (BASELINE, *(f"ctr-{n}" for n in ("raw", "simscore", "simtier", "sata", "make", "simtier-sata", "simtier-make", "cube")))
+LENGTHS = (1, 2, 5, 10, 20, 50, 100)
+SHOWN = ("", "new_items", "long_tail", "small_sellers")  # slices of the table
+
+
+@dataclass(frozen=True)
+class ClickArm:
+    """A recipe with some of its values changed, under a name."""
+
+    name: str
+    recipe: str
+    change: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What every run scored, on the same R impressions: scores [R] by arm and seed, and the oracle's where there is one."""
+
+    labels: NDArray[np.int64]
+    users: NDArray[np.int64]
+    slices: dict[str, NDArray[np.bool_]]
+    scores: dict[tuple[str, int], NDArray[np.float64]]
+    oracle: NDArray[np.float64] | None = None
+
+    def metric(self, arm: str, name: str, where: str = "") -> list[float]:
+        """One of the ``ctr/`` metrics of an arm, for each seed, in a slice (default: everywhere)."""
+        rows = self.slices[where] if where else np.ones(len(self.labels), bool)
+        found = [
+            metrics.report(self.labels[rows], scores[rows], self.users[rows], {})
+            for (known, _), scores in self.scores.items()
+            if known == arm
+        ]
+        return [one[f"ctr/{name}"] for one in found]
+
+    def difference(self, arm: str, other: str, where: str = "") -> Difference:
+        """AUC of an arm minus that of another, the mean over the seeds that both have."""
+        rows = self.slices[where] if where else np.ones(len(self.labels), bool)
+        seeds = [seed for known, seed in self.scores if known == arm and (other, seed) in self.scores]
+        left, right = ([self.scores[name, seed][rows] for seed in seeds] for name in (arm, other))
+        return metrics.auc_difference(self.labels[rows], left, right, self.users[rows], seed=0)
+
+
+def run(
+    settings: Settings, encoder: int, arms: Sequence[ClickArm], seeds: Sequence[int], windows: Windows, *, oracle: Path | None = None
+) -> Judged:
+    """Train and score every arm with every seed on the encoder's features; what was done before is read."""
+    joined, tables = clicks.impressions(settings, encoder, windows.ctr_until, windows.end), clicks.vectors_known(settings, encoder)
+    scores: dict[tuple[str, int], NDArray[np.float64]] = {}
+    labels, users = (joined.column(name).to_numpy() for name in ("label", "user_id"))
+    state = marks.lake_state(settings, encoder)
+    with alone(_directory(settings) / "click.lock", "a study of click models"):
+        for seed, arm in ((seed, arm) for seed in seeds for arm in arms):
+            place = _place(settings, encoder, arm, seed, windows, state)
+            if not place.is_file():
+                model, _ = clicks.train_ctr(settings, encoder, arm.recipe, windows, seed=seed, register=False, **arm.change)
+                scorer = Scorer(model, threads=settings.workers)
+                _keep(place, scorer.score(scorer.encode(joined, tables)))
+                shutil.rmtree(model)
+            scores[arm.name, seed] = np.load(place)
+    truth = evaluate.oracle(oracle, joined) if oracle is not None and oracle.is_file() else None
+    return Judged(labels, users, evaluate.slices(joined, settings.lake), scores, truth)
+
+
+def _directory(settings: Settings) -> Path:
+    place = settings.home / "studies" / "click"
+    place.mkdir(parents=True, exist_ok=True)
+    return place
+
+
+def _place(settings: Settings, encoder: int, arm: ClickArm, seed: int, windows: Windows, state: str) -> Path:
+    """Where the scores of a run lie: another recipe, encoder or window is another run, and so is one after an erasure or late events."""
+    made = asdict(recipe(CtrRecipe, arm.recipe, settings.models, **arm.change))
+    content = [made, encoder_version(settings, encoder).contract_id, seed, state, *map(_text, asdict(windows).values())]
+    key = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:10]
+    return _directory(settings) / f"{arm.recipe}-{key}.npy"
+
+
+def _text(moment: dt.datetime) -> str:
+    return moment.astimezone(dt.UTC).isoformat()
+
+
+def _keep(place: Path, scores: NDArray[np.float64]) -> None:
+    scratch = place.with_suffix(".partial.npy")
+    np.save(scratch, scores)
+    scratch.replace(place)
+
+
+def models(names: Sequence[str]) -> list[ClickArm]:
+    """An arm for each recipe; the baseline is always one."""
+    return [ClickArm(name, name) for name in dict.fromkeys((BASELINE, *names))]
+
+
+def lengths(name: str, numbers: Sequence[int]) -> list[ClickArm]:
+    """An arm for each number of behaviours; more than 50 are searched for the 50 most similar first."""
+    if not numbers or min(numbers) < 1:
+        raise InputError(f"lengths = {list(numbers)} must be whole numbers from 1", action="give e.g. 1,5,20,100")
+    return [ClickArm(f"{n} behaviours", name, {"behaviors": n, "top_k": 50 if n > 50 else 0}) for n in sorted(set(numbers))]
+
+
+def table(judged: Judged, arms: Sequence[ClickArm], reference: str) -> str:
+    """A Markdown table: a model a row, means over seeds, and differences to ``reference`` with 95 % intervals, overall and by slice."""
+    shown = [where for where in SHOWN if not where or _enough(judged, where)]
+    heads = ["model", "AUC", "GAUC", "log loss", "calibration", *(f"Δ AUC {where.replace('_', ' ') or 'overall'}" for where in shown)]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for arm in arms:
+        cells = [arm.name, *(_mean(judged.metric(arm.name, name)) for name in ("auc", "gauc", "logloss", "calibration"))]
+        cells += ["" if arm.name == reference else _gap(judged.difference(arm.name, reference, where)) for where in shown]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines.append("")
+    for where in shown:
+        base = float(np.mean(judged.metric(reference, "auc", where)))
+        rows = judged.slices[where] if where else np.ones(len(judged.labels), bool)
+        known = rows if judged.oracle is None else rows & np.isfinite(judged.oracle)
+        ceiling = "" if judged.oracle is None else f", the oracle {metrics.auc(judged.labels[known], judged.oracle[known]):.4f}"
+        count = f"{int(rows.sum()):,} impressions, {int(judged.labels[rows].sum()):,} clicks"
+        lines.append(f"- {where.replace('_', ' ') or 'overall'}: {reference} {base:.4f}{ceiling}; {count}")
+    return "\n".join(lines) + "\n"
+
+
+def _enough(judged: Judged, where: str) -> bool:
+    clicks = int(judged.labels[judged.slices[where]].sum())
+    return min(clicks, int(judged.slices[where].sum()) - clicks) >= metrics.LEAST
+
+
+def _mean(values: Sequence[float]) -> str:
+    mean, half = interval(values)
+    return f"{mean:.4f} ± {half:.4f}"
+
+
+def _gap(found: Difference) -> str:
+    verdict = "" if found.verdict in ("better", "worse") else f", {found.verdict} (≥ {found.detectable:.4f} would be seen)"
+    return f"{found.value:+.4f} [{found.low:+.4f}, {found.high:+.4f}]{verdict}"

@@ -1,0 +1,159 @@
+"""The stages as a scheduler calls them: times come in as ISO 8601, numbers go out, everything else lies in the lake and the registry.
+
+Each function is one task of a DAG in ``dags/`` and may be run again at any time.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from pathlib import Path
+
+from moon_ops.ctr.impressions import has_click_sequences
+from moon_ops.embeddings.due import due
+from moon_ops.errors import StageError
+from moon_ops.lake.ingest import ingest
+from moon_ops.publication import maintenance, marks, publication
+from moon_ops.registry.registry import CANDIDATE, CHAMPION, PREVIOUS, Registry, encoder_version, manifest_of
+from moon_ops.release import clicks, promotion, stages
+from moon_ops.release.manifest import release as make_release
+from moon_ops.release.status import active_items
+from moon_ops.release.windows import Windows, windows
+from moon_ops.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def train(as_of: str, recipe: str, seed: int) -> str:
+    """Train on what was known at ``as_of``; the checkpoint's directory."""
+    settings = Settings.from_environment()
+    times = windows(settings.lake, end=_time(as_of))
+    return stages.train(settings, recipe, trained_until=times.trained_until, seed=seed).checkpoint
+
+
+def export(checkpoint: str) -> int:
+    """Export and register a checkpoint; the encoder's version."""
+    return stages.export(Settings.from_environment(), Path(checkpoint))
+
+
+def embed(encoder: int, as_of: str) -> int:
+    """Embed what has no vector yet; the encoder's version again, for the task that follows."""
+    for report in stages.embed(Settings.from_environment(), encoder, now=_time(as_of)):
+        log.info("%s: %d new, %d in all", report.table, report.embedded, report.total)
+    return encoder
+
+
+def publish(encoder: int, as_of: str) -> int:
+    """Hand an encoder's vectors over to Feast, the tables and the index; the encoder's version again."""
+    log.info("%s", publication.publish(Settings.from_environment(), encoder, now=_time(as_of)))
+    return encoder
+
+
+def ctr(encoder: int, as_of: str, recipe: str, seed: int) -> int | None:
+    """Train a click model; its version, None for a shop without click sequences."""
+    settings = Settings.from_environment()
+    if not has_click_sequences(settings.lake):
+        log.warning("the shop has no click sequences of known users: the release has no click model")
+        return None
+    _, version = clicks.train_ctr(settings, encoder, recipe, _windows(settings, encoder, as_of), seed=seed)
+    return version
+
+
+def release(encoder: int, ctr_version: int | None, as_of: str) -> int:
+    """Measure, judge and register a release; its version, whether it passed or not."""
+    settings = Settings.from_environment()
+    made = make_release(settings, encoder, ctr_version, _windows(settings, encoder, as_of), now=_time(as_of))
+    for verdict in made.verdicts:
+        log.info("%s", verdict)
+    return made.version
+
+
+def promote(version: int) -> bool:
+    """Promote a release that passed; False, with the reason in the log, for one that did not."""
+    settings = Settings.from_environment()
+    if not manifest_of(Registry(settings), version)["passed"]:
+        log.warning("release %d did not pass its gates and stays a candidate", version)
+        return False
+    promotion.promote(settings, version)
+    return True
+
+
+def live_encoders() -> list[int]:
+    """The encoders of the champion, the candidate and the previous release."""
+    registry = Registry(Settings.from_environment())
+    releases = [version for alias in (CHAMPION, CANDIDATE, PREVIOUS) if (version := registry.alias(alias)) is not None]
+    return sorted({int(manifest_of(registry, version)["encoder"]["version"]) for version in releases})
+
+
+def require_complete(encoders: list[int], as_of: str) -> dict[str, int]:
+    """Check against the lake that every item version known at ``as_of`` has its vector under each encoder; :class:`StageError` if not.
+
+    What has come since is the next run's work, for all but the champion.
+    """
+    settings = Settings.from_environment()
+    for encoder in encoders:
+        missing = due(settings.lake, encoder, _time(as_of)).rows
+        if missing.num_rows:
+            first = missing["item_id"][0].as_py()
+            raise StageError(
+                f"{missing.num_rows} item versions have no vector under encoder {encoder}, e.g. of item {first}",
+                action="run the refresh again",
+            )
+    return {"encoders": len(encoders), "items": len(active_items(settings.lake))}
+
+
+def ingest_inbox(as_of: str) -> int:
+    """Take ``MOON_INBOX`` into the lake, if it is set; how many items are new or changed."""
+    settings = Settings.from_environment()
+    if settings.inbox is None:
+        return 0
+    report = ingest(settings.inbox, settings.lake, now=_time(as_of), workers=settings.workers)
+    if report.refused:
+        log.warning("set aside: %s, the first: %s", report.refused, report.first_refusal)
+    return report.items + report.updated
+
+
+def embed_for_champion(as_of: str) -> int:
+    """Embed new items for the champion; how many, 0 without a champion (or if an attempt before this one has embedded them)."""
+    encoder = _champion_encoder()
+    if encoder is None:
+        log.warning("there is no champion release: nothing to embed with")
+        return 0
+    items, _ = stages.embed(Settings.from_environment(), encoder, now=_time(as_of))
+    return items.embedded
+
+
+def publish_for_champion(as_of: str) -> bool:
+    """Publish for the champion if the lake has changed since the last publication; whether it did.
+
+    What was published is read from the tables, not from the task before: a retry that embeds nothing still publishes, and so do a new
+    price and a deletion.
+    """
+    encoder = _champion_encoder()
+    settings = Settings.from_environment()
+    if encoder is None or marks.is_current(settings, encoder, _time(as_of)):
+        return False
+    log.info("%s", publication.publish(settings, encoder, now=_time(as_of), behaviour=False))
+    return True
+
+
+def maintain(keep_days: float) -> dict[str, int]:
+    """Compact the lake and remove old versions; how many files and versions are gone."""
+    done = maintenance.maintain(Settings.from_environment(), keep=dt.timedelta(days=keep_days))
+    for kept in done:
+        log.info("%s", kept)
+    return {"files": sum(k.fragments - k.fragments_after for k in done), "versions": sum(k.versions_removed for k in done)}
+
+
+def _champion_encoder() -> int | None:
+    registry = Registry(Settings.from_environment())
+    champion = registry.alias(CHAMPION)
+    return None if champion is None else int(manifest_of(registry, champion)["encoder"]["version"])
+
+
+def _windows(settings: Settings, encoder: int, as_of: str) -> Windows:
+    return windows(settings.lake, end=_time(as_of), seen_until=encoder_version(settings, encoder).trained_until)
+
+
+def _time(text: str) -> dt.datetime:
+    return dt.datetime.fromisoformat(text)
