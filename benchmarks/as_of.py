@@ -26,6 +26,7 @@ from moon_ops.lake import statistics
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.schemas import STAMP
 from moon_ops.processor import processor
+from moon_ops.settings import Settings
 
 ITEMS, USERS, ROWS, DAYS, LENGTH, DIM = 100_000, 100_000, 1_000_000, 10, 50, 128
 PEER = "features/whole_sequences"
@@ -71,7 +72,7 @@ def made_up(home: Path) -> FeatureStore:
         columns |= {"version_id": pa.array([str(i) for i in range(count)]), "content_hash": pa.array(["x"] * count)}
         schema = vector_tables.schema_of(name, DIM, "c-bench")
         write(lake, name, pa.table(columns).select(schema.names).cast(schema))
-    store = features.open_store(home)
+    store = features.open_store(Settings(home=home))
     features.apply(store, home, features.definitions(lake, [1], behaviors=LENGTH))
     return store
 

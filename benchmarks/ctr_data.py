@@ -26,6 +26,7 @@ from moon_ops.embeddings import as_of, features
 from moon_ops.errors import MoonError
 from moon_ops.lake.lake import Lake
 from moon_ops.processor import processor
+from moon_ops.settings import Settings
 
 BATCH, SOME = 1024, 50_000  # rows of a batch; rows that Feast alone is asked for
 
@@ -37,7 +38,7 @@ def memory() -> float:
 
 def ours(home: Path) -> dict[str, float]:
     """Every row once, through the loader."""
-    store, rows, before = features.open_store(home), asked(), memory()
+    store, rows, before = features.open_store(Settings(home=home)), asked(), memory()
     began = time.perf_counter()
     loader = Loader(store, rows, "ctr_v1", behaviors=LENGTH, vectors=("item", "item_ids"), seen_by_encoder=True)
     ready = time.perf_counter()
@@ -52,7 +53,7 @@ def feast(home: Path) -> dict[str, float]:
 
     The sequences lie there as lists, only those of two moments of each user: a list for every click would not fit into memory.
     """
-    store, rows = features.open_store(home), asked(SOME)
+    store, rows = features.open_store(Settings(home=home)), asked(SOME)
     source = LanceSource(name="whole", uri=Lake(str(home / "lake")).address(PEER), **features.TIMES)
     fields = [Field(name="item_ids", dtype=Array(Int64))]
     store.apply([FeatureView(name="whole_sequences", entities=[features.USER], ttl=features.FOREVER, schema=fields, source=source)])
@@ -70,7 +71,7 @@ def feast(home: Path) -> dict[str, float]:
 
 def limit(home: Path) -> dict[str, float]:
     """A numpy gather of the same batches: row numbers and vectors lie in memory."""
-    store = features.open_store(home)
+    store = features.open_store(Settings(home=home))
     matrix = as_of.vectors(store.get_feature_view("item_embedding_v1")).vectors
     generator = np.random.default_rng(2)
     targets, behaviors = generator.integers(0, len(matrix), ROWS), generator.integers(0, len(matrix), (ROWS, LENGTH))

@@ -90,7 +90,7 @@ class Watch:
 
     def __init__(self, client: httpx.Client, settings: Settings, encoder: int) -> None:
         self.client, self.encoder = client, encoder
-        self.store = features.open_store(settings.home, settings.redis)
+        self.store = features.open_store(settings)
 
     def found(self, item: dict[str, Any]) -> bool:
         """Whether a search for its very picture and title leads to it, and the online store has its vector."""
@@ -173,7 +173,12 @@ def measure(settings: Settings, only: str) -> dict[str, float]:
         for part in ("lake", "tables", "index", "feature_store"):
             shutil.copytree(settings.home / part, home / part, symlinks=True)
         inbox, at = Path(folder) / "inbox", port()
-        mine = {"MOON_HOME": str(home), "MOON_TRACKING_URI": settings.tracking_uri, "MOON_PORT": str(at), "MOON_ITEMS_TOKEN": TOKEN}
+        mine = {
+            "MOON_HOME": str(home),
+            "MOON_TRACKING_URI": settings.tracking_uri.get_secret_value(),
+            "MOON_PORT": str(at),
+            "MOON_ITEMS_TOKEN": TOKEN,
+        }
         os.environ.update(mine)
         copy = Settings.from_environment()
         publication.publish(copy, encoder, now=dt.datetime.now(dt.UTC))  # to an online store that is new to it

@@ -47,7 +47,7 @@ def made_up(count: int, dim: int, seed: int = 0) -> NDArray[np.float32]:
 
 def base(home: Path, count: int, runtime: Runtime) -> Settings:
     """A home with a published catalogue of ``count`` items."""
-    settings = Settings(home=home, lake=Lake(str(home / "lake")), tracking_uri=f"sqlite:///{home / 'mlflow.db'}", workers=2)
+    settings = Settings(home=home, workers=2)
     lake, name = settings.lake, vector_tables.table_name(1)
     for table in (name, vector_tables.query_table_name(1), vector_tables.excused_table_name(1)):
         vector_tables.create(lake, table, runtime)
@@ -68,7 +68,7 @@ def base(home: Path, count: int, runtime: Runtime) -> Settings:
     lake.append("events", SCHEMAS["events"].empty_table())
     changes.mark(lake, name, items=changes.newest(lake.open("items")))
     statistics.derive(lake)
-    store = features.open_store(settings.home, settings.redis)
+    store = features.open_store(settings)
     features.apply(store, settings.home, features.definitions(lake, [1]))
     for view, table in (("item_profile", statistics.PROFILE), ("item_embedding_v1", name)):
         marks.remember(settings, view, changes.newest(lake.open(table)), START, online_store.identity(store))

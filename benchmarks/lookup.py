@@ -16,7 +16,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -86,13 +85,13 @@ def measure(settings: Settings) -> dict[str, float]:
         out[f"{name}_p50_ms"], out[f"{name}_p99_ms"] = timed(look_up, ids)
 
     note("table", lambda some: table.gather(table.rows(some)))
-    note("sdk_sqlite", sdk(features.open_store(settings.home), encoder))
+    note("sdk_sqlite", sdk(features.open_store(settings), encoder))
     with redis_server() as address, tempfile.TemporaryDirectory() as scratch:
         client = redis.Redis.from_url(f"redis://{address}")
         client.mset({f"v{i}": v.tobytes() for i, v in zip(ids, vectors, strict=True)})
         note("redis_raw", lambda some: client.mget([f"v{i}" for i in some]))
-        other = replace(settings, home=Path(scratch), redis=address)
-        store = features.open_store(other.home, address)
+        other = settings.replace(home=Path(scratch), redis=address)
+        store = features.open_store(other)
         features.apply(store, other.home, features.definitions(settings.lake, [encoder]))
         view = store.get_feature_view(f"item_embedding_v{encoder}")
         handover.online(store, view, features.dataset_of(view), handover.Since(), dt.datetime.now(dt.UTC))

@@ -59,7 +59,7 @@ def refresh(home: Path, encoder: int) -> dict[str, float]:
     """Embed and publish what lies in ``home``; the peak of this process [MiB] before and after, and seconds."""
     settings = Settings.from_environment()
     runtime = stages.runtime(settings, encoder)
-    small = Settings(home=home, lake=Lake(str(home / "lake")), tracking_uri=f"sqlite:///{home / 'mlflow.db'}", workers=settings.workers)
+    small = Settings(home=home, workers=settings.workers)
     began = time.perf_counter()
     produce.embed(small.lake, runtime, 1, now=START, workers=small.workers)
     embedded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

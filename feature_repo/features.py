@@ -4,11 +4,10 @@
 whose tables you mean, as `feast -f $MOON_HOME/feature_store/feature_store.yaml apply`.
 """
 
-from moon_ops.embeddings.features import prepare, versions
+from moon_ops.embeddings.features import versions
 from moon_ops.publication.publication import definitions
 from moon_ops.settings import Settings
 
 settings = Settings.from_environment()
-prepare(settings.home, settings.redis)
 # Feast picks up global variables only, not lists of objects.
 globals().update({f"{type(thing).__name__}_{thing.name}": thing for thing in definitions(settings, versions(settings.lake))})

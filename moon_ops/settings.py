@@ -1,103 +1,136 @@
 """Places and secrets from the environment.
 
 Everything that an embedded run writes lies under ``MOON_HOME``. In production the same variables name an object store, Redis and an
-MLflow server.
+MLflow server. Every ``MOON_`` variable is a field of :class:`Settings`, and nothing else reads one.
 """
 
 from __future__ import annotations
 
-import datetime as dt
+import difflib
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
-from moon_ops.errors import InputError, SettingsError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from moon_ops.errors import SettingsError
 from moon_ops.lake.lake import Lake
 
+PREFIX = "MOON_"
 BEHAVIORS = 100  # of a user's last clicks that the features show by default; a click model may read fewer
 VARIANTS = ("fp32", "int8", "fp16")  # of an encoder's graphs
+MOST = {"port": 65535, "behaviors": 10_000}  # of whole numbers that have a greatest value
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Where things are. Made by :meth:`from_environment`; beside it only Feast's own configuration names variables."""
+class Settings(BaseModel):
+    """Where things are. :meth:`from_environment` reads the variables; made by hand, nothing is read, and what is not named is embedded.
 
-    home: Path
-    lake: Lake
-    tracking_uri: str  # MLflow: sqlite:///… or http(s)://…
-    redis: str = ""  # host:port of the online store; empty: SQLite
+    A secret is never shown; :func:`shown` says of an address what may be. Raises :class:`SettingsError`, which names the variable.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, hide_input_in_errors=True, validate_default=True)
+
+    home: Path = Path(".moon")
+    lake: Annotated[Lake, NoDecode] = Field(default_factory=lambda known: Lake(str(known["home"] / "lake")))
+    tracking_uri: SecretStr = Field(default_factory=lambda known: SecretStr(f"sqlite:///{known['home'] / 'mlflow.db'}"))  # or http(s)://…
+    redis: SecretStr = SecretStr("")  # host:port of the online store, and its password; empty: SQLite
+    feast_registry: SecretStr = SecretStr("")  # SQLAlchemy's address of Feast's registry; empty: SQLite
     models: Path = ROOT / "models"
     inbox: Path | None = None  # a directory in the ingest layout that moon_new_items looks into
-    workers: int = 2
+    workers: int = Field(default_factory=lambda: min(os.cpu_count() or 1, 8))
     host: str = "127.0.0.1"
     port: int = 8321
-    variant: str = "fp32"  # of an encoder's graphs
+    variant: str = VARIANTS[0]  # of an encoder's graphs
     behaviors: int = BEHAVIORS  # how many of a user's last clicks the features show
-    items_token: str = ""  # who may send new items to the service; empty: nobody
+    items_token: SecretStr = SecretStr("")  # who may send new items to the service; empty: nobody
 
     @classmethod
     def from_environment(cls, home: Path | None = None) -> Settings:
-        """Read ``MOON_HOME``, ``MOON_LAKE``, ``MOON_TRACKING_URI``, ``MOON_REDIS``, ``MOON_MODELS``, ``MOON_INBOX``, ``MOON_WORKERS``,
-        ``MOON_HOST``, ``MOON_PORT``, ``MOON_ITEMS_TOKEN``, ``MOON_VARIANT``, ``MOON_BEHAVIORS``; :class:`SettingsError` names the one
-        that is wrong.
-        """
-        at = (home or Path(os.environ.get("MOON_HOME") or ".moon")).absolute()
+        """What the variables say, an empty one being as good as none; ``home`` wins over ``MOON_HOME``."""
+        read = _Environment() if home is None else _Environment(home=home)
+        return Settings.model_validate(dict(read))
+
+    def replace(self, **fields: Any) -> Settings:
+        """The same with other ``fields``; what was derived from another field stays as it is."""
+        return Settings.model_validate({**dict(self), **fields})
+
+    @field_validator("home")
+    @classmethod
+    def _writable(cls, home: Path) -> Path:
+        at = home.absolute()
         if at.exists() and not at.is_dir():
             raise SettingsError(f"MOON_HOME = {at} is a file, so nothing can be kept there", action="name a directory")
         nearest = next(p for p in (at, *at.parents) if p.exists())
         if not os.access(nearest, os.W_OK):
             raise SettingsError(f"MOON_HOME = {at} cannot be written to", action="name a directory that you may write to")
-        lake = os.environ.get("MOON_LAKE") or str(at / "lake")
-        return cls(
-            home=at,
-            lake=Lake(lake if "://" in lake else str(Path(lake).absolute())),
-            tracking_uri=os.environ.get("MOON_TRACKING_URI") or f"sqlite:///{at / 'mlflow.db'}",
-            redis=_address("MOON_REDIS"),
-            models=Path(os.environ.get("MOON_MODELS") or ROOT / "models"),
-            inbox=Path(inbox) if (inbox := os.environ.get("MOON_INBOX")) else None,
-            workers=whole("MOON_WORKERS", min(os.cpu_count() or 1, 8)),
-            host=os.environ.get("MOON_HOST") or "127.0.0.1",
-            port=whole("MOON_PORT", 8321, most=65535),
-            variant=_one_of("MOON_VARIANT", VARIANTS),
-            behaviors=whole("MOON_BEHAVIORS", BEHAVIORS, most=10_000),
-            items_token=os.environ.get("MOON_ITEMS_TOKEN", ""),
-        )
+        return at
+
+    @field_validator("lake", mode="before")
+    @classmethod
+    def _address(cls, lake: object) -> object:
+        if isinstance(lake, str):
+            return Lake(lake if "://" in lake else str(Path(lake).absolute()))
+        return lake
+
+    @field_validator("redis")
+    @classmethod
+    def _servers(cls, redis: SecretStr) -> SecretStr:
+        """As Feast wants a Redis: ``host:port``, several with commas, and options such as ``password=…``."""
+        value = redis.get_secret_value()
+        servers = [part for part in value.split(",") if "=" not in part]
+        named = all(re.fullmatch(r"[\w.-]+:\d{1,5}", server) and int(server.rpartition(":")[2]) <= 65535 for server in servers)
+        if value and not (servers and named):
+            raise SettingsError(f"MOON_REDIS = {shown(redis)!r} is not host:port", action="set MOON_REDIS to e.g. localhost:6379")
+        return redis
+
+    @field_validator("workers", "port", "behaviors", mode="before")
+    @classmethod
+    def _whole(cls, value: object, info: ValidationInfo) -> int:
+        name = str(info.field_name)
+        usual = cls.model_fields[name].get_default(call_default_factory=True)
+        return whole(PREFIX + name.upper(), value, usual, MOST.get(name))
+
+    @field_validator("variant")
+    @classmethod
+    def _known(cls, variant: str) -> str:
+        if variant not in VARIANTS:
+            problem = f"MOON_VARIANT = {variant!r} is not one of {', '.join(VARIANTS)}"
+            raise SettingsError(problem, action="set MOON_VARIANT to one of these")
+        return variant
 
 
-def whole(name: str, default: int, most: int | None = None) -> int:
-    """The environment variable ``name`` as a whole number from 1 to ``most``; :class:`SettingsError` if it is something else."""
-    value = os.environ.get(name) or str(default)
-    if not value.isdecimal() or int(value) < 1:
-        raise SettingsError(f"{name} = {value!r} is not a whole number from 1", action=f"set {name} to e.g. {default}")
-    if most is not None and int(value) > most:
-        raise SettingsError(f"{name} = {value!r} is above {most}", action=f"set {name} to e.g. {default}")
-    return int(value)
+class _Environment(BaseSettings, Settings):
+    """Settings whose missing fields are read from the variables."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="ignore")
 
 
-def _address(name: str) -> str:
-    """The environment variable as Feast wants a Redis: ``host:port``, several with commas, and options such as ``password=…``."""
-    value = os.environ.get(name, "")
-    parts = [part for part in value.split(",") if "=" not in part]
-    if value and not (parts and all(re.fullmatch(r"[\w.-]+:\d{1,5}", part) and int(part.rpartition(":")[2]) <= 65535 for part in parts)):
-        raise SettingsError(f"{name} = {value.partition(',')[0]!r} is not host:port", action=f"set {name} to e.g. localhost:6379")
-    return value
+def shown(address: SecretStr) -> str:
+    """An address for a message: without user and password, and without the values of its options."""
+    bare = re.sub(r"^(?!\w[\w+.-]*:///)(\w[\w+.-]*://)?.*@", r"\1***@", address.get_secret_value())
+    return re.sub(r"=.+", "=***", bare)  # whatever follows: a password may hold the sign between two options
 
 
-def _one_of(name: str, known: tuple[str, ...]) -> str:
-    value = os.environ.get(name) or known[0]
-    if value not in known:
-        raise SettingsError(f"{name} = {value!r} is not one of {', '.join(known)}", action=f"set {name} to one of these")
-    return value
+def variable(field: str) -> str:
+    """The environment variable of a field, e.g. ``port`` → ``MOON_PORT``."""
+    return PREFIX + field.upper()
 
 
-def moment(text: str | None) -> dt.datetime | None:
-    """A time as people write it on the command line, ISO 8601; without a zone it is UTC."""
-    if text is None:
-        return None
-    try:
-        found = dt.datetime.fromisoformat(text)
-    except ValueError as wrong:
-        raise InputError(f"{text!r} is not a time", action="write ISO 8601, e.g. 2026-02-15 or 2026-02-15T12:00:00Z") from wrong
-    return found if found.tzinfo else found.replace(tzinfo=dt.UTC)
+def unknown_variables() -> dict[str, str]:
+    """Variables that look like ours and are none, and the most similar one of ours, or an empty text."""
+    known = [variable(field) for field in Settings.model_fields]
+    strange = sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known)
+    return {name: next(iter(difflib.get_close_matches(name.upper(), known, n=1)), "") for name in strange}
+
+
+def whole(name: str, value: object, usual: int, most: int | None = None) -> int:
+    """A variable's value as a whole number from 1 to ``most``; :class:`SettingsError`, with the ``usual`` one, if it is something else."""
+    text = str(value)
+    if not text.isdecimal() or int(text) < 1:
+        raise SettingsError(f"{name} = {text!r} is not a whole number from 1", action=f"set {name} to e.g. {usual}")
+    if most is not None and int(text) > most:
+        raise SettingsError(f"{name} = {text!r} is above {most}", action=f"set {name} to e.g. {usual}")
+    return int(text)

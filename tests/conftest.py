@@ -12,7 +12,6 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +112,7 @@ def copied(released: Any, tmp_path: Path) -> Any:
         database.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (str(released.home), str(home)))
     database.commit()
     database.close()
-    return replace(released, home=home, lake=Lake(str(home / "lake")), tracking_uri=f"sqlite:///{home / 'mlflow.db'}")
+    return released.replace(home=home, lake=Lake(str(home / "lake")), tracking_uri=f"sqlite:///{home / 'mlflow.db'}")
 
 
 @pytest.fixture(scope="session")

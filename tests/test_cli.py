@@ -181,6 +181,15 @@ def test_a_port_in_use(moon: Moon) -> None:
     assert "MOON_PORT" in line
 
 
+def test_the_doctor_names_a_misspelt_variable_and_shows_no_password(moon: Moon, tmp_path: Path) -> None:
+    done = moon(
+        "doctor", MOON_REDIS_URL="redis:6379", MOON_TRACKING_URI="http://moon:geheim@127.0.0.1:9", MLFLOW_HTTP_REQUEST_MAX_RETRIES="0"
+    )
+    assert done.returncode == 1
+    assert re.search(r"^BAD +MOON_REDIS_URL +is no setting, and nothing reads it → did you mean MOON_REDIS\?$", done.stdout, re.M)
+    assert "geheim" not in done.stdout + done.stderr
+
+
 def test_bad_settings_recipes_and_times(moon: Moon, tmp_path: Path) -> None:
     assert "MOON_PORT = 'eighty'" in refused(moon("status", MOON_PORT="eighty"))
     (tmp_path / "file").write_text("")

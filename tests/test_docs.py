@@ -11,7 +11,7 @@ import pytest
 from typer.main import get_command
 
 from moon_ops.cli.main import app
-from moon_ops.settings import Settings
+from moon_ops.settings import Settings, variable
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -53,9 +53,18 @@ def test_commands_in_the_readme_exist() -> None:
 
 
 def test_environment_variables_are_documented() -> None:
-    used = set(re.findall(r'"(MOON_[A-Z_]+)"', (ROOT / "moon_ops" / "settings.py").read_text()))
-    assert used
-    assert used <= set(re.findall(r"`(MOON_[A-Z_]+)`", README))
+    """The table names what the settings read, each once, and nothing else."""
+    rows = re.findall(r"^\| (`MOON_.*?) \|", README, re.M)
+    named = [name for row in rows for name in re.findall(r"`(MOON_[A-Z_]+)`", row)]
+    assert sorted(named) == sorted(variable(field) for field in Settings.model_fields)
+
+
+def test_the_defaults_in_the_table_are_those_of_the_settings() -> None:
+    defaults = {name: re.sub(r"`", "", default) for name, default in re.findall(r"^\| `(MOON_[A-Z]+)` \|.*\| (.*) \|$", README, re.M)}
+    for field in ("variant", "behaviors"):
+        assert defaults[variable(field)] == str(Settings.model_fields[field].default)
+    assert "`127.0.0.1`, `8321`" in README
+    assert (Settings.model_fields["host"].default, Settings.model_fields["port"].default) == ("127.0.0.1", 8321)
 
 
 def test_constraints_are_name_and_version_only() -> None:

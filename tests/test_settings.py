@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr, ValidationError
 
 from moon_ops import errors
 from moon_ops.errors import (
@@ -20,9 +21,10 @@ from moon_ops.errors import (
     SettingsError,
     StageError,
 )
-from moon_ops.settings import ROOT, Settings
+from moon_ops.settings import ROOT, Settings, shown, unknown_variables, variable
 
 MODELS = ROOT / "models"
+SECRETS = ("tracking_uri", "redis", "feast_registry", "items_token")
 
 
 @pytest.fixture
@@ -37,8 +39,8 @@ def test_without_an_environment_everything_lies_under_one_home(clean: pytest.Mon
     settings = Settings.from_environment()
     assert settings.home == tmp_path / ".moon"
     assert settings.lake.uri == str(tmp_path / ".moon" / "lake")
-    assert settings.tracking_uri == f"sqlite:///{tmp_path}/.moon/mlflow.db"
-    assert (settings.redis, settings.models, settings.inbox) == ("", MODELS, None)
+    assert settings.tracking_uri.get_secret_value() == f"sqlite:///{tmp_path}/.moon/mlflow.db"
+    assert (settings.redis.get_secret_value(), settings.models, settings.inbox) == ("", MODELS, None)
     assert (settings.host, settings.port) == ("127.0.0.1", 8321)
     assert 1 <= settings.workers <= 8
     assert list(tmp_path.iterdir()) == []  # reading settings makes nothing
@@ -54,7 +56,7 @@ def test_an_address_of_redis_has_a_host_and_a_port(clean: pytest.MonkeyPatch, va
 @pytest.mark.parametrize("value", ["redis:6379", "127.0.0.1:7000,127.0.0.1:7001,ssl=true,password=a:b/c"])
 def test_addresses_as_feast_takes_them(clean: pytest.MonkeyPatch, value: str) -> None:
     clean.setenv("MOON_REDIS", value)
-    assert Settings.from_environment().redis == value
+    assert Settings.from_environment().redis.get_secret_value() == value
 
 
 @pytest.mark.parametrize("value", ["bogus", "../x"])
@@ -67,18 +69,22 @@ def test_a_variant_is_one_of_three(clean: pytest.MonkeyPatch, value: str) -> Non
 def test_every_variable_is_read(clean: pytest.MonkeyPatch) -> None:
     given = {"HOME": "/data/moon", "LAKE": "s3://shop/lake", "TRACKING_URI": "http://mlflow:5000", "REDIS": "redis:6379"}
     given |= {"MODELS": "/etc/moon", "INBOX": "/data/inbox", "WORKERS": "3", "HOST": "0.0.0.0", "PORT": "80"}
+    given |= {"FEAST_REGISTRY": "postgresql://feast/moon", "VARIANT": "int8", "BEHAVIORS": "7", "ITEMS_TOKEN": "a-token"}
+    assert {f"MOON_{name}" for name in given} == {variable(field) for field in Settings.model_fields}
     for name, value in given.items():
         clean.setenv(f"MOON_{name}", value)
     settings = Settings.from_environment()
+    assert (settings.variant, settings.behaviors) == ("int8", 7)
+    assert {name: getattr(settings, name).get_secret_value() for name in SECRETS} == {name: given[name.upper()] for name in SECRETS}
     assert (settings.home, settings.models, settings.inbox) == (Path("/data/moon"), Path("/etc/moon"), Path("/data/inbox"))
-    assert (settings.lake.uri, settings.tracking_uri, settings.redis) == ("s3://shop/lake", "http://mlflow:5000", "redis:6379")
+    assert settings.lake.uri == "s3://shop/lake"
     assert (settings.workers, settings.host, settings.port) == (3, "0.0.0.0", 80)
 
 
 def test_an_empty_variable_is_as_good_as_none(clean: pytest.MonkeyPatch) -> None:
     plain = Settings.from_environment()
-    for name in ("HOME", "LAKE", "TRACKING_URI", "REDIS", "MODELS", "INBOX", "WORKERS", "HOST", "PORT"):
-        clean.setenv(f"MOON_{name}", "")
+    for field in Settings.model_fields:
+        clean.setenv(variable(field), "")
     assert Settings.from_environment() == plain
 
 
@@ -110,6 +116,73 @@ def test_a_home_that_is_a_file_is_named(clean: pytest.MonkeyPatch, tmp_path: Pat
     clean.setenv("MOON_HOME", str(tmp_path / "file"))
     with pytest.raises(SettingsError, match=r"MOON_HOME = .*/file is a file, so nothing can be kept there → name a directory"):
         Settings.from_environment()
+
+
+def test_made_by_hand_nothing_is_read(clean: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    clean.setenv("MOON_REDIS", "redis:6379")
+    clean.setenv("MOON_LAKE", "s3://shop/lake")
+    settings = Settings(home=tmp_path)
+    assert (settings.redis.get_secret_value(), settings.lake.uri) == ("", str(tmp_path / "lake"))
+    with pytest.raises(SettingsError, match="MOON_PORT = '0' is not a whole number from 1"):
+        Settings(home=tmp_path, port=0)
+    with pytest.raises(ValidationError, match="frozen"):
+        settings.port = 80  # type: ignore[misc]
+
+
+def test_a_changed_copy_is_checked_too(clean: pytest.MonkeyPatch) -> None:
+    settings = Settings.from_environment().replace(items_token="a-token", workers=1)
+    assert (settings.items_token.get_secret_value(), settings.workers) == ("a-token", 1)
+    with pytest.raises(SettingsError, match="MOON_VARIANT"):
+        settings.replace(variant="bogus")
+
+
+def test_settings_survive_the_way_to_another_process(clean: pytest.MonkeyPatch) -> None:
+    clean.setenv("MOON_REDIS", "redis:6379,password=geheim")
+    settings = Settings.from_environment()
+    assert pickle.loads(pickle.dumps(settings)) == settings
+
+
+def test_secrets_are_never_shown(clean: pytest.MonkeyPatch) -> None:
+    clean.setenv("MOON_REDIS", "redis:6379,password=geheim")
+    clean.setenv("MOON_TRACKING_URI", "http://moon:geheim@mlflow:5000")
+    clean.setenv("MOON_FEAST_REGISTRY", "postgresql+psycopg2://moon:geheim@feast/moon")
+    clean.setenv("MOON_ITEMS_TOKEN", "geheim")
+    settings = Settings.from_environment()
+    assert all(getattr(settings, name).get_secret_value() for name in SECRETS)
+    for text in (repr(settings), str(settings), f"{settings.model_dump()}", settings.model_dump_json()):
+        assert "geheim" not in text
+    with pytest.raises(ValidationError) as wrong:
+        Settings(home=settings.home, items_token=["geheim"])
+    assert "geheim" not in str(wrong.value)
+
+
+@pytest.mark.parametrize("value", ["redis://:ge,h/e@im@redis:6379", "geheim@redis:6379", "password=geheim", "redis:6379,password=ge,heim"])
+def test_a_wrong_address_is_named_without_its_password(clean: pytest.MonkeyPatch, value: str) -> None:
+    clean.setenv("MOON_REDIS", value)
+    with pytest.raises(SettingsError) as wrong:
+        Settings.from_environment()
+    assert not re.search(r"ge,?h|heim|e@im", str(wrong.value))
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("http://mlflow:5000", "http://mlflow:5000"),
+        ("http://moon:p@ss@mlflow:5000", "http://***@mlflow:5000"),
+        ("sqlite:////data/a@b/mlflow.db", "sqlite:////data/a@b/mlflow.db"),
+        ("postgresql://moon@feast/moon?password=p&ssl=1", "postgresql://***@feast/moon?password=***"),
+    ],
+)
+def test_what_is_shown_of_an_address(address: str, said: str) -> None:
+    assert shown(SecretStr(address)) == said
+
+
+def test_a_misspelt_variable_is_found(clean: pytest.MonkeyPatch) -> None:
+    assert unknown_variables() == {}
+    clean.setenv("MOON_REDIS_URL", "redis:6379")
+    clean.setenv("MOON_PORT", "80")
+    clean.setenv("MOON_ZZZ", "")
+    assert unknown_variables() == {"MOON_REDIS_URL": "MOON_REDIS", "MOON_ZZZ": ""}
 
 
 @pytest.mark.parametrize("kind", [SettingsError, InputError, StageError, ContractError, LeakError, GateError, ServiceError])

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 
 from moon_ops.errors import MoonError
-from moon_ops.settings import ROOT, Settings
+from moon_ops.settings import ROOT, Settings, shown, unknown_variables
 
 PACKAGES = ("apache-airflow", "feast", "mlflow", "torch", "transformers", "onnx", "pylance", "duckdb", "faiss-cpu", "pillow")
 LEAST_FREE = 5 * 2**30
@@ -25,6 +25,8 @@ def examine(settings: Settings) -> Iterator[Check]:
         except importlib.metadata.PackageNotFoundError:
             yield name, False, "is not installed → run `make install`"
     yield "MOON_HOME", True, f"{settings.home}{'' if settings.home.exists() else ' (not there yet: run `moon demo`)'}"
+    for name, ours in unknown_variables().items():
+        yield name, False, f"is no setting, and nothing reads it → {f'did you mean {ours}?' if ours else 'unset it'}"
     yield _disk(settings)
     yield _runtime()
     yield _pictures()
@@ -56,9 +58,9 @@ def _pictures() -> Check:
 def _registry(settings: Settings) -> Check:
     from moon_ops.registry.registry import CHAMPION, Registry
 
-    if settings.tracking_uri.startswith("sqlite:") and not settings.home.exists():
+    if settings.tracking_uri.get_secret_value().startswith("sqlite:") and not settings.home.exists():
         return "mlflow", True, "nothing registered yet"
     try:
-        return "mlflow", True, f"{settings.tracking_uri}, champion: {Registry(settings).alias(CHAMPION)}"
+        return "mlflow", True, f"{shown(settings.tracking_uri)}, champion: {Registry(settings).alias(CHAMPION)}"
     except MoonError as fault:
         return "mlflow", False, str(fault)

@@ -13,9 +13,8 @@ import typer
 
 from moon_ops.cli import studies
 from moon_ops.cli import vectors as production
-from moon_ops.cli.terminal import Without, now, say, stop_at_once
+from moon_ops.cli.terminal import Without, moment, now, say, settings_of, stop_at_once
 from moon_ops.errors import InputError, MoonError
-from moon_ops.settings import Settings, moment
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
 
@@ -61,7 +60,7 @@ def demo(
     from moon_ops.cli.demo import Choices, run
 
     chosen = Choices(data=data, size=size, days=days, seed=seed, encoder=encoder, trained_until=moment(trained_until), minutes=minutes)
-    run(_settings(home), chosen, now=now())
+    run(settings_of(home), chosen, now=now())
 
 
 @app.command()
@@ -109,7 +108,7 @@ def ingest(
     """
     from moon_ops.lake.ingest import ingest as stage
 
-    settings = _settings(home)
+    settings = settings_of(home)
     report = stage(directory, settings.lake, now=now(), workers=settings.workers)
     say(report)
     if report.refused and not allow_quarantine:
@@ -137,7 +136,7 @@ def train(
     from moon_ops.encoder.budget import Budget
     from moon_ops.release import stages
 
-    settings = _settings(home)
+    settings = settings_of(home)
     budget = None if minutes is None else Budget(minutes, spent=time.perf_counter() - STARTED)
     until = _windows(settings, trained_until).trained_until
     trained = stages.train(settings, recipe, trained_until=until, seed=seed, steps=steps, budget=budget)
@@ -157,7 +156,7 @@ def export(
     """
     from moon_ops.release import stages
 
-    say({"encoder": stages.export(_settings(home), checkpoint, variant or [])})
+    say({"encoder": stages.export(settings_of(home), checkpoint, variant or [])})
 
 
 @app.command()
@@ -171,7 +170,7 @@ def evaluate(encoder: Encoder, home: Home = None, start: Start = None, end: Time
     from moon_ops.release import evaluation
     from moon_ops.release.windows import windows
 
-    settings = _settings(home)
+    settings = settings_of(home)
     until = encoder_version(settings, encoder).trained_until
     metrics, prefixes = evaluation.evaluate_parts(
         settings, encoder, windows(settings.lake, end=moment(end), trained_until=moment(start), seen_until=until)
@@ -195,7 +194,7 @@ def ctr(
     from moon_ops.release import clicks
     from moon_ops.release.windows import windows
 
-    settings = _settings(home)
+    settings = settings_of(home)
     times = windows(settings.lake, seen_until=encoder_version(settings, encoder).trained_until)
     directory, version = clicks.train_ctr(settings, encoder, recipe, times, seed=seed)
     say({"ctr": version, **clicks.evaluate_ctr(settings, encoder, directory, times)}, as_json)
@@ -216,7 +215,7 @@ def release(
     from moon_ops.release.manifest import release as stage
     from moon_ops.release.windows import windows
 
-    settings = _settings(home)
+    settings = settings_of(home)
     times = windows(settings.lake, seen_until=encoder_version(settings, encoder).trained_until)
     made = stage(settings, encoder, ctr, times, now=now())
     say({"release": made.version, "passed": made.passed, "evidence": [asdict(v) for v in made.verdicts]}, as_json)
@@ -230,7 +229,7 @@ def promote(version: Annotated[int, typer.Argument(help="Version of moon-release
     """
     from moon_ops.release.promotion import promote as stage
 
-    before = stage(_settings(home), version)
+    before = stage(settings_of(home), version)
     say({"champion": version, "before": before})
 
 
@@ -242,7 +241,7 @@ def rollback(home: Home = None) -> None:
     """
     from moon_ops.release.promotion import rollback as stage
 
-    before, after = stage(_settings(home))
+    before, after = stage(settings_of(home))
     say({"champion": after, "before": before})
 
 
@@ -254,7 +253,7 @@ def serve(home: Home = None) -> None:
     """
     from moon_ops.serving.app import serve as stage
 
-    settings = _settings(home)
+    settings = settings_of(home)
     typer.echo(f"visual search: http://{settings.host}:{settings.port}/   requests: http://{settings.host}:{settings.port}/docs")
     stage(settings)
 
@@ -267,7 +266,7 @@ def status(home: Home = None, as_json: Json = False) -> None:
     """
     from moon_ops.release.status import status as stage
 
-    say(stage(_settings(home)), as_json)
+    say(stage(settings_of(home)), as_json)
 
 
 @app.command()
@@ -279,21 +278,17 @@ def doctor(home: Home = None) -> None:
     from moon_ops.cli.doctor import examine
 
     bad = 0
-    for name, good, detail in examine(_settings(home)):
+    for name, good, detail in examine(settings_of(home)):
         typer.echo(f"{'ok  ' if good else 'BAD '} {name:<18} {detail}")
         bad += not good
     if bad:
         raise typer.Exit(1)
 
 
-def _windows(settings: Settings, trained_until: str | None) -> Any:
+def _windows(settings: Any, trained_until: str | None) -> Any:
     from moon_ops.release.windows import windows
 
     return windows(settings.lake, trained_until=moment(trained_until))
-
-
-def _settings(home: Path | None) -> Settings:
-    return Settings.from_environment(home)
 
 
 def main() -> None:

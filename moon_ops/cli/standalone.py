@@ -70,7 +70,7 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 
 if __name__ == "__main__":
     try:
-        sys.exit(run(Settings.from_environment(), whole("AIRFLOW_PORT", 8080)))
+        sys.exit(run(Settings.from_environment(), whole("AIRFLOW_PORT", os.environ.get("AIRFLOW_PORT") or 8080, 8080)))
     except MoonError as fault:
         print(f"moon: {fault}", file=sys.stderr)
         sys.exit(1)

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from moon_ops.cli.terminal import moment, settings_of
 from moon_ops.errors import InputError
-from moon_ops.settings import Settings, moment
 
 if TYPE_CHECKING:
     from moon_ops.recipes import EncoderRecipe
+    from moon_ops.settings import Settings
     from moon_ops.studies.arms import Arm
     from moon_ops.studies.clicks import ClickArm, Judged
     from moon_ops.studies.encoder import Outcome
@@ -80,7 +81,7 @@ def click_models(
     """
     from moon_ops.studies import clicks as click_study
 
-    settings, names = Settings.from_environment(home), [name.strip() for name in recipes.split(",") if name.strip()]
+    settings, names = settings_of(home), [name.strip() for name in recipes.split(",") if name.strip()]
     arms = click_study.models(names or click_study.MODELS)
     _click_study(settings, encoder, "click-models", arms, seeds, click_study.BASELINE)
 
@@ -100,7 +101,7 @@ def behaviour_length(
     from moon_ops.studies import clicks as click_study
     from moon_ops.studies.figures import length_figure
 
-    settings = Settings.from_environment(home)
+    settings = settings_of(home)
     parts = [part.strip() for part in lengths.split(",") if part.strip()]
     if not all(part.isdecimal() for part in parts):
         raise InputError(f"lengths = {lengths!r} must be whole numbers with commas", action="give e.g. 1,5,20,100")
@@ -147,7 +148,7 @@ def exchange_rate(
     from moon_ops.studies import encoder as study
     from moon_ops.studies import exchange_rate as stage
 
-    settings, parts = Settings.from_environment(home), [part.strip() for part in encoders.split(",") if part.strip()]
+    settings, parts = settings_of(home), [part.strip() for part in encoders.split(",") if part.strip()]
     if not all(part.isdecimal() for part in parts):
         raise InputError(f"encoders = {encoders!r} must be versions with commas", action="give e.g. 1,2,3,4,5,6")
     times = windows(settings.lake, trained_until=moment(trained_until))
@@ -178,7 +179,7 @@ def _run(kind: str, home: Path | None, name: str, seeds: str, only: str, trained
     from moon_ops.studies import arms as study_arms
     from moon_ops.studies import encoder as study
 
-    settings = Settings.from_environment(home)
+    settings = settings_of(home)
     full = recipe(EncoderRecipe, name, settings.models)
     arms: Sequence[Arm] = study_arms.ablation(full) if kind == "ablation" else study_arms.scaling(full)
     words = [word.strip() for word in only.split(",") if word.strip()]

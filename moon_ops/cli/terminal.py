@@ -1,4 +1,4 @@
-"""What the commands have in common: the present time, and how a report is printed."""
+"""What the commands have in common: their settings, the present time, and how a report is printed."""
 
 from __future__ import annotations
 
@@ -11,10 +11,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import FrameType, ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+from moon_ops.errors import InputError
+
+if TYPE_CHECKING:
+    from moon_ops.settings import Settings
 
 
 class Without(MetaPathFinder):
@@ -54,6 +60,24 @@ def stop_at_once() -> None:
 def now() -> dt.datetime:
     """The only clock: stages are given their time."""
     return dt.datetime.now(dt.UTC)
+
+
+def settings_of(home: Path | None) -> Settings:
+    """What the environment says; :class:`SettingsError` names a variable that is wrong. Imported here: ``--help`` needs none of it."""
+    from moon_ops.settings import Settings
+
+    return Settings.from_environment(home)
+
+
+def moment(text: str | None) -> dt.datetime | None:
+    """A time as people write it on the command line, ISO 8601; without a zone it is UTC."""
+    if text is None:
+        return None
+    try:
+        found = dt.datetime.fromisoformat(text)
+    except ValueError as wrong:
+        raise InputError(f"{text!r} is not a time", action="write ISO 8601, e.g. 2026-02-15 or 2026-02-15T12:00:00Z") from wrong
+    return found if found.tzinfo else found.replace(tzinfo=dt.UTC)
 
 
 def say(report: Any, as_json: bool = False) -> None:

@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from moon_ops.cli.terminal import now, say
-from moon_ops.settings import Settings, moment
+from moon_ops.cli.terminal import moment, now, say, settings_of
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -34,7 +33,7 @@ def embed(
     from moon_ops.registry.registry import encoder_version
     from moon_ops.release import stages
 
-    settings = Settings.from_environment(home)
+    settings = settings_of(home)
     if dry_run:
         encoder_version(settings, encoder)  # an encoder that is not there has no work
         engines.require_known(engine)
@@ -59,7 +58,7 @@ def bring(
 
     until = moment(trained_until)
     assert until is not None, "the option is required"
-    say(brought.bring(Settings.from_environment(home), file, trained_until=until, now=now()), as_json)
+    say(brought.bring(settings_of(home), file, trained_until=until, now=now()), as_json)
 
 
 @app.command()
@@ -75,7 +74,7 @@ def publish(
     """
     from moon_ops.publication import publication
 
-    say(publication.publish(Settings.from_environment(home), encoder, now=now(), full=full), as_json)
+    say(publication.publish(settings_of(home), encoder, now=now(), full=full), as_json)
 
 
 @app.command()
@@ -90,7 +89,7 @@ def maintain(
     """
     from moon_ops.publication import maintenance
 
-    for kept in maintenance.maintain(Settings.from_environment(home), keep=dt.timedelta(days=keep_days)):
+    for kept in maintenance.maintain(settings_of(home), keep=dt.timedelta(days=keep_days)):
         say(kept, as_json)
 
 
@@ -106,7 +105,7 @@ def erase(
     """
     from moon_ops.publication import erasure
 
-    settings = Settings.from_environment(home)
+    settings = settings_of(home)
     number = erasure.number_of(settings.lake, item_id)
     if not yes:
         typer.confirm(f"Erase item {item_id} from lake, vectors, online store, tables and index for ever?", abort=True)

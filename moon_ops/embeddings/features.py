@@ -6,7 +6,6 @@ Entities: item, user, query. Views: ``item_embedding_v<N>`` and ``query_embeddin
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import datetime as dt
 import fcntl
@@ -15,10 +14,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import ibis
 import lance
 import pyarrow as pa
-from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, ValueType
+import yaml
+from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, RepoConfig, ValueType
 from feast.infra.data_sources.contrib.lance.lance_source import LanceSource
 from feast.types import Array, Float32, Float64, Int64, String
 
@@ -27,11 +26,10 @@ from moon_ops.embeddings.vector_tables import contract_of, query_table_name, tab
 from moon_ops.errors import InputError, StageError
 from moon_ops.lake import statistics
 from moon_ops.lake.lake import Lake
-from moon_ops.settings import BEHAVIORS
+from moon_ops.settings import BEHAVIORS, Settings
 
 REPO = Path(__file__).resolve().parents[2] / "feature_repo"
 PATIENCE = {"socket_connect_timeout": 10, "socket_timeout": 60}  # seconds: a Redis that does not answer must not hold everybody's turn
-MLFLOW = 'mlflow: {{enabled: true, tracking_uri: "{}", auto_log: false}}\n'  # in notebooks; our own stages ask MLflow themselves
 FOREVER = dt.timedelta(0)  # Feast's spelling
 ITEM = Entity(name="item", join_keys=["item_id"], value_type=ValueType.INT64)
 USER = Entity(name="user", join_keys=["user_id"], value_type=ValueType.INT64)
@@ -41,41 +39,41 @@ VECTOR = {"embedding": Array(Float32)}
 TIMES: dict[str, Any] = {"timestamp_field": "event_timestamp", "created_timestamp_column": "created"}
 
 Thing = Entity | FeatureView | FeatureService
-atexit.register(setattr, ibis.options, "default_backend", None)  # else its native objects outlive the interpreter and complain
 
 
-def prepare(home: Path, redis: str) -> None:
-    """Set the two variables that ``feature_store.yaml`` names, and make the place they point to.
-
-    The registry is SQLite in ``home``, or the SQLAlchemy address in ``MOON_FEAST_REGISTRY``; the online store is SQLite, or ``redis``.
-    The file is also written there, filled in: ``FeatureStore("MOON_HOME/feature_store")`` opens the same store in any notebook, without a
-    variable set, and with Feast's MLflow integration, which knows the features of a registered model.
-    """
-    place = (home / "feature_store").absolute()
-    place.mkdir(parents=True, exist_ok=True)
-    # Feast would skip a row of the same time as the one there, and drop every correction; ours come once each, the newest last.
+def configuration(settings: Settings) -> dict[str, Any]:
+    """``feature_store.yaml`` with what the settings say: registry and online store are SQLite in ``home`` where nothing else is named."""
+    place = settings.home / "feature_store"
+    filled: dict[str, Any] = yaml.safe_load((REPO / "feature_store.yaml").read_text())
+    filled["registry"]["path"] = settings.feast_registry.get_secret_value() or f"sqlite:///{place / 'registry.db'}"
+    redis = settings.redis.get_secret_value()
     redis += "".join(f",{name}={seconds}" for name, seconds in PATIENCE.items() if redis and name not in redis)
-    remote = f'{{type: redis, skip_dedup: true, connection_string: "{redis}"}}'
-    online = remote if redis else f"{{type: sqlite, path: {place / 'online.db'}}}"
-    os.environ["MOON_REGISTRY"] = os.environ.get("MOON_FEAST_REGISTRY") or f"sqlite:///{place / 'registry.db'}"
-    os.environ["MOON_ONLINE_STORE"] = online
-    tracking = os.environ.get("MOON_TRACKING_URI") or f"sqlite:///{home.absolute() / 'mlflow.db'}"
-    filled = os.path.expandvars((REPO / "feature_store.yaml").read_text()) + MLFLOW.format(tracking)
-    written = place / "feature_store.yaml"
-    if not written.is_file() or written.read_text() != filled:
+    # Feast would skip a row of the same time as the one there, and drop every correction; ours come once each, the newest last.
+    remote = {"type": "redis", "skip_dedup": True, "connection_string": redis}
+    filled["online_store"] = remote if redis else {"type": "sqlite", "path": str(place / "online.db")}
+    return filled
+
+
+def _write(settings: Settings, filled: dict[str, Any]) -> None:
+    """The configuration as a file: ``FeatureStore("MOON_HOME/feature_store")`` opens the same store in any notebook, without a variable
+    set, and with Feast's MLflow integration, which knows the features of a registered model; our own stages ask MLflow themselves.
+    """
+    place = settings.home / "feature_store"
+    mlflow = {"enabled": True, "tracking_uri": settings.tracking_uri.get_secret_value(), "auto_log": False}
+    content, written = yaml.safe_dump({**filled, "mlflow": mlflow}, sort_keys=False), place / "feature_store.yaml"
+    if not written.is_file() or written.read_text() != content:
         scratch = place / f".feature_store-{os.getpid()}.yaml"
         scratch.touch(mode=0o600)  # it may hold a password
-        scratch.write_text(filled)
+        scratch.write_text(content)
         scratch.replace(written)
 
 
-def open_store(home: Path, redis: str = "") -> FeatureStore:
-    """The feature store of ``home``; opening it creates an empty registry when there is none."""
-    prepare(home, redis)
-    backend = ibis.duckdb.connect(threads=os.cpu_count() or 2)
-    ibis.set_backend(backend)
-    with _locked(home):
-        return FeatureStore(repo_path=str(REPO))
+def open_store(settings: Settings) -> FeatureStore:
+    """The feature store of the settings; opening it writes its configuration, and creates an empty registry when there is none."""
+    with _locked(settings.home):
+        filled = configuration(settings)
+        _write(settings, filled)
+        return FeatureStore(repo_path=str(REPO), config=RepoConfig(**filled, repo_path=REPO))
 
 
 def versions(lake: Lake) -> list[int]:

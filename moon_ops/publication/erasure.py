@@ -110,7 +110,7 @@ def _erase(settings: Settings, item_id: int, now: dt.datetime, begun: Begun, *, 
         for name, where in _rows(lake, item_id).items():
             found += _forget(settings, name, where, begun.note)
     statistics.derive(lake)
-    store = features.open_store(settings.home, settings.redis)
+    store = features.open_store(settings)
     with contextlib.ExitStack() as turns:  # whoever hands a view over now read it before, and may still bring the item
         for view in marks.views(settings, features.versions(lake)):
             turns.enter_context(view)

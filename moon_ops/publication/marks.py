@@ -57,7 +57,7 @@ def is_current(settings: Settings, encoder: int, now: dt.datetime) -> bool:
     since = since_of(settings, f"index-items-v{encoder}", full=False)
     if since.when is None or len(handover.touched(settings.lake.open("items"), "item_id", since, now)):
         return False
-    name = online_store.identity(features.open_store(settings.home, settings.redis))
+    name = online_store.identity(features.open_store(settings))
     return since_of(settings, f"item_embedding_v{encoder}", full=False, online=name).when is not None
 
 

@@ -58,7 +58,7 @@ def publish(settings: Settings, encoder: int, *, now: dt.datetime, behaviour: bo
     if not behaviour:  # these events are yet to be counted
         versions["events"] = (published_versions(settings, encoder) or {}).get("events", changes.NOTHING)
     statistics.derive(lake, behaviour=behaviour)
-    store = features.open_store(settings.home, settings.redis)
+    store = features.open_store(settings)
     features.apply(store, settings.home, definitions(settings, [encoder]))
     changed = 0
     for view in (*_shared(settings, store, behaviour=behaviour), f"item_embedding_v{encoder}"):

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import datetime as dt
 import fcntl
+import functools
 import json
 import os
+import re
 import shutil
 import time
 import warnings
@@ -22,7 +24,7 @@ from typing import Any
 
 from moon_ops.errors import ServiceError, StageError
 from moon_ops.registry.file import RegistryFile
-from moon_ops.settings import Settings
+from moon_ops.settings import Settings, shown
 
 ENCODER, CTR, RELEASE = "moon-encoder", "moon-ctr", "moon-release"
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
@@ -41,7 +43,8 @@ class Registry:
     """The MLflow registry of one ``MOON_HOME`` or of a server. Versions are whole numbers from 1."""
 
     def __init__(self, settings: Settings) -> None:
-        self.home, self.uri = settings.home, settings.tracking_uri
+        self.home, self.uri = settings.home, settings.tracking_uri.get_secret_value()
+        self.name = shown(settings.tracking_uri)  # for messages
         self.embedded = self.uri.startswith("sqlite:")
         self.file = RegistryFile.known(self.uri)
         if self.file is None:
@@ -57,7 +60,8 @@ class Registry:
 
         try:
             if not self.embedded:
-                return mlflow.MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+                client = mlflow.MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+                return client if self.name == self.uri else _Discreet(client, self.name)
             self.home.mkdir(parents=True, exist_ok=True)
             with (self.home / "mlflow.lock").open("w") as lock:  # two first uses at once leave a broken database
                 fcntl.flock(lock, fcntl.LOCK_EX)
@@ -80,7 +84,7 @@ class Registry:
         return MlflowException
 
     def _away(self, unreachable: Any) -> ServiceError:
-        problem = f"MOON_TRACKING_URI = {self.uri}: MLflow does not answer ({unreachable.error_code})"
+        problem = f"MOON_TRACKING_URI = {self.name}: MLflow does not answer ({unreachable.error_code})"
         return ServiceError(problem, action="start it, or correct the address")
 
     def start_run(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> str:
@@ -139,7 +143,8 @@ class Registry:
             return Path(location)
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-        repository = get_artifact_repository(location, tracking_uri=self.uri, registry_uri=self.uri)
+        repository: Any = get_artifact_repository(location, tracking_uri=self.uri, registry_uri=self.uri)
+        repository = repository if self.name == self.uri else _Discreet(repository, self.name)
         if self.embedded:
             return Path(repository.download_artifacts(""))
         target = self.home / "downloads" / name / str(version)
@@ -218,6 +223,27 @@ class Registry:
             if found is None:
                 raise known
             return str(found.experiment_id)
+
+
+class _Discreet:
+    """A part of MLflow whose faults do not repeat the password that stands in the server's address."""
+
+    def __init__(self, part: Any, name: str) -> None:
+        self._part, self._name = part, name
+
+    def __getattr__(self, method: str) -> Any:
+        @functools.wraps(getattr(self._part, method))
+        def called(*arguments: Any, **named: Any) -> Any:
+            try:
+                return getattr(self._part, method)(*arguments, **named)
+            except Exception as fault:
+                said = re.sub(r"://[^/\s]*@", "://***@", str(fault))
+                if said == str(fault):
+                    raise
+            problem = f"MOON_TRACKING_URI = {self._name}: MLflow does not answer ({said})"
+            raise ServiceError(problem, action="start it, or correct the address")  # after the handler: the fault is no part of it
+
+        return called
 
 
 def manifest_of(registry: Registry, version: int) -> dict[str, Any]:

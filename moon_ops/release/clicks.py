@@ -34,7 +34,7 @@ def train_ctr(
     params = {"recipe": name, "seed": seed, "encoder": encoder, **{k: v for k, v in asdict(chosen).items() if k != "name"}}
     params |= {"trained_from": windows.start.isoformat(), "trained_until": windows.ctr_until.isoformat()}
     out = place_of(settings, name, params, "" if register else "-unregistered")  # studies remove theirs
-    store = features.open_store(settings.home, settings.redis)
+    store = features.open_store(settings)
     features.require_behaviors(store, features.service(store, encoder), chosen.behaviors)
     joined, tables = impressions(settings, encoder, windows.start, windows.ctr_until), vectors_known(settings, encoder)
     times = {"trained_from": windows.start, "trained_until": windows.ctr_until}
@@ -52,13 +52,13 @@ def train_ctr(
 
 def impressions(settings: Settings, encoder: int, start: dt.datetime, end: dt.datetime) -> Joined:
     """Impressions in [start, end) joined with the features of Feast's service ``ctr_v<encoder>``, as known before each."""
-    store = features.open_store(settings.home, settings.redis)
+    store = features.open_store(settings)
     return as_of.join(store, shown.impressions(settings.lake, start, end), features.service(store, encoder))
 
 
 def vectors_known(settings: Settings, encoder: int) -> Tables:
     """The vectors of all versions of items and queries, each with the time from which on it was valid."""
-    store = features.open_store(settings.home, settings.redis)
+    store = features.open_store(settings)
     features.service(store, encoder)  # an encoder that was never published is an error that names the command
     views = (store.get_feature_view(f"{kind}_embedding_v{encoder}") for kind in ("item", "query"))
     return Tables(*(as_of.vectors(view) for view in views))

@@ -10,7 +10,7 @@ import datetime as dt
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,6 +132,7 @@ def runtime(settings: Settings, encoder: int) -> Runtime:
 def embed(settings: Settings, encoder: int, *, now: dt.datetime, engine: str = "local") -> tuple[EmbedReport, EmbedReport]:
     """Embed the items and the queries that have no vector yet under the encoder, on this machine or on a ``ray`` cluster."""
     opened = runtime(settings, encoder)
-    chosen = engines.engine(engine, opened, partial(runtime, replace(settings, workers=1, items_token="", redis=""), encoder))
+    theirs = settings.replace(workers=1, items_token="", redis="", feast_registry="")  # a worker of a cluster needs no secret of these
+    chosen = engines.engine(engine, opened, partial(runtime, theirs, encoder))
     items = produce.embed(settings.lake, opened, encoder, now=now, workers=settings.workers, engine=chosen)
     return items, produce.embed_queries(settings.lake, opened, encoder, now=now, workers=settings.workers, engine=chosen)

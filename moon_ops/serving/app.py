@@ -58,7 +58,7 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         follower.start()
-        if settings.items_token:
+        if settings.items_token.get_secret_value():
             intake.start()
         yield
         intake.stop()
@@ -66,7 +66,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(title="moon_ops", lifespan=lifespan)
     app.state.follower = follower
-    app.add_middleware(Guard, token=settings.items_token)
+    app.add_middleware(Guard, token=settings.items_token.get_secret_value())
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(MoonError, _refuse)
     _add_health(app, follower)

@@ -77,7 +77,7 @@ class Champion:
         self.index = ItemIndex.open(places.index_place(settings, self.encoder))
         self.tables = places.tables(settings, self.encoder)
         self.scorer = Scorer(registry.fetch(CTR, manifest["ctr"]["version"]), threads=settings.workers) if manifest["ctr"] else None
-        self.store = features.open_store(settings.home, settings.redis)
+        self.store = features.open_store(settings)
         if self.scorer is not None:
             require_same(self.contract_id, self.scorer.contract_id, what="release and click model")
             _warn_of_fewer(self.store, self.encoder, int(self.scorer.meta["behaviors"]))

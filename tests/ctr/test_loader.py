@@ -20,6 +20,7 @@ from moon_ops.errors import ContractError, InputError, LeakError, StageError
 from moon_ops.lake import statistics
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.schemas import SCHEMAS, STAMP
+from moon_ops.settings import Settings
 
 MAY = dt.datetime(2026, 5, 1, tzinfo=dt.UTC)
 HOUR, DAY, TICK = dt.timedelta(hours=1), dt.timedelta(days=1), dt.timedelta(microseconds=1)
@@ -72,7 +73,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
     for version, contract in ((1, "c-one"), (2, "c-two")):
         put_vectors(lake, f"embeddings/v{version}", 4, [(1, MAY, 0), (1, MAY + 2 * DAY, 1), (2, MAY + DAY, 2)], contract)
         put_vectors(lake, f"query_embeddings/v{version}", 4, [(81, MAY + DAY, 3), (82, MAY + 3 * DAY, 0)], contract)
-    opened = features.open_store(home)
+    opened = features.open_store(Settings(home=home))
     features.apply(opened, home, features.definitions(lake, [1, 2], {1: (MAY + DAY).isoformat()}))
     return opened
 
@@ -285,7 +286,7 @@ def test_what_the_leak_would_have_been_worth(tmp_path: Path) -> None:
     statistics.derive(lake)
     put_vectors(lake, "embeddings/v1", 4, [(1, MAY, 0)], "c-one")
     lake.append("query_embeddings/v1", vector_tables.schema_of("query_embeddings/v1", 4, "c-one").empty_table())
-    store = features.open_store(tmp_path)
+    store = features.open_store(Settings(home=tmp_path))
     features.apply(store, tmp_path, features.definitions(lake, [1]))
     labels = np.array([clicked for _, _, clicked in shown])
 

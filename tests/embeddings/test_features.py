@@ -80,7 +80,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lake.append("events", pa.Table.from_pylist(EVENTS, schema=SCHEMAS["events"]))
     statistics.derive(lake)
     put_vectors(lake, 1, 4, [(1, 0, 0), (2, 0, 1), (1, 9, 2), (1, 9, 2)])
-    store = features.open_store(place)
+    store = features.open_store(Settings(home=place))
     features.apply(store, place, features.definitions(lake, [1]))
     hand_over(store, VIEWS, MAY + 4 * DAY)
     return place
@@ -88,7 +88,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def store(home: Path) -> FeatureStore:
-    return features.open_store(home)
+    return features.open_store(Settings(home=home))
 
 
 def historical(store: FeatureStore, asked: pa.Table, version: int) -> pa.Table:
@@ -194,7 +194,7 @@ def test_what_is_handed_over_is_what_was_written_or_became_valid_since(store: Fe
 
 def test_every_batch_is_handed_over_once_and_the_online_store_has_the_newest(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(handover, "BATCH", 1)
-    opened = features.open_store(home)
+    opened = features.open_store(Settings(home=home))
     assert hand_over(opened, ["item_profile"], MAY + 4 * DAY) == [2]
     assert features.online(opened, 1, [1, 2], 5)["price"] == [20.0, 5.0]
     mark = changes.newest(features.dataset_of(opened.get_feature_view("item_profile")))
@@ -228,7 +228,7 @@ def test_applying_another_encoder_keeps_the_first(home: Path, store: FeatureStor
     put_vectors(lake, 2, 6, [(1, 0, 5), (2, 0, 4)])
     assert features.versions(lake) == [1, 2]
     features.apply(store, home, features.definitions(lake, [2]))
-    opened = features.open_store(home)
+    opened = features.open_store(Settings(home=home))
     assert {v.name for v in opened.list_feature_views()} >= {f"{kind}_embedding_v{n}" for kind in ("item", "query") for n in (1, 2)}
     assert [opened.get_feature_view(f"item_embedding_v{n}").tags["contract_id"] for n in (1, 2)] == ["c-1", "c-2"]
     assert historical(opened, rows((1, 5, MAY + 3 * DAY)), 1).equals(before)
@@ -240,12 +240,13 @@ KILLED = """
 import datetime, os, sys, pathlib
 from feast.infra.online_stores.sqlite import SqliteOnlineStore
 from moon_ops.embeddings import as_of, features, handover
+from moon_ops.settings import Settings
 
 def die(*arguments, **more):
     os._exit(9)
 
 SqliteOnlineStore.online_write_batch = die
-store = features.open_store(pathlib.Path(sys.argv[1]))
+store = features.open_store(Settings(home=pathlib.Path(sys.argv[1])))
 view = store.get_feature_view("item_profile")
 handover.online(store, view, features.dataset_of(view), handover.Since(), datetime.datetime.fromisoformat(sys.argv[2]))
 """
@@ -255,7 +256,7 @@ def test_a_killed_publication_neither_blocks_readers_nor_the_next_one(home: Path
     end = MAY + 12 * DAY
     killed = subprocess.run([sys.executable, "-c", KILLED, str(home), end.isoformat()], capture_output=True, check=False)
     assert killed.returncode == 9, killed.stderr.decode()[-500:]
-    store = features.open_store(home)
+    store = features.open_store(Settings(home=home))
     assert features.online(store, 1, [1, 2], 5)["price"] == [20.0, 5.0], "what was published before is still served"
     hand_over(store, ["item_profile"], end)
     assert features.online(store, 1, [1, 2], 5)["price"] == [25.0, 5.0]
@@ -269,7 +270,7 @@ def test_online_values_of_unknown_items_and_users_are_null(store: FeatureStore) 
 
 def test_online_equals_historical_at_the_end_of_time(released: Settings) -> None:
     """On the simulated shop, for every item and two users, at the last midnight that statistics know."""
-    lake, store = released.lake, features.open_store(released.home)
+    lake, store = released.lake, features.open_store(released)
     items = lake.read(statistics.PROFILE, ["item_id"])["item_id"].unique().to_pylist()
     end = max(lake.read(statistics.STATS, ["event_timestamp"])["event_timestamp"].to_pylist()) + HOUR
     users = lake.read(statistics.BEHAVIOR, ["user_id"])["user_id"].unique().to_pylist()

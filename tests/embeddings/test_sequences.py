@@ -20,6 +20,7 @@ from moon_ops.errors import InputError
 from moon_ops.lake import statistics
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.schemas import SCHEMAS, STAMP
+from moon_ops.settings import Settings
 
 MAY = dt.datetime(2026, 5, 1, tzinfo=dt.UTC)
 SECOND, TICK = dt.timedelta(seconds=1), dt.timedelta(microseconds=1)
@@ -112,9 +113,9 @@ def test_a_registry_that_holds_the_plain_table_of_before_is_upgraded(tmp_path: P
     assert isinstance(view, FeatureView)
     plain = LanceSource(name="user_behavior", uri=lake.address(statistics.BEHAVIOR), **features.TIMES)
     old = FeatureView(name=view.name, entities=[features.USER], ttl=view.ttl, schema=view.features, source=plain)
-    features.apply(features.open_store(tmp_path), tmp_path, [features.USER, old])
-    features.apply(features.open_store(tmp_path), tmp_path, new)
-    found = features.clicks_of(features.open_store(tmp_path).get_feature_view("user_behavior"))
+    features.apply(features.open_store(Settings(home=tmp_path)), tmp_path, [features.USER, old])
+    features.apply(features.open_store(Settings(home=tmp_path)), tmp_path, new)
+    found = features.clicks_of(features.open_store(Settings(home=tmp_path)).get_feature_view("user_behavior"))
     assert found is not None
     assert found.length == 7
 
@@ -135,8 +136,8 @@ def test_another_number_of_clicks_is_registered_and_joined(tmp_path: Path) -> No
     asked = pa.table({"user_id": [1, 1], "event_timestamp": pa.array([MAY + 6 * SECOND, MAY + 9 * SECOND], STAMP)}).to_pandas()
     found: list[list[list[int]]] = []
     for length in (3, 5):
-        features.apply(features.open_store(tmp_path), tmp_path, features.definitions(lake, [], behaviors=length))
-        store: FeatureStore = features.open_store(tmp_path)
+        features.apply(features.open_store(Settings(home=tmp_path)), tmp_path, features.definitions(lake, [], behaviors=length))
+        store: FeatureStore = features.open_store(Settings(home=tmp_path))
         known = store.get_historical_features(asked, ["user_behavior:query_ids"]).to_df().sort_values("event_timestamp")
         found.append([np.asarray(row).tolist() for row in known["query_ids"]])
     assert found == [[[3, 4, 5], [5, 6, 7]], [[1, 2, 3, 4, 5], [3, 4, 5, 6, 7]]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,4 +67,4 @@ def workshop(lake: Any, fresh_mlflow: Path, tmp_path: Path) -> Settings:
     (models / "mini.toml").write_text(MINI)
     home.mkdir()
     shutil.copy(fresh_mlflow, home)
-    return replace(Settings.from_environment(home), lake=lake, models=models, workers=1)
+    return Settings.from_environment(home).replace(lake=lake, models=models, workers=1)

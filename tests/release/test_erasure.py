@@ -34,9 +34,7 @@ LONE = 987_654  # a user who has clicked nothing else
 
 def behaviour(settings: Settings) -> dict[str, Any]:
     """What the online store knows of that user."""
-    found: dict[str, Any] = (
-        features.open_store(settings.home).get_online_features(["user_behavior:item_ids"], [{"user_id": LONE}]).to_dict()
-    )
+    found: dict[str, Any] = features.open_store(settings).get_online_features(["user_behavior:item_ids"], [{"user_id": LONE}]).to_dict()
     return found
 
 
@@ -92,7 +90,7 @@ def test_no_place_knows_the_item_any_more(erased: tuple[Settings, dict[str, Any]
             if "item_ids" in old.schema.names:
                 assert not any(number in row for row in old.to_table(columns=["item_ids"])["item_ids"].to_pylist())
     assert bytes_with(settings.home, item["image_ids"][0].encode()) == []
-    store = features.open_store(settings.home)
+    store = features.open_store(settings)
     online = store.get_online_features(["item_embedding_v1:embedding", "item_profile:price"], [{"item_id": number}]).to_dict()
     assert (online["embedding"], online["price"]) == ([None], [None])
     assert places.tables(settings, 1).items.rows(np.array([number])).tolist() == [-1]

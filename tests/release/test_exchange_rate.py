@@ -57,7 +57,7 @@ def test_what_has_no_value_has_no_slope(released: Settings, tmp_path: Path) -> N
     some[0] = replace(some[0], aucs={"overall": some[0].aucs["overall"]})
     found = exchange_rate.slopes(some)
     assert {(s.metric, s.outcome) for s in found} == {(RECALL, "overall"), ("text_search/recall@10", "overall")}
-    settings = replace(released, home=tmp_path)
+    settings = released.replace(home=tmp_path)
     exchange_rate.keep(settings, some, found, {})
     with pytest.raises(StageError, match="the exchange rate was not measured on new items"):
         expected_gain.worth(settings, 0.008, "new items")
@@ -69,7 +69,7 @@ def test_what_has_no_value_has_no_slope(released: Settings, tmp_path: Path) -> N
 
 
 def test_what_is_kept_can_be_read_by_a_gate(released: Settings, tmp_path: Path) -> None:
-    settings = replace(released, home=tmp_path)
+    settings = released.replace(home=tmp_path)
     with pytest.raises(StageError, match="the exchange rate was never measured → run `moon exchange-rate`"):
         expected_gain.worth(settings, 0.008)
     some = points(0.0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +52,7 @@ def test_nothing_after_the_training_is_used(released: Settings, directory: Path)
 def test_a_variant_made_at_export_is_used_when_the_settings_say_so(copied: Settings, directory: Path) -> None:
     checkpoint = Path(shutil.copytree(directory, copied.home / "again"))
     number = stages.export(copied, checkpoint, ["int8"])
-    plain, small = stages.runtime(copied, number), stages.runtime(replace(copied, variant="int8"), number)
+    plain, small = stages.runtime(copied, number), stages.runtime(copied.replace(variant="int8"), number)
     assert plain.contract_id == small.contract_id, "the variant's vectors may meet the contract's"
     made = golden(copied.lake, plain.contract.layout, encoder_version(copied, 1).trained_until, queries=20, items=20)
     left, right = (opened.embed(made.items, made.pixels) for opened in (plain, small))
@@ -64,7 +63,7 @@ def test_a_variant_made_at_export_is_used_when_the_settings_say_so(copied: Setti
 
 def test_an_encoder_without_the_variant_is_refused(copied: Settings) -> None:
     with pytest.raises(ContractError, match="int8"):
-        stages.runtime(replace(copied, variant="int8"), 1)
+        stages.runtime(copied.replace(variant="int8"), 1)
 
 
 def test_a_variant_that_loses_recall_is_refused_before_anything_is_registered(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import lance
@@ -95,7 +94,7 @@ def test_a_release_that_fails_is_registered_with_its_evidence(copied: Settings, 
         (tmp_path / "models" / recipe.name).write_text(text)
     registry = Registry(copied)
     registry.client.delete_registered_model_alias("moon-release", CHAMPION)
-    made = release(replace(copied, models=tmp_path / "models"), 1, None, times, now=now)
+    made = release(copied.replace(models=tmp_path / "models"), 1, None, times, now=now)
     assert (made.version, made.passed, made.champion) == (2, False, None)
     evidence = {v["gate"]: v["passed"] for v in manifest_of(registry, 2)["evidence"]}
     assert evidence[RECALL] is False

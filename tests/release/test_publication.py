@@ -12,7 +12,6 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -69,7 +68,7 @@ def agree(settings: Settings, now: dt.datetime) -> None:
     np.testing.assert_allclose(cosines[:, 0], 1.0, atol=1e-5)
     same = table.gather(table.rows(nearest[:, 0]))
     np.testing.assert_allclose(same, vectors, atol=1e-5)
-    store = features.open_store(settings.home)
+    store = features.open_store(settings)
     online = store.get_online_features(["item_embedding_v1:embedding"], [{"item_id": int(i)} for i in ids]).to_dict()["embedding"]
     np.testing.assert_allclose(np.array(online, np.float32), vectors, atol=1e-6)
 
@@ -229,10 +228,10 @@ def test_a_refresh_killed_twenty_times_ends_with_every_row_once(current: Setting
 
 def test_another_number_of_clicks_is_shown_to_everybody(current: Settings, now: dt.datetime) -> None:
     """Online and offline, without a click more; and a model that reads more than are shown is refused."""
-    fewer = replace(current, behaviors=2)
+    fewer = current.replace(behaviors=2)
     assert publication.publish(fewer, 1, now=now).changed > 0
     assert publication.publish(fewer, 1, now=now).changed == 0
-    store = features.open_store(fewer.home)
+    store = features.open_store(fewer)
     user = Counter(fewer.lake.read(statistics.BEHAVIOR, ["user_id"])["user_id"].to_pylist()).most_common(1)[0][0]
     view = store.get_feature_view("user_behavior")
     history, rows = as_of.read(view, ["item_ids"])
@@ -245,7 +244,7 @@ def test_another_number_of_clicks_is_shown_to_everybody(current: Settings, now: 
 def test_killed_while_another_number_is_handed_over_it_is_not_thought_to_be_the_old_one(
     current: Settings, now: dt.datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fewer, store = replace(current, behaviors=2), features.open_store(current.home)
+    fewer, store = current.replace(behaviors=2), features.open_store(current)
     user = Counter(fewer.lake.read(statistics.BEHAVIOR, ["user_id"])["user_id"].to_pylist()).most_common(1)[0][0]
     before = features.online(store, 1, [1], user)["item_ids"]
     with monkeypatch.context() as patched:

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -57,13 +56,13 @@ def shop(server: redis.Redis, copied: Settings, now: dt.datetime) -> Settings:
     """The released home, published to an empty Redis."""
     server.flushall()
     port = server.connection_pool.connection_kwargs["port"]
-    settings = replace(copied, redis=f"127.0.0.1:{port},password={PASSWORD}")
+    settings = copied.replace(redis=f"127.0.0.1:{port},password={PASSWORD}")
     publication.publish(settings, 1, now=now)
     return settings
 
 
 def opened(settings: Settings) -> FeatureStore:
-    return features.open_store(settings.home, settings.redis)
+    return features.open_store(settings)
 
 
 def agree(settings: Settings, now: dt.datetime) -> None:
@@ -141,7 +140,7 @@ def test_an_item_is_forgotten_by_redis_too(shop: Settings, server: redis.Redis, 
 def test_a_server_that_does_not_answer_is_named(copied: Settings, now: dt.datetime) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        away = replace(copied, redis=f"127.0.0.1:{closed.getsockname()[1]}")
+        away = copied.replace(redis=f"127.0.0.1:{closed.getsockname()[1]}")
         with pytest.raises(ServiceError, match=r"the online store does not answer .* check MOON_REDIS"):
             publication.publish(away, 1, now=now)
     assert Path(copied.home / "index").is_dir()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import traceback
 from pathlib import Path
 
 import pytest
@@ -121,4 +121,15 @@ def test_opening_it_again_finds_the_same_things(registry: Registry, settings: Se
 def test_a_server_that_does_not_answer_is_an_error(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(ServiceError, match=r"MOON_TRACKING_URI = http://127.0.0.1:9: MLflow does not answer"):
-        Registry(replace(settings, tracking_uri="http://127.0.0.1:9"))
+        Registry(settings.replace(tracking_uri="http://127.0.0.1:9"))
+
+
+def test_a_password_in_the_address_is_not_repeated(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not in the error, not in what it came from, and not in a log."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    away_from = settings.replace(tracking_uri="http://moon:geheim@127.0.0.1:9")
+    with pytest.raises(ServiceError, match=r"MOON_TRACKING_URI = http://\*\*\*@127.0.0.1:9: MLflow does not answer") as away:
+        Registry(away_from)
+    assert "geheim" not in "".join(traceback.format_exception(away.value)) + caplog.text

@@ -27,7 +27,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 
 def opened(settings: Settings) -> RegistryFile:
-    found = RegistryFile.known(settings.tracking_uri)
+    found = RegistryFile.known(settings.tracking_uri.get_secret_value())
     assert found is not None, f"MLflow's tables have another schema than {SCHEMAS}: try them, and name the new one there"
     return found
 

@@ -54,7 +54,7 @@ def test_a_killed_run_goes_on_in_the_same_mlflow_run_and_ends_with_the_same_loss
     workshop: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed at step 10 of stage 2a, which is step 12 of all; the newest checkpoint is that of step 8."""
-    expected = train(replace(workshop, home=tmp_path / "undisturbed"))
+    expected = train(workshop.replace(home=tmp_path / "undisturbed"))
     with monkeypatch.context() as patch:
         kill_at(patch, 12)
         with pytest.raises(KeyboardInterrupt):

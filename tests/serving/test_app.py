@@ -8,7 +8,6 @@ import io
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -84,7 +83,7 @@ def test_search_returns_the_nearest_items_in_order(client: httpx.Client, release
 
 def test_a_logged_request_is_replayed_offline_with_the_same_features_and_scores(client: httpx.Client, released: Settings) -> None:
     """The requests of the newest users are logged as impressions and joined again point in time: features and scores are those online."""
-    store, now = features.open_store(released.home), newest_event(released) + dt.timedelta(days=1)
+    store, now = features.open_store(released), newest_event(released) + dt.timedelta(days=1)
     active = items_as_of(released.lake, now, ["item_id"])["item_id"].to_pylist()
     users = released.lake.read("events", ["user_id"], "event = 'click'")["user_id"].to_pylist()
     scorer, tables = Scorer(Registry(released).fetch(CTR, 1), threads=1), clicks.vectors_known(released, 1)
@@ -119,7 +118,7 @@ def newest_event(settings: Settings) -> dt.datetime:
 
 
 def test_feast_knows_which_features_a_registered_click_model_needs(released: Settings) -> None:
-    features.open_store(released.home)
+    features.open_store(released)
     store = FeatureStore(str(released.home / "feature_store"))
     assert store.mlflow.resolve_features("models:/moon-ctr/1") == "ctr_v1"
 
@@ -227,7 +226,7 @@ def test_a_model_that_reads_more_clicks_than_are_shown_is_served_with_a_warning(
     shutil.copytree(released.home, home, symlinks=True)
     settings = Settings.from_environment(home)
     for behaviors, warned in ((100, False), (2, True)):
-        publication.publish(replace(settings, behaviors=behaviors), 1, now=now)
+        publication.publish(settings.replace(behaviors=behaviors), 1, now=now)
         follower = Follower(settings)
         follower.follow()
         assert follower.current is not None, follower.refused

@@ -6,7 +6,6 @@ import base64
 import io
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -30,7 +29,7 @@ def picture(colour: str) -> str:
 @pytest.fixture
 def home(copied: Settings, now: Any) -> Settings:
     publication.publish(copied, 1, now=now)
-    return replace(copied, items_token="a-secret")
+    return copied.replace(items_token="a-secret")
 
 
 @pytest.fixture
@@ -57,7 +56,7 @@ def test_a_new_item_is_found_and_a_changed_one_changes(client: httpx.Client, hom
     answer = client.post("/v1/items", json={"items": [item]}, headers=TOKEN)
     assert (answer.status_code, answer.json()["new"]) == (202, 1)
     assert eventually(lambda: found(client, text, item["images"][0])[:1] == [900_001])
-    store = features.open_store(home.home)
+    store = features.open_store(home)
     known = store.get_online_features(["item_embedding_v1:embedding", "item_profile:category"], [{"item_id": 900_001}]).to_dict()
     assert known["embedding"][0] is not None
     assert known["category"] == ["Flying"]
