@@ -20,38 +20,39 @@ from moon_ops.release.manifest import release as make_release
 from moon_ops.release.status import active_items
 from moon_ops.release.windows import Windows, windows
 from moon_ops.settings import Settings
+from moon_ops.startup import start
 
 log = logging.getLogger(__name__)
 
 
 def train(as_of: str, recipe: str, seed: int) -> str:
     """Train on what was known at ``as_of``; the checkpoint's directory."""
-    settings = Settings.from_environment()
+    settings = _settings()
     times = windows(settings.lake, end=_time(as_of))
     return stages.train(settings, recipe, trained_until=times.trained_until, seed=seed).checkpoint
 
 
 def export(checkpoint: str) -> int:
     """Export and register a checkpoint; the encoder's version."""
-    return stages.export(Settings.from_environment(), Path(checkpoint))
+    return stages.export(_settings(), Path(checkpoint))
 
 
 def embed(encoder: int, as_of: str) -> int:
     """Embed what has no vector yet; the encoder's version again, for the task that follows."""
-    for report in stages.embed(Settings.from_environment(), encoder, now=_time(as_of)):
+    for report in stages.embed(_settings(), encoder, now=_time(as_of)):
         log.info("%s: %d new, %d in all", report.table, report.embedded, report.total)
     return encoder
 
 
 def publish(encoder: int, as_of: str) -> int:
     """Hand an encoder's vectors over to Feast, the tables and the index; the encoder's version again."""
-    log.info("%s", publication.publish(Settings.from_environment(), encoder, now=_time(as_of)))
+    log.info("%s", publication.publish(_settings(), encoder, now=_time(as_of)))
     return encoder
 
 
 def ctr(encoder: int, as_of: str, recipe: str, seed: int) -> int | None:
     """Train a click model; its version, None for a shop without click sequences."""
-    settings = Settings.from_environment()
+    settings = _settings()
     if not has_click_sequences(settings.lake):
         log.warning("the shop has no click sequences of known users: the release has no click model")
         return None
@@ -61,7 +62,7 @@ def ctr(encoder: int, as_of: str, recipe: str, seed: int) -> int | None:
 
 def release(encoder: int, ctr_version: int | None, as_of: str) -> int:
     """Measure, judge and register a release; its version, whether it passed or not."""
-    settings = Settings.from_environment()
+    settings = _settings()
     made = make_release(settings, encoder, ctr_version, _windows(settings, encoder, as_of), now=_time(as_of))
     for verdict in made.verdicts:
         log.info("%s", verdict)
@@ -70,7 +71,7 @@ def release(encoder: int, ctr_version: int | None, as_of: str) -> int:
 
 def promote(version: int) -> bool:
     """Promote a release that passed; False, with the reason in the log, for one that did not."""
-    settings = Settings.from_environment()
+    settings = _settings()
     if not manifest_of(Registry(settings), version)["passed"]:
         log.warning("release %d did not pass its gates and stays a candidate", version)
         return False
@@ -80,7 +81,7 @@ def promote(version: int) -> bool:
 
 def live_encoders() -> list[int]:
     """The encoders of the champion, the candidate and the previous release."""
-    registry = Registry(Settings.from_environment())
+    registry = Registry(_settings())
     releases = [version for alias in (CHAMPION, CANDIDATE, PREVIOUS) if (version := registry.alias(alias)) is not None]
     return sorted({int(manifest_of(registry, version)["encoder"]["version"]) for version in releases})
 
@@ -90,7 +91,7 @@ def require_complete(encoders: list[int], as_of: str) -> dict[str, int]:
 
     What has come since is the next run's work, for all but the champion.
     """
-    settings = Settings.from_environment()
+    settings = _settings()
     for encoder in encoders:
         missing = due(settings.lake, encoder, _time(as_of)).rows
         if missing.num_rows:
@@ -104,7 +105,7 @@ def require_complete(encoders: list[int], as_of: str) -> dict[str, int]:
 
 def ingest_inbox(as_of: str) -> int:
     """Take ``MOON_INBOX`` into the lake, if it is set; how many items are new or changed."""
-    settings = Settings.from_environment()
+    settings = _settings()
     if settings.inbox is None:
         return 0
     report = ingest(settings.inbox, settings.lake, now=_time(as_of), workers=settings.workers)
@@ -119,7 +120,7 @@ def embed_for_champion(as_of: str) -> int:
     if encoder is None:
         log.warning("there is no champion release: nothing to embed with")
         return 0
-    items, _ = stages.embed(Settings.from_environment(), encoder, now=_time(as_of))
+    items, _ = stages.embed(_settings(), encoder, now=_time(as_of))
     return items.embedded
 
 
@@ -130,7 +131,7 @@ def publish_for_champion(as_of: str) -> bool:
     price and a deletion.
     """
     encoder = _champion_encoder()
-    settings = Settings.from_environment()
+    settings = _settings()
     if encoder is None or marks.is_current(settings, encoder, _time(as_of)):
         return False
     log.info("%s", publication.publish(settings, encoder, now=_time(as_of), behaviour=False))
@@ -139,14 +140,20 @@ def publish_for_champion(as_of: str) -> bool:
 
 def maintain(keep_days: float) -> dict[str, int]:
     """Compact the lake and remove old versions; how many files and versions are gone."""
-    done = maintenance.maintain(Settings.from_environment(), keep=dt.timedelta(days=keep_days))
+    done = maintenance.maintain(_settings(), keep=dt.timedelta(days=keep_days))
     for kept in done:
         log.info("%s", kept)
     return {"files": sum(k.fragments - k.fragments_after for k in done), "versions": sum(k.versions_removed for k in done)}
 
 
+def _settings() -> Settings:
+    """What the environment says. A task is the entry point of its process: MLflow is imported after this, when a registry is asked."""
+    start()
+    return Settings.from_environment()
+
+
 def _champion_encoder() -> int | None:
-    registry = Registry(Settings.from_environment())
+    registry = Registry(_settings())
     champion = registry.alias(CHAMPION)
     return None if champion is None else int(manifest_of(registry, champion)["encoder"]["version"])
 

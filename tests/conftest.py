@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+from moon_ops.startup import start
+
 ROOT = Path(__file__).resolve().parents[1]
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 if not WORKER:  # the first process; its workers inherit the variable
@@ -41,6 +43,7 @@ os.environ.update(  # before Airflow, Lance and tqdm are first imported
     AIRFLOW__LOGGING__LOGGING_LEVEL="ERROR",
     AIRFLOW__API_AUTH__JWT_SECRET="for-tests-only" * 4,
 )
+start()
 (SCRATCH / "airflow").mkdir()
 
 NOW = dt.datetime(2026, 6, 1, tzinfo=dt.UTC)

@@ -12,21 +12,23 @@ BELOW = {  # room → the rooms it may import, besides itself: in the order data
     "errors": set(),
     "shapes": set(),
     "processor": set(),
+    "startup": set(),
     "recipes": {"errors", "shapes"},
     "shops": {"errors"},
     "inputs": {"errors"},
     "lake": {"errors", "inputs"},
     "settings": {"errors", "lake"},
     "encoder": {"errors", "processor", "recipes", "inputs", "lake"},
-    "embeddings": {"errors", "settings", "inputs", "lake"},
+    "embeddings": {"errors", "startup", "settings", "inputs", "lake"},
     "ctr": {"errors", "recipes", "inputs", "lake", "encoder", "embeddings"},
     "registry": {"errors", "settings"},
     "publication": {"errors", "settings", "inputs", "lake", "embeddings", "ctr", "registry"},
     "release": {"errors", "settings", "recipes", "inputs", "lake", "encoder", "embeddings", "ctr", "registry", "publication"},
     "studies": {"errors", "settings", "recipes", "inputs", "lake", "encoder", "ctr", "registry", "publication", "release"},
     "serving": {"errors", "settings", "inputs", "lake", "embeddings", "ctr", "registry", "publication", "release"},
-    "tasks": {"errors", "settings", "lake", "embeddings", "ctr", "registry", "publication", "release"},
+    "tasks": {"errors", "startup", "settings", "lake", "embeddings", "ctr", "registry", "publication", "release"},
 }
+STARTUP = "startup.py"  # the one file that may change the process it runs in
 FRONT = {"cli", "__init__"}  # the command line and what only it calls: may import everything
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -91,3 +93,74 @@ def test_functions_are_short(path: Path) -> None:
 
 def test_no_file_name_says_nothing() -> None:
     assert not {p.name for p in FILES} & {"utils.py", "common.py", "helpers.py", "base.py", "misc.py"}
+
+
+OF_MODULES = {"atexit", "os.environ", "os.putenv", "os.unsetenv", "warnings.filterwarnings", "warnings.simplefilter", "ibis.set_backend"}
+CHANGING = {"os.putenv", "os.unsetenv", "ibis.set_backend", "warnings.resetwarnings"}
+CHANGING |= {f"os.environ.{name}" for name in ("setdefault", "update", "pop", "popitem", "clear", "__setitem__", "__delitem__")}
+FILTERS = {"warnings.filterwarnings", "warnings.simplefilter"}
+HELD = ("os.environ", "ibis.options", "warnings.filters")  # what nothing is assigned to
+
+
+def global_changes(source: str) -> list[str]:
+    """What a file does to the process it runs in: its environment, its warnings outside a block of their own, its end, ibis's options."""
+    found: list[str] = []
+    tree = ast.parse(source)
+    blocks = [node for node in ast.walk(tree) if isinstance(node, ast.With) and "catch_warnings" in ast.unparse(node.items[0])]
+    within = {id(node) for block in blocks for node in ast.walk(block)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names if alias.name in OF_MODULES]
+        elif isinstance(node, ast.ImportFrom):  # by their own names they would not be seen below
+            found += [name for alias in node.names if (name := f"{node.module}.{alias.name}") in OF_MODULES or node.module == "atexit"]
+        elif isinstance(node, ast.Assign | ast.Delete | ast.AugAssign):
+            targets = [node.target] if isinstance(node, ast.AugAssign) else node.targets
+            found += [name for target in targets if (name := ast.unparse(target)).startswith(HELD)]
+        elif isinstance(node, ast.Call):
+            name, first = ast.unparse(node.func), ast.unparse(node.args[0]) if node.args else ""
+            if name in CHANGING or (name in FILTERS and id(node) not in within) or (name == "setattr" and first in HELD):
+                found.append(name)
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_one_file_alone_changes_its_process(path: Path) -> None:
+    found = global_changes(path.read_text())
+    assert bool(found) is (path == PACKAGE / STARTUP), found
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if room(p) != "cli"], ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_importing_a_file_does_nothing(path: Path) -> None:
+    """It defines; a call that stands alone is there for its effect, on a class of the file at most."""
+    body = ast.parse(path.read_text()).body
+    alone = [ast.unparse(node.value) for node in body if isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant)]
+    assert not [call for call in alone if call.split(".")[0] not in {node.name for node in body if isinstance(node, ast.ClassDef)}]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "os.environ['A'] = 'b'",
+        "del os.environ['A']",
+        "os.environ |= {'A': 'b'}",
+        "os.environ.setdefault('A', 'b')",
+        "os.environ.update(A='b')",
+        "os.putenv('A', 'b')",
+        "from os import environ",
+        "import atexit",
+        "from atexit import register",
+        "warnings.simplefilter('ignore')",
+        "with open('a'):\n    warnings.filterwarnings('ignore')",
+        "ibis.set_backend('duckdb')",
+        "ibis.options.interactive = True",
+        "setattr(ibis.options, 'interactive', True)",
+    ],
+)
+def test_a_change_of_the_process_is_seen(line: str) -> None:
+    assert global_changes(line)
+
+
+def test_warnings_in_a_block_and_environments_of_others_are_no_change() -> None:
+    within = "with warnings.catch_warnings():\n    warnings.simplefilter('ignore')"
+    given = "subprocess.run(command, env={**os.environ, 'A': 'b'})"
+    assert not global_changes(f"{within}\n{given}\nhome = os.environ.get('HOME')")

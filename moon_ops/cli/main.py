@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from dataclasses import asdict
@@ -15,6 +14,7 @@ from moon_ops.cli import studies
 from moon_ops.cli import vectors as production
 from moon_ops.cli.terminal import Without, moment, now, say, settings_of, stop_at_once
 from moon_ops.errors import InputError, MoonError
+from moon_ops.startup import start
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
 
@@ -293,7 +293,7 @@ def _windows(settings: Any, trained_until: str | None) -> Any:
 
 def main() -> None:
     """Entry point: a :class:`MoonError` becomes one line on stderr and exit code 1; anything else keeps its traceback."""
-    quiet()
+    start()
     stop_at_once()
     Without.start(NEEDLESS.get(sys.argv[1] if len(sys.argv) > 1 else "", ()))
     try:
@@ -301,12 +301,3 @@ def main() -> None:
     except MoonError as fault:
         typer.echo(f"moon: {fault}", err=True)
         sys.exit(1)
-
-
-def quiet() -> None:
-    """Settings of libraries that are read when they are first imported: fewer log lines, and progress bars that a log can hold."""
-    os.environ.setdefault("LANCE_LOG", "error")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    if not sys.stderr.isatty():
-        os.environ.setdefault("TQDM_MININTERVAL", "10")

@@ -13,6 +13,7 @@ from types import FrameType
 from moon_ops.errors import MoonError
 from moon_ops.serving.app import require_free
 from moon_ops.settings import ROOT, Settings, whole
+from moon_ops.startup import QUIET
 
 STOP_SECONDS = 15
 
@@ -21,6 +22,7 @@ def environment(settings: Settings, port: int) -> dict[str, str]:
     """The variables of an Airflow that runs our DAGs, on SQLite, for one user on this machine (everyone is admin)."""
     home = settings.home / "airflow"
     return {
+        **QUIET,
         **os.environ,
         "MOON_HOME": str(settings.home),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # standalone starts a bare `airflow`

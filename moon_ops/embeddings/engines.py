@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from moon_ops import startup
 from moon_ops.embeddings import portions as of
 from moon_ops.embeddings.pipeline import embed_samples, embed_stream
 from moon_ops.embeddings.portions import Count, Portions
@@ -82,6 +83,7 @@ class _Actor:
     """One worker of a cluster: an opened encoder, which embeds portion after portion and commits each."""
 
     def __init__(self, open_runtime: Callable[[], Runtime], lake: Lake, portions: Portions) -> None:
+        startup.start()
         self.runtime, self.lake, self.portions = open_runtime(), lake, portions
 
     def __call__(self, rows: pa.Table) -> pa.Table:

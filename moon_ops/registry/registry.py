@@ -15,7 +15,6 @@ import os
 import re
 import shutil
 import time
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,14 +28,6 @@ from moon_ops.settings import Settings, shown
 ENCODER, CTR, RELEASE = "moon-encoder", "moon-ctr", "moon-release"
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
 EXPERIMENT = "moon"
-QUIET = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
-    "GIT_PYTHON_REFRESH": "quiet",
-}
 
 
 class Registry:
@@ -53,9 +44,6 @@ class Registry:
     @cached_property
     def client(self) -> Any:
         """MLflow's client, connected when it is first needed: its import takes six CPU-seconds. Raises :class:`ServiceError`."""
-        for name, value in QUIET.items():  # MLflow reads these once, when it is first imported
-            os.environ.setdefault(name, value)
-        warnings.filterwarnings("ignore", message="The ``noload`` loader strategy")  # MLflow's, under SQLAlchemy 2.1
         import mlflow
 
         try:

@@ -1,0 +1,32 @@
+"""What libraries read from the process they are in, set in one place: an entry point calls :func:`start` before it imports them.
+
+Entry points are the command line, the tasks of the DAGs and a worker of a Ray cluster. Nothing else here changes a process: who imports
+moon_ops into a notebook or a service finds environment and warnings as they were.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+
+QUIET = {  # read by each library once, when it is first imported; what is set already stays
+    "LANCE_LOG": "error",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+
+
+def start() -> None:
+    """Fewer log lines, progress bars that a log can hold, no telemetry. May be called again."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_MININTERVAL", "10")
+    warnings.filterwarnings("ignore", message="The ``noload`` loader strategy")  # MLflow's, at each query under SQLAlchemy 2.1
