@@ -1,14 +1,13 @@
 """What libraries read from the process they are in, set in one place: an entry point calls :func:`start` before it imports them.
 
 Entry points are the command line, the tasks of the DAGs and a worker of a Ray cluster. Nothing else here changes a process: who imports
-moon_ops into a notebook or a service finds environment and warnings as they were.
+moon_ops into a notebook or a service finds it as it was.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-import warnings
 
 QUIET = {  # read by each library once, when it is first imported; what is set already stays
     "LANCE_LOG": "error",
@@ -29,4 +28,3 @@ def start() -> None:
         os.environ.setdefault(name, value)
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_MININTERVAL", "10")
-    warnings.filterwarnings("ignore", message="The ``noload`` loader strategy")  # MLflow's, at each query under SQLAlchemy 2.1

@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -44,18 +45,22 @@ class Registry:
     @cached_property
     def client(self) -> Any:
         """MLflow's client, connected when it is first needed: its import takes six CPU-seconds. Raises :class:`ServiceError`."""
-        import mlflow
-
         try:
             if not self.embedded:
-                client = mlflow.MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
-                return client if self.name == self.uri else _Discreet(client, self.name)
+                return self._connected() if self.name == self.uri else _Discreet(self._connected(), self.name)
             self.home.mkdir(parents=True, exist_ok=True)
             with (self.home / "mlflow.lock").open("w") as lock:  # two first uses at once leave a broken database
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                return mlflow.MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+                return self._connected()
         except self._missing as unreachable:
             raise self._away(unreachable) from unreachable
+
+    def _connected(self) -> Any:
+        import mlflow
+
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The ``noload`` loader strategy")  # of MLflow's tables, under SQLAlchemy 2.1
+            return mlflow.MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
 
     @cached_property
     def experiment_id(self) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import traceback
 from pathlib import Path
 
@@ -133,3 +135,11 @@ def test_a_password_in_the_address_is_not_repeated(
     with pytest.raises(ServiceError, match=r"MOON_TRACKING_URI = http://\*\*\*@127.0.0.1:9: MLflow does not answer") as away:
         Registry(away_from)
     assert "geheim" not in "".join(traceback.format_exception(away.value)) + caplog.text
+
+
+def test_opening_one_says_nothing(tmp_path: Path) -> None:
+    """Whatever Feast has done to the filters: MLflow's tables warn of themselves when they are first imported."""
+    code = "import feast, pathlib\nfrom moon_ops.registry.registry import Registry\nfrom moon_ops.settings import Settings\n"
+    code += f"Registry(Settings(home=pathlib.Path({str(tmp_path / 'home')!r})))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Warning" not in done.stderr
