@@ -22,7 +22,7 @@ help: ## Show this help
 
 install: $(STAMP) ## Create .venv with everything in it (the other targets do this themselves)
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip uv
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)") --editable ".[dev]"

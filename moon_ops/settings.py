@@ -22,7 +22,8 @@ PREFIX = "MOON_"
 BEHAVIORS = 100  # of a user's last clicks that the features show by default; a click model may read fewer
 VARIANTS = ("fp32", "int8", "fp16")  # of an encoder's graphs
 MOST = {"port": 65535, "behaviors": 10_000}  # of whole numbers that have a greatest value
-ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = Path(__file__).resolve().parent
+ROOT = PACKAGE / "assets" if (PACKAGE / "assets").is_dir() else PACKAGE.parent  # of models/, dags/, …: in a wheel, or a checkout
 
 
 class Settings(BaseModel):

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from moon_ops.errors import GateError, InputError
 from moon_ops.publication import publication
-from moon_ops.settings import Settings
+from moon_ops.settings import ROOT, Settings
 
 if TYPE_CHECKING:
     from moon_ops.encoder.budget import Budget
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 SHOP_SEED = 0  # the shop stays the same when the training's seed changes
 FOLLOWING = 100  # steps of moon-tiny take as long as all that comes after training (2 cores, AVX2, float32)
+CHECKOUT = (".venv/bin/moon", "make serve", "make airflow", "make demo SEED=1")
+INSTALLED = ("moon", "moon serve", "python -m moon_ops.cli.standalone", "moon demo --seed 1")
 
 
 @dataclass(frozen=True)
@@ -239,8 +241,6 @@ def _summary(
     seconds: float,
 ) -> None:
     """What was reached, beside the zero point, the champion and the ceiling; and what to try next."""
-    from moon_ops.registry.registry import CHAMPION, Registry
-
     table = Table(title=f"Reached in {seconds / 60:.1f} minutes", title_justify="left")
     for name in ("figure", "this release", "beside it"):
         table.add_column(name, justify="left" if name == "figure" else "right")
@@ -258,17 +258,25 @@ def _summary(
         _row(table, metrics, head, ("ID-only", metrics.get(f"ctr/{tail}_id_only")), ("oracle", metrics.get(f"ctr/{tail}_oracle")))
     console.print()
     console.print(table)
+    _try_next(console, settings)
+
+
+def _try_next(console: Console, settings: Settings) -> None:
+    """Commands as they are typed in a checkout, or where a wheel is installed."""
+    from moon_ops.registry.registry import CHAMPION, Registry
+
     console.print("\nTry next:")
     prefix = f"MOON_HOME={settings.home} " if settings.home != Path(".moon").absolute() else ""
     serving = Registry(settings).alias(CHAMPION) is not None
+    moon, serve, airflow, again = CHECKOUT if (ROOT / "Makefile").is_file() else INSTALLED
     for command, why in (
-        *([(f"{prefix}make serve", f"visual search at http://{settings.host}:{settings.port}/")] if serving else []),
-        (f"{prefix}make airflow", "the same stages as DAGs, in the Airflow UI"),
-        (f"{prefix}make demo SEED=1", "a second release, compared with this one"),
-        (f"{prefix}.venv/bin/moon status", "what is served now"),
-        (f"{prefix}.venv/bin/moon rollback", "back to the release before (once there are two)"),
+        *([(serve, f"visual search at http://{settings.host}:{settings.port}/")] if serving else []),
+        (airflow, "the same stages as DAGs, in the Airflow UI"),
+        (again, "a second release, compared with this one"),
+        (f"{moon} status", "what is served now"),
+        (f"{moon} rollback", "back to the release before (once there are two)"),
     ):
-        console.print(f"  {command}   [dim]# {why}[/dim]", highlight=False)
+        console.print(f"  {prefix}{command}   [dim]# {why}[/dim]", highlight=False)
 
 
 def _row(table: Table, metrics: dict[str, float], name: str, *beside: tuple[str, float | str | None]) -> None:

@@ -12,7 +12,7 @@ from types import FrameType
 
 from moon_ops.errors import MoonError
 from moon_ops.serving.app import require_free
-from moon_ops.settings import ROOT, Settings, whole
+from moon_ops.settings import PACKAGE, ROOT, Settings, whole
 from moon_ops.startup import QUIET
 
 STOP_SECONDS = 15
@@ -26,7 +26,7 @@ def environment(settings: Settings, port: int) -> dict[str, str]:
         **os.environ,
         "MOON_HOME": str(settings.home),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # standalone starts a bare `airflow`
-        "PYTHONPATH": os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH", "")) if p),
+        "PYTHONPATH": os.pathsep.join(p for p in (str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")) if p),
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}?timeout=30",  # without: "database is locked"
         "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),

@@ -26,9 +26,9 @@ from moon_ops.embeddings.vector_tables import contract_of, query_table_name, tab
 from moon_ops.errors import InputError, StageError
 from moon_ops.lake import statistics
 from moon_ops.lake.lake import Lake
-from moon_ops.settings import BEHAVIORS, Settings
+from moon_ops.settings import BEHAVIORS, ROOT, Settings
 
-REPO = Path(__file__).resolve().parents[2] / "feature_repo"
+REPO = ROOT / "feature_repo"
 PATIENCE = {"socket_connect_timeout": 10, "socket_timeout": 60}  # seconds: a Redis that does not answer must not hold everybody's turn
 FOREVER = dt.timedelta(0)  # Feast's spelling
 ITEM = Entity(name="item", join_keys=["item_id"], value_type=ValueType.INT64)
