@@ -9,6 +9,7 @@
     ├── ContractError        vectors or models of two encoders were about to be combined
     ├── LeakError            an evaluation would see what its model was trained on
     ├── GateError            a release that failed its gates was about to be promoted
+    ├── InstallError         a package of an extra is not installed
     └── ServiceError         a port, a server or a registry is not available
 
 Other exceptions are faults of ours and keep their traceback. The command line turns this family, and no other, into one line and
@@ -63,6 +64,10 @@ class LeakError(MoonError):
 
 class GateError(MoonError):
     """A release without passing evidence was about to be made champion."""
+
+
+class InstallError(MoonError):
+    """A job was asked for that needs a package which only an extra brings."""
 
 
 class ServiceError(MoonError):

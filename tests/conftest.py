@@ -10,6 +10,8 @@ import datetime as dt
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +48,8 @@ os.environ.update(  # before Airflow, Lance and tqdm are first imported
 start()
 (SCRATCH / "airflow").mkdir()
 
+SHIPPED = ("moon_ops", "models", "dags", "feature_repo")  # in a wheel
+PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input")
 NOW = dt.datetime(2026, 6, 1, tzinfo=dt.UTC)
 ENCODER = "moon-nano"
 PLACES = (
@@ -101,6 +105,23 @@ def released() -> Any:
         run(settings, Choices(size="tiny", encoder=ENCODER), now=NOW)
 
     return Settings.from_environment(once("released", make))
+
+
+@pytest.fixture(scope="session")
+def wheel() -> Path:
+    """The package, built from a copy, so that nothing is left in the checkout."""
+
+    def make(place: Path) -> None:
+        command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", *SHIPPED]
+        listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+        for name in [*listed, "pyproject.toml", "setup.py", "README.md", "LICENSE"]:
+            if (ROOT / name).is_file():
+                (place / "source" / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, place / "source" / name)
+        build = ["wheel", "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", str(place), str(place / "source")]
+        subprocess.run([*PIP, *build], check=True)
+
+    return next(once("wheel", make).glob("*.whl"))
 
 
 @pytest.fixture

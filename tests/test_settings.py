@@ -15,6 +15,7 @@ from moon_ops.errors import (
     ContractError,
     GateError,
     InputError,
+    InstallError,
     LeakError,
     MoonError,
     ServiceError,
@@ -185,7 +186,7 @@ def test_a_misspelt_variable_is_found(clean: pytest.MonkeyPatch) -> None:
     assert unknown_variables() == {"MOON_REDIS_URL": "MOON_REDIS", "MOON_ZZZ": ""}
 
 
-@pytest.mark.parametrize("kind", [SettingsError, InputError, StageError, ContractError, LeakError, GateError, ServiceError])
+@pytest.mark.parametrize("kind", [SettingsError, InputError, StageError, ContractError, LeakError, GateError, InstallError, ServiceError])
 def test_an_error_keeps_its_action_across_processes(kind: type[MoonError]) -> None:
     sent = pickle.loads(pickle.dumps(kind("steps = -1", action="correct it")))
     assert type(sent) is kind

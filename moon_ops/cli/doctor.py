@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from moon_ops.errors import MoonError
 from moon_ops.settings import ROOT, Settings, shown, unknown_variables
 
-PACKAGES = ("apache-airflow", "feast", "mlflow", "torch", "transformers", "onnx", "pylance", "duckdb", "faiss-cpu", "pillow")
+PACKAGES = {"pylance": "", "duckdb": "", "pillow": "", "feast": "sdk", "mlflow-skinny": "sdk", "faiss-cpu": "serve", "fastapi": "serve"}
+PACKAGES |= {"torch": "train", "transformers": "train", "onnx": "train", "apache-airflow": "airflow"}  # the extra that brings it
 LEAST_FREE = 5 * 2**30
 
 Check = tuple[str, bool, str]
@@ -19,11 +20,11 @@ Check = tuple[str, bool, str]
 def examine(settings: Settings) -> Iterator[Check]:
     """Every check in turn; a check that fails says what to do."""
     yield "python", sys.version_info >= (3, 11), sys.version.split()[0]
-    for name in PACKAGES:
+    for name, extra in PACKAGES.items():
         try:
             yield name, True, importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            yield name, False, "is not installed → run `make install`"
+            yield name, bool(extra), _absent(extra)
     yield "MOON_HOME", True, f"{settings.home}{'' if settings.home.exists() else ' (not there yet: run `moon demo`)'}"
     for name, ours in unknown_variables().items():
         yield name, False, f"is no setting, and nothing reads it → {f'did you mean {ours}?' if ours else 'unset it'}"
@@ -45,8 +46,8 @@ def _runtime() -> Check:
         import onnxruntime
 
         return "onnxruntime", True, f"{onnxruntime.__version__} with {', '.join(onnxruntime.get_available_providers())}"
-    except ImportError as missing:
-        return "onnxruntime", False, f"{missing} → run `make install`"
+    except ImportError:
+        return "onnxruntime", True, _absent("serve")
 
 
 def _pictures() -> Check:
@@ -56,11 +57,18 @@ def _pictures() -> Check:
 
 
 def _registry(settings: Settings) -> Check:
-    from moon_ops.registry.registry import CHAMPION, Registry
-
     if settings.tracking_uri.get_secret_value().startswith("sqlite:") and not settings.home.exists():
         return "mlflow", True, "nothing registered yet"
     try:
+        from moon_ops.registry.registry import CHAMPION, Registry
+
         return "mlflow", True, f"{shown(settings.tracking_uri)}, champion: {Registry(settings).alias(CHAMPION)}"
     except MoonError as fault:
         return "mlflow", False, str(fault)
+    except ImportError:
+        return "mlflow", True, _absent("sdk")
+
+
+def _absent(extra: str) -> str:
+    """What to install; an extra that nobody needs here is no fault."""
+    return f'is not installed → pip install "moon_ops{f"[{extra}]" if extra else ""}"'

@@ -12,6 +12,7 @@ import typer
 
 from moon_ops.cli import studies
 from moon_ops.cli import vectors as production
+from moon_ops.cli.extras import not_installed
 from moon_ops.cli.terminal import Without, moment, now, say, settings_of, stop_at_once
 from moon_ops.errors import InputError, MoonError
 from moon_ops.startup import start
@@ -292,12 +293,20 @@ def _windows(settings: Any, trained_until: str | None) -> Any:
 
 
 def main() -> None:
-    """Entry point: a :class:`MoonError` becomes one line on stderr and exit code 1; anything else keeps its traceback."""
+    """Entry point: a :class:`MoonError` becomes one line on stderr and exit code 1, and so does a package that only an extra brings;
+    anything else keeps its traceback.
+    """
     start()
     stop_at_once()
-    Without.start(NEEDLESS.get(sys.argv[1] if len(sys.argv) > 1 else "", ()))
+    command = sys.argv[1] if len(sys.argv) > 1 else ""
+    Without.start(NEEDLESS.get(command, ()))
     try:
         app()
     except MoonError as fault:
         typer.echo(f"moon: {fault}", err=True)
+        sys.exit(1)
+    except ImportError as missing:
+        if (absent := not_installed(missing, f"moon {command}")) is None:
+            raise
+        typer.echo(f"moon: {absent}", err=True)
         sys.exit(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -10,8 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
-from moon_ops.errors import MoonError
-from moon_ops.serving.app import require_free
+from moon_ops.errors import InstallError, MoonError
+from moon_ops.serving.sockets import require_free
 from moon_ops.settings import PACKAGE, ROOT, Settings, whole
 from moon_ops.startup import QUIET
 
@@ -46,7 +47,8 @@ def environment(settings: Settings, port: int) -> dict[str, str]:
 
 
 def run(settings: Settings, port: int) -> int:
-    """Run until interrupted; Airflow's exit code. :class:`~moon_ops.errors.ServiceError` if the port is in use."""
+    """Run until interrupted; Airflow's exit code. :class:`ServiceError` if the port is in use, :class:`InstallError` without Airflow."""
+    _require_airflow()
     require_free("127.0.0.1", port, variable="AIRFLOW_PORT")
     (settings.home / "airflow").mkdir(parents=True, exist_ok=True)
     print(f"Airflow: http://localhost:{port} in about half a minute. DAGs start paused: switch on the ones you want.", flush=True)
@@ -64,6 +66,11 @@ def run(settings: Settings, port: int) -> int:
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # what is left of our own session
+
+
+def _require_airflow() -> None:
+    if importlib.util.find_spec("airflow") is None:
+        raise InstallError("Airflow is not installed", action='pip install "moon_ops[airflow,serve,train]"')
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
