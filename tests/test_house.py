@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -164,3 +165,10 @@ def test_warnings_in_a_block_and_environments_of_others_are_no_change() -> None:
     within = "with warnings.catch_warnings():\n    warnings.simplefilter('ignore')"
     given = "subprocess.run(command, env={**os.environ, 'A': 'b'})"
     assert not global_changes(f"{within}\n{given}\nhome = os.environ.get('HOME')")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_settings_alone_read_our_variables(path: Path) -> None:
+    """A variable that another file reads would be in no table, and a wrong value of it in no message."""
+    read = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call | ast.Subscript)]
+    assert not [said for node in read if re.match(r"os\.(getenv|environ(\.get)?)[(\[]'MOON_", said := ast.unparse(node))]
