@@ -81,7 +81,10 @@ def only(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
         if extra not in made:
             place = made[extra] = tmp_path_factory.mktemp(f"only-{extra or 'base'}")
             venv.create(place, symlinks=True)
-            subprocess.run([*PIP, "--python", str(place / "bin" / "python"), "install", "--no-deps", "--no-index", str(wheel)], check=True)
+            subprocess.run(
+                [*PIP, "--python", str(place / "bin" / "python"), "install", "--no-deps", "--no-index", "--ignore-installed", str(wheel)],
+                check=True,
+            )
             linked(needed(wheel, extra), next(place.glob("lib/python*/site-packages")))
         environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "MOON_HOME")} | variables
         command = [made[extra] / "bin" / words[0], *words[1:]]

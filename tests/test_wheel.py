@@ -20,7 +20,10 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The commands of an environment with the wheel in it; what it needs is lent by this one, but not its moon_ops."""
     place = tmp_path_factory.mktemp("installed")
     venv.create(place, symlinks=True)
-    subprocess.run([*PIP, "--python", str(place / "bin" / "python"), "install", "--no-deps", "--no-index", str(wheel)], check=True)
+    subprocess.run(
+        [*PIP, "--python", str(place / "bin" / "python"), "install", "--no-deps", "--no-index", "--ignore-installed", str(wheel)],
+        check=True,
+    )
     own = next(place.glob("lib/python*/site-packages"))
     lent = dict.fromkeys(sysconfig.get_path(kind) for kind in ("purelib", "platlib"))
     (own / "lent.pth").write_text("".join(f"{path}\n" for path in lent))  # the links in there, e.g. to a checkout, are not followed
