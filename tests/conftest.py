@@ -1,4 +1,4 @@
-"""Fixtures: an isolated environment, the tiny simulated shop, and one home in which the whole demo has run.
+"""Fixtures: an isolated environment, the tiny simulated shop, a home in which the whole demo has run, and one to train a small encoder in.
 
 Several processes may run the tests (pytest-xdist): each has a scratch directory of its own, and what none of them writes to is made once.
 """
@@ -58,6 +58,44 @@ PLACES = (
     ("model_versions", "source"),
     ("model_versions", "storage_location"),
 )  # of MLflow, in which a home's path stands
+MINI = """
+family = "smolvlm"
+vocabulary = 700
+
+[inputs]
+picture_size = 16
+max_text_tokens = 16
+
+[vision]
+hidden_size = 32
+intermediate_size = 32
+num_hidden_layers = 1
+num_attention_heads = 2
+patch_size = 4
+
+[text]
+hidden_size = 32
+intermediate_size = 32
+num_hidden_layers = 1
+num_attention_heads = 2
+num_key_value_heads = 2
+
+[training]
+batch = 8
+learning_rate = 2e-3
+warmup_steps = 1
+
+[stage1]
+steps = 2
+
+[stage2a]
+steps = 12
+
+[stage2b]
+steps = 4
+least_entities = 0
+queue = 16
+"""
 
 
 def once(name: str, make: Callable[[Path], object]) -> Path:
@@ -137,6 +175,30 @@ def copied(released: Any, tmp_path: Path) -> Any:
     database.commit()
     database.close()
     return released.replace(home=home, lake=Lake(str(home / "lake")), tracking_uri=f"sqlite:///{home / 'mlflow.db'}")
+
+
+@pytest.fixture(scope="session")
+def fresh_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's database without a run: making one takes longer than a small training."""
+    from moon_ops.registry.registry import Registry
+    from moon_ops.settings import Settings
+
+    settings = Settings.from_environment(tmp_path_factory.mktemp("mlflow"))
+    Registry(settings)
+    return settings.home / "mlflow.db"
+
+
+@pytest.fixture
+def workshop(lake: Any, fresh_mlflow: Path, tmp_path: Path) -> Any:
+    """The settings of a home of its own over the tiny shop's lake, and of recipes only ``mini``: all three stages, in a second or two."""
+    from moon_ops.settings import Settings
+
+    models, home = tmp_path / "models", tmp_path / "home"
+    models.mkdir()
+    (models / "mini.toml").write_text(MINI)
+    home.mkdir()
+    shutil.copy(fresh_mlflow, home)
+    return replace(Settings.from_environment(home), lake=lake, models=models, workers=1)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The house: which room may import which, and how large a file may be."""
+"""The house: which room may import which, how large a file may be, and that tests stand in the rooms of what they test."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "moon_ops"
+ROOT = Path(__file__).parents[1]
+PACKAGE, TESTS = ROOT / "moon_ops", ROOT / "tests"
 BELOW = {  # room → the rooms it may import, besides itself: in the order data flows, each imports what stands above it
     "errors": set(),
     "shapes": set(),
@@ -32,6 +33,7 @@ BELOW = {  # room → the rooms it may import, besides itself: in the order data
 STARTUP = "startup.py"  # the one file that may change the process it runs in
 FRONT = {"cli", "__init__"}  # the command line and what only it calls: may import everything
 FILES = sorted(PACKAGE.rglob("*.py"))
+TEST_FILES = sorted(TESTS.rglob("*.py"))
 
 
 def room(path: Path) -> str:
@@ -81,7 +83,12 @@ def test_no_two_files_import_each_other() -> None:
     assert not imports
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_tests_stand_in_rooms() -> None:
+    """A directory of tests is named like the room that they test; what tests no room, or a room of one file, lies beside them."""
+    assert {p.parent.relative_to(TESTS).as_posix() for p in TEST_FILES} <= {".", "cli", *BELOW}
+
+
+@pytest.mark.parametrize("path", [*FILES, *TEST_FILES], ids=lambda p: str(p.relative_to(PACKAGE if PACKAGE in p.parents else ROOT)))
 def test_files_are_short(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 320
 

@@ -5,20 +5,18 @@ from __future__ import annotations
 import datetime as dt
 import io
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from four_items import DAY, ITEMS, MAY, PICTURES, QUERIES, Shop, due_titles, embed, filled
 from numpy.typing import NDArray
 from PIL import Image
 
 from moon_ops.embeddings import portions, produce, vector_tables
-from moon_ops.embeddings.due import contents, due
 from moon_ops.embeddings.produce import EmbedReport
 from moon_ops.embeddings.runtime import Runtime
 from moon_ops.errors import ContractError, StageError
@@ -31,47 +29,10 @@ from moon_ops.lake.lake import Lake
 from moon_ops.lake.schemas import SCHEMAS, STAMP, embeddings_schema
 from moon_ops.lake.tables import image_bytes
 
-MAY = dt.datetime(2026, 5, 1, tzinfo=dt.UTC)
-DAY = dt.timedelta(days=1)
-ITEMS: list[dict[str, Any]] = [
-    {"item_id": 1, "title": "Red dress", "category": "Clothes > Dresses", "images": "red.png|dots.png", "price": 20.0},
-    {"item_id": 2, "title": "Blue boots", "category": "Shoes > Boots", "images": "blue.png", "attributes": {"material": "leather"}},
-    {"item_id": 3, "title": "Green mug", "brand": "Acme", "description": "Holds half a litre"},
-    {"item_id": 4, "title": "<image> Lamp", "images": "red.png"},
-]
-QUERIES = [
-    {"query_id": 1, "timestamp": "2026-05-02T10:00:00", "text": "red dress"},
-    {"query_id": 2, "timestamp": "2026-05-02T11:00:00", "image": "blue.png"},
-    {"query_id": 3, "timestamp": "2026-05-02T12:00:00", "image": "blue.png", "text": "boots"},
-]
-PICTURES = {"red.png": "red", "blue.png": "blue", "dots.png": "pink"}
-Shop = Callable[..., Path]
-
 
 @pytest.fixture
 def lake(make_shop: Shop, tmp_path: Path) -> Lake:
-    """Four items and three queries, since May 1."""
-    filled = Lake(str(tmp_path / "lake"))
-    ingest(make_shop("first", items=ITEMS, queries=QUERIES, pictures=PICTURES), filled, now=MAY)
-    return filled
-
-
-@pytest.fixture
-def changed(make_shop: Shop, lake: Lake) -> Callable[..., None]:
-    """Bring item 1 again on May 3, with some columns changed."""
-
-    def bring(**columns: Any) -> None:
-        ingest(make_shop("again", items=[{**ITEMS[0], **columns}], pictures=PICTURES), lake, now=MAY + 2 * DAY)
-
-    return bring
-
-
-def embed(lake: Lake, runtime: Runtime) -> EmbedReport:
-    return produce.embed(lake, runtime, 1, now=MAY + 10 * DAY, workers=1)
-
-
-def due_titles(lake: Lake) -> list[str]:
-    return [item["title"] for item in contents(lake.open("items"), due(lake, 1).rows)]
+    return filled(make_shop, tmp_path / "lake")
 
 
 def stored(lake: Lake, table: str = "embeddings/v1") -> NDArray[np.float32]:
@@ -123,83 +84,6 @@ def test_an_encoder_of_two_views_reads_the_picture_and_its_crop(lake: Lake, core
     found = lake.read("query_embeddings/v1", ["embedding"], "query_id = 8")["embedding"].to_pylist()[0]
     assert found == pytest.approx(query, abs=1e-5)
     assert np.abs(found - whole).max() > 1e-3, "the whole picture twice is another vector"
-
-
-@pytest.mark.parametrize(
-    ("change", "titles"),
-    [
-        ({"title": "Scarlet dress"}, ["Scarlet dress"]),
-        ({"images": "dots.png|red.png"}, ["Red dress"]),
-        ({"price": 15.0}, []),
-        ({"status": "deleted"}, []),
-        ({}, []),
-    ],
-    ids=["title", "order of pictures", "price", "deleted", "nothing"],
-)
-def test_a_change_is_due_if_an_encoder_reads_it(
-    lake: Lake, runtime: Runtime, changed: Callable[..., None], change: dict[str, Any], titles: list[str]
-) -> None:
-    embed(lake, runtime)
-    changed(**change)
-    work = due(lake, 1)
-    assert due_titles(lake) == titles
-    assert work.rows["event_timestamp"].to_pylist() == [MAY + 2 * DAY] * len(titles)
-    assert embed(lake, runtime).embedded == len(titles)
-    assert due(lake, 1).rows.num_rows == 0
-
-
-def version(day: int, content: str, status: str = "active", learned: int | None = None) -> dict[str, Any]:
-    """A version of item 1, valid from a day in May and learned on a day in May."""
-    times = {"event_timestamp": MAY + day * DAY, "created": MAY + (day if learned is None else learned) * DAY}
-    return {"item_id": 1, "spu_id": 1, "title": content, "content_hash": content, "status": status, **times}
-
-
-@pytest.mark.parametrize(
-    ("versions", "expected"),
-    [
-        ([version(0, "a"), version(1, "a"), version(2, "b")], [(0, "a"), (2, "b")]),
-        ([version(0, "a"), version(1, "b"), version(2, "a")], [(0, "a"), (1, "b"), (2, "a")]),
-        ([version(0, "a", "deleted"), version(1, "a")], [(1, "a")]),
-        ([version(0, "a"), version(1, "b", "deleted"), version(2, "b")], [(0, "a"), (2, "b")]),
-        ([version(0, "a"), version(1, "a", "deleted"), version(2, "a")], [(0, "a")]),
-        ([version(9, "a", learned=0), version(9, "b", learned=1)], [(9, "b")]),
-        ([version(9, "a", learned=0), version(9, "a", "deleted", learned=1)], []),
-    ],
-    ids=["same again", "back to the old", "came deleted", "changed while deleted", "deleted and back", "corrected", "withdrawn"],
-)
-def test_the_versions_that_are_due(tmp_path: Path, versions: list[dict[str, Any]], expected: list[tuple[int, str]]) -> None:
-    lake = Lake(str(tmp_path / "lake"))
-    lake.append("items", pa.Table.from_pylist(versions, schema=SCHEMAS["items"]))
-    work = due(lake, 1).rows.to_pylist()
-    assert [((row["event_timestamp"] - MAY).days, row["content_hash"]) for row in work] == expected
-
-
-@pytest.mark.parametrize(
-    ("steps", "expected"),
-    [
-        (["red", "blue", "red"], "red"),
-        (["red", "blue", "red", "blue"], "blue"),
-        (["red", "blue", "blue"], "blue"),
-    ],
-)
-@pytest.mark.parametrize("killed", [False, True])
-def test_of_an_item_to_come_the_last_correction_counts(
-    tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch, steps: list[str], expected: str, killed: bool
-) -> None:
-    """Each content is embedded before the next one comes; a run that is killed before it ends leaves the rest to the next one."""
-    lake = Lake(str(tmp_path / "lake"))
-    for day, content in enumerate(steps):
-        lake.append("items", pa.Table.from_pylist([version(20, content, learned=day)], schema=SCHEMAS["items"]))
-        if killed and day == len(steps) - 1:
-            with monkeypatch.context() as patched:
-                patched.setattr(produce, "_require_complete", Mock(side_effect=KeyboardInterrupt))
-                with pytest.raises(KeyboardInterrupt):
-                    produce.embed(lake, runtime, 1, now=MAY + day * DAY, workers=1)
-        produce.embed(lake, runtime, 1, now=MAY + day * DAY, workers=1)
-    ids, vectors = vector_tables.vectors_as_of(lake, 1, MAY + 20 * DAY)
-    assert (ids.tolist(), lake.read("embeddings/v1")["content_hash"].to_pylist()) == ([1], [expected])
-    assert vectors[0] == pytest.approx(runtime.embed([Sample(expected, ())], {})[0], abs=1e-5)
-    assert produce.plan(lake, 1).items == 0
 
 
 def test_an_item_that_is_erased_while_it_is_embedded_does_not_come_back(
@@ -280,26 +164,6 @@ def test_another_encoders_contract_is_refused(lake: Lake, runtime: Runtime, othe
     assert produce.embed(lake, other_runtime, 2, now=MAY, workers=1).contract_id == other_runtime.contract_id
 
 
-def test_vectors_as_of_a_time(lake: Lake, runtime: Runtime, changed: Callable[..., None]) -> None:
-    changed(title="Green umbrella")
-    embed(lake, runtime)
-    old, new = (vector_tables.vectors_as_of(lake, 1, MAY + days * DAY) for days in (1, 2))
-    rows = lake.read("embeddings/v1").to_pylist()
-    expected = {(row["item_id"], row["event_timestamp"]): row["embedding"] for row in rows}
-    assert old[0].tolist() == new[0].tolist() == [1, 2, 3, 4]
-    assert old[1].tolist() == [expected[i, MAY] for i in (1, 2, 3, 4)]
-    assert new[1].tolist() == [expected[1, MAY + 2 * DAY], *(expected[i, MAY] for i in (2, 3, 4))]
-    ids, vectors = vector_tables.vectors_as_of(lake, 1, MAY - DAY)
-    assert (ids.shape, vectors.shape) == ((0,), (0, runtime.dim))
-
-
-def test_a_deleted_item_has_no_vector_from_then_on(lake: Lake, runtime: Runtime, changed: Callable[..., None]) -> None:
-    embed(lake, runtime)
-    changed(status="deleted")
-    assert vector_tables.vectors_as_of(lake, 1, MAY + DAY)[0].tolist() == [1, 2, 3, 4]
-    assert vector_tables.vectors_as_of(lake, 1, MAY + 2 * DAY)[0].tolist() == [2, 3, 4]
-
-
 def test_queries_are_embedded_once(lake: Lake, runtime: Runtime, make_shop: Shop) -> None:
     report = produce.embed_queries(lake, runtime, 1, now=MAY + DAY, workers=1)
     assert report == EmbedReport("query_embeddings/v1", runtime.contract_id, embedded=3, total=3, looked_at=3)
@@ -320,14 +184,6 @@ def _image_ids(lake: Lake) -> list[str]:
     return sorted({q["image_id"] for q in lake.read("queries").to_pylist() if q["image_id"]})
 
 
-def test_an_empty_lake_has_nothing_to_embed(tmp_path: Path, runtime: Runtime) -> None:
-    empty = Lake(str(tmp_path / "empty"))
-    with pytest.raises(StageError, match="moon ingest"):
-        due(empty, 1)
-    with pytest.raises(StageError, match="moon embed --encoder 1"):
-        vector_tables.contract_of(empty, 1)
-
-
 def test_a_table_without_a_contract_is_refused(lake: Lake, runtime: Runtime) -> None:
     lake.append("embeddings/v1", embeddings_schema(runtime.dim).empty_table())
     with pytest.raises(ContractError, match=f"contract {runtime.contract_id} was about to meet contract"):
@@ -338,38 +194,6 @@ def test_timestamps_are_those_of_the_lake(lake: Lake, runtime: Runtime) -> None:
     embed(lake, runtime)
     schema = lake.open("embeddings/v1").schema
     assert [schema.field(name).type for name in ("event_timestamp", "created")] == [STAMP, STAMP]
-
-
-def test_a_run_looks_only_at_what_was_written_since_the_last(lake: Lake, runtime: Runtime, changed: Callable[..., None]) -> None:
-    assert embed(lake, runtime).looked_at == 4
-    assert embed(lake, runtime).looked_at == 0
-    changed(title="Scarlet dress")
-    report = embed(lake, runtime)
-    assert (report.looked_at, report.embedded) == (2, 1), "both versions of item 1, and none of the other items"
-    changed(title="Scarlet dress", price=1.0)
-    assert (embed(lake, runtime).embedded, embed(lake, runtime).looked_at) == (0, 0)
-
-
-def test_a_run_that_was_killed_looks_again(lake: Lake, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed after its last commit and before it noted how far it had come."""
-    with monkeypatch.context() as patch:
-        patch.setattr(produce, "_remember", Mock(side_effect=KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            embed(lake, runtime)
-    assert embed(lake, runtime) == EmbedReport("embeddings/v1", runtime.contract_id, embedded=0, total=4, looked_at=4)
-
-
-def test_a_plan_counts_and_changes_nothing(lake: Lake, runtime: Runtime, changed: Callable[..., None]) -> None:
-    first = produce.plan(lake, 1)
-    assert (first.items, first.queries, first.seconds) == (4, 3, None)
-    assert not lake.exists("embeddings/v1")
-    embed(lake, runtime)
-    produce.embed_queries(lake, runtime, 1, now=MAY)
-    changed(title="Scarlet dress")
-    before = lake.open("embeddings/v1").version
-    second = produce.plan(lake, 1)
-    assert (second.items, second.queries, second.seconds > 0) == (1, 0, True)
-    assert lake.open("embeddings/v1").version == before
 
 
 def test_an_item_is_embedded_from_what_can_be_read_or_excused_with_the_reason(lake: Lake, runtime: Runtime) -> None:

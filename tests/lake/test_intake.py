@@ -2,51 +2,27 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import io
 import threading
-from collections.abc import Callable
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from coat_and_hat import DAY, HAT, NOW, Shop, current, image_id, set_aside
 from PIL import Image
 
 from moon_ops.inputs import images
 from moon_ops.lake import fetch
 from moon_ops.lake.ingest import ingest
 from moon_ops.lake.lake import Lake
-from moon_ops.lake.tables import items_as_of
-
-NOW = dt.datetime(2026, 6, 1, tzinfo=dt.UTC)
-DAY = dt.timedelta(days=1)
-Shop = Callable[..., Path]
-HAT = {"item_id": 9, "title": "Hat"}
-
-
-@pytest.fixture
-def empty(tmp_path: Path) -> Lake:
-    return Lake(str(tmp_path / "lake"))
 
 
 def png(colour: str, size: tuple[int, int] = (40, 30)) -> bytes:
     file = io.BytesIO()
     Image.new("RGB", size, colour).save(file, "PNG")
     return file.getvalue()
-
-
-def current(lake: Lake, *columns: str, when: dt.datetime = NOW) -> list[tuple[Any, ...]]:
-    return [tuple(row.values()) for row in items_as_of(lake, when, columns).to_pylist()]
-
-
-def image_id(shop: Path, path: str) -> str:
-    return images.image_id((shop / path).read_bytes())
-
-
-def set_aside(lake: Lake) -> list[tuple[str, str, str]]:
-    return [(row["source"], row["column"], row["reason"]) for row in lake.read("quarantine").to_pylist()]
 
 
 def test_a_picture_is_stored_once_however_many_name_it(make_shop: Shop, empty: Lake) -> None:

@@ -18,11 +18,6 @@ MAY = dt.datetime(2026, 5, 1, tzinfo=dt.UTC)
 DAY = dt.timedelta(days=1)
 
 
-@pytest.fixture
-def empty(tmp_path: Path) -> Lake:
-    return Lake(str(tmp_path / "lake"))
-
-
 def version(item_id: int, title: str, since: dt.datetime, **more: Any) -> dict[str, Any]:
     plain = {"spu_id": item_id, "status": "active", "content_hash": title, "event_timestamp": since, "created": since}
     return {"item_id": item_id, "title": title, **plain, **more}

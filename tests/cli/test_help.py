@@ -1,0 +1,55 @@
+"""Help: every command and every study is there, and shows an example."""
+
+from __future__ import annotations
+
+import re
+
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from moon_ops.cli import studies
+from moon_ops.cli.main import app
+
+PUBLIC = [
+    "demo",
+    "import",
+    "ingest",
+    "simulate",
+    "train",
+    "export",
+    "embed",
+    "publish",
+    "ctr",
+    "evaluate",
+    "release",
+    "promote",
+    "rollback",
+    "serve",
+    "status",
+    "doctor",
+    "maintain",
+    "erase",
+    "bring",
+    "exchange-rate",
+]
+
+
+def test_every_public_command_is_there_and_has_an_example() -> None:
+    runner = CliRunner()
+    assert set(get_command(app).commands) == {*PUBLIC, "study"}
+    for command in PUBLIC:
+        shown = runner.invoke(app, [command, "--help"])
+        assert shown.exit_code == 0
+        assert re.search(rf"Example:\s+moon {command}\b", shown.output), f"{command} has no example"
+
+
+def test_every_study_is_there_and_has_an_example() -> None:
+    names = [c.name or c.callback.__name__ for c in studies.app.registered_commands]
+    assert names == ["ablation", "scaling", "click_models", "behaviour_length"]
+    for command in ("click-models", "behaviour-length"):
+        shown = CliRunner().invoke(app, ["study", command, "--help"])
+        assert re.search(rf"Example:\s+moon study {command} --encoder 1\b", shown.output), f"{command} has no example"
+    for command in ("ablation", "scaling"):
+        shown = CliRunner().invoke(app, ["study", command, "--help"])
+        assert shown.exit_code == 0
+        assert re.search(rf"Example:\s+moon study {command} --recipe moon-study --seeds 0,1,2\b", shown.output), f"{command} has no example"
