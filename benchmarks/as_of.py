@@ -6,14 +6,13 @@ reading keys and times from the lake, sorting, searching. Ours is measured for a
 
 from __future__ import annotations
 
-import json
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
+import figures
 import lance
 import numpy as np
 import pyarrow as pa
@@ -21,11 +20,9 @@ from feast import FeatureStore
 
 from moon_ops.embeddings import as_of, features, vector_tables
 from moon_ops.embeddings.vector_tables import as_column
-from moon_ops.errors import MoonError
 from moon_ops.lake import statistics
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.schemas import STAMP
-from moon_ops.processor import processor
 from moon_ops.settings import Settings
 
 ITEMS, USERS, ROWS, DAYS, LENGTH, DIM = 100_000, 100_000, 1_000_000, 10, 50, 128
@@ -126,19 +123,14 @@ def measure(home: Path) -> dict[str, float]:
     return found | {"feast_rows_per_s": ROWS / best(feast, 2), "duckdb_rows_per_s": ROWS / best(duck)}
 
 
-def main() -> None:
-    """Print the table, and one JSON object with ``--json``."""
+def table() -> dict[str, float]:
+    """Measure, and print it."""
     with tempfile.TemporaryDirectory() as scratch:
         found = measure(Path(scratch))
     for name, text in (("", "ours, one view"), ("service_", "ours, the service"), ("feast_", "Feast"), ("duckdb_", "DuckDB ASOF")):
         print(f"{text:20} {found[f'{name}rows_per_s']:14,.0f} rows/s")
-    print(f"on {processor()}")
-    if "--json" in sys.argv:
-        print(json.dumps({**processor().beside("float32"), **found}))
+    return found
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except MoonError as fault:
-        sys.exit(f"moon: {fault}")
+    figures.main(table)

@@ -6,14 +6,13 @@ all of them would not fit; and beside the limit, a numpy gather by row numbers t
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import resource
-import sys
 import tempfile
 import time
 from pathlib import Path
 
+import figures
 import numpy as np
 import pandas as pd
 from as_of import LENGTH, PEER, ROWS, asked, made_up
@@ -23,9 +22,7 @@ from feast.types import Array, Int64
 
 from moon_ops.ctr.loader import Loader
 from moon_ops.embeddings import as_of, features
-from moon_ops.errors import MoonError
 from moon_ops.lake.lake import Lake
-from moon_ops.processor import processor
 from moon_ops.settings import Settings
 
 BATCH, SOME = 1024, 50_000  # rows of a batch; rows that Feast alone is asked for
@@ -84,8 +81,8 @@ def limit(home: Path) -> dict[str, float]:
     return {"rows_per_s": ROWS / (time.perf_counter() - began)}
 
 
-def main() -> None:
-    """Print the table, and one JSON object with ``--json``; every way runs in a process of its own."""
+def table() -> dict[str, float]:
+    """Measure, and print it; every way runs in a process of its own."""
     found: dict[str, float] = {"rows": float(ROWS)}
     with tempfile.TemporaryDirectory() as scratch:
         made_up(Path(scratch))
@@ -96,13 +93,8 @@ def main() -> None:
             print(f"{run.__name__:8} {one['rows_per_s']:12,.0f} rows/s", f"{one.get('added_bytes', 0) / 2**20:10,.0f} MiB")
     found["ratio_feast"], found["ratio_limit"] = (found["rows_per_s"] / found[f"{peer}_rows_per_s"] for peer in ("feast", "limit"))
     print(f"ratio_feast {found['ratio_feast']:.1f}, ratio_limit {found['ratio_limit']:.2f}")
-    print(f"on {processor()}")
-    if "--json" in sys.argv:
-        print(json.dumps({**processor().beside("float32"), **found}))
+    return found
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except MoonError as fault:
-        sys.exit(f"moon: {fault}")
+    figures.main(table)

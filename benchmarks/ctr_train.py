@@ -8,8 +8,6 @@ where ``MOON_HOME`` holds a demo, its own impressions. AUC on rows after the tra
 from __future__ import annotations
 
 import datetime as dt
-import json
-import sys
 import tempfile
 import time
 from collections import OrderedDict
@@ -18,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import figures
 import numpy as np
 import pyarrow as pa
 import torch
@@ -34,10 +33,9 @@ from moon_ops.ctr.vectors import Tables
 from moon_ops.ctr.vocabulary import WORD_ROWS, Vocabulary
 from moon_ops.embeddings.as_of import Joined
 from moon_ops.embeddings.table import RepresentationTable
-from moon_ops.errors import MoonError
 from moon_ops.lake.schemas import STAMP
-from moon_ops.processor import processor
-from moon_ops.recipes import CtrRecipe, recipe
+from moon_ops.recipes.ctr import CtrRecipe
+from moon_ops.recipes.reading import recipe
 from moon_ops.registry.registry import CTR, ENCODER, Registry
 from moon_ops.release import clicks
 from moon_ops.release.windows import windows
@@ -102,11 +100,8 @@ def of_the_demo(settings: Settings) -> tuple[Joined, Vocabulary, Tables, int]:
 def head(rows: Rows, count: int) -> Rows:
     """The first rows, which training may see."""
 
-    cut = {
-        name: getattr(rows, name)[:count] for name in ("is_image", "item_codes", "query_codes", "times", "labels", "user_ids", "item_ids")
-    }
-    ids, at = ({name: column[:count] for name, column in part.items()} for part in (rows.ids, rows.at))
-    return replace(rows, ids=ids, at=at, **cut)
+    cut = {name: getattr(rows, name)[:count] for name in ("item_codes", "query_codes", "times", "labels", "user_ids", "item_ids")}
+    return replace(rows, at={name: column[:count] for name, column in rows.at.items()}, **cut)
 
 
 def ours(rows: Rows, vocabulary: Vocabulary, chosen: CtrRecipe, trained: int, seed: int) -> tuple[float, float]:
@@ -188,8 +183,8 @@ def show(title: str, found: dict[str, float]) -> None:
         print(f"  {text:12} {found[f'{name}samples_per_s']:10,.0f} samples/s   AUC {found[f'{name}auc']:.4f}")
 
 
-def main() -> None:
-    """Print the table, and one JSON object with ``--json``."""
+def table() -> dict[str, float]:
+    """Measure, and print it."""
     settings, out = Settings.from_environment(), dict[str, float]()
     joined, vocabulary, tables = made_up()
     out = measure(encode(joined, vocabulary, tables, LENGTH), vocabulary, TRAINED, settings)
@@ -199,13 +194,8 @@ def main() -> None:
         small = measure(encode(joined, vocabulary, tables, LENGTH), vocabulary, trained, settings)
         show(f"the shop in {settings.home}", small)
         out |= {f"{name}_small": value for name, value in small.items()}
-    print(f"on {processor()}")
-    if "--json" in sys.argv:
-        print(json.dumps({**processor().beside("float32"), **out}))
+    return out
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except MoonError as fault:
-        sys.exit(f"moon: {fault}")
+    figures.main(table)

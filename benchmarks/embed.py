@@ -9,7 +9,6 @@ led to purchases after the encoder's training. The paths take turns, best of ``R
 from __future__ import annotations
 
 import datetime as dt
-import json
 import shutil
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import figures
 import numpy as np
 import pyarrow as pa
 import torch
@@ -31,13 +31,11 @@ from moon_ops.embeddings.runtime import Batch, Runtime
 from moon_ops.encoder import sentence
 from moon_ops.encoder.model import Encoder
 from moon_ops.encoder.variants import Certificate, Golden, make_variant
-from moon_ops.errors import MoonError
 from moon_ops.inputs.contract import Sample, item_sample
 from moon_ops.inputs.images import decode
 from moon_ops.inputs.regions import views
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.tables import image_bytes, items_as_of
-from moon_ops.processor import processor
 from moon_ops.registry.registry import CHAMPION, ENCODER, Registry
 from moon_ops.release.recall import bought_after
 from moon_ops.release.status import status
@@ -179,8 +177,8 @@ def _int8(settings: Settings, directory: Path, until: dt.datetime) -> Certificat
     )
 
 
-def main() -> None:
-    """Print the table, and one JSON object with ``--json``."""
+def table() -> dict[str, float]:
+    """Measure, and print it."""
     warnings.simplefilter("ignore")
     settings = Settings.from_environment()
     registry = Registry(settings)
@@ -188,25 +186,20 @@ def main() -> None:
     if version is None:
         sys.exit(f"moon: MOON_HOME = {settings.home} holds no encoder → run `make demo` first")
     until = dt.datetime.fromisoformat(registry.tags(ENCODER, version)["trained_until"])
-    figures = measure(settings, registry.fetch(ENCODER, version), until)
+    found = measure(settings, registry.fetch(ENCODER, version), until)
     for name in ("ours", "peer", "limit", "eager", "int8", "int8_limit"):
-        print(f"{name:10} {figures[name]:8.0f} items/s")
+        print(f"{name:10} {found[name]:8.0f} items/s")
     ratios = {
-        "ratio_peer": figures["ours"] / figures["peer"],
-        "ratio_limit": figures["ours"] / figures["limit"],
-        "ratio_eager": figures["ours"] / figures["eager"],
-        "int8_speedup": figures["int8"] / figures["ours"],
-        "int8_speedup_limit": figures["int8_limit"] / figures["limit"],
+        "ratio_peer": found["ours"] / found["peer"],
+        "ratio_limit": found["ours"] / found["limit"],
+        "ratio_eager": found["ours"] / found["eager"],
+        "int8_speedup": found["int8"] / found["ours"],
+        "int8_speedup_limit": found["int8_limit"] / found["limit"],
     }
     print("   ".join(f"{name} {value:.2f}" for name, value in ratios.items()))
-    print(f"int8 recall@10 loss {figures['int8_recall_loss']:.4f} of {figures['int8_recall']:.4f}")
-    print(f"on {processor()}")
-    if "--json" in sys.argv:
-        print(json.dumps({**processor().beside("float32"), **figures, **ratios}))
+    print(f"int8 recall@10 loss {found['int8_recall_loss']:.4f} of {found['int8_recall']:.4f}")
+    return {**found, **ratios}
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except MoonError as fault:
-        sys.exit(f"moon: {fault}")
+    figures.main(table)

@@ -26,14 +26,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import figures
 import httpx
 import numpy as np
 
 from moon_ops.cli import standalone
 from moon_ops.embeddings import features
-from moon_ops.errors import MoonError, ServiceError
+from moon_ops.errors import ServiceError
 from moon_ops.lake.tables import image_bytes, items_as_of
-from moon_ops.processor import processor
 from moon_ops.publication import publication
 from moon_ops.release.status import status
 from moon_ops.settings import Settings
@@ -201,21 +201,16 @@ def measure(settings: Settings, only: str) -> dict[str, float]:
     return out
 
 
-def main() -> None:
-    """Print what was measured, and one JSON object with ``--json``."""
-    only = sys.argv[sys.argv.index("--only") + 1] if "--only" in sys.argv else ""
+def table() -> dict[str, float]:
+    """Measure, and print it."""
+    only = figures.option("only", "")
     found = measure(Settings.from_environment(), only)
     for name in ("live", "dag"):
         if f"{name}_found" in found:
             count, p50, p99 = (found[f"{name}_{what}"] for what in ("found", "p50_s", "p99_s"))
             print(f"{name}: {count:.0f} of {ITEMS} found, p50 {p50:.1f} s, p99 {p99:.1f} s")
-    print(f"on {processor()}")
-    if "--json" in sys.argv:
-        print(json.dumps({**processor().beside("float32"), **found}))
+    return found
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except MoonError as fault:
-        sys.exit(f"moon: {fault}")
+    figures.main(table)

@@ -8,24 +8,21 @@ the new items' in both cases. ``--json`` prints one object as the last line; ``-
 from __future__ import annotations
 
 import datetime as dt
-import json
-import sys
 import tempfile
 import time
 from pathlib import Path
 
+import figures
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from moon_ops.embeddings import features, online_store, produce, vector_tables
 from moon_ops.embeddings.runtime import Runtime
-from moon_ops.errors import MoonError
 from moon_ops.lake import changes, statistics
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.schemas import SCHEMAS, STAMP
 from moon_ops.lake.tables import image_bytes
-from moon_ops.processor import processor
 from moon_ops.publication import marks, publication
 from moon_ops.release import stages
 from moon_ops.release.status import status
@@ -111,18 +108,13 @@ def measure(settings: Settings, sizes: list[int]) -> dict[str, float]:
     return {**out, "ratio_1m_10k": totals[-1] / totals[0]}
 
 
-def main() -> None:
-    """Print what was measured, and one JSON object with ``--json``."""
-    sizes = sys.argv[sys.argv.index("--sizes") + 1] if "--sizes" in sys.argv else "10000,1000000"
+def table() -> dict[str, float]:
+    """Measure, and print it."""
+    sizes = figures.option("sizes", "10000,1000000")
     found = measure(Settings.from_environment(), [int(size) for size in sizes.split(",")])
     print(f"the largest catalogue takes {found['ratio_1m_10k']:.2f} times as long as the smallest")
-    print(f"on {processor()}")
-    if "--json" in sys.argv:
-        print(json.dumps({**processor().beside("float32"), **found}))
+    return found
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except MoonError as fault:
-        sys.exit(f"moon: {fault}")
+    figures.main(table)

@@ -15,21 +15,21 @@ products and items lie further apart (local dimension 17). ``--items N`` for ano
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import faiss
+import figures
 import numpy as np
 from numpy.typing import NDArray
 
 from moon_ops.embeddings import index
 from moon_ops.embeddings.index import ItemIndex
-from moon_ops.processor import processor
 
 DIM, K, QUERIES, TIMED, WARM, ROUNDS = 128, 10, 1000, 500, 100, 7
 Floats = NDArray[np.float32]
@@ -163,8 +163,8 @@ def measure(items: int, *, hard: bool, scratch: Path) -> dict[str, object]:
     }
 
 
-def main() -> None:
-    """Print the table, and one JSON object with ``--json``."""
+def table() -> dict[str, Any]:
+    """Measure, and print it."""
     parser = argparse.ArgumentParser(description="Nearest-item search on one core, beside a plain inverted file and an exact scan.")
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--hard", action="store_true")
@@ -179,10 +179,8 @@ def main() -> None:
     for key, value in found.items():
         if not key.endswith(("_ms", "recall")):
             print(f"{key:18} {value:,.3f}" if isinstance(value, float) else f"{key:18} {value}")
-    print(f"on {processor()}")
-    if given.json:
-        print(json.dumps({**processor().beside("float32"), **found}))
+    return found
 
 
 if __name__ == "__main__":
-    main()
+    figures.main(table)

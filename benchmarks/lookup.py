@@ -8,24 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import json
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import figures
 import numpy as np
 import redis
 from feast import FeatureStore
 from numpy.typing import NDArray
 
 from moon_ops.embeddings import features, handover
-from moon_ops.errors import MoonError, ServiceError
-from moon_ops.processor import processor
+from moon_ops.errors import ServiceError
 from moon_ops.publication import places
 from moon_ops.release.status import status
 from moon_ops.settings import Settings
@@ -99,19 +97,14 @@ def measure(settings: Settings) -> dict[str, float]:
     return out
 
 
-def main() -> None:
-    """Print the table, and one JSON object with ``--json``."""
+def table() -> dict[str, float]:
+    """Measure, and print it."""
     found = measure(Settings.from_environment())
     print(f"{ITEMS} items x {found['dim']:.0f}-d{'':10} p50 [ms]  p99 [ms]")
     for name in ("table", "sdk_sqlite", "sdk_redis", "redis_raw"):
         print(f"{name:24} {found[f'{name}_p50_ms']:8.3f}  {found[f'{name}_p99_ms']:8.3f}")
-    print(f"on {processor()}")
-    if "--json" in sys.argv:
-        print(json.dumps({**processor().beside("float32"), **found}))
+    return found
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except MoonError as fault:
-        sys.exit(f"moon: {fault}")
+    figures.main(table)

@@ -16,14 +16,13 @@ import tempfile
 import time
 from pathlib import Path
 
+import figures
 import pyarrow as pa
 
 from moon_ops.embeddings import produce
-from moon_ops.errors import MoonError
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.schemas import SCHEMAS, STAMP
 from moon_ops.lake.tables import image_bytes
-from moon_ops.processor import processor
 from moon_ops.publication import publication
 from moon_ops.release import stages
 from moon_ops.release.status import status
@@ -86,22 +85,17 @@ def measure(settings: Settings, sizes: list[int]) -> dict[str, float]:
     return {**out, "ratio_100k_10k": peaks[-1] / peaks[0]}
 
 
-def main() -> None:
-    """Print what was measured, and one JSON object with ``--json``."""
-    if "--refresh" in sys.argv:
-        at = sys.argv.index("--refresh")
-        print(json.dumps(refresh(Path(sys.argv[at + 1]), int(sys.argv[at + 2]))))
-        return
-    sizes = sys.argv[sys.argv.index("--sizes") + 1] if "--sizes" in sys.argv else "10000,100000"
+def table() -> dict[str, float]:
+    """Measure, and print it."""
+    sizes = figures.option("sizes", "10000,100000")
     found = measure(Settings.from_environment(), [int(size) for size in sizes.split(",")])
     print(f"ratio {found['ratio_100k_10k']:.2f}")
-    print(f"on {processor()}")
-    if "--json" in sys.argv:
-        print(json.dumps({**processor().beside("float32"), **found}))
+    return found
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except MoonError as fault:
-        sys.exit(f"moon: {fault}")
+    if "--refresh" in sys.argv:  # in a process of its own
+        at = sys.argv.index("--refresh")
+        print(json.dumps(refresh(Path(sys.argv[at + 1]), int(sys.argv[at + 2]))))
+    else:
+        figures.main(table)

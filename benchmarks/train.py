@@ -9,7 +9,6 @@ ours with every picture changed anew, as the recipe trains. ``--json`` prints on
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 import time
@@ -18,20 +17,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import figures
+
 from moon_ops.encoder import sentence
 from moon_ops.encoder.batches import Batch
 from moon_ops.encoder.checkpoints import Checkpoints
-from moon_ops.encoder.contrast import Behaviour
 from moon_ops.encoder.fit import Loop, accelerator
 from moon_ops.encoder.model import Encoder, build
 from moon_ops.encoder.pairs import Pairs, behaviour
 from moon_ops.encoder.pixels import PixelStore
+from moon_ops.encoder.stage2 import Behaviour
 from moon_ops.encoder.train import corpus
-from moon_ops.errors import MoonError
 from moon_ops.inputs.images import decode
 from moon_ops.lake.tables import image_bytes
 from moon_ops.processor import processor
-from moon_ops.recipes import EncoderRecipe, recipe
+from moon_ops.recipes.encoder import EncoderRecipe
+from moon_ops.recipes.reading import recipe
 from moon_ops.release.windows import windows
 from moon_ops.settings import Settings
 
@@ -150,8 +151,8 @@ def measure(settings: Settings) -> dict[str, float]:
     return best
 
 
-def main() -> None:
-    """Print the table, and one JSON object with ``--json``."""
+def table() -> dict[str, float]:
+    """Measure, and print it."""
     warnings.simplefilter("ignore")
     settings = Settings.from_environment()
     if not settings.lake.exists("events"):
@@ -167,13 +168,8 @@ def main() -> None:
         "loader_share_augmented": rates["augmented"] / rates["augmented_limit"],
     }
     print("   ".join(f"{name} {value:.2f}" for name, value in ratios.items()))
-    print(f"on {processor()}")
-    if "--json" in sys.argv:
-        print(json.dumps({**processor().beside("bf16" if processor().bf16 else "float32"), **rates, **ratios}))
+    return {**rates, **ratios}
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except MoonError as fault:
-        sys.exit(f"moon: {fault}")
+    figures.main(table, "bf16" if processor().bf16 else "float32")

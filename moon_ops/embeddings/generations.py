@@ -7,7 +7,6 @@ holds them. Readers need none. This file does not know what a generation holds.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import stat
@@ -16,6 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from moon_ops.files import TakenError, locked
+
 Opened = TypeVar("Opened")
 
 
@@ -23,7 +24,7 @@ Opened = TypeVar("Opened")
 def turn(place: Path) -> Iterator[None]:
     """Wait for one's turn to replace ``place``; the lock's file stays, so that two writers always mean the same one."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(place.with_name(f".{place.name}.lock"), create=True):
+    with locked(place.with_name(f".{place.name}.lock")):
         yield
 
 
@@ -41,7 +42,7 @@ def fresh_directory(place: Path) -> Iterator[Path]:
     place.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
     fresh.chmod(stat.S_IMODE(place.parent.stat().st_mode))  # mkdtemp's is for its owner alone, and a service may be somebody else
-    with _locked(fresh):  # as long as it is written, nobody takes it for a left one
+    with locked(fresh):  # as long as it is written, nobody takes it for a left one
         try:
             yield fresh
         except BaseException:
@@ -55,19 +56,9 @@ def _sweep(place: Path) -> None:
     for left in place.parent.glob(f".{place.name}-????????"):
         if left.is_symlink() or not any(left.iterdir()):  # an empty one may just have been made
             continue
-        with contextlib.suppress(OSError), _locked(left, fcntl.LOCK_NB):
+        with contextlib.suppress(OSError, TakenError), locked(left, patience=0):
             if left.resolve() != place.resolve():  # asked under the lock: it may have become the one in use
                 shutil.rmtree(left)
-
-
-@contextlib.contextmanager
-def _locked(at: Path, how: int = 0, *, create: bool = False) -> Iterator[None]:
-    descriptor = os.open(at, os.O_RDWR | os.O_CREAT if create else os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | how)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def settled(place: Path, read: Callable[[Path], Opened]) -> Opened:

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from moon_ops.errors import ContractError, InputError
 from moon_ops.inputs.contract import Contract, Sample, file_sha256
 from moon_ops.inputs.regions import golden_views
+from moon_ops.sessions import has_gpu, session
 
 Pixels = NDArray[np.uint8]
 
@@ -68,7 +68,7 @@ class Runtime:
         self.tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
         self.tokenizer.no_padding()
         self.tokenizer.encode_special_tokens = True  # "<image>" in a title is a word, not the place of a picture
-        self.on_gpu = _has_gpu()
+        self.on_gpu = has_gpu()
         self.shape = CUDA if self.on_gpu else CPU
         middle = "" if variant == "fp32" else f".{variant}"
         self._files = [directory / f"{part}{middle}.onnx" for part in ("tower", "trunk")]
@@ -159,13 +159,8 @@ class Runtime:
         """The tower and the trunk, in sessions of ``threads`` each; made when they are first needed."""
         with self._opening:
             if threads not in self._sessions:
-                options = ort.SessionOptions()
-                options.intra_op_num_threads = threads
-                options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads would take the decoders' cores
-                options.log_severity_level = 3
-                providers = [("CUDAExecutionProvider", self._on_cuda)] if self.on_gpu else []
-                made = [ort.InferenceSession(file, options, providers=[*providers, "CPUExecutionProvider"]) for file in self._files]
-                self._sessions[threads] = (made[0], made[1])
+                tower, trunk = (session(file, threads=threads, cuda=self._on_cuda if self.on_gpu else None) for file in self._files)
+                self._sessions[threads] = (tower, trunk)
             return self._sessions[threads]
 
     def _views(self, pixels: Pixels) -> Pixels:
@@ -179,11 +174,6 @@ class Runtime:
                 action=f"make them with moon_ops.inputs.regions.views(picture, {layout.picture_size}, {layout.core_region!r})",
             )
         return found
-
-
-def _has_gpu() -> bool:
-    """Whether a CUDA provider would load: the GPU wheel offers it on every machine, and complains where there is no driver."""
-    return "CUDAExecutionProvider" in ort.get_available_providers() and any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 def _verify(contract: Contract, directory: Path, variant: str) -> None:

@@ -18,10 +18,11 @@ from torch.nn import functional as F
 
 from moon_ops.encoder import augment
 from moon_ops.encoder.model import Encoder
-from moon_ops.encoder.pairs import Pairs, Rows, Stream
+from moon_ops.encoder.pairs import Pairs, Rows
+from moon_ops.encoder.permutations import Stream
 from moon_ops.encoder.pixels import PixelStore
 from moon_ops.inputs.contract import Layout, Sample, title_of
-from moon_ops.recipes import PAIR_TYPES, Training
+from moon_ops.recipes.encoder import PAIR_TYPES, Training
 
 MASKS = 50_000  # kept in memory, 4 KB each at 64 px
 SHAKEN, PHOTOGRAPH, STUDIO = 0, 1, 2  # what happens to a picture on its way in
@@ -128,29 +129,28 @@ def reduced(pixels: Tensor, size: int) -> Tensor:
     return mean.T @ (pixels.float() @ mean)
 
 
+@dataclass(frozen=True)
+class Shows:
+    """What a contrastive stage shows of its pairs, of I items."""
+
+    kinds: dict[str, float] | None = None  # shares of pair types; none: as they come
+    product: Rows | None = None  # [I] what counts as one product; default: the SPU
+    hard: NDArray[np.int64] | None = None  # [I, H] each item's hard negatives
+    levels: bool = False  # also the items as pictures alone and as text alone
+    sizes: Sequence[int] = ()  # of the pictures over equal parts of the batches; none: the layout's
+    count: int = 1  # batches in all
+
+
 class PairBatches:
     """The batches of a contrastive stage."""
 
     def __init__(
-        self,
-        encoder: Encoder,
-        pairs: Pairs,
-        store: PixelStore,
-        training: Training,
-        *,
-        seed: Sequence[int],
-        kinds: dict[str, float] | None = None,
-        product: Rows | None = None,
-        hard: NDArray[np.int64] | None = None,
-        levels: bool = False,
-        sizes: Sequence[int] = (),
-        count: int = 1,
+        self, encoder: Encoder, pairs: Pairs, store: PixelStore, training: Training, *, seed: Sequence[int], shows: Shows | None = None
     ) -> None:
-        """``kinds`` are shares of pair types (none: as they come), ``product`` [I] what counts as one product (default: the SPU),
-        ``hard`` [I, H] each item's hard negatives, ``levels``: also show the items as pictures alone and as text alone,
-        ``sizes``: of the pictures over equal parts of the ``count`` batches (none: the layout's)."""
-        self.layouts, self.count = [encoder.layout_at(size) for size in sizes], count
-        self.pairs, self.training, self.seed, self.hard, self.levels = pairs, training, tuple(seed), hard, levels
+        shows = shows or Shows()
+        kinds, product, self.hard, self.levels = shows.kinds, shows.product, shows.hard, shows.levels
+        self.layouts, self.count = [encoder.layout_at(size) for size in shows.sizes], shows.count
+        self.pairs, self.training, self.seed = pairs, training, tuple(seed)
         asked = [pairs.queries[q].image_ids[0] for q in np.unique(pairs.query) if pairs.queries[q].image_ids]
         self.reader = Reader(encoder, store, training, asked)
         self.product = pairs.spu_ids if product is None else product

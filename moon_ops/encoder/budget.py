@@ -23,14 +23,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from moon_ops.encoder.checkpoints import Checkpoints
-from moon_ops.encoder.contrast import Behaviour
 from moon_ops.encoder.fit import Loop
 from moon_ops.encoder.model import Encoder
 from moon_ops.encoder.pairs import Pairs
 from moon_ops.encoder.pixels import PixelStore
+from moon_ops.encoder.stage2 import Behaviour
 from moon_ops.errors import InputError
+from moon_ops.files import write_text
 from moon_ops.processor import processor
-from moon_ops.recipes import EncoderRecipe
+from moon_ops.recipes.encoder import EncoderRecipe
 
 TRIED = 4  # steps of each size; the first one allocates, and is not counted
 LEAST = 0.1  # share of the recipe's steps: with fewer an encoder has hardly left the warm-up
@@ -141,7 +142,7 @@ def within(budget: Budget, recipe: EncoderRecipe, place: Path, machine: Accelera
     broadcast_object_list(steps)
     chosen = recipe.with_steps(int(steps[0] or 0))
     if machine.is_main_process:
-        known.write_text(json.dumps(steps[0]))
+        write_text(known, json.dumps(steps[0]))
         tqdm.write(said(pace, chosen, budget, machine.mixed_precision), file=sys.stderr)
     return chosen
 

@@ -15,6 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from moon_ops.files import write_text
+
 
 @dataclass
 class State:
@@ -57,9 +59,7 @@ class Checkpoints:
         shutil.rmtree(place, ignore_errors=True)
         partial.rename(place)
         before = self.newest
-        pointer = self.directory / "newest.partial"
-        pointer.write_text(name)
-        pointer.replace(self.directory / "newest")
+        write_text(self.directory / "newest", name)
         if before is not None and before != place:
             shutil.rmtree(before, ignore_errors=True)
 

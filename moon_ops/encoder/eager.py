@@ -17,7 +17,7 @@ from moon_ops.encoder.pixels import PixelStore
 from moon_ops.inputs.contract import Sample, item_sample
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.tables import items_as_of
-from moon_ops.recipes import EncoderRecipe
+from moon_ops.recipes.encoder import EncoderRecipe
 
 BATCH = 64
 

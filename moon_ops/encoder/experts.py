@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from moon_ops.errors import ContractError, InputError
-from moon_ops.recipes import Experts
+from moon_ops.recipes.encoder import Experts
 
 FILE = "experts.safetensors"
 GUIDED = (1, 3)  # the segments that have an expert of their own: category and attributes

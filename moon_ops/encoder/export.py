@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -27,6 +26,7 @@ from moon_ops.encoder.tokenizer import separator_ids
 from moon_ops.errors import ContractError
 from moon_ops.inputs.contract import Contract, Layout, file_sha256
 from moon_ops.inputs.regions import golden_views
+from moon_ops.sessions import session
 
 TOWER, TRUNK = "tower.onnx", "trunk.onnx"
 GOLDEN = 64  # samples that the certificate compares
@@ -121,9 +121,7 @@ def _write_graphs(encoder: Encoder, directory: Path) -> None:
 
 def certify(encoder: Encoder, directory: Path, contract_id: str) -> Certificate:
     """Compare eager and ONNX Runtime on texts of many lengths with no, one and several pictures."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    tower, trunk = (ort.InferenceSession(directory / n, options, providers=["CPUExecutionProvider"]) for n in (TOWER, TRUNK))
+    tower, trunk = (session(directory / name) for name in (TOWER, TRUNK))
     by_both = []
     for ids, mask, pixels in _parts(*_golden(encoder, samples=GOLDEN, seed=1), encoder.layout):
         with torch.no_grad():

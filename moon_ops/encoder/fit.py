@@ -29,7 +29,7 @@ from moon_ops.encoder.objectives import Found
 from moon_ops.encoder.optimizers import build, set_rates
 from moon_ops.errors import InputError
 from moon_ops.processor import processor
-from moon_ops.recipes import Training
+from moon_ops.recipes.encoder import Training
 
 Listener = Callable[[int, dict[str, float]], None]
 LOG_STEPS = 10

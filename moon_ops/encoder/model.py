@@ -29,7 +29,7 @@ from moon_ops.encoder.experts import GuidedExperts
 from moon_ops.encoder.tokenizer import PAD, as_pretrained, separator_ids, train
 from moon_ops.errors import ContractError, InputError
 from moon_ops.inputs.contract import Layout
-from moon_ops.recipes import EncoderRecipe, Experts
+from moon_ops.recipes.encoder import EncoderRecipe, Experts
 
 FAMILIES: dict[str, ModuleType] = {"smolvlm": smolvlm, "qwen3_vl": qwen}
 

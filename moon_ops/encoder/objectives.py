@@ -17,7 +17,7 @@ from moon_ops.encoder.batches import Inputs
 from moon_ops.encoder.losses import circle, info_nce, nested
 from moon_ops.encoder.model import Encoder
 from moon_ops.encoder.negatives import Queue, gathered, gathered_numbers
-from moon_ops.recipes import Stage2a, Stage2b
+from moon_ops.recipes.encoder import Stage2a, Stage2b
 
 MAX_SCALE = 100.0  # of the logits, as in CLIP: beyond it one batch can throw the training off
 HARDNESS = (-1.0, 0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # edges of the histogram of negatives' similarities

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from moon_ops.encoder.muon import Muon
-from moon_ops.recipes import Training
+from moon_ops.recipes.encoder import Training
 
 SCALE_RATE = 10.0  # the logit scale is one number and has far to go in few steps
 

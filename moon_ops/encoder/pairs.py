@@ -19,7 +19,7 @@ from moon_ops.inputs.contract import Sample, item_sample, query_sample
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.schemas import STAMP
 from moon_ops.lake.tables import items_as_of
-from moon_ops.recipes import EVENTS
+from moon_ops.recipes.encoder import EVENTS
 
 Rows = NDArray[np.int64]
 
@@ -114,26 +114,3 @@ def _leaves(items: pa.Table) -> Rows:
     leaves = [c[-1] if c else "" for c in items["category"].to_pylist()]
     names = {name: number for number, name in enumerate(sorted(set(leaves) - {""}))}
     return np.array([names.get(leaf, -1) for leaf in leaves])
-
-
-class Stream:
-    """The numbers 0 … n - 1 in an endless sequence of seeded permutations, readable at any place: a resumed run reads the same."""
-
-    def __init__(self, count: int, seed: Sequence[int]) -> None:
-        self.count, self.seed = count, tuple(seed)
-        self._orders: dict[int, Rows] = {}
-
-    def take(self, start: int, stop: int) -> Rows:
-        """The numbers at the places ``start`` to ``stop``."""
-        places = np.arange(start, stop)
-        out = np.empty(len(places), np.int64)
-        for epoch in np.unique(places // self.count).tolist():
-            inside = places // self.count == epoch
-            out[inside] = self._order(epoch)[places[inside] % self.count]
-        return out
-
-    def _order(self, epoch: int) -> Rows:
-        if epoch not in self._orders:
-            self._orders = {e: order for e, order in self._orders.items() if e >= epoch - 1}
-            self._orders[epoch] = np.random.default_rng((*self.seed, epoch)).permutation(self.count)
-        return self._orders[epoch]

@@ -17,11 +17,11 @@ from moon_ops.encoder.batches import STUDIO, Inputs, Reader, Shown
 from moon_ops.encoder.losses import next_token
 from moon_ops.encoder.model import Encoder
 from moon_ops.encoder.objectives import Found
-from moon_ops.encoder.pairs import Stream
+from moon_ops.encoder.permutations import Stream
 from moon_ops.encoder.pixels import PixelStore
 from moon_ops.encoder.tokenizer import END
 from moon_ops.errors import StageError
-from moon_ops.recipes import EncoderRecipe, Training
+from moon_ops.recipes.encoder import EncoderRecipe, Training
 
 Row = dict[str, Any]
 TASKS: dict[str, Callable[[Row], str]] = {  # prompt → the text that answers it, "" where the row cannot

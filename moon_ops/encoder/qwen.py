@@ -22,7 +22,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import apply_rotary_pos_emb_
 
 from moon_ops.encoder.tokenizer import PAD
 from moon_ops.errors import InputError
-from moon_ops.recipes import EncoderRecipe
+from moon_ops.recipes.encoder import EncoderRecipe
 
 MARKS = (("<|vision_start|>",), "<|image_pad|>", ("<|vision_end|>",))  # before a picture's slots, a slot, after them
 SPECIAL = (*MARKS[0], MARKS[1], *MARKS[2])

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, SmolVLMConfig, SmolVLMImageProcessorPi
 from moon_ops.encoder.tokenizer import AROUND, GLOBAL, IMAGE, PAD
 from moon_ops.encoder.towers import TowerConfig, TowerModel
 from moon_ops.errors import InputError
-from moon_ops.recipes import EncoderRecipe
+from moon_ops.recipes.encoder import EncoderRecipe
 
 MARKS = ((AROUND, GLOBAL), IMAGE, (AROUND,))  # before a picture's slots, a slot, after them: SmolVLM's own for a picture that is not split
 

@@ -26,17 +26,18 @@ from tqdm import tqdm
 from moon_ops.encoder import duplicates, pretrain
 from moon_ops.encoder.budget import Budget, measure, operations, within
 from moon_ops.encoder.checkpoints import Checkpoints, State
-from moon_ops.encoder.contrast import Behaviour, Prepared, Refinement, prepare
 from moon_ops.encoder.fit import Listener, Loop, accelerator
 from moon_ops.encoder.model import Encoder, build
 from moon_ops.encoder.pairs import Pairs, behaviour
 from moon_ops.encoder.pixels import PixelStore
 from moon_ops.encoder.sentence import Card
 from moon_ops.encoder.sentence import write as write_sentence_files
+from moon_ops.encoder.stage2 import Behaviour, Prepared, Refinement, prepare
 from moon_ops.errors import StageError
+from moon_ops.files import write_text
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.tables import items_as_of
-from moon_ops.recipes import EncoderRecipe
+from moon_ops.recipes.encoder import EncoderRecipe
 
 STAGES = ("stage1", "stage2a", "stage2b")
 
@@ -226,7 +227,7 @@ def _resumed(
         if not known.is_file() or known.read_text() != identity:
             shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True, exist_ok=True)
-        known.write_text(identity)
+        write_text(known, identity)
     machine.wait_for_everyone()  # before anyone reads what may be another run's
     checkpoints = Checkpoints(place)
     return checkpoints, checkpoints.read()

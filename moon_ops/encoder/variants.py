@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -29,10 +28,11 @@ from tokenizers import Tokenizer
 
 from moon_ops.errors import ContractError, InputError
 from moon_ops.inputs.contract import Contract, Sample, file_sha256
+from moon_ops.ranks import SCORE_BATCH, first_hits
+from moon_ops.sessions import has_gpu, session
 
 K = 10  # of recall@K
 RECALL_LOSS = 0.01  # the floor: a variant that loses more is not made
-TIE = 1e-6  # cosines that differ by less are equal
 PART = 16  # samples in one forward
 CALIBRATION = 512  # pictures that fix the ranges of a tower's activations
 LARGE = 2**30  # bytes: beyond it the weights go into a file beside the graph, because protobuf ends at two gigabytes
@@ -214,11 +214,8 @@ def _embed(
     directory: Path, contract: Contract, middle: str, samples: Sequence[Sample], pixels: Mapping[str, NDArray[np.uint8]]
 ) -> tuple[NDArray[np.float32], str]:
     """Unit vectors [B, D] by ``tower<middle>.onnx`` and ``trunk<middle>.onnx``, and the provider that computed them."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    gpu = "CUDAExecutionProvider" in ort.get_available_providers() and any(Path("/dev").glob("nvidia[0-9]*"))
-    providers = [*(["CUDAExecutionProvider"] if gpu else []), "CPUExecutionProvider"]
-    tower, trunk = (ort.InferenceSession(directory / f"{part}{middle}.onnx", options, providers=providers) for part in ("tower", "trunk"))
+    cuda: dict[str, str] | None = {} if has_gpu() else None
+    tower, trunk = (session(directory / f"{part}{middle}.onnx", cuda=cuda) for part in ("tower", "trunk"))
     width = next(int(given.shape[-1]) for given in trunk.get_inputs() if given.name == "image_tokens")
     none = np.zeros((1, contract.layout.tokens_per_picture, width), np.float32)
     out = np.empty((len(samples), contract.dim), np.float32)
@@ -245,14 +242,9 @@ def _batches(directory: Path, contract: Contract, samples: Sequence[Sample], pix
 
 def _search(queries: NDArray[np.float32], items: NDArray[np.float32], answers: NDArray[np.int64]) -> tuple[float, NDArray[np.int64]]:
     """Recall@10 of the answers, and the row of each query's nearest item [Q]."""
-    found, nearest = 0, np.empty(len(queries), np.int64)
-    for start in range(0, len(queries), 256):
-        rows = slice(start, start + 256)
-        cosines = queries[rows] @ items.T  # [≤ 256, N]
-        own = np.take_along_axis(cosines, answers[rows, None], 1)
-        found += int(((cosines > own + TIE).sum(1) < K).sum())
-        nearest[rows] = cosines.argmax(1)
-    return found / len(queries), nearest
+    ranks = first_hits(queries, items, answers, np.arange(len(items)))
+    nearest = [queries[start : start + SCORE_BATCH] @ items.T for start in range(0, len(queries), SCORE_BATCH)]
+    return float((ranks <= K).mean()), np.concatenate([cosines.argmax(1) for cosines in nearest])
 
 
 def _views(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -22,6 +22,7 @@ from moon_ops.embeddings.index import ItemIndex
 from moon_ops.embeddings.table import RepresentationTable
 from moon_ops.embeddings.vector_tables import excused_table_name, table_name
 from moon_ops.errors import InputError
+from moon_ops.files import write_text
 from moon_ops.lake import changes, statistics
 from moon_ops.lake.lake import Lake
 from moon_ops.publication import maintenance, marks, places, publication
@@ -97,9 +98,7 @@ class Begun:
 
 
 def _write(place: Path, content: dict[str, Any]) -> None:
-    scratch = place.with_suffix(".writing")
-    scratch.write_text(json.dumps(content, indent=2) + "\n")
-    scratch.replace(place)
+    write_text(place, json.dumps(content, indent=2) + "\n")
 
 
 def _erase(settings: Settings, item_id: int, now: dt.datetime, begun: Begun, *, again: bool = False) -> None:

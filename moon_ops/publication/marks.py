@@ -7,12 +7,13 @@ import datetime as dt
 import hashlib
 import json
 import logging
-import os
 from pathlib import Path
 
+from moon_ops.columns import ITEM_VIEW, STATS_VIEW, USER_VIEW
 from moon_ops.embeddings import features, handover, online_store, vector_tables
 from moon_ops.embeddings.generations import turn
 from moon_ops.embeddings.handover import Since
+from moon_ops.files import write_text
 from moon_ops.lake import changes
 from moon_ops.publication.places import published_place
 from moon_ops.settings import Settings
@@ -20,10 +21,8 @@ from moon_ops.settings import Settings
 log = logging.getLogger(__name__)
 
 
-ITEMS = ("item_profile",)  # what a new item has before anybody has seen it
-
-
-SHARED = (*ITEMS, "item_stats", "user_behavior")  # views that all encoders have in common
+ITEMS = (ITEM_VIEW,)  # what a new item has before anybody has seen it
+SHARED = (*ITEMS, STATS_VIEW, USER_VIEW, "user_behavior")  # views that all encoders have in common
 
 
 def views(settings: Settings, encoders: list[int]) -> list[contextlib.AbstractContextManager[None]]:
@@ -33,7 +32,8 @@ def views(settings: Settings, encoders: list[int]) -> list[contextlib.AbstractCo
 
 def lake_versions(settings: Settings, encoder: int) -> dict[str, int]:
     """The newest fragment of every lake table that a publication reads."""
-    names = ("items", "events", vector_tables.table_name(encoder), vector_tables.query_table_name(encoder))
+    users = ("users",) if settings.lake.exists("users") else ()  # most shops tell nothing of them
+    names = ("items", "events", *users, vector_tables.table_name(encoder), vector_tables.query_table_name(encoder))
     return {name: changes.newest(settings.lake.open(name)) if settings.lake.exists(name) else changes.NOTHING for name in names}
 
 
@@ -52,7 +52,7 @@ def published_versions(settings: Settings, encoder: int) -> dict[str, int] | Non
 def is_current(settings: Settings, encoder: int, now: dt.datetime) -> bool:
     """Whether no item or query has been written, embedded, or become valid since the last complete publication, to this online store."""
     before, versions = published_versions(settings, encoder), lake_versions(settings, encoder)
-    if before is None or any(before[name] != version for name, version in versions.items() if name != "events"):
+    if before is None or any(before.get(name) != version for name, version in versions.items() if name not in ("events", "users")):
         return False
     since = since_of(settings, f"index-items-v{encoder}", full=False)
     if since.when is None or len(handover.touched(settings.lake.open("items"), "item_id", since, now)):
@@ -84,7 +84,7 @@ def remember(settings: Settings, view: str, mark: int, now: dt.datetime, online:
     """Note that a view, of the store ``online`` if it is one of Feast's, has everything up to ``mark``, as of ``now``."""
     place = handed(settings, view)
     place.parent.mkdir(parents=True, exist_ok=True)
-    write(place, json.dumps({"mark": mark, "when": now.isoformat(), "online": online}))
+    write_text(place, json.dumps({"mark": mark, "when": now.isoformat(), "online": online}))
 
 
 def move_marks(settings: Settings, name: str, before: int, after: int) -> None:
@@ -100,18 +100,11 @@ def move_marks(settings: Settings, name: str, before: int, after: int) -> None:
         place = handed(settings, view)
         known = json.loads(place.read_text()) if place.is_file() else {}
         if known.get("mark") == before:
-            write(place, json.dumps({**known, "mark": after}))
+            write_text(place, json.dumps({**known, "mark": after}))
     for place in (settings.home / "tables").glob("published-v*.json"):
         read = json.loads(place.read_text())
         if read.get(name) == before:
-            write(place, json.dumps({**read, name: after}))
-
-
-def write(place: Path, content: str) -> None:
-    """Replace the file in one step."""
-    scratch = place.with_name(f".{place.name}-{os.getpid()}")
-    scratch.write_text(content + "\n")
-    scratch.replace(place)
+            write_text(place, json.dumps({**read, name: after}))
 
 
 def handed(settings: Settings, view: str) -> Path:

@@ -8,7 +8,6 @@ MLflow server. Registered models: ``moon-encoder``, ``moon-ctr``, ``moon-release
 from __future__ import annotations
 
 import datetime as dt
-import fcntl
 import functools
 import json
 import os
@@ -23,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from moon_ops.errors import ServiceError, StageError
+from moon_ops.files import locked
+from moon_ops.metric_names import stored
 from moon_ops.registry.file import RegistryFile
 from moon_ops.settings import Settings, shown
 
@@ -49,8 +50,7 @@ class Registry:
             if not self.embedded:
                 return self._connected() if self.name == self.uri else _Discreet(self._connected(), self.name)
             self.home.mkdir(parents=True, exist_ok=True)
-            with (self.home / "mlflow.lock").open("w") as lock:  # two first uses at once leave a broken database
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            with locked(self.home / "mlflow.lock"):  # two first uses at once leave a broken database
                 return self._connected()
         except self._missing as unreachable:
             raise self._away(unreachable) from unreachable
@@ -89,11 +89,11 @@ class Registry:
         return str(run.info.run_id)
 
     def log(self, run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Metrics of one step; MLflow knows no ``@`` and no ``+``: ``recall@10`` is stored as ``recall_at_10``, ``+0.5`` as ``0.5``."""
+        """Metrics of one step, under the names that MLflow takes (:func:`moon_ops.metric_names.stored`)."""
         from mlflow.entities import Metric
 
         stamp = int(time.time() * 1000)
-        named = {name.replace("@", "_at_").replace("+", ""): float(value) for name, value in metrics.items()}
+        named = {stored(name): float(value) for name, value in metrics.items()}
         self.client.log_batch(run_id, metrics=[Metric(name, value, stamp, step) for name, value in named.items()])
 
     def reopen(self, run_id: str) -> bool:

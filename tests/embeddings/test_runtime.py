@@ -238,7 +238,7 @@ def test_many_threads_get_what_one_gets(core_directory: Path, core_runtime: Runt
 def test_warming_up_opens_the_graphs(core_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = Runtime(core_directory, threads=1)
     opened.warm_up()
-    monkeypatch.setattr(runtimes.ort, "InferenceSession", None)
+    monkeypatch.setattr(runtimes, "session", None)
     assert opened.embed([Sample("red dress")], {}).shape == (1, opened.dim)
 
 

@@ -26,7 +26,8 @@ RECIPE: dict[str, Any] = {
 @pytest.fixture(scope="session")
 def encoder() -> Any:
     from moon_ops.encoder.model import build
-    from moon_ops.recipes import EncoderRecipe, recipe
+    from moon_ops.recipes.encoder import EncoderRecipe
+    from moon_ops.recipes.reading import recipe
     from moon_ops.settings import ROOT
 
     return build(recipe(EncoderRecipe, "moon-nano", ROOT / "models"), TEXTS, seed=0).eval()
@@ -37,7 +38,7 @@ def least() -> Callable[..., Any]:
     """The smallest recipe: ``least(stage2a={"steps": 3}, training={"chunk": 2})``; tables are merged."""
     from pydantic import TypeAdapter
 
-    from moon_ops.recipes import EncoderRecipe
+    from moon_ops.recipes.encoder import EncoderRecipe
 
     def make(**tables: Any) -> EncoderRecipe:
         merged = {name: {**RECIPE.get(name, {}), **value} if isinstance(value, dict) else value for name, value in tables.items()}

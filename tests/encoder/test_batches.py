@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from moon_ops.encoder.batches import Batch, Inputs, PairBatches, tokens
+from moon_ops.encoder.batches import Batch, Inputs, PairBatches, Shows, tokens
 from moon_ops.inputs.contract import Sample, title_of
-from moon_ops.recipes import PAIR_TYPES
+from moon_ops.recipes.encoder import PAIR_TYPES
 
 Row = tuple[int, list[int]]  # pictures, and text tokens
 
@@ -23,7 +23,7 @@ def make(world: Any, least: Any) -> Any:
 
     def made(training: dict[str, Any] | None = None, pairs: Any = None, seed: tuple[int, ...] = (0, 2), **more: Any) -> PairBatches:
         recipe = least(training=training or {})
-        return PairBatches(world.encoder, pairs or world.pairs, world.store, recipe.training, seed=seed, **more)
+        return PairBatches(world.encoder, pairs or world.pairs, world.store, recipe.training, seed=seed, shows=Shows(**more))
 
     return made
 

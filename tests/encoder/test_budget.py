@@ -20,7 +20,8 @@ from moon_ops.encoder.model import build
 from moon_ops.encoder.towers import Conv
 from moon_ops.encoder.train import train
 from moon_ops.errors import InputError
-from moon_ops.recipes import EncoderRecipe, Stage1, Stage2a, Stage2b, recipe
+from moon_ops.recipes.encoder import EncoderRecipe, Stage1, Stage2a, Stage2b
+from moon_ops.recipes.reading import recipe
 from moon_ops.settings import ROOT
 
 STAGES = {"stage1": Stage1, "stage2a": Stage2a, "stage2b": Stage2b}

@@ -14,7 +14,7 @@ from torch import nn
 from moon_ops.encoder import checkpoints as module
 from moon_ops.encoder.checkpoints import Checkpoints, State
 from moon_ops.encoder.optimizers import build
-from moon_ops.recipes import Training
+from moon_ops.recipes.encoder import Training
 
 TRAINING = Training(batch=2, learning_rate=0.01, matrix_learning_rate=0.02)
 

@@ -19,7 +19,7 @@ from moon_ops.encoder.model import Encoder, build
 from moon_ops.encoder.tokenizer import separator_ids
 from moon_ops.errors import ContractError, InputError
 from moon_ops.inputs.contract import Sample, item_sample
-from moon_ops.recipes import EncoderRecipe, Experts, Inputs, Training
+from moon_ops.recipes.encoder import EncoderRecipe, Experts, Inputs, Training
 
 ITEM = item_sample(
     {"title": "red dress", "category": ["clothes", "dresses"], "attributes": [("material", "cotton")], "description": "for warm days"}

@@ -18,7 +18,7 @@ from moon_ops.encoder.loader import batches
 from moon_ops.encoder.objectives import Found
 from moon_ops.encoder.optimizers import build, set_rates, warm_cosine
 from moon_ops.errors import InputError
-from moon_ops.recipes import Training
+from moon_ops.recipes.encoder import Training
 
 
 class Model(nn.Module):

@@ -12,7 +12,8 @@ from transformers import AutoTokenizer, SmolVLMConfig, SmolVLMModel
 
 from moon_ops.encoder.model import Encoder, build
 from moon_ops.errors import InputError
-from moon_ops.recipes import EncoderRecipe, recipe
+from moon_ops.recipes.encoder import EncoderRecipe
+from moon_ops.recipes.reading import recipe
 from moon_ops.settings import ROOT
 
 

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from moon_ops.encoder.batches import Batch, PairBatches
+from moon_ops.encoder.batches import Batch, PairBatches, Shows
 from moon_ops.encoder.fit import cached
 from moon_ops.encoder.losses import circle, info_nce
 from moon_ops.encoder.negatives import Queue
 from moon_ops.encoder.objectives import Found, Sides, behaviour_loss, refined_loss
-from moon_ops.recipes import Stage2a, Stage2b
+from moon_ops.recipes.encoder import Stage2a, Stage2b
 
 SCALE = torch.tensor(7.0)
 
@@ -117,7 +117,7 @@ def batch(world: Any, least: Any) -> Batch:
     """Eight pairs, and more hard negatives than pairs."""
     hard = (np.arange(len(world.pairs.items))[:, None] + np.array([1, 2, 3])) % len(world.pairs.items)
     training = least(training={"batch": 8}).training
-    made = PairBatches(world.encoder, world.pairs, world.store, training, seed=(0,), hard=hard, levels=True).batch(0)
+    made = PairBatches(world.encoder, world.pairs, world.store, training, seed=(0,), shows=Shows(hard=hard, levels=True)).batch(0)
     assert len(made.sides["negative"]) > 8
     return made
 

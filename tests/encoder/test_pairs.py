@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moon_ops.encoder.pairs import Pairs, Stream, behaviour
+from moon_ops.encoder.pairs import Pairs, behaviour
+from moon_ops.encoder.permutations import Stream
 from moon_ops.errors import StageError
 from moon_ops.lake.ingest import ingest
 from moon_ops.lake.lake import Lake

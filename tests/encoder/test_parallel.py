@@ -22,7 +22,7 @@ from pathlib import Path
 from moon_ops.encoder import fit, train as module
 from moon_ops.inputs.contract import Sample
 from moon_ops.lake.lake import Lake
-from moon_ops.recipes import EncoderRecipe
+from moon_ops.recipes.encoder import EncoderRecipe
 from pydantic import TypeAdapter
 
 lake, out, recipes = Lake(sys.argv[1]), Path(sys.argv[2]), json.loads(Path(sys.argv[3]).read_text())

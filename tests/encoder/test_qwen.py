@@ -16,7 +16,8 @@ from moon_ops.encoder import qwen
 from moon_ops.encoder.export import export
 from moon_ops.encoder.model import Encoder, build
 from moon_ops.errors import InputError
-from moon_ops.recipes import EncoderRecipe, Inputs, Training, recipe
+from moon_ops.recipes.encoder import EncoderRecipe, Inputs, Training
+from moon_ops.recipes.reading import recipe
 from moon_ops.settings import ROOT
 
 SIZE, PATCH = 32, 8  # 4 x 4 patches, merged 2 x 2: 4 tokens a picture

@@ -22,7 +22,7 @@ from tokenizers.processors import TemplateProcessing
 from moon_ops.encoder import sentence
 from moon_ops.encoder.model import Encoder, build
 from moon_ops.inputs.images import decode, pixels
-from moon_ops.recipes import EncoderRecipe, Experts, Inputs, Training
+from moon_ops.recipes.encoder import EncoderRecipe, Experts, Inputs, Training
 
 sentence_transformers = pytest.importorskip("sentence_transformers")
 

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from moon_ops.encoder import contrast, fit
 from moon_ops.encoder import export as export_module
+from moon_ops.encoder import fit, stage2
 from moon_ops.encoder import train as train_module
 from moon_ops.encoder.export import check_graphs, export
 from moon_ops.encoder.model import Encoder
@@ -25,7 +25,8 @@ from moon_ops.encoder.train import TrainReport, train
 from moon_ops.errors import ContractError, InputError, StageError
 from moon_ops.lake.ingest import ingest
 from moon_ops.lake.lake import Lake
-from moon_ops.recipes import EncoderRecipe, recipe
+from moon_ops.recipes.encoder import EncoderRecipe
+from moon_ops.recipes.reading import recipe
 from moon_ops.settings import ROOT
 
 UNTIL = dt.datetime(2026, 1, 16, tzinfo=dt.UTC)
@@ -228,7 +229,7 @@ def test_the_same_seed_gives_the_same_encoder_and_another_does_not(lake: Any, le
 
 
 def test_a_loss_that_is_no_number_stops_with_the_items(lake: Any, least: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contrast, "behaviour_loss", lambda *_: Found(torch.tensor(float("nan"), requires_grad=True), {}))
+    monkeypatch.setattr(stage2, "behaviour_loss", lambda *_: Found(torch.tensor(float("nan"), requires_grad=True), {}))
     with pytest.raises(InputError, match=r"the loss is nan at step 0 of stage2a, in a batch with items \d+, \d+"):
         run(lake, tmp_path / "e", least(stage2a={"steps": 2}))
     assert not (tmp_path / "e").exists()

@@ -56,7 +56,8 @@ def test_a_true_size_checkpoint_goes_through_every_room(checkpoint: Path, lake: 
     from moon_ops.inputs.images import decode
     from moon_ops.inputs.regions import views
     from moon_ops.lake.tables import image_bytes, items_as_of
-    from moon_ops.recipes import EncoderRecipe, recipe
+    from moon_ops.recipes.encoder import EncoderRecipe
+    from moon_ops.recipes.reading import recipe
 
     chosen = recipe(
         EncoderRecipe,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from moon_ops.encoder import cleaning
-from moon_ops.encoder.batches import Batch, PairBatches
+from moon_ops.encoder.batches import Batch, PairBatches, Shows
 from moon_ops.encoder.cleaning import CleaningReport
 from moon_ops.encoder.eager import embed_eager
 from moon_ops.encoder.entities import Gazetteer, Recognizer
@@ -25,7 +25,7 @@ from moon_ops.encoder.objectives import Found, Sides, behaviour_loss, refined_lo
 from moon_ops.encoder.pairs import Pairs, Rows
 from moon_ops.encoder.pixels import PixelStore
 from moon_ops.inputs.contract import title_of
-from moon_ops.recipes import EncoderRecipe, Stage2b
+from moon_ops.recipes.encoder import EncoderRecipe, Stage2b
 
 
 class Behaviour:
@@ -38,17 +38,9 @@ class Behaviour:
         self.model: nn.Module = Sides(encoder, recipe.training.temperature)
         levels = recipe.stage2a.loss == "mim" or recipe.stage2a.within_product > 0
         chosen = pairs.of(recipe.stage2a.events)
-        self.batches = PairBatches(
-            encoder,
-            chosen if len(chosen) else pairs,
-            store,
-            recipe.training,
-            seed=(seed, 2),
-            kinds=recipe.stage2a.pairs,
-            levels=levels,
-            sizes=recipe.stage2a.sizes,
-            count=self.steps * recipe.training.accumulation,
-        )
+        batches = self.steps * recipe.training.accumulation
+        shows = Shows(kinds=recipe.stage2a.pairs, levels=levels, sizes=recipe.stage2a.sizes, count=batches)
+        self.batches = PairBatches(encoder, chosen if len(chosen) else pairs, store, recipe.training, seed=(seed, 2), shows=shows)
         self.found = Found(torch.zeros(()), {})
 
     def batch(self, number: int, part: int, parts: int) -> Batch:
@@ -111,9 +103,8 @@ class Refinement:
         self.prepared = prepared
         product = purchases.spu_ids if self.stage.spu_merge else purchases.item_ids
         hard = prepared.hard if self.stage.hard_negatives else None
-        self.batches = PairBatches(
-            encoder, purchases.only(prepared.kept), store, recipe.training, seed=(seed, 3), product=product, hard=hard
-        )
+        shows, kept = Shows(product=product, hard=hard), purchases.only(prepared.kept)
+        self.batches = PairBatches(encoder, kept, store, recipe.training, seed=(seed, 3), shows=shows)
         self.queue = Queue(self.stage.queue, encoder.dim) if self.stage.queue else None
         if self.queue and tensors:
             self.queue.restore(tensors)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from moon_ops.encoder.contrast import Behaviour, Prepared, Refinement, prepare
 from moon_ops.encoder.eager import embed_eager
-from moon_ops.recipes import Stage2b
+from moon_ops.encoder.stage2 import Behaviour, Prepared, Refinement, prepare
+from moon_ops.recipes.encoder import Stage2b
 
 PLAIN = {"least_similar": False, "category_balance": False, "least_entities": 0}
 

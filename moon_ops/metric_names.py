@@ -1,0 +1,44 @@
+"""How the figures of a release are called, e.g. ``image_search/recall@10:new_items`` and ``ctr/auc_id_only:long_tail``: made here alone."""
+
+from __future__ import annotations
+
+IMAGE_SEARCH, TEXT_SEARCH, WITHIN_PRODUCT = "image_search", "text_search", "within_product"
+PARITY = "encoder/parity_cosine"  # least cosine between eager and exported vectors
+LEAKED = f"{IMAGE_SEARCH}/leaked"  # photographs with a near-identical twin in training, left out
+LOSS = "training/loss"
+KS = (1, 5, 10)  # of recall@K
+ID_ONLY, ORACLE, GAIN = "_id_only", "_oracle", "_gain"  # models beside the one judged, and the difference to the first
+
+
+def recall(search: str, k: int = 10, where: str = "") -> str:
+    """Recall@k of a kind of search, in a slice or for a part of the catalogue."""
+    return f"{search}/recall@{k}{_end(where)}"
+
+
+def queries(search: str, where: str = "") -> str:
+    """How many queries a recall is the mean of."""
+    return f"{search}/queries{_end(where)}"
+
+
+def ctr(name: str = "auc", where: str = "", model: str = "") -> str:
+    """A click model's figure in a slice; ``model`` is one of those beside it, e.g. :data:`ID_ONLY`."""
+    return f"ctr/{name}{model}{_end(where)}"
+
+
+def untrained(name: str) -> str:
+    """The same figure of random weights."""
+    return f"{name}_untrained"
+
+
+def is_whole_recall(name: str) -> bool:
+    """Whether it is a recall over all queries, not over a slice of them."""
+    return "recall@" in name and ":" not in name
+
+
+def stored(name: str) -> str:
+    """As MLflow takes it, which knows no ``@`` and no ``+``: ``recall@10`` → ``recall_at_10``, ``+0.5`` → ``0.5``."""
+    return name.replace("@", "_at_").replace("+", "")
+
+
+def _end(where: str) -> str:
+    return f":{where}" if where else ""
