@@ -162,19 +162,27 @@ def wheel() -> Path:
     return next(once("wheel", make).glob("*.whl"))
 
 
-@pytest.fixture
-def copied(released: Any, tmp_path: Path) -> Any:
-    """The released home at another place, to change at will; MLflow's absolute paths are moved along."""
+@pytest.fixture(scope="session")
+def moved() -> Callable[[Any, Path], Any]:
+    """Copy a home to another place, to change at will; MLflow's absolute paths are moved along."""
     from moon_ops.lake.lake import Lake
 
-    home = tmp_path / "copied"
-    shutil.copytree(released.home, home, symlinks=True, ignore=shutil.ignore_patterns("shop-*", "checkpoints", "report"))
-    database = sqlite3.connect(home / "mlflow.db")
-    for table, column in PLACES:
-        database.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (str(released.home), str(home)))
-    database.commit()
-    database.close()
-    return released.replace(home=home, lake=Lake(str(home / "lake")), tracking_uri=f"sqlite:///{home / 'mlflow.db'}")
+    def move(settings: Any, home: Path) -> Any:
+        shutil.copytree(settings.home, home, symlinks=True, ignore=shutil.ignore_patterns("shop-*", "checkpoints", "report"))
+        database = sqlite3.connect(home / "mlflow.db")
+        for table, column in PLACES:
+            database.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (str(settings.home), str(home)))
+        database.commit()
+        database.close()
+        return settings.replace(home=home, lake=Lake(str(home / "lake")), tracking_uri=f"sqlite:///{home / 'mlflow.db'}")
+
+    return move
+
+
+@pytest.fixture
+def copied(released: Any, moved: Callable[[Any, Path], Any], tmp_path: Path) -> Any:
+    """The released home at another place, to change at will."""
+    return moved(released, tmp_path / "copied")
 
 
 @pytest.fixture(scope="session")
@@ -198,7 +206,7 @@ def workshop(lake: Any, fresh_mlflow: Path, tmp_path: Path) -> Any:
     (models / "mini.toml").write_text(MINI)
     home.mkdir()
     shutil.copy(fresh_mlflow, home)
-    return replace(Settings.from_environment(home), lake=lake, models=models, workers=1)
+    return Settings.from_environment(home).replace(lake=lake, models=models, workers=1)
 
 
 @pytest.fixture(scope="session")

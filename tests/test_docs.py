@@ -15,7 +15,9 @@ from moon_ops.settings import Settings, variable
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+REFERENCE = (ROOT / "docs" / "reference.md").read_text()
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [page for page in sorted((ROOT / "docs").glob("*.md")) if page.name != "architecture.md"]  # which is about the code
 MAPPED = ("moon_ops/", "dags/", "feature_repo/", "models/", "benchmarks/", ".ci/", "docs/")
 
 
@@ -44,9 +46,19 @@ def test_links_lead_somewhere(document: Path) -> None:
         assert (document.parent / target).exists(), f"{document.name} links to {target}"
 
 
-def test_commands_in_the_readme_exist() -> None:
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_a_page_begins_with_its_command(page: Path) -> None:
+    """Who opens it sees first what to type."""
+    first = page.read_text().partition("```")
+    assert first[0].count("\n") <= 4
+    assert first[2].startswith("bash\n")
+
+
+def test_commands_in_the_documents_exist() -> None:
     commands = set(get_command(app).commands)
-    assert set(re.findall(r"\bmoon ([a-z-]+)\b", "\n".join(re.findall(r"```.*?```", README, re.S)))) <= commands
+    blocks = "\n".join(block for document in DOCUMENTS for block in re.findall(r"```bash.*?```", document.read_text(), re.S))
+    assert set(re.findall(r"\bmoon ([a-z][a-z-]*)\b", blocks)) <= commands
+    assert {"ingest", "train", "embed", "ctr", "promote", "rollback"} <= set(re.findall(r"\bmoon ([a-z][a-z-]*)\b", blocks))
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
     assert set(re.findall(r"\bmake ([a-z]+)\b", README)) <= targets
     assert {"demo", "test", "lint", "airflow", "serve", "bench", "help"} <= targets
@@ -54,16 +66,16 @@ def test_commands_in_the_readme_exist() -> None:
 
 def test_environment_variables_are_documented() -> None:
     """The table names what the settings read, each once, and nothing else."""
-    rows = re.findall(r"^\| (`MOON_.*?) \|", README, re.M)
+    rows = re.findall(r"^\| (`MOON_.*?) \|", REFERENCE, re.M)
     named = [name for row in rows for name in re.findall(r"`(MOON_[A-Z_]+)`", row)]
     assert sorted(named) == sorted(variable(field) for field in Settings.model_fields)
 
 
 def test_the_defaults_in_the_table_are_those_of_the_settings() -> None:
-    defaults = {name: re.sub(r"`", "", default) for name, default in re.findall(r"^\| `(MOON_[A-Z]+)` \|.*\| (.*) \|$", README, re.M)}
+    defaults = {name: re.sub(r"`", "", default) for name, default in re.findall(r"^\| `(MOON_[A-Z]+)` \|.*\| (.*) \|$", REFERENCE, re.M)}
     for field in ("variant", "behaviors"):
         assert defaults[variable(field)] == str(Settings.model_fields[field].default)
-    assert "`127.0.0.1`, `8321`" in README
+    assert "`127.0.0.1`, `8321`" in REFERENCE
     assert (Settings.model_fields["host"].default, Settings.model_fields["port"].default) == ("127.0.0.1", 8321)
 
 
@@ -104,4 +116,5 @@ def test_the_five_lines_to_a_training_loader_run_as_they_stand(released: Setting
 
 @pytest.mark.parametrize("file", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.name)
 def test_a_benchmark_names_the_processor_beside_its_figures(file: Path) -> None:
-    assert "**processor().beside(" in file.read_text()
+    """All through one function, which does."""
+    assert ("**processor().beside(" if file.name == "figures.py" else "figures.main(table") in file.read_text()

@@ -17,7 +17,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from moon_ops import metric_names
 from moon_ops.errors import GateError, InputError
+from moon_ops.files import write_text
+from moon_ops.metric_names import GAIN, ID_ONLY, IMAGE_SEARCH, KS, LEAKED, ORACLE, TEXT_SEARCH, ctr, is_whole_recall, recall
 from moon_ops.publication import publication
 from moon_ops.settings import ROOT, Settings
 
@@ -42,6 +45,7 @@ class Choices:
     encoder: str = "moon-tiny"
     trained_until: dt.datetime | None = None
     minutes: float | None = None
+    changes: tuple[str, ...] = ()  # of the encoder's recipe
 
 
 @dataclass
@@ -71,7 +75,6 @@ def run(settings: Settings, chosen: Choices, *, now: dt.datetime) -> None:
     console = Console(stderr=False, soft_wrap=True)
     steps = Steps(console, 10)
     started = time.perf_counter()
-    seed, encoder = chosen.seed, chosen.encoder
     shop = _shop(settings, steps, chosen)
     from moon_ops.encoder.budget import Budget
     from moon_ops.release.windows import windows
@@ -81,9 +84,9 @@ def run(settings: Settings, chosen: Choices, *, now: dt.datetime) -> None:
     left = Budget(chosen.minutes, spent=time.perf_counter() - started, following=FOLLOWING)
     version = _encoder(settings, steps, chosen, times, left)
     _vectors(settings, steps, version, now)
-    untrained = _untrained(settings, steps, encoder, times, seed)
-    ctr_version, baseline = _click_models(settings, steps, version, times, seed)
-    zero = {f"{name}_untrained": value for name, value in untrained.items() if "recall@" in name and ":" not in name}
+    untrained = _untrained(settings, steps, chosen, times)
+    ctr_version, baseline = _click_models(settings, steps, version, times, chosen.seed)
+    zero = {metric_names.untrained(name): value for name, value in untrained.items() if is_whole_recall(name)}
     with steps.step("release", "recall and AUC on what came after training, judged against the gates") as say:
         beside = {"baseline": baseline, "oracle": shop / "oracle.parquet", "extra": zero}
         made = _release(settings, say, version, ctr_version, times, now, beside)
@@ -104,7 +107,7 @@ def _encoder(settings: Settings, steps: Steps, chosen: Choices, times: Any, left
 
     until = times.trained_until
     with steps.step("train", f"encoder {chosen.encoder} on purchases before {until:%Y-%m-%d %H:%M}, seed {chosen.seed}") as say:
-        trained = stages.train(settings, chosen.encoder, trained_until=until, seed=chosen.seed, budget=left)
+        trained = stages.train(settings, chosen.encoder, trained_until=until, seed=chosen.seed, budget=left, changes=chosen.changes)
         say.append(f"loss {trained.last_loss:.3f}; wrote {trained.checkpoint}")
     with steps.step("export", "to ONNX, compared with the model it came from, registered in MLflow") as say:
         version = stages.export(settings, Path(trained.checkpoint))
@@ -124,15 +127,15 @@ def _vectors(settings: Settings, steps: Steps, version: int, now: dt.datetime) -
         say.append(f"{published.items:,} items, {published.queries:,} queries; index {published.index}")
 
 
-def _untrained(settings: Settings, steps: Steps, encoder: str, times: Any, seed: int) -> dict[str, float]:
+def _untrained(settings: Settings, steps: Steps, chosen: Choices, times: Any) -> dict[str, float]:
     """The recall of random weights."""
     from moon_ops.release import evaluation
 
     with steps.step("untrained", "recall of the same encoder with random weights, the zero point") as say:
-        untrained = evaluation.evaluate_untrained(settings, encoder, times, seed=seed).metrics
-        found = {name: untrained[f"{name}/recall@10"] for name in ("image_search", "text_search") if f"{name}/recall@10" in untrained}
+        untrained = evaluation.evaluate_untrained(settings, chosen.encoder, times, seed=chosen.seed, changes=chosen.changes).metrics
+        found = {name: untrained[recall(name)] for name in (IMAGE_SEARCH, TEXT_SEARCH) if recall(name) in untrained}
         say.append(", ".join(f"{name.replace('_', ' ')} recall@10 {value:.3f}" for name, value in found.items()) or "no query to judge by")
-        if leaked := int(untrained.get("image_search/leaked", 0)):
+        if leaked := int(untrained.get(LEAKED, 0)):
             say.append(f"{leaked} photographs have a near-identical twin in training and are left out")
     return untrained
 
@@ -177,7 +180,7 @@ def _shop(settings: Settings, steps: Steps, chosen: Choices) -> Path:
                 f"{made.impressions:,} impressions, {made.clicks:,} clicks, {made.purchases:,} purchases, {made.pictures:,} pictures"
             )
         say.append(f"{'wrote' if data is None else 'reads'} {shop}")
-    marker.write_text(json.dumps({"shop": str(shop)}) + "\n")
+    write_text(marker, json.dumps({"shop": str(shop)}) + "\n")
     return shop
 
 
@@ -222,7 +225,7 @@ def _serve_and_report(
         report.grid(found, place / "searches.png")
         report.recall_chart(untrained, metrics, place / "recall.png")
         pictures = ["searches.png", "recall.png"]
-        if "ctr/auc" in metrics:
+        if ctr("auc") in metrics:
             report.auc_chart(metrics, place / "auc.png")
             pictures.append("auc.png")
         report.page(f"Release {version}", pictures, {**metrics, **latency}, place / "index.html")
@@ -244,18 +247,17 @@ def _summary(
     table = Table(title=f"Reached in {seconds / 60:.1f} minutes", title_justify="left")
     for name in ("figure", "this release", "beside it"):
         table.add_column(name, justify="left" if name == "figure" else "right")
-    for k in (1, 5, 10):
-        name = f"image_search/recall@{k}"
-        _row(table, metrics, name, ("untrained", metrics.get(f"{name}_untrained")), _beside(champion, champion_version, name))
-    _row(table, metrics, "text_search/recall@10", ("untrained", metrics.get("text_search/recall@10_untrained")))
-    for end in ("", ":new_items", ":long_tail", ":small_sellers"):
-        low, high = metrics.get(f"ctr/auc_gain_low{end}"), metrics.get(f"ctr/auc_gain_high{end}")
-        gain = None if low is None or high is None else f"{metrics[f'ctr/auc_gain{end}']:+.4f} [{low:+.4f}, {high:+.4f}]"
-        beside = [("ID-only", metrics.get(f"ctr/auc_id_only{end}")), ("gain", gain), ("oracle", metrics.get(f"ctr/auc_oracle{end}"))]
-        _row(table, metrics, f"ctr/auc{end}", *beside, *([_beside(champion, champion_version, "ctr/auc")] if not end else []))
-    for name in ("ctr/gauc", "ctr/logloss"):
-        head, tail = name, name.replace("ctr/", "")
-        _row(table, metrics, head, ("ID-only", metrics.get(f"ctr/{tail}_id_only")), ("oracle", metrics.get(f"ctr/{tail}_oracle")))
+    for name in (recall(IMAGE_SEARCH, k) for k in KS):
+        _row(table, metrics, name, ("untrained", metrics.get(metric_names.untrained(name))), _beside(champion, champion_version, name))
+    name = recall(TEXT_SEARCH)
+    _row(table, metrics, name, ("untrained", metrics.get(metric_names.untrained(name))))
+    for where in ("", "new_items", "long_tail", "small_sellers"):
+        mean, low, high = (metrics.get(ctr("auc", where, GAIN + end)) for end in ("", "_low", "_high"))
+        gain = None if mean is None or low is None or high is None else f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]"
+        beside = [("ID-only", metrics.get(ctr("auc", where, ID_ONLY))), ("gain", gain), ("oracle", metrics.get(ctr("auc", where, ORACLE)))]
+        _row(table, metrics, ctr("auc", where), *beside, *([_beside(champion, champion_version, ctr("auc"))] if not where else []))
+    for name in ("gauc", "logloss"):
+        _row(table, metrics, ctr(name), *((text, metrics.get(ctr(name, "", m))) for text, m in (("ID-only", ID_ONLY), ("oracle", ORACLE))))
     console.print()
     console.print(table)
     _try_next(console, settings)

@@ -13,11 +13,14 @@ import typer
 from moon_ops.cli import studies
 from moon_ops.cli import vectors as production
 from moon_ops.cli.extras import not_installed
-from moon_ops.cli.terminal import Without, moment, now, say, settings_of, stop_at_once
+from moon_ops.cli.terminal import Set, Without, moment, now, say, settings_of, stop_at_once
 from moon_ops.errors import InputError, MoonError
 from moon_ops.startup import start
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
+HELP = """Operate multimodal item embeddings: from a catalogue to a served release of encoder, vectors, index and click model.
+
+First: moon demo. Each command has an example: moon COMMAND --help."""
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=HELP, rich_markup_mode=None)
 
 app.add_typer(studies.app, name="study")
 app.command("exchange-rate")(studies.exchange_rate)
@@ -53,6 +56,7 @@ def demo(
     encoder: Annotated[str, typer.Option(help="Encoder recipe in models/.")] = "moon-tiny",
     trained_until: Time = None,
     minutes: Minutes = None,
+    set_: Set = None,
 ) -> None:
     """The whole loop: from a raw catalogue to a promoted, served release, and a report.
 
@@ -60,7 +64,8 @@ def demo(
     """
     from moon_ops.cli.demo import Choices, run
 
-    chosen = Choices(data=data, size=size, days=days, seed=seed, encoder=encoder, trained_until=moment(trained_until), minutes=minutes)
+    until, changes = moment(trained_until), tuple(set_ or ())
+    chosen = Choices(data, size, days, seed, encoder, trained_until=until, minutes=minutes, changes=changes)
     run(settings_of(home), chosen, now=now())
 
 
@@ -129,6 +134,7 @@ def train(
     seed: Seed = 0,
     steps: Annotated[int | None, typer.Option(help="Training steps instead of the recipe's.")] = None,
     minutes: Minutes = None,
+    set_: Set = None,
 ) -> None:
     """Train an encoder on what users did before a time; prints the checkpoint for `moon export`. Killed and called again, it goes on.
 
@@ -140,7 +146,7 @@ def train(
     settings = settings_of(home)
     budget = None if minutes is None else Budget(minutes, spent=time.perf_counter() - STARTED)
     until = _windows(settings, trained_until).trained_until
-    trained = stages.train(settings, recipe, trained_until=until, seed=seed, steps=steps, budget=budget)
+    trained = stages.train(settings, recipe, trained_until=until, seed=seed, steps=steps, budget=budget, changes=set_ or ())
     if trained.run_id:  # of several processes one speaks
         say(trained)
 
@@ -184,6 +190,7 @@ def ctr(
     encoder: Encoder,
     home: Home = None,
     recipe: Annotated[str, typer.Option(help="Click recipe in models/.")] = "ctr-cube",
+    set_: Set = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -197,7 +204,7 @@ def ctr(
 
     settings = settings_of(home)
     times = windows(settings.lake, seen_until=encoder_version(settings, encoder).trained_until)
-    directory, version = clicks.train_ctr(settings, encoder, recipe, times, seed=seed)
+    directory, version = clicks.train_ctr(settings, encoder, recipe, times, seed=seed, changes=set_ or ())
     say({"ctr": version, **clicks.evaluate_ctr(settings, encoder, directory, times)}, as_json)
 
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moon_ops.cli.terminal import moment, settings_of
+from moon_ops.cli.terminal import Set, moment, settings_of
 from moon_ops.errors import InputError
 
 if TYPE_CHECKING:
-    from moon_ops.recipes import EncoderRecipe
+    from moon_ops.recipes.encoder import EncoderRecipe
     from moon_ops.settings import Settings
     from moon_ops.studies.arms import Arm
     from moon_ops.studies.clicks import ClickArm, Judged
@@ -33,7 +33,12 @@ TrainedUntil = Annotated[str | None, typer.Option(help="A time, ISO 8601; defaul
 
 @app.command()
 def ablation(
-    home: Home = None, recipe: Recipe = "moon-study", seeds: Seeds = "0,1,2", only: Only = "", trained_until: TrainedUntil = None
+    home: Home = None,
+    recipe: Recipe = "moon-study",
+    seeds: Seeds = "0,1,2",
+    only: Only = "",
+    trained_until: TrainedUntil = None,
+    set_: Set = None,
 ) -> None:
     """Train without each stage and each part, and tell what it costs; the table goes to MOON_HOME/studies and to MLflow.
 
@@ -43,7 +48,7 @@ def ablation(
     from moon_ops.studies.arms import FULL
     from moon_ops.studies.figures import ablation_figure
 
-    ran = _run("ablation", home, recipe, seeds, only, trained_until)
+    ran = _run("ablation", home, recipe, seeds, only, trained_until, set_ or ())
     written, drawn = ran.place.with_suffix(".md"), ran.place.with_suffix(".png")
     written.write_text(study.table(ran.outcomes, ran.arms, FULL))
     ablation_figure(ran.outcomes, ran.arms, FULL, drawn)
@@ -52,7 +57,12 @@ def ablation(
 
 @app.command()
 def scaling(
-    home: Home = None, recipe: Recipe = "moon-study", seeds: Seeds = "0,1,2", only: Only = "", trained_until: TrainedUntil = None
+    home: Home = None,
+    recipe: Recipe = "moon-study",
+    seeds: Seeds = "0,1,2",
+    only: Only = "",
+    trained_until: TrainedUntil = None,
+    set_: Set = None,
 ) -> None:
     """Train with more and fewer tokens, and with more and fewer negatives, and draw both curves.
 
@@ -61,7 +71,7 @@ def scaling(
     from moon_ops.studies import encoder as study
     from moon_ops.studies.figures import scaling_figure
 
-    ran = _run("scaling", home, recipe, seeds, only, trained_until)
+    ran = _run("scaling", home, recipe, seeds, only, trained_until, set_ or ())
     written, drawn = ran.place.with_suffix(".md"), ran.place.with_suffix(".png")
     written.write_text(study.table(ran.outcomes, ran.arms, "tokens x 1"))
     scaling_figure(ran.outcomes, drawn)
@@ -74,6 +84,7 @@ def click_models(
     home: Home = None,
     recipes: Annotated[str, typer.Option(help="Click recipes in models/, with commas; default: all of ours.", show_default=False)] = "",
     seeds: Seeds = "0,1,2",
+    set_: Set = None,
 ) -> None:
     """Train every click model on an encoder's vectors, and tell what each is worth beside the ID-only one, overall and by slice.
 
@@ -82,7 +93,7 @@ def click_models(
     from moon_ops.studies import clicks as click_study
 
     settings, names = settings_of(home), [name.strip() for name in recipes.split(",") if name.strip()]
-    arms = click_study.models(names or click_study.MODELS)
+    arms = [replace(arm, changes=tuple(set_ or ())) for arm in click_study.models(names or click_study.MODELS)]
     _click_study(settings, encoder, "click-models", arms, seeds, click_study.BASELINE)
 
 
@@ -93,6 +104,7 @@ def behaviour_length(
     recipe: Annotated[str, typer.Option(help="Click recipe in models/.")] = "ctr-cube",
     lengths: Annotated[str, typer.Option(help="Behaviours read, with commas; of more than 50 the 50 most similar.")] = "1,2,5,10,20,50,100",
     seeds: Seeds = "0,1,2",
+    set_: Set = None,
 ) -> None:
     """Train a click model on longer and longer behaviour sequences, and draw the curve.
 
@@ -105,7 +117,7 @@ def behaviour_length(
     parts = [part.strip() for part in lengths.split(",") if part.strip()]
     if not all(part.isdecimal() for part in parts):
         raise InputError(f"lengths = {lengths!r} must be whole numbers with commas", action="give e.g. 1,5,20,100")
-    arms = click_study.lengths(recipe, [int(part) for part in parts])
+    arms = [replace(arm, changes=tuple(set_ or ())) for arm in click_study.lengths(recipe, [int(part) for part in parts])]
     judged, place = _click_study(settings, encoder, "behaviour-length", arms, seeds, arms[0].name, finish=False)
     drawn = place.with_suffix(".png")
     length_figure({arm.change["behaviors"]: judged.metric(arm.name, "auc") for arm in arms}, drawn)
@@ -138,6 +150,7 @@ def exchange_rate(
     seeds: Seeds = "0,1,2",
     encoders: Annotated[str, typer.Option(help="Only these versions of moon-encoder, with commas.", show_default=False)] = "",
     trained_until: TrainedUntil = None,
+    set_: Set = None,
 ) -> None:
     """What image-search recall is worth in click model AUC, over all registered encoders, beside rival metrics.
 
@@ -147,12 +160,14 @@ def exchange_rate(
     from moon_ops.release.windows import windows
     from moon_ops.studies import encoder as study
     from moon_ops.studies import exchange_rate as stage
+    from moon_ops.studies.clicks import ClickArm
 
     settings, parts = settings_of(home), [part.strip() for part in encoders.split(",") if part.strip()]
     if not all(part.isdecimal() for part in parts):
         raise InputError(f"encoders = {encoders!r} must be versions with commas", action="give e.g. 1,2,3,4,5,6")
     times = windows(settings.lake, trained_until=moment(trained_until))
-    points, left_out = stage.measure(settings, recipe, study.whole_seeds(seeds), times, [int(part) for part in parts])
+    arm = ClickArm(recipe, recipe, changes=tuple(set_ or ()))
+    points, left_out = stage.measure(settings, arm, study.whole_seeds(seeds), times, [int(part) for part in parts])
     found = stage.slopes(points)
     for version, why in left_out.items():
         typer.echo(f"encoder {version} is left out: {why}")
@@ -173,14 +188,15 @@ class _Ran:
     place: Path
 
 
-def _run(kind: str, home: Path | None, name: str, seeds: str, only: str, trained_until: str | None) -> _Ran:
-    from moon_ops.recipes import EncoderRecipe, recipe
+def _run(kind: str, home: Path | None, name: str, seeds: str, only: str, trained_until: str | None, changes: Sequence[str] = ()) -> _Ran:
+    from moon_ops.recipes.encoder import EncoderRecipe
+    from moon_ops.recipes.reading import recipe
     from moon_ops.release.windows import windows
     from moon_ops.studies import arms as study_arms
     from moon_ops.studies import encoder as study
 
     settings = settings_of(home)
-    full = recipe(EncoderRecipe, name, settings.models)
+    full = recipe(EncoderRecipe, name, settings.models, changes=changes)
     arms: Sequence[Arm] = study_arms.ablation(full) if kind == "ablation" else study_arms.scaling(full)
     words = [word.strip() for word in only.split(",") if word.strip()]
     chosen = [arm for arm in arms if not words or any(word in arm.name for word in words)]

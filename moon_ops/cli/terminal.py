@@ -13,7 +13,7 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import FrameType, ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,6 +21,11 @@ from moon_ops.errors import InputError
 
 if TYPE_CHECKING:
     from moon_ops.settings import Settings
+
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change a value of the recipe, e.g. training.batch=256; may be given again.", show_default=False),
+]
 
 
 class Without(MetaPathFinder):

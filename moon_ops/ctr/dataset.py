@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,29 +17,53 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from moon_ops.columns import ROWS, Feature, by_view, dense_features, id_features
 from moon_ops.ctr.behaviors import Behaviors
 from moon_ops.ctr.prefetch import prefetched
 from moon_ops.ctr.vectors import Ints, Tables, Vectors
-from moon_ops.ctr.vocabulary import IDS, Vocabulary, dense, words
+from moon_ops.ctr.vocabulary import Vocabulary, filled, statistics, words
 from moon_ops.embeddings.as_of import Joined, identifiers, microseconds
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-PROFILE = ("spu", "category", "brand", "seller", "price")  # of ``IDS`` those that come from the item's profile
 DIGESTED = 4096  # rows at a time
+LIST = "list_"  # and the feature's name: a model's input
+
+
+@dataclass(frozen=True)
+class Coded:
+    """The M rows of a view (or of the impressions themselves) as numbers, and one more, the last, for "nothing was known"."""
+
+    ids: Ints  # [M + 1, k] embedding rows of the view's ids, categories and buckets
+    dense: NDArray[np.float32]  # [M + 1, n] of its statistics, flags and numbers
+    lists: dict[str, Ints]  # of each list [M + 1, length]
+
+    @classmethod
+    def of(cls, view: pa.Table, features: Sequence[Feature], vocabulary: Vocabulary) -> Coded:
+        """Code the columns that ``features`` name, in their order."""
+        found = {f: _with_nothing(view[f.column_joined]) for f in features if f.kind != "words"}
+        nothing = np.zeros((view.num_rows + 1, 0))
+        ids = [vocabulary.rows(f, column) for f, column in found.items() if f.kind in ("id", "category", "bucket")]
+        counts = [filled(column) for f, column in found.items() if f.kind == "statistic"]
+        numbers = [_number(f, column, vocabulary) for f, column in found.items() if f.kind in ("flag", "number")]
+        dense: list[NDArray[np.float32]] = [statistics(*counts)] if counts else []
+        dense += [n[:, None] for n in numbers]
+        return cls(
+            np.column_stack(ids) if ids else nothing.astype(np.int64),
+            np.concatenate(dense, 1) if dense else nothing.astype(np.float32),
+            {f.name: vocabulary.list_rows(f, column) for f, column in found.items() if f.kind == "list"},
+        )
 
 
 @dataclass(frozen=True)
 class Rows:
-    """R impressions as a model reads them, by row number. ``profile`` and ``dense`` are coded feature rows; the last is that of nothing."""
+    """R impressions as a model reads them, by row number."""
 
-    ids: dict[str, Ints]  # item, user, query: [R]
-    profile: Ints  # [M, 5] in the order of PROFILE
-    dense: NDArray[np.float32]  # [N, 3]
-    words: Ints  # [T, W] of the texts that occur
-    at: dict[str, Ints]  # [R] row numbers: profile, dense, words, behaviors
-    is_image: NDArray[np.float32]  # [R]
+    own: tuple[Feature, ...]
+    coded: dict[str, Coded]  # by view
+    words: Ints  # [T + 1, W] of the texts that occur
+    at: dict[str, Ints]  # [R] row numbers: of each view, of words, of the behaviour
     behaviors: Behaviors
     tables: Tables
     item_codes: Ints  # [R] of the vectors
@@ -60,10 +84,11 @@ class Rows:
         seen = 0
         for start in range(0, len(self), DIGESTED):
             some = slice(start, start + DIGESTED)
-            features: dict[str, NDArray[Any]] = {"profile": self.profile, "dense": self.dense, "words": self.words}
-            own: list[NDArray[Any]] = [self.times, self.labels, self.user_ids, self.item_ids, self.is_image, *self.ids.values()]
-            own += [self.item_codes >= 0, self.query_codes >= 0]
-            columns = [column[some] for column in own] + [values[self.at[name][some]] for name, values in features.items()]
+            rows: list[NDArray[Any]] = [self.times, self.labels, self.user_ids, self.item_ids, self.item_codes >= 0, self.query_codes >= 0]
+            columns = [column[some] for column in rows] + [self.words[self.at["words"][some]]]
+            for view, coded in self.coded.items():
+                known: list[NDArray[Any]] = [coded.ids, coded.dense, *coded.lists.values()]
+                columns += [values[self.at[view][some]] for values in known]
             columns += self.behaviors.known(self.at["behaviors"][some])
             seen = functools.reduce(lambda sum_, column: zlib.crc32(np.ascontiguousarray(column).data, sum_), columns, seen)
         return seen
@@ -76,13 +101,15 @@ class Rows:
         seen = self.behaviors.of(self.at["behaviors"][chosen], times, target)
         columns: dict[str, NDArray[Any]] = {}
         for name in names:
-            if name == "ids":
-                profile = self.profile[self.at["profile"][chosen]]
-                columns[name] = np.column_stack([self.ids[n][chosen] if n in self.ids else profile[:, PROFILE.index(n)] for n in IDS])
-            elif name == "words":
+            if name == "words":
                 columns[name] = self.words[self.at["words"][chosen]]
+            elif name == "ids":
+                columns[name] = self._together(chosen, id_features(self.own), {v: c.ids for v, c in self.coded.items()})
             elif name == "dense":
-                columns[name] = np.column_stack([self.dense[self.at["dense"][chosen]], self.is_image[chosen]])
+                columns[name] = self._together(chosen, dense_features(self.own), {v: c.dense for v, c in self.coded.items()})
+            elif name.startswith(LIST):
+                view = next(v for v, coded in self.coded.items() if name.removeprefix(LIST) in coded.lists)
+                columns[name] = self.coded[view].lists[name.removeprefix(LIST)][self.at[view][chosen]]
             elif name == "target_vector" and target is not None:
                 columns[name] = target
             elif name == "query_vector":
@@ -91,6 +118,15 @@ class Rows:
                 columns[name] = seen.column(name)
         return columns
 
+    def _together(self, chosen: Ints, features: Sequence[Feature], coded: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        """The features' columns [B, K], in their order, from the views that have them."""
+        out = np.empty((len(chosen), len(features)), next(iter(coded.values())).dtype)
+        for view, values in coded.items():
+            places = [place for place, feature in enumerate(features) if feature.view == view]
+            if places:
+                out[:, places] = values[self.at[view][chosen]]
+        return out
+
     def _gathered(self, vectors: Vectors, codes: Ints, times: Ints) -> NDArray[np.float32]:
         return vectors.gather(vectors.at(codes, times))
 
@@ -98,26 +134,18 @@ class Rows:
 def encode(joined: Joined, vocabulary: Vocabulary, tables: Tables, behaviors: int, top_k: int = 0) -> Rows:
     """Impressions joined with the features of ``ctr_v<N>``, coded for a model that reads the last ``behaviors`` clicks, or of these the
     ``top_k`` whose content is most similar to the target's (0: all)."""
-    profile, stats = joined.views["item_profile"], joined.views["item_stats"]
     ids = {name: identifiers(joined.rows, name) for name in ("item_id", "user_id", "query_id")}
-    coded = [vocabulary.encode(n, profile[f"{n}_id"]) for n in ("spu", "seller")] + [
-        vocabulary.encode(n, profile[n]) for n in ("category", "brand")
-    ]
-    spu, seller, category, brand = coded
-    price = vocabulary.price(_numbers(profile["price"]))
     texts = joined.rows["text"].combine_chunks().dictionary_encode()
+    views = {view: (joined.rows if view == ROWS else joined.views[view], found) for view, found in by_view(vocabulary.own).items()}
     return Rows(
-        ids={name: vocabulary.encode(name, joined.rows[f"{name}_id"]) for name in ("item", "user", "query")},
-        profile=np.pad(np.column_stack([spu, category, brand, seller, price]), ((0, 1), (0, 0))),
-        dense=dense(*(np.append(_numbers(stats[name]), 0.0) for name in ("impressions", "clicks", "purchases"))),
+        own=vocabulary.own,
+        coded={view: Coded.of(table, found, vocabulary) for view, (table, found) in views.items()},
         words=np.pad(words(texts.dictionary.to_pylist()), ((0, 1), (0, 0))),
         at={
-            "profile": joined.at["item_profile"],
-            "dense": joined.at["item_stats"],
+            **{view: np.arange(len(joined)) if view == ROWS else joined.at[view] for view in views},
             "words": pc.fill_null(texts.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False),
             "behaviors": joined.at["user_behavior"],
         },
-        is_image=_numbers(joined.rows["is_image"]).astype(np.float32),
         behaviors=Behaviors.encode(joined.views["user_behavior"], vocabulary, tables.items, tables.queries, behaviors, top_k),
         tables=tables,
         item_codes=tables.items.codes(ids["item_id"]),
@@ -137,6 +165,10 @@ def batches(rows: Rows, names: Sequence[str], size: int, order: Ints) -> Iterato
         yield tuple(torch.from_numpy(np.ascontiguousarray(found[name])) for name in names), torch.from_numpy(rows.labels[chosen]).float()
 
 
-def _numbers(column: pa.ChunkedArray) -> NDArray[np.float64]:
-    """float64, 0 for null: an item without statistics has been seen 0 times."""
-    return pc.fill_null(column.cast(pa.float64()), 0.0).to_numpy()
+def _with_nothing(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The column with a null more at its end, which a row number of -1 leads to."""
+    return pa.chunked_array([*column.chunks, pa.nulls(1, column.type)], column.type)
+
+
+def _number(feature: Feature, column: pa.ChunkedArray, vocabulary: Vocabulary) -> NDArray[np.float32]:
+    return filled(column).astype(np.float32) if feature.kind == "flag" else vocabulary.number(feature, column)

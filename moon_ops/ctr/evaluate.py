@@ -7,7 +7,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,6 +19,7 @@ from moon_ops.ctr.vectors import Tables
 from moon_ops.embeddings.as_of import Joined
 from moon_ops.errors import LeakError
 from moon_ops.lake.lake import Lake
+from moon_ops.lake.query import sql
 
 NEW_ITEM_DAYS = 7
 TAIL_IMPRESSIONS = 20  # an item shown less often than this before the row's time is long tail
@@ -35,9 +35,9 @@ class Scored:
     scores: NDArray[np.float64]
     slices: dict[str, NDArray[np.bool_]]
 
-    def metrics(self, suffix: str = "") -> dict[str, float]:
-        """The public metric names, e.g. ``ctr/auc`` and ``ctr/auc:new_items``; ``suffix`` tells models apart (``ctr/auc_id_only``)."""
-        return metrics.report(self.rows.labels, self.scores, self.rows.user_ids, self.slices, suffix)
+    def metrics(self, model: str = "") -> dict[str, float]:
+        """By their public names, e.g. ``ctr/auc`` and ``ctr/auc:new_items``; ``model`` tells models apart (``ctr/auc_id_only``)."""
+        return metrics.report(self.rows.labels, self.scores, self.rows.user_ids, self.slices, model)
 
 
 def score(scorer: Scorer, joined: Joined, tables: Tables, lake: Lake, *, start: dt.datetime) -> Scored:
@@ -72,10 +72,7 @@ def slices(joined: Joined, lake: Lake) -> dict[str, NDArray[np.bool_]]:
 
 
 def _little_known(joined: Joined, lake: Lake) -> dict[str, NDArray[np.bool_]]:
-    first = lake.read("items", ["item_id", "event_timestamp"]).group_by("item_id").aggregate([("event_timestamp", "min")])  # noqa: F841
-    rows = joined.table(["item_id", "event_timestamp", "impressions", "seller_id"]).append_column(  # noqa: F841
-        "number", pa.array(range(len(joined)), pa.int64())
-    )
+    first = lake.read("items", ["item_id", "event_timestamp"]).group_by("item_id").aggregate([("event_timestamp", "min")])
     query = f"""
     WITH sellers AS (SELECT seller_id, count(*) AS shown FROM rows WHERE seller_id >= 0 GROUP BY 1),
     ranked AS (SELECT seller_id, sum(shown) OVER (ORDER BY shown, seller_id) / sum(shown) OVER () AS share FROM sellers)
@@ -83,16 +80,17 @@ def _little_known(joined: Joined, lake: Lake) -> dict[str, NDArray[np.bool_]]:
            coalesce(rows.impressions, 0) < {TAIL_IMPRESSIONS} AS long_tail,
            coalesce(ranked.share <= {SMALL_SELLERS}, false) AS small_sellers
     FROM rows LEFT JOIN first USING (item_id) LEFT JOIN ranked USING (seller_id) ORDER BY number"""
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
-        found = connection.sql(query).to_arrow_table()
+    found = sql(query, rows=_numbered(joined, ["item_id", "event_timestamp", "impressions", "seller_id"]), first=first)
     return {name: found[name].to_numpy(zero_copy_only=False).astype(bool) for name in found.column_names}
 
 
 def oracle(path: Path, joined: Joined, column: str = "click_probability") -> NDArray[np.float64]:
     """The simulated shop's true click probability [R] of each impression, NaN where it has none. Only reports read it, never training."""
-    rows = joined.table(["session_id", "item_id"]).append_column("number", pa.array(range(len(joined)), pa.int64()))  # noqa: F841
-    with duckdb.connect() as connection:
-        query = f"SELECT o.{column} AS truth FROM rows LEFT JOIN read_parquet($path) o USING (session_id, item_id) ORDER BY number"
-        found = connection.sql(query, params={"path": str(path)}).to_arrow_table()
+    query = f"SELECT o.{column} AS truth FROM rows LEFT JOIN read_parquet($path) o USING (session_id, item_id) ORDER BY number"
+    found = sql(query, {"path": str(path)}, rows=_numbered(joined, ["session_id", "item_id"]))
     return found["truth"].to_numpy(zero_copy_only=False).astype(np.float64)
+
+
+def _numbered(joined: Joined, columns: list[str]) -> pa.Table:
+    """Some columns, and the number of each row, by which to put an answer back in order."""
+    return joined.table(columns).append_column("number", pa.array(range(len(joined)), pa.int64()))

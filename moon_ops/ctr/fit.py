@@ -24,7 +24,7 @@ from moon_ops.ctr.metrics import auc
 from moon_ops.ctr.models import ClickModel
 from moon_ops.encoder.checkpoints import Checkpoints, State
 from moon_ops.errors import InputError
-from moon_ops.recipes import CtrRecipe
+from moon_ops.recipes.ctr import CtrRecipe
 
 LOOKS = 2  # at the validation rows, in an epoch
 SAVED = 400  # steps between two checkpoints

@@ -37,9 +37,9 @@ class Loader:
     """Rows joined with the features of a service as known strictly before each row's time; values are gathered batch by batch.
 
     A batch has the rows' own numbers; each feature [B] (numbers; texts as the row numbers of ``values``, 0: nothing; ids -1 where nothing
-    was known); each list feature [B, S], newest last, -1 where there was nothing; and for ``vectors`` = item, query, item_ids, query_ids
-    the arrays ``item_embedding``, ``query_embedding`` [B, D], ``item_ids_embedding``, ``query_ids_embedding`` [B, S, D], zeros for what had
-    no vector then. Memory grows with items and users, not with rows times sequence length.
+    was known); each list feature [B, S], newest last, -1 where there was nothing (0 among texts); and for ``vectors`` = item, query,
+    item_ids, query_ids the arrays ``item_embedding``, ``query_embedding`` [B, D], ``item_ids_embedding``, ``query_ids_embedding``
+    [B, S, D], zeros for what had no vector then. Memory grows with items and users, not with rows times sequence length.
     """
 
     def __init__(
@@ -51,22 +51,21 @@ class Loader:
         behaviors: int | None = None,
         top_k: int = 0,
         vectors: Sequence[str] = ("item", "query", "item_ids"),
-        contract_id: str = "",
         seen_by_encoder: bool = False,
         now: dt.datetime | None = None,
     ) -> None:
         """``rows`` has user_id, item_id, query_id, event_timestamp and what else is wanted in batches, such as label.
 
         Of the last ``behaviors`` clicks (default: 50, or as many as the service shows) the ``top_k`` most similar in content are kept (0:
-        all). Raises :class:`StageError` for a service that Feast does not know, :class:`ContractError` for one of another contract than
-        ``contract_id``, :class:`InputError` for rows without a needed column, with times without zone, or after ``now`` (default: the
+        all). Raises :class:`StageError` for a service that Feast does not know, :class:`ContractError` for one of vectors of two
+        contracts, :class:`InputError` for rows without a needed column, with times without zone, or after ``now`` (default: the
         present), and for more clicks than are shown, and :class:`LeakError` for rows from before the end of the encoder's training: it
         knows what was bought then. Models may be trained on these (``seen_by_encoder``), never judged.
         """
         _require_sound(vectors, now)
         table = _table(rows)
         self.service = _service(store, service)
-        self.contract_id = _contract(store, self.service, contract_id)
+        self.contract_id = _contract(store, self.service)
         self.times = as_of.microseconds(table, "event_timestamp")
         _require_past(self.times, now or dt.datetime.now(dt.UTC))
         if not seen_by_encoder:
@@ -88,7 +87,7 @@ class Loader:
         lists = [(view, name, one(column)) for view, name, column in columns if _is_list(column)]
         different = {_offsets(column): column for _, _, column in lists}  # a view's lists often end in the same places
         lengths = {offsets: Lengths.of(column) for offsets, column in different.items()}
-        self._lists = {name: (view, lengths[_offsets(column)], flat(column)) for view, name, column in lists}
+        self._lists = {name: (view, lengths[_offsets(column)], self._list_values(name, column)) for view, name, column in lists}
         self._codes = {kind: found.codes(as_of.identifiers(table, f"{kind}_id")) for kind, found in self.vectors.items()}
         self._list_codes = {name: self.vectors[SEQUENCES[name]].codes(self._lists[name][2]) for name in self._needed_lists()}
 
@@ -136,11 +135,17 @@ class Loader:
             raise InputError(f"vectors names {missing[0]}, which service {self.service.name} does not have", action="leave it out")
         return sorted(named)
 
+    def _list_values(self, name: str, lists: pa.Array) -> Ints:
+        """The values of lists as :class:`Lengths` counts them: texts as row numbers of ``values``."""
+        if not _is_text(lists.values.type):
+            return flat(lists)
+        return self._numbers(name, pa.chunked_array([lists.values]))
+
     def _numbers(self, name: str, column: pa.ChunkedArray) -> NDArray[Any]:
         """A column as numbers, and one more for "nothing was known" at its end: -1 for whole numbers, NaN for others, 0 for texts."""
         if pa.types.is_timestamp(column.type):  # a time of the caller's own may be missing
             return np.append(pc.fill_null(column.cast(as_of.STAMP, safe=False).cast(pa.int64()), -1).to_numpy(), -1)
-        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        if _is_text(column.type):
             coded = column.combine_chunks().dictionary_encode()
             self.values[name] = ["", *coded.dictionary.to_pylist()]
             return np.append(pc.fill_null(coded.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False) + 1, 0)
@@ -186,6 +191,10 @@ def _offsets(lists: pa.Array) -> tuple[int, ...]:
     return len(lists), lists.offset, *(0 if buffer is None else buffer.address for buffer in lists.buffers()[: own + 1])
 
 
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(_IS.is_string(kind) or _IS.is_large_string(kind))
+
+
 def _is_list(column: pa.ChunkedArray) -> bool:
     return any(is_kind(column.type) for is_kind in (_IS.is_list, _IS.is_large_list, _IS.is_list_view, _IS.is_large_list_view))
 
@@ -211,14 +220,12 @@ def _require_no_clash(rows: pa.Table, joined: Joined) -> None:
             raise InputError(f"rows have a column {name}, and so has {known.get(name, 'every batch')}", action="rename or drop yours")
 
 
-def _contract(store: FeatureStore, service: FeatureService, wanted: str) -> str:
+def _contract(store: FeatureStore, service: FeatureService) -> str:
     """The one contract of the service's vectors; empty if it has none."""
     names = [p.name for p in service.feature_view_projections if features.VECTORS in p.name]
     found = [store.get_feature_view(name).tags.get("contract_id", "") for name in names]
     for other in found[1:]:
         require_same(found[0], other, what=f"vectors of service {service.name}")
-    if wanted and found:
-        require_same(found[0], wanted, what=f"service {service.name} and contract_id")
     return found[0] if found else ""
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 from sklearn.metrics import log_loss, roc_auc_score
+
+from moon_ops import metric_names
 
 POWER = 0.84  # of a normal distribution: what lies above it is found with a chance of 80 %
 DETECTED = 1.96 + POWER  # standard errors
@@ -43,9 +46,9 @@ def report(
     scores: NDArray[np.float64],
     users: NDArray[np.int64],
     slices: Mapping[str, NDArray[np.bool_]],
-    suffix: str = "",
+    model: str = "",
 ) -> dict[str, float]:
-    """``ctr/auc``, ``ctr/gauc``, ``ctr/logloss``, ``ctr/calibration``, all with ``suffix`` (a model, e.g. ``_id_only``).
+    """``ctr/auc``, ``ctr/gauc``, ``ctr/logloss``, ``ctr/calibration``, all of ``model`` (e.g. :data:`moon_ops.metric_names.ID_ONLY`).
 
     The same for each slice, e.g. ``ctr/auc:new_items``, that has enough of both classes.
     """
@@ -55,11 +58,11 @@ def report(
         chosen = labels[rows]
         if name and min(chosen.sum(), len(chosen) - chosen.sum()) < LEAST:
             continue
-        end = suffix + (f":{name}" if name else "")
-        metrics[f"ctr/auc{end}"] = auc(chosen, scores[rows])
-        metrics[f"ctr/gauc{end}"] = gauc(chosen, scores[rows], users[rows])
-        metrics[f"ctr/calibration{end}"] = float(scores[rows].mean() / chosen.mean())  # clicks expected for one that came
-        metrics[f"ctr/logloss{end}"] = float(log_loss(chosen, np.clip(scores[rows], 1e-7, 1 - 1e-7), labels=[0, 1]))
+        called = partial(metric_names.ctr, where=name, model=model)
+        metrics[called("auc")] = auc(chosen, scores[rows])
+        metrics[called("gauc")] = gauc(chosen, scores[rows], users[rows])
+        metrics[called("calibration")] = float(scores[rows].mean() / chosen.mean())  # clicks expected for one that came
+        metrics[called("logloss")] = float(log_loss(chosen, np.clip(scores[rows], 1e-7, 1 - 1e-7), labels=[0, 1]))
     return metrics
 
 

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from moon_ops.columns import Feature, dense_features, id_features, list_features
+from moon_ops.ctr.dataset import LIST
 from moon_ops.ctr.extractors.cube import Cube
 from moon_ops.ctr.extractors.din import Din
 from moon_ops.ctr.extractors.make import Make
@@ -20,16 +22,15 @@ from moon_ops.ctr.extractors.sata import SaTa
 from moon_ops.ctr.extractors.seen import Extractor, Seen
 from moon_ops.ctr.extractors.simscore import SimScore
 from moon_ops.ctr.extractors.simtier import SimTier
-from moon_ops.ctr.vocabulary import IDS
 
 BASE = (  # the inputs that every model reads; those named *_vector come after them
-    "ids",  # [B, 8] rows of the embedding tables, in the order of IDS; 0: nothing, 1: unknown
+    "ids",  # [B, K] rows of the embedding tables, in the order of columns.id_features; 0: nothing, 1: unknown
     "words",  # [B, W] hashed words of a text query, 0: none
-    "dense",  # [B, 4] item statistics as known then, and whether the query is a picture
+    "dense",  # [B, N] in the order of columns.dense_features: item statistics as known then, whether the query is a picture
     "behavior_item",  # [B, S] the user's last clicked items, 0: none
     "behavior_category",  # [B, S]
 )
-DENSE = 4
+IDS = tuple(feature.name for feature in id_features())  # of every shop
 SPREAD = 0.01  # standard deviation of embeddings at the start
 
 
@@ -44,6 +45,7 @@ class Sizes:
     vector_dim: int
     behaviors: int
     dropout: float
+    own: tuple[Feature, ...] = ()  # columns of the shop's own
 
     @property
     def width(self) -> int:
@@ -72,15 +74,18 @@ class ClickModel(nn.Module):
     def __init__(self, sizes: Sizes, extractor: str) -> None:
         super().__init__()
         self.sizes = sizes
-        rows = [sizes.tables[name] for name in IDS]
+        self.ids = tuple(feature.name for feature in id_features(sizes.own))
+        self.lists = tuple(feature.name for feature in list_features(sizes.own))
+        rows = [sizes.tables[name] for name in (*self.ids, *self.lists)]
         self.register_buffer("offsets", torch.tensor(np.cumsum([0, *rows])), persistent=False)
         # one table for all kinds of ids: a batch is one look-up, and its gradient is as sparse as the batch
         self.embedding = nn.Embedding(sum(rows) + sizes.words, sizes.embedding_dim, sparse=True)
         nn.init.normal_(self.embedding.weight, std=SPREAD)
         self.extractors = nn.ModuleList(EXTRACTORS[extractor](sizes))
         wanted = {name for part in self.parts for name in part.vectors}
-        self.inputs = (*BASE, *(["behavior_query"] if extractor == "cube" else []), *sorted(wanted))
-        inputs = len(IDS) * sizes.embedding_dim + sizes.embedding_dim + DENSE + sum(part.width for part in self.parts)
+        self.inputs = (*BASE, *(["behavior_query"] if extractor == "cube" else []), *(LIST + name for name in self.lists), *sorted(wanted))
+        tables = len(self.ids) + len(self.lists) + 1  # and the words
+        inputs = tables * sizes.embedding_dim + len(dense_features(sizes.own)) + sum(part.width for part in self.parts)
         layers: list[nn.Module] = []
         for size in sizes.hidden:
             layers += [nn.Linear(inputs, size), nn.PReLU(), nn.Dropout(sizes.dropout)]
@@ -95,23 +100,32 @@ class ClickModel(nn.Module):
     def forward(self, *columns: Tensor) -> Tensor:
         """Logits [B] of the tensors named in ``inputs``, in that order."""
         batch = dict(zip(self.inputs, columns, strict=True))
-        ids, words, seen = self.embed(batch)
-        count = (batch["words"] > 0).to(words.dtype)
-        asked = (words * count[..., None]).sum(1) / count.sum(1, keepdim=True).clamp(min=1)
-        features = [ids.flatten(1), asked, batch["dense"], *(part(seen) for part in self.extractors)]
+        ids, several, seen = self.embed(batch)
+        means = [_mean(rows, batch[name] > 0) for name, rows in several.items()]
+        features = [ids.flatten(1), *means, batch["dense"], *(part(seen) for part in self.extractors)]
         return self.predictor(torch.cat(features, -1)).squeeze(-1)
 
-    def embed(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Seen]:
-        """The embeddings of ids [B, 8, E] and words [B, W, E], and what the extractors read."""
-        item, category, query = (self.offsets[IDS.index(name)] for name in ("item", "category", "query"))
-        places = [batch["ids"] + self.offsets[: len(IDS)], batch["words"] + self.offsets[len(IDS)]]
-        places += [batch["behavior_item"] + item, batch["behavior_category"] + category]
+    def embed(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor], Seen]:
+        """The embeddings of ids [B, K, E], of words and of each list [B, W, E], and what the extractors read."""
+        item, category, query = (self.offsets[self.ids.index(name)] for name in ("item", "category", "query"))
+        count = len(self.ids)
+        several = {"words": batch["words"] + self.offsets[count + len(self.lists)]}
+        several |= {LIST + name: batch[LIST + name] + self.offsets[count + place] for place, name in enumerate(self.lists)}
+        behaviour = [batch["behavior_item"] + item, batch["behavior_category"] + category]
         if "behavior_query" in batch:
-            places.append(batch["behavior_query"] + query)
+            behaviour.append(batch["behavior_query"] + query)
+        places = [batch["ids"] + self.offsets[:count], *several.values(), *behaviour]
         found = self.embedding(torch.cat(places, 1)).split([p.shape[1] for p in places], 1)
-        ids, words, items, categories = found[:4]
-        target = torch.cat([ids[:, IDS.index("item")], ids[:, IDS.index("category")]], -1)
-        queries = torch.cat([found[4], categories], -1) if len(found) > 4 else items[:, :0]
-        asked = batch["behavior_query"] > 0 if "behavior_query" in batch else batch["behavior_item"][:, :0] > 0
+        ids, rows, (items, categories, *queried) = found[0], found[1 : 1 + len(several)], found[1 + len(several) :]
+        target = torch.cat([ids[:, self.ids.index("item")], ids[:, self.ids.index("category")]], -1)
+        queries = torch.cat([queried[0], categories], -1) if queried else items[:, :0]
+        asked = batch["behavior_query"] > 0 if queried else batch["behavior_item"][:, :0] > 0
         vectors = {name: column for name, column in batch.items() if name.endswith("_vector")}
-        return ids, words, Seen(target, torch.cat([items, categories], -1), queries, batch["behavior_item"] > 0, asked, vectors)
+        seen = Seen(target, torch.cat([items, categories], -1), queries, batch["behavior_item"] > 0, asked, vectors)
+        return ids, dict(zip(several, rows, strict=True)), seen
+
+
+def _mean(rows: Tensor, there: Tensor) -> Tensor:
+    """The mean [B, E] of the embeddings [B, W, E] that are there [B, W]; zeros where none is."""
+    count = there.to(rows.dtype)
+    return (rows * count[..., None]).sum(1) / count.sum(1, keepdim=True).clamp(min=1)

@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
+from moon_ops.columns import Feature
 from moon_ops.ctr.dataset import Rows, encode
 from moon_ops.ctr.vectors import Tables
 from moon_ops.ctr.vocabulary import Vocabulary
 from moon_ops.embeddings.as_of import Joined
 from moon_ops.errors import ContractError
 from moon_ops.inputs.contract import require_same
+from moon_ops.sessions import session
 
 GRAPH = "model.onnx"
 BATCH = 4096
@@ -29,11 +30,13 @@ class Scorer:
             raise ContractError(f"{directory} holds no ctr.json: it is not a click model", action="train it with `moon ctr`")
         self.meta: dict[str, Any] = json.loads((directory / "ctr.json").read_text())
         self.vocabulary = Vocabulary.load(directory)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        self._session = ort.InferenceSession(directory / GRAPH, options, providers=["CPUExecutionProvider"])
+        self._session = session(directory / GRAPH, threads=threads)
         self.inputs = [i.name for i in self._session.get_inputs()]
+
+    @property
+    def own(self) -> tuple[Feature, ...]:
+        """The columns of the shop's own that the model reads."""
+        return self.vocabulary.own
 
     @property
     def contract_id(self) -> str:

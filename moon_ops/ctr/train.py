@@ -23,7 +23,7 @@ from moon_ops.ctr.vocabulary import WORD_ROWS, Vocabulary
 from moon_ops.embeddings.as_of import Joined
 from moon_ops.encoder.export import quiet_exporter
 from moon_ops.errors import ContractError, InputError
-from moon_ops.recipes import CtrRecipe
+from moon_ops.recipes.ctr import CtrRecipe
 
 PARITY = 1e-4  # greatest difference of a probability between eager and exported
 SAMPLE = 256  # rows that the parity certificate compares
@@ -51,24 +51,32 @@ class CtrReport:
     parity: float  # greatest difference of a probability, eager against exported
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where impressions come from: Feast's service, and the span of their times."""
+
+    feature_service: str
+    trained_from: dt.datetime
+    trained_until: dt.datetime
+
+
 def train(
     joined: Joined,
     tables: Tables,
     out: Path,
     recipe: CtrRecipe,
     *,
-    feature_service: str,
-    trained_from: dt.datetime,
-    trained_until: dt.datetime,
+    origin: Origin,
     seed: int,
     on_step: OnStep | None = None,
 ) -> CtrReport:
     """Train on ``joined`` impressions (see :mod:`moon_ops.ctr.dataset`) and write the model to the directory ``out`` in one step.
 
-    Killed and called again with the same arguments it goes on from its checkpoint. Raises :class:`InputError` if the rows hold only one
-    class or the loss stops being a number, :class:`ContractError` if the exported graph scores differently from the model.
+    The recipe as used is kept beside it (``recipe.json``). Killed and called again with the same arguments it goes on from its checkpoint.
+    Raises :class:`InputError` if the rows hold only one class, or no value of a column that the recipe declares, or if the loss stops
+    being a number, :class:`ContractError` if the exported graph scores differently from the model.
     """
-    vocabulary = Vocabulary.fit(joined.head(trained_rows(len(joined), recipe)))
+    vocabulary = Vocabulary.fit(_trained(joined, recipe), recipe.own)
     rows = encode(joined, vocabulary, tables, recipe.behaviors, recipe.top_k)
     model = build(rows, vocabulary, recipe, seed)
     working = out.with_name(f"{out.name}.partial")
@@ -76,20 +84,31 @@ def train(
     fresh = _emptied(working / "model")
     save_model(model, str(fresh / "model.safetensors"))
     vocabulary.save(fresh)
+    _write(recipe, fresh, "recipe.json")
     _export(model, rows, fresh / GRAPH)
     about = CtrReport(
-        recipe.name, recipe.extractor, tables.items.contract_id, feature_service, recipe.behaviors, recipe.top_k,
-        trained_from.isoformat(), trained_until.isoformat(), seed, len(rows), int(rows.labels.sum()),
+        recipe.name, recipe.extractor, tables.items.contract_id, origin.feature_service, recipe.behaviors, recipe.top_k,
+        origin.trained_from.isoformat(), origin.trained_until.isoformat(), seed, len(rows), int(rows.labels.sum()),
         sum(p.numel() for p in model.parameters()), done.loss, done.epochs,
         None if math.isnan(done.validation_auc) else done.validation_auc, math.nan,
     )  # fmt: skip
-    _write(about, fresh)
+    _write(about, fresh, "ctr.json")
     about = replace(about, parity=_parity(model, rows, fresh))
-    _write(about, fresh)
+    _write(about, fresh, "ctr.json")
     shutil.rmtree(out, ignore_errors=True)
     fresh.rename(out)
     shutil.rmtree(working, ignore_errors=True)
     return about
+
+
+def _trained(joined: Joined, recipe: CtrRecipe) -> Joined:
+    """The rows to train on; :class:`InputError` for a column of the shop's own of which none has a value: it may be misspelt."""
+    known = joined.head(trained_rows(len(joined), recipe))
+    for feature in recipe.own:
+        if known.column(feature.name).null_count == len(known):
+            problem = f"features.{feature.name}: no impression trained on knows a value of the {feature.of}'s column {feature.source}"
+            raise InputError(problem, action="check the column's name in the shop's files, run `moon ingest`, then `moon publish`")
+    return known
 
 
 def _emptied(directory: Path) -> Path:
@@ -108,7 +127,8 @@ def build(rows: Rows, vocabulary: Vocabulary, recipe: CtrRecipe, seed: int) -> C
         raise InputError(problem, action="bring impressions and clicks")
     torch.manual_seed(seed)
     read = recipe.top_k or recipe.behaviors
-    sizes = Sizes(vocabulary.sizes(), WORD_ROWS, recipe.embedding_dim, recipe.hidden, rows.tables.items.dim, read, recipe.dropout)
+    vectors, tables = rows.tables.items.dim, vocabulary.sizes()
+    sizes = Sizes(tables, WORD_ROWS, recipe.embedding_dim, recipe.hidden, vectors, read, recipe.dropout, recipe.own)
     model = ClickModel(sizes, recipe.extractor)
     last = model.predictor[-1]
     assert isinstance(last, nn.Linear)
@@ -143,5 +163,5 @@ def _parity(model: ClickModel, rows: Rows, directory: Path) -> float:
     return difference
 
 
-def _write(report: CtrReport, directory: Path) -> None:
-    (directory / "ctr.json").write_text(json.dumps(asdict(report), indent=2) + "\n")
+def _write(content: CtrReport | CtrRecipe, directory: Path, name: str) -> None:
+    (directory / name).write_text(json.dumps(asdict(content), indent=2) + "\n")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,20 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from moon_ops.columns import STANDARD, Feature, id_features, list_features
 from moon_ops.embeddings.as_of import Joined
 from moon_ops.errors import ContractError
 
-IDS = ("item", "user", "query", "spu", "category", "brand", "seller", "price")  # one row of each embedding table per example
-COLUMNS = {
-    "item": "item_id",
-    "user": "user_id",
-    "query": "query_id",
-    "spu": "spu_id",
-    "category": "category",
-    "brand": "brand",
-    "seller": "seller_id",
-}
-TEXTS = ("category", "brand")
 PRICE_BUCKETS = 10
 WORD_ROWS = 2048
 WORDS = 6  # of a query
@@ -44,46 +35,71 @@ class Vocabulary:
     values: dict[str, list[Any]]
     item_category: list[int]
     price_edges: list[float]
+    own: tuple[Feature, ...] = ()  # the columns of the shop's own that the model reads
+    scales: dict[str, tuple[float, float]] = field(default_factory=dict)  # mean and standard deviation of each number among them
 
     @classmethod
-    def fit(cls, joined: Joined) -> Vocabulary:
+    def fit(cls, joined: Joined, own: Sequence[Feature] = ()) -> Vocabulary:
         """Learn the values that occur in training rows; a query counts once a session, however many items it showed."""
-        values = {table: _frequent(joined.column(column)) for table, column in COLUMNS.items() if table != "query"}
+        known = [f for f in (*STANDARD, *own) if f.kind in ("id", "category", "list") and f.name != "query"]
+        values = {f.name: _frequent(_flat(joined.column(f.column_joined))) for f in known}
         sessions = joined.rows.select(["query_id", "session_id"]).group_by(["query_id", "session_id"]).aggregate([])
         values["query"] = _frequent(sessions["query_id"])
         prices = np.asarray(joined.column("price").drop_null(), np.float64)
         edges = np.quantile(prices, np.linspace(0, 1, PRICE_BUCKETS + 1)[1:-1]) if len(prices) else np.zeros(0)
-        bare = cls(values, [], [float(e) for e in np.unique(edges)])
-        items, categories = (bare.encode(name, joined.column(COLUMNS[name])) for name in ("item", "category"))
+        scales = {f.name: _scale(joined.column(f.name)) for f in own if f.kind == "number"}
+        bare = cls(values, [], [float(e) for e in np.unique(edges)], tuple(own), scales)
+        items, categories = bare.encode("item", joined.column("item_id")), bare.encode("category", joined.column("category"))
         item_category = np.zeros(len(values["item"]), np.int64)
-        known = items >= KNOWN
-        item_category[items[known] - KNOWN] = categories[known]
+        seen = items >= KNOWN
+        item_category[items[seen] - KNOWN] = categories[seen]
         return replace(bare, item_category=item_category.tolist())
 
     def sizes(self) -> dict[str, int]:
-        """Rows of each embedding table."""
-        return {**{name: len(values) + KNOWN for name, values in self.values.items()}, "price": PRICE_BUCKETS + KNOWN}
+        """Rows of each embedding table, in the order of the features."""
+        named = (*id_features(self.own), *list_features(self.own))
+        return {f.name: (PRICE_BUCKETS if f.kind == "bucket" else len(self.values[f.name])) + KNOWN for f in named}
 
     @cached_property
     def _arrays(self) -> dict[str, Any]:
         """The values as what they are looked up in; lists of a million are turned into arrays once, not in each request."""
-        numbers = {name: np.array([*some, -1], np.int64) for name, some in self.values.items() if name not in TEXTS}
-        texts = {name: pa.array(self.values[name], pa.string()) for name in TEXTS}
-        return numbers | texts | {"item_category": np.array([NOTHING, UNKNOWN, *self.item_category], np.int64)}
+        texts = {f.name for f in (*STANDARD, *self.own) if f.kind in ("category", "list")}
+        arrays = {
+            name: pa.array(some, pa.string()) if name in texts else np.array([*some, -1], np.int64) for name, some in self.values.items()
+        }
+        return arrays | {"item_category": np.array([NOTHING, UNKNOWN, *self.item_category], np.int64)}
 
     def encode(self, table: str, values: Column) -> NDArray[np.int64]:
         """Row numbers, in the shape given: 0 for nothing (null, -1, an empty text), 1 for a value that training did not know."""
-        if table in TEXTS:
+        known = self._arrays[table]
+        if isinstance(known, pa.Array):
             texts = pa.chunked_array([pa.array(values)]) if isinstance(values, np.ndarray) else values
-            known = pc.index_in(texts.cast(pa.string()), self._arrays[table])
+            found = pc.index_in(texts.cast(pa.string()), known)
             nothing = pc.equal(pc.fill_null(texts, ""), "").to_numpy(zero_copy_only=False)
-            rows = pc.fill_null(known.cast(pa.int64()), -1).to_numpy() + KNOWN
+            rows = pc.fill_null(found.cast(pa.int64()), -1).to_numpy() + KNOWN
             return np.where(nothing, NOTHING, np.where(rows < KNOWN, UNKNOWN, rows))
         numbers = values if isinstance(values, np.ndarray) else pc.fill_null(values, -1).to_numpy()
-        known = self._arrays[table]  # ends with a -1
-        at = np.searchsorted(known[:-1], numbers)
-        found = known[at] == numbers
-        return np.where(numbers == -1, NOTHING, np.where(found, at + KNOWN, UNKNOWN)).astype(np.int64)
+        at = np.searchsorted(known[:-1], numbers)  # known ends with a -1
+        return np.where(numbers == -1, NOTHING, np.where(known[at] == numbers, at + KNOWN, UNKNOWN)).astype(np.int64)
+
+    def rows(self, feature: Feature, column: pa.ChunkedArray) -> NDArray[np.int64]:
+        """The embedding rows [N] of an id, a category or a bucket."""
+        if feature.kind == "bucket":
+            return self.price(filled(column))
+        return self.encode(feature.name, column if feature.default is None else pc.fill_null(column, str(feature.default)))
+
+    def list_rows(self, feature: Feature, column: pa.ChunkedArray) -> NDArray[np.int64]:
+        """The embedding rows [N, length] of a list's first values, 0 where it has no more."""
+        lists = column.combine_chunks()
+        flat, starts = self.encode(feature.name, _flat(column)), np.append(0, np.cumsum(pc.fill_null(pc.list_value_length(lists), 0)))
+        place = starts[:-1, None] + np.arange(feature.length)
+        return np.where(place < starts[1:, None], np.append(flat, NOTHING)[np.minimum(place, len(flat))], NOTHING)
+
+    def number(self, feature: Feature, column: pa.ChunkedArray) -> NDArray[np.float32]:
+        """A number [N] less its mean in training, by its standard deviation; 0, which is the mean, where nothing is known."""
+        mean, deviation = self.scales[feature.name]
+        values = pc.fill_null(column.cast(pa.float64()), mean if feature.default is None else float(feature.default))
+        return ((values.to_numpy() - mean) / deviation).astype(np.float32)
 
     def category_of(self, item_rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """The category row of each item row, in the shape given."""
@@ -104,7 +120,23 @@ class Vocabulary:
         path = directory / "vocabulary.json"
         if not path.is_file():
             raise ContractError(f"{directory} holds no vocabulary.json: it is not a click model", action="train it with `moon ctr`")
-        return cls(**json.loads(path.read_text()))
+        content = json.loads(path.read_text())
+        return cls(**{**content, "own": tuple(Feature(**one) for one in content.get("own", ()))})
+
+
+def _flat(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.list_flatten(column) if pa.types.is_list(column.type) else column
+
+
+def _scale(column: pa.ChunkedArray) -> tuple[float, float]:
+    """Mean and standard deviation; 0 and 1 where there is nothing to learn them from."""
+    mean, deviation = pc.mean(column).as_py(), pc.stddev(column).as_py()
+    return (0.0 if mean is None else float(mean)), (float(deviation) if deviation else 1.0)
+
+
+def filled(column: pa.ChunkedArray) -> NDArray[np.float64]:
+    """float64, 0 for null: an item without statistics has been seen 0 times."""
+    return pc.fill_null(column.cast(pa.float64()), 0.0).to_numpy()
 
 
 def _frequent(column: pa.ChunkedArray) -> list[Any]:
@@ -123,7 +155,7 @@ def words(texts: list[str | None]) -> NDArray[np.int64]:
     return out
 
 
-def dense(impressions: NDArray[np.float64], clicks: NDArray[np.float64], purchases: NDArray[np.float64]) -> NDArray[np.float32]:
+def statistics(impressions: NDArray[np.float64], clicks: NDArray[np.float64], purchases: NDArray[np.float64]) -> NDArray[np.float32]:
     """Item statistics as known then: [N, 3]. The click rate is smoothed by 20 impressions at 8 %."""
     rate = (clicks + 0.08 * 20) / (impressions + 20)
     return np.stack([np.log1p(impressions) / 5, np.log(rate / 0.08), np.log1p(purchases) / 2], axis=1).astype(np.float32)

@@ -10,7 +10,6 @@ import datetime as dt
 from dataclasses import dataclass
 from typing import Any
 
-import duckdb
 import lance
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,6 +17,7 @@ import pyarrow.compute as pc
 from moon_ops.embeddings.vector_tables import KEY, excused_table_name, query_table_name, table_name
 from moon_ops.lake import changes
 from moon_ops.lake.lake import Lake
+from moon_ops.lake.query import sql
 from moon_ops.lake.schemas import STAMP, embeddings_schema
 
 CONTENT = ("title", "category", "brand", "description", "attributes", "image_ids")  # what an encoder reads
@@ -62,9 +62,9 @@ def due(lake: Lake, version: int, known_by: dt.datetime | None = None) -> Work:
         history = history.filter(pc.less_equal(history["created"], pa.scalar(known_by, STAMP)))
     history = history.append_column("number", pa.array(range(history.num_rows), pa.int64()))
     made, excused = (_done(lake, name, touched) for name in (table_name(version), excused_table_name(version)))
-    superseded = _sql(SUPERSEDED_SQL, history=history, made=made)["version_id"].combine_chunks()
+    superseded = sql(SUPERSEDED_SQL, history=history, made=made)["version_id"].combine_chunks()
     done = pa.concat_tables([made.filter(pc.invert(pc.is_in(made["version_id"], superseded))), excused])
-    return Work(_sql(DUE_SQL, history=history, done=done), changes.newest(items), history.num_rows, superseded)
+    return Work(sql(DUE_SQL, history=history, done=done), changes.newest(items), history.num_rows, superseded)
 
 
 def _done(lake: Lake, name: str, touched: pa.Array) -> pa.Table:
@@ -109,12 +109,4 @@ def queries_due(lake: Lake, version: int) -> tuple[pa.Table, int]:
     if not lake.exists(name):
         return fresh, changes.newest(queries)
     done = changes.rows_of(lake.open(name), "query_id", fresh["query_id"].combine_chunks().unique(), ["query_id"])
-    return _sql("SELECT * FROM fresh ANTI JOIN done USING (query_id)", fresh=fresh, done=done), changes.newest(queries)
-
-
-def _sql(query: str, **tables: pa.Table) -> pa.Table:
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
-        for name, table in tables.items():
-            connection.register(name, table)
-        return connection.sql(query).to_arrow_table()
+    return sql("SELECT * FROM fresh ANTI JOIN done USING (query_id)", fresh=fresh, done=done), changes.newest(queries)

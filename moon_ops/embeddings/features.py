@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import fcntl
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +19,11 @@ from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, Repo
 from feast.infra.data_sources.contrib.lance.lance_source import LanceSource
 from feast.types import Array, Float32, Float64, Int64, String
 
+from moon_ops.columns import ITEM_VIEW, ROWS, STATS_VIEW, USER_VIEW, Feature, by_view
 from moon_ops.embeddings.sequences import STORED, ClickSequences
 from moon_ops.embeddings.vector_tables import contract_of, query_table_name, table_name
 from moon_ops.errors import InputError, StageError
+from moon_ops.files import locked, write_text
 from moon_ops.lake import statistics
 from moon_ops.lake.lake import Lake
 from moon_ops.settings import BEHAVIORS, ROOT, Settings
@@ -62,15 +62,12 @@ def _write(settings: Settings, filled: dict[str, Any]) -> None:
     mlflow = {"enabled": True, "tracking_uri": settings.tracking_uri.get_secret_value(), "auto_log": False}
     content, written = yaml.safe_dump({**filled, "mlflow": mlflow}, sort_keys=False), place / "feature_store.yaml"
     if not written.is_file() or written.read_text() != content:
-        scratch = place / f".feature_store-{os.getpid()}.yaml"
-        scratch.touch(mode=0o600)  # it may hold a password
-        scratch.write_text(content)
-        scratch.replace(written)
+        write_text(written, content, mode=0o600)  # it may hold a password
 
 
 def open_store(settings: Settings) -> FeatureStore:
     """The feature store of the settings; opening it writes its configuration, and creates an empty registry when there is none."""
-    with _locked(settings.home):
+    with _alone(settings.home):
         filled = configuration(settings)
         _write(settings, filled)
         return FeatureStore(repo_path=str(REPO), config=RepoConfig(**filled, repo_path=REPO))
@@ -86,12 +83,17 @@ def definitions(lake: Lake, live: Sequence[int], trained_until: Mapping[int, str
 
     Of users' behaviour the last ``behaviors`` clicks are shown.
     """
-    profile = _view("item_profile", ITEM, FOREVER, _PROFILE, _source("item_profile", lake.address(statistics.PROFILE)))
-    day = _source("item_stats", lake.address(statistics.STATS))
-    stats = _view("item_stats", ITEM, dt.timedelta(days=2), _STATS, day)  # there is a row a day
+    features = by_view(statistics.own(lake))
+    views = {view: {f.column_joined: _TYPES[f.kind] for f in found} for view, found in features.items() if view != ROWS}
+    profile = _view(ITEM_VIEW, ITEM, FOREVER, views[ITEM_VIEW], _source(ITEM_VIEW, lake.address(statistics.PROFILE)))
+    day = _source(STATS_VIEW, lake.address(statistics.STATS))
+    stats = _view(STATS_VIEW, ITEM, dt.timedelta(days=2), views[STATS_VIEW], day)  # there is a row a day
+    shared = [profile, stats]
+    if USER_VIEW in views:
+        shared.append(_view(USER_VIEW, USER, FOREVER, views[USER_VIEW], _source(USER_VIEW, lake.address(statistics.USERS))))
     clicks = ClickSequences(length=behaviors, name="user_behavior", uri=lake.address(statistics.BEHAVIOR), **TIMES)
-    behavior = _view("user_behavior", USER, FOREVER, _BEHAVIOR, clicks)
-    things: list[Thing] = [ITEM, USER, QUERY, profile, stats, behavior]
+    shared.append(_view("user_behavior", USER, FOREVER, _BEHAVIOR, clicks))
+    things: list[Thing] = [ITEM, USER, QUERY, *shared]
     for version in live:
         tags = {"contract_id": contract_of(lake, version), "encoder": str(version)}
         if until := (trained_until or {}).get(version):
@@ -99,12 +101,11 @@ def definitions(lake: Lake, live: Sequence[int], trained_until: Mapping[int, str
         items, queries = f"item_embedding_v{version}", f"query_embedding_v{version}"
         item = _view(items, ITEM, FOREVER, VECTOR, _source(items, lake.address(table_name(version))), tags)
         query = _view(queries, QUERY, FOREVER, VECTOR, _source(queries, lake.address(query_table_name(version))), tags)
-        things += [item, query, FeatureService(name=service_name(version), features=[profile, stats, behavior, item, query], tags=tags)]
+        things += [item, query, FeatureService(name=service_name(version), features=[*shared, item, query], tags=tags)]
     return things
 
 
-_PROFILE = {"spu_id": Int64, "category": String, "brand": String, "seller_id": Int64, "price": Float64}
-_STATS = {"impressions": Int64, "clicks": Int64, "purchases": Int64}
+_TYPES = {"id": Int64, "category": String, "bucket": Float64, "statistic": Int64, "number": Float64, "list": Array(String)}
 _BEHAVIOR = {"item_ids": Array(Int64), "query_ids": Array(Int64), "times": Array(Int64)}
 
 
@@ -126,7 +127,7 @@ def _source(name: str, uri: str) -> LanceSource:
 
 def apply(store: FeatureStore, home: Path, things: Sequence[Thing]) -> None:
     """Register the objects; what is registered and not named stays as it is."""
-    with _locked(home):
+    with _alone(home):
         store.refresh_registry()
         store.apply(list(things))
 
@@ -182,17 +183,24 @@ def require_behaviors(store: FeatureStore, service: FeatureService, wanted: int)
         raise InputError(problem, action=f"ask for no more, or set MOON_BEHAVIORS={wanted} and run `moon publish`")
 
 
+def require_columns(service: FeatureService, wanted: Sequence[Feature]) -> None:
+    """:class:`StageError` if ``service`` does not show a column of the shop's own that a recipe declares."""
+    shown = {(p.name, feature.name) for p in service.feature_view_projections for feature in p.features}
+    for feature in wanted:
+        if feature.view != ROWS and (feature.view, feature.name) not in shown:
+            problem = f"features.{feature.name}: {service.name} has no such column in {feature.view}"
+            action = f"keep the recipe in MOON_MODELS and run `moon publish --encoder {service.name.rpartition('_v')[2]}`"
+            raise StageError(problem, action=action)
+
+
 def behaviors_of(store: FeatureStore, service: FeatureService, otherwise: int) -> int:
     """How many clicks of a user ``service`` shows; ``otherwise`` where it shows no clicks at all."""
     views = [store.get_feature_view(projection.name) for projection in service.feature_view_projections]
     return min((clicks.length for clicks in map(clicks_of, views) if clicks is not None), default=otherwise)
 
 
-@contextlib.contextmanager
-def _locked(home: Path) -> Iterator[None]:
+def _alone(home: Path) -> contextlib.AbstractContextManager[None]:
     """One process at a time: creating and changing the registry's tables is not safe otherwise."""
     place = home / "feature_store"
     place.mkdir(parents=True, exist_ok=True)
-    with (place / "apply.lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+    return locked(place / "apply.lock")

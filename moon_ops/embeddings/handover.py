@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from moon_ops.embeddings import features
 from moon_ops.embeddings.vector_tables import newest_valid
 from moon_ops.lake import changes
+from moon_ops.lake.query import newest
 from moon_ops.lake.schemas import STAMP
 
 BATCH = 2000  # entities at a time
@@ -51,7 +52,7 @@ def online(store: FeatureStore, view: FeatureView, dataset: lance.LanceDataset, 
     columns = [key, *(f.name for f in view.features), "event_timestamp", "created"]
     count = 0
     for ids in _batches(touched(dataset, key, since, now)):
-        rows = _newest(features.rows(view, columns, partial(changes.rows_of, dataset, key, ids, where=known)), key)
+        rows = newest(features.rows(view, columns, partial(changes.rows_of, dataset, key, ids, where=known)), key)
         if rows.num_rows:
             store.write_to_online_store(view.name, rows.to_pandas())
         count += rows.num_rows
@@ -64,14 +65,6 @@ def vectors(
     """Ids, ascending, and vectors [M, D] of the ascending ``ids`` that have one at ``now``, ``BATCH`` ids at a time."""
     for some in _batches(ids):
         yield newest_valid(changes.rows_of(dataset, key, some, [key, "event_timestamp", "created", "embedding"]), now, key)
-
-
-def _newest(rows: pa.Table, key: str) -> pa.Table:
-    """The row of each entity that became valid last, and of those the one learned last."""
-    order = pc.sort_indices(rows, [(key, "ascending"), ("event_timestamp", "ascending"), ("created", "ascending")])
-    ids = rows[key].take(order).to_numpy()
-    last = np.append(ids[1:] != ids[:-1], True) if len(ids) else np.zeros(0, bool)
-    return rows.take(pc.filter(order, pa.array(last)))
 
 
 def _batches(ids: pa.Array) -> Iterator[pa.Array]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from moon_ops.errors import StageError
 from moon_ops.inputs.contract import require_same
 from moon_ops.lake.lake import Lake
+from moon_ops.lake.query import newest
 from moon_ops.lake.schemas import PRIMARY, STAMP, embeddings_schema
 from moon_ops.lake.tables import items_as_of
 
@@ -131,12 +132,8 @@ def vectors_as_of(lake: Lake, version: int, when: dt.datetime) -> tuple[NDArray[
 
 def newest_valid(rows: pa.Table, when: dt.datetime, key: str) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Of each ``key`` the vector that became valid last, at ``when`` at the latest: ids [N], ascending, and vectors [N, D]."""
-    rows = rows.filter(pc.less_equal(rows["event_timestamp"], pa.scalar(when, STAMP)))
-    order = pc.sort_indices(rows, [(key, "ascending"), ("event_timestamp", "ascending"), ("created", "ascending")])
-    ids = rows[key].take(order).to_numpy()
-    last = np.append(ids[1:] != ids[:-1], True) if len(ids) else np.zeros(0, bool)
-    dim = rows.schema.field("embedding").type.list_size
-    return ids[last], as_matrix(rows["embedding"].take(pc.filter(order, pa.array(last))), dim)
+    rows = newest(rows.filter(pc.less_equal(rows["event_timestamp"], pa.scalar(when, STAMP))), key)
+    return rows[key].to_numpy(), as_matrix(rows["embedding"], rows.schema.field("embedding").type.list_size)
 
 
 def contract_of(lake: Lake, version: int) -> str:

@@ -12,7 +12,6 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -21,10 +20,13 @@ from moon_ops.lake import layout, rows
 from moon_ops.lake.intake import Intake
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.layout import ROW, Refusals
+from moon_ops.lake.query import newest, sql
 from moon_ops.lake.schemas import SCHEMAS, STAMP
 
+FILES = ("items", "queries", "events", "users")
 FUTURE = dt.timedelta(days=1)  # clocks differ, and so do zones
-VERSION = ("content_hash", "spu_id", "seller_id", "price", "status")  # an item of which any of these changed is a new version
+COPIED = ("item_id", "source_id", "title", "brand", "description", "seller_id", "price", "status")
+VERSION = ("content_hash", "spu_id", "seller_id", "price", "status", "extra")  # an item of which any of these changed is a new version
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class IngestReport:
     known: int
     refused: dict[str, int] = field(default_factory=dict)
     first_refusal: str = ""
+    users: int = 0  # new ones, and known ones of whom something else is told
 
 
 def ingest(source: Path, lake: Lake, *, now: dt.datetime, workers: int = 2, patience: float | None = None) -> IngestReport:
@@ -52,7 +55,7 @@ def ingest(source: Path, lake: Lake, *, now: dt.datetime, workers: int = 2, pati
     if not source.is_dir():
         raise InputError(f"DIRECTORY = {source} is not a directory", action="name a directory that holds an items file")
     refusals = Refusals()
-    raw = {name: rows.read(source, name, refusals) for name in ("items", "queries", "events")}  # all checked before anything is written
+    raw = {name: rows.read(source, name, refusals) for name in FILES}  # all checked before anything is written
     late = pc.greater(raw["events"]["timestamp"], pa.scalar(now + FUTURE, STAMP))
     raw["events"] = refusals.split(raw["events"], late, "events", "timestamp", f"is in the future (it is {now:%Y-%m-%dT%H:%MZ})")
     with lake.one_writer(patience):  # two ingests at once would each find the other's rows missing
@@ -60,7 +63,9 @@ def ingest(source: Path, lake: Lake, *, now: dt.datetime, workers: int = 2, pati
 
 
 def _write(source: Path, lake: Lake, raw: dict[str, pa.Table], refusals: Refusals, now: dt.datetime, workers: int) -> IngestReport:
-    """Commit pictures, items, queries, events and refusals, in this order."""
+    """Commit pictures, items, users, queries, events and refusals, in this order."""
+    for name in FILES:
+        lake.evolve(name)
     intake = Intake(source, lake, refusals, now=now, workers=workers)
     images = intake.store([*_references(raw["items"], "images"), *_references(raw["queries"], "image")])
     items = _items(raw["items"], intake, _pictures_kept(lake, raw["items"], intake))
@@ -69,6 +74,7 @@ def _write(source: Path, lake: Lake, raw: dict[str, pa.Table], refusals: Refusal
         raise InputError(f"{source}: no item could be used ({_first(refusals)}); the catalogue is empty", action="mend the items file")
     fresh, updated = _new_versions(lake, items, raw["events"], now)
     _commit(lake, "items", fresh, now)
+    users = _commit(lake, "users", _new_users(lake, raw["users"], raw["events"], now), now) if raw["users"].num_rows else 0
     queries = _commit(lake, "queries", _new_queries(lake, _queries(raw["queries"], intake), refusals), now)
     good = _referential(lake, raw["events"], refusals)
     events = _commit(lake, "events", _new_events(lake, good), now)
@@ -81,6 +87,7 @@ def _write(source: Path, lake: Lake, raw: dict[str, pa.Table], refusals: Refusal
         queries=queries,
         events=events,
         known=items.num_rows - fresh.num_rows + good.num_rows - events,
+        users=users,
         refused=refusals.summary(),
         first_refusal=_first(refusals),
     )
@@ -105,7 +112,7 @@ def _items(raw: pa.Table, intake: Intake, kept: dict[int, list[str]]) -> pa.Tabl
         had = kept.get(row["item_id"], [])
         pictures = intake.ids(layout.words(row["images"], "|"), "items", row[ROW], "images")
         item = {
-            **{name: row[name] for name in ("item_id", "source_id", "title", "brand", "description", "seller_id", "price", "status")},
+            **{name: row[name] for name in (*COPIED, "extra")},
             "spu_id": row["item_id"] if row["spu_id"] is None else row["spu_id"],
             "category": layout.words(row["category"], ">"),
             "attributes": attributes,
@@ -136,10 +143,7 @@ def content_hash(item: dict[str, object]) -> str:
 
 def _current(lake: Lake, columns: list[str]) -> pa.Table:
     """The newest version of every item in the lake: the one valid last, of those the one learned last, of those the one written last."""
-    known = lake.read("items", ["item_id", "event_timestamp", "created", *columns])
-    known = known.append_column(ROW, pa.array(range(known.num_rows), pa.int64()))
-    newest = f"row_number() OVER (PARTITION BY item_id ORDER BY event_timestamp DESC, created DESC, {ROW} DESC) = 1"
-    return _sql(f"SELECT * FROM known QUALIFY {newest}", known=known)
+    return newest(lake.read("items", ["item_id", "event_timestamp", "created", *columns]), "item_id")
 
 
 def _new_versions(lake: Lake, items: pa.Table, events: pa.Table, now: dt.datetime) -> tuple[pa.Table, int]:
@@ -150,7 +154,7 @@ def _new_versions(lake: Lake, items: pa.Table, events: pa.Table, now: dt.datetim
     that is to come is replaced where it comes, so that a change brings no item forward.
     """
     same = " AND ".join(f"k.{name} IS NOT DISTINCT FROM i.{name}" for name in VERSION)
-    found = _sql(
+    found = sql(
         f"""SELECT i.item_id, k.event_timestamp AS since FROM items i LEFT JOIN k USING (item_id)
         WHERE k.item_id IS NULL OR NOT ({same})""",
         items=items.select(["item_id", *VERSION]),
@@ -167,6 +171,19 @@ def _new_versions(lake: Lake, items: pa.Table, events: pa.Table, now: dt.datetim
     return layout.replace(fresh, "event_timestamp", pa.array(since, STAMP)), len(last) - found["since"].null_count
 
 
+def _new_users(lake: Lake, users: pa.Table, events: pa.Table, now: dt.datetime) -> pa.Table:
+    """The users of whom something else is told than the lake knows, valid from ``timestamp``; without one a new user's row is valid from
+    the user's first event, which shows that there was one, and a changed row from ``now``.
+    """
+    query = """
+    WITH first AS (SELECT user_id, min(timestamp) AS seen FROM events GROUP BY 1)
+    SELECT u.user_id, u.extra, coalesce(u.timestamp, CASE WHEN k.user_id IS NULL THEN first.seen END, $now) AS event_timestamp
+    FROM users u LEFT JOIN known k USING (user_id) LEFT JOIN first USING (user_id)
+    WHERE k.user_id IS NULL OR k.extra IS DISTINCT FROM u.extra ORDER BY u.user_id"""
+    known = newest(lake.read("users", ["user_id", "event_timestamp", "created", "extra"]), "user_id")
+    return sql(query, {"now": now}, users=users, known=known, events=events.select(["user_id", "timestamp"]))
+
+
 def _queries(raw: pa.Table, intake: Intake) -> pa.Table:
     """The rows of the ``queries`` table, without ``created``; one whose only content was a refused picture is left out."""
     cells = raw.select([ROW, "image"]).to_pylist()
@@ -178,7 +195,7 @@ def _queries(raw: pa.Table, intake: Intake) -> pa.Table:
 
 def _new_queries(lake: Lake, queries: pa.Table, refusals: Refusals) -> pa.Table:
     """The queries whose id the lake does not know; a known id with another content is refused, never overwritten."""
-    found = _sql(
+    found = sql(
         """SELECT q.query_id, k.text IS NOT DISTINCT FROM q.text AND k.image_id IS NOT DISTINCT FROM q.image_id AS same
         FROM queries q JOIN known k USING (query_id)""",
         queries=queries.select(["query_id", "text", "image_id"]),
@@ -201,17 +218,18 @@ def _referential(lake: Lake, raw: pa.Table, refusals: Refusals) -> pa.Table:
 
 
 def _new_events(lake: Lake, events: pa.Table) -> pa.Table:
-    """The events that the lake does not have yet: events have no id, so a row is known by all its columns."""
-    names = events.column_names
+    """The events that the lake does not have yet: events have no id, so a row is known by all its standard columns.
+
+    The shop's own columns do not count: an event that is sent again with another column more is no second event.
+    """
+    names = [name for name in events.column_names if name != "extra"]
+    events = sql(f"SELECT DISTINCT ON ({', '.join(names)}) * FROM events ORDER BY ALL", events=events)
     if not events.num_rows or not lake.count("events"):
-        return _sql(f"SELECT DISTINCT {', '.join(names)} FROM events ORDER BY ALL", events=events)
+        return events
     low, high = (f"{end(events['event_timestamp']).as_py():%Y-%m-%d %H:%M:%S.%f}" for end in (pc.min, pc.max))
     known = lake.read("events", names, f"event_timestamp >= timestamp '{low}' AND event_timestamp <= timestamp '{high}'")
-    return _sql(
-        f"SELECT {', '.join(names)} FROM events EXCEPT SELECT {', '.join(names)} FROM known ORDER BY ALL",
-        events=events,
-        known=known,
-    )
+    same = " AND ".join(f"e.{name} IS NOT DISTINCT FROM k.{name}" for name in names)
+    return sql(f"SELECT * FROM events e WHERE NOT EXISTS (SELECT 1 FROM known k WHERE {same}) ORDER BY ALL", events=events, known=known)
 
 
 def _quarantine(lake: Lake, refusals: Refusals, now: dt.datetime) -> None:
@@ -219,7 +237,7 @@ def _quarantine(lake: Lake, refusals: Refusals, now: dt.datetime) -> None:
     kind = pa.schema([f for f in SCHEMAS["quarantine"] if f.name != "created"])
     refused = pa.Table.from_pylist(refusals.rows, schema=kind)
     names = ", ".join(f'"{name}"' for name in kind.names)
-    fresh = _sql(
+    fresh = sql(
         f"SELECT {names} FROM refused EXCEPT SELECT {names} FROM known",
         refused=refused,
         known=lake.read("quarantine", kind.names),
@@ -235,11 +253,3 @@ def _commit(lake: Lake, table: str, new: pa.Table, now: dt.datetime) -> int:
     """Append the rows, known since ``now``, in exactly the table's schema."""
     stamped = new.append_column("created", pa.array([now] * new.num_rows, STAMP))
     return lake.append(table, stamped.select(SCHEMAS[table].names).cast(SCHEMAS[table]))
-
-
-def _sql(query: str, **tables: pa.Table) -> pa.Table:
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
-        for name, table in tables.items():
-            connection.register(name, table)
-        return connection.sql(query).to_arrow_table()

@@ -6,20 +6,17 @@ Arrow and Lance are imported where a table is touched: settings name a lake in c
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moon_ops.errors import ServiceError, StageError
+from moon_ops.files import TakenError, locked
 
 if TYPE_CHECKING:
     import lance
     import pyarrow as pa
-
-POLL = 0.05  # seconds between two tries for a lock
 
 
 @dataclass(frozen=True)
@@ -84,19 +81,14 @@ class Lake:
         if "://" in self.uri:
             yield
             return
-        place, began = Path(self.uri), time.monotonic()
+        place = Path(self.uri)
         place.mkdir(parents=True, exist_ok=True)
-        how = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (fcntl.LOCK_NB if patience is not None else 0)
-        with (place / name).open("w") as handle:
-            while True:
-                try:
-                    fcntl.flock(handle, how)
-                    break
-                except BlockingIOError:
-                    if patience is not None and time.monotonic() - began > patience:
-                        problem = f"somebody else has been writing to the lake for {patience:g} seconds"
-                        raise ServiceError(problem, action="try again later") from None
-                    time.sleep(POLL)
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(locked(place / name, shared=shared, patience=patience))
+            except TakenError:
+                problem = f"somebody else has been writing to the lake for {patience:g} seconds"
+                raise ServiceError(problem, action="try again later") from None
             yield
 
     def append(self, table: str, rows: pa.Table) -> int:
@@ -107,6 +99,14 @@ class Lake:
         if rows.num_rows or not there:
             lance.write_dataset(rows, self.address(table), mode="append" if there else "create")
         return rows.num_rows
+
+    def evolve(self, table: str) -> None:
+        """Give a shop's table the columns that have come into its schema since it was made; they are null in the rows that it has."""
+        from moon_ops.lake.schemas import SCHEMAS
+
+        there = self._dataset(table)
+        if there is not None and (new := [f for f in SCHEMAS[table] if f.name not in there.schema.names]):
+            there.add_columns(new)
 
     def read(self, table: str, columns: Sequence[str] | None = None, where: str | None = None) -> pa.Table:
         """All rows in the order they were written; empty, with the right schema, for a shop's table not written yet."""

@@ -1,4 +1,4 @@
-"""The ingest layout: a directory with ``items``, ``queries`` and ``events`` files and pictures, read into typed columns.
+"""The ingest layout: a directory with ``items``, ``queries``, ``events`` and ``users`` files and pictures, read into typed columns.
 
 A file-level fault (no such file, a missing column) is an :class:`~moon_ops.errors.InputError`. A row-level fault (a cell that is no
 number, a timestamp that is no time) refuses that row alone: refused rows are collected with the column and the reason, and the
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -268,3 +269,20 @@ def pairs(value: Any) -> list[tuple[str, str]]:
     if value is not None and not isinstance(value, dict):
         raise ValueError("not an object")
     return sorted((str(name), str(content)) for name, content in (value or {}).items() if content is not None)
+
+
+def extras(table: pa.Table, names: Sequence[str]) -> pa.Array:
+    """The cells of the columns ``names`` as one JSON object a row, by name in order; null for a row in which all of them are empty."""
+    if not names:
+        return pa.nulls(table.num_rows, pa.string())
+    rows = ({name: plain for name, cell in row.items() if (plain := _plain(cell)) is not None} for row in table.select(names).to_pylist())
+    return pa.array([json.dumps(row, default=str, sort_keys=True) if row else None for row in rows], pa.string())
+
+
+def _plain(cell: Any) -> Any:
+    """A cell as every format would have it: what was left empty is None, and 3.0 is 3, as a writer makes floats of ids with gaps."""
+    if isinstance(cell, float):
+        return None if not math.isfinite(cell) else int(cell) if cell.is_integer() else cell
+    if isinstance(cell, list):
+        return [plain for part in cell if (plain := _plain(part)) is not None] or None
+    return (cell.strip() or None) if isinstance(cell, str) else cell

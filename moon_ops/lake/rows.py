@@ -1,4 +1,4 @@
-"""The rows of a shop's three files, typed: what each column must be, and which rows are refused for it. Knows nothing of the lake."""
+"""The rows of a shop's files, typed: what each column must be, and which rows are refused for it. Knows nothing of the lake."""
 
 from __future__ import annotations
 
@@ -16,10 +16,17 @@ REQUIRED = {
     "items": ("item_id", "title"),
     "queries": ("query_id", "timestamp"),
     "events": ("timestamp", "item_id", "event"),
+    "users": ("user_id",),
 }
-IDS = {"items": ("spu_id", "seller_id"), "queries": (), "events": ("user_id", "query_id", "session_id")}
-TEXTS = {"items": ("title", "brand", "description", "status"), "queries": ("text", "image"), "events": ("event",)}
-OTHERS = {"items": ("price", "available_from", "category", "images", "attributes"), "queries": (), "events": ("position",)}
+KEYS = {"items": "item_id", "queries": "query_id", "events": "item_id", "users": "user_id"}
+IDS = {"items": ("spu_id", "seller_id"), "queries": (), "events": ("user_id", "query_id", "session_id"), "users": ()}
+TEXTS = {"items": ("title", "brand", "description", "status"), "queries": ("text", "image"), "events": ("event",), "users": ()}
+OTHERS = {
+    "items": ("price", "available_from", "category", "images", "attributes"),
+    "queries": (),
+    "events": ("position",),
+    "users": ("timestamp",),
+}
 STATES = ("active", "deleted")
 
 
@@ -35,22 +42,23 @@ def read(source: Path, name: str, refusals: Refusals) -> pa.Table:
     if name == "items" and not table.num_rows:
         raise InputError(f"{path} has no rows: the catalogue is empty and nothing was ingested", action="bring at least one item")
     refusals.bring(name, path or source / name, table)
-    table = {"items": _items, "queries": _queries, "events": _events}[name](_columns(table, name, refusals), refusals)
+    table = {"items": _items, "queries": _queries, "events": _events, "users": _users}[name](_columns(table, name, refusals), refusals)
     return table if name == "events" else layout.unique(table, REQUIRED[name][0], refusals, name)  # of the rows that are good
 
 
 def _columns(table: pa.Table, name: str, refusals: Refusals) -> pa.Table:
-    """The columns that mean something, with ids as whole numbers and texts as texts; an item, a query or an event needs one."""
+    """The columns that mean something, with ids as whole numbers and texts as texts, and all others together in ``extra``."""
     wanted = dict.fromkeys((*REQUIRED[name], *IDS[name], *TEXTS[name], *OTHERS[name]))
     for column in wanted:
         table = layout.optional(table, column)
-    table = table.select([*wanted, ROW])
+    extra = layout.extras(table, [n for n in table.column_names if n not in (*wanted, ROW)])
+    table = table.select([*wanted, ROW]).append_column("extra", extra)
     for column in TEXTS[name]:
         table = layout.texts(table, column, refusals, name)
     for column in IDS[name]:
         table = layout.ids(table, column, refusals, name, required=False)
-    key = "query_id" if name == "queries" else "item_id"
-    if name != "events":
+    key = KEYS[name]
+    if name in ("items", "queries"):
         table = table.append_column("source_id", layout.texts(table, key, refusals, name)[key])
     return layout.ids(table, key, refusals, name, required=True)
 
@@ -77,3 +85,7 @@ def _events(table: pa.Table, refusals: Refusals) -> pa.Table:
     table = layout.stamps(table, "timestamp", refusals, "events", required=True)
     unknown = pc.invert(pc.is_in(table["event"], pa.array(EVENTS)))
     return refusals.split(table, unknown, "events", "event", f"is not one of {', '.join(EVENTS)}")
+
+
+def _users(table: pa.Table, refusals: Refusals) -> pa.Table:
+    return layout.stamps(table, "timestamp", refusals, "users", required=False)

@@ -10,6 +10,7 @@ EVENTS = ("impression", "click", "cart", "purchase")
 STAMP = pa.timestamp("us", tz="UTC")
 STRINGS = pa.list_(pa.string())
 VALIDITY = ("item_id", "event_timestamp", "created", "status")  # of an item version
+EXTRA = pa.field("extra", pa.string())  # the columns of the shop's file that no other column holds, as a JSON object
 PRIMARY = {b"lance-schema:unenforced-primary-key": b"true"}  # Lance compares the keys of commits that overlap; timestamps it does not see
 
 
@@ -34,6 +35,13 @@ SCHEMAS = {  # the tables a shop fills; per-encoder tables are named embeddings/
         pa.field("content_hash", pa.string(), nullable=False),  # of all that an encoder reads
         pa.field("event_timestamp", STAMP, nullable=False),  # valid from
         pa.field("created", STAMP, nullable=False),  # learned at
+        EXTRA,
+    ),
+    "users": _schema(  # only where the shop tells something of them
+        pa.field("user_id", pa.int64(), nullable=False),
+        pa.field("event_timestamp", STAMP, nullable=False),
+        pa.field("created", STAMP, nullable=False),
+        EXTRA,
     ),
     "images": _schema(
         pa.field("image_id", pa.string(), nullable=False),  # sha256 of the bytes
@@ -61,6 +69,7 @@ SCHEMAS = {  # the tables a shop fills; per-encoder tables are named embeddings/
         pa.field("session_id", pa.int64()),
         pa.field("position", pa.int32()),
         pa.field("created", STAMP),
+        EXTRA,
     ),
     "quarantine": _schema(
         pa.field("source", pa.string()),  # file and row number

@@ -8,25 +8,36 @@ Behaviour has a row for every click; the sequences are made of these when they a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import duckdb
 import lance
 import pyarrow as pa
 
-from moon_ops.lake import changes
+from moon_ops.columns import ITEM_VIEW, STATS_VIEW, USER_VIEW, Feature, by_view
+from moon_ops.lake import changes, own_columns
 from moon_ops.lake.lake import Lake
+from moon_ops.lake.query import sql
 from moon_ops.lake.schemas import PRIMARY
 
-PROFILE, STATS, BEHAVIOR = "features/item_profile", "features/item_stats", "features/user_behavior"
+PROFILE, STATS, BEHAVIOR, USERS = f"features/{ITEM_VIEW}", f"features/{STATS_VIEW}", "features/user_behavior", f"features/{USER_VIEW}"
+TABLES = (PROFILE, STATS, BEHAVIOR, USERS)
 NO_QUERY = -1  # a click that no query led to
 
 PROFILE_SQL = """
 SELECT concat_ws('-', item_id, epoch_us(event_timestamp), epoch_us(created), row_number() OVER (
            PARTITION BY item_id, event_timestamp, created ORDER BY number)) AS profile_id,
        item_id, spu_id, coalesce(category[-1], '') AS category, coalesce(brand, '') AS brand, coalesce(seller_id, -1) AS seller_id,
-       coalesce(price, 0.0) AS price, event_timestamp, created
-FROM (SELECT *, row_number() OVER () AS number FROM items) ORDER BY event_timestamp, item_id"""
+       coalesce(price, 0.0) AS price, event_timestamp, created, extra
+FROM (SELECT *, row_number() OVER () AS number FROM fresh) ORDER BY event_timestamp, item_id"""
+PROFILE_COLUMNS = ("item_id", "spu_id", "category", "brand", "seller_id", "price", "event_timestamp", "created")
+
+USERS_SQL = """
+SELECT concat_ws('-', user_id, epoch_us(event_timestamp), epoch_us(created), row_number() OVER (
+           PARTITION BY user_id, event_timestamp, created ORDER BY number)) AS profile_id,
+       user_id, event_timestamp, created, extra
+FROM (SELECT *, row_number() OVER () AS number FROM fresh) ORDER BY event_timestamp, user_id"""
+USERS_COLUMNS = ("user_id", "event_timestamp", "created")
 
 STATS_SQL = """
 WITH days AS (
@@ -60,20 +71,26 @@ class StatisticsReport:
     user_behavior: int
 
 
-def derive(lake: Lake, *, behaviour: bool = True) -> StatisticsReport:
+def derive(lake: Lake, *, behaviour: bool = True, own: Sequence[Feature] = ()) -> StatisticsReport:
     """Bring the tables up to date: profiles by the item versions that are new, behaviour by the clicks of users who have clicked since,
     and the counts of items anew if there are new events: every item gets a row a day.
 
+    Profiles have the columns that ``own`` declares of a shop's own, beside those that they have had before: declared otherwise than
+    before, a column is made anew. Users have a profile where there are such columns of theirs.
     Without ``behaviour`` the other two stay as they are once they are there: new items have no behaviour yet, and every night it is
     counted. A reader sees the old table or the new one.
     """
     with lake.erasing(shared=True):  # else what was read before an erasure would be written after it
-        return _derive(lake, behaviour=behaviour)
+        return _derive(lake, own, behaviour=behaviour)
 
 
-def _derive(lake: Lake, *, behaviour: bool) -> StatisticsReport:
+def _derive(lake: Lake, own: Sequence[Feature], *, behaviour: bool) -> StatisticsReport:
     with lake.deriving(PROFILE):
-        _profile(lake)
+        _profiles(lake, PROFILE, "items", [f for f in own if f.view == ITEM_VIEW])
+    of_users = [f for f in own if f.view == USER_VIEW]
+    if of_users or lake.exists(USERS):
+        with lake.deriving(USERS):
+            _profiles(lake, USERS, "users", of_users)
     for name in (STATS, BEHAVIOR):
         if behaviour or not usable(lake, name):  # new items do not wait for who counts the night's events
             with lake.deriving(name):
@@ -101,20 +118,20 @@ def usable(lake: Lake, name: str) -> bool:
 
 
 def _stats(lake: Lake) -> None:
-    _write(lake, STATS, _sql(STATS_SQL, events=lake.read("events", ["event_timestamp", "item_id", "event"])))
+    _write(lake, STATS, sql(STATS_SQL, events=lake.read("events", ["event_timestamp", "item_id", "event"])))
 
 
 def _behavior(lake: Lake, since: int) -> None:
     """Add the clicks that are not there yet, of users who have clicked since; killed, it adds none twice."""
     columns, clicks = ["event_timestamp", "user_id", "item_id", "query_id", "event"], "event = 'click' AND user_id IS NOT NULL"
     if since == changes.NOTHING:
-        _write(lake, BEHAVIOR, _keyed(_sql(BEHAVIOR_SQL, events=lake.read("events", columns, clicks)), "behavior_id"))
+        _write(lake, BEHAVIOR, _keyed(sql(BEHAVIOR_SQL, events=lake.read("events", columns, clicks)), "behavior_id"))
         return
     events = lake.open("events")
     users = changes.newer(events, since, ["user_id"], clicks)["user_id"].combine_chunks().unique()
-    fresh = _sql(BEHAVIOR_SQL, events=changes.rows_of(events, "user_id", users, columns, clicks))
+    fresh = sql(BEHAVIOR_SQL, events=changes.rows_of(events, "user_id", users, columns, clicks))
     known = changes.rows_of(lake.open(BEHAVIOR), "user_id", users, ["behavior_id"])
-    missing = _sql("SELECT * FROM fresh ANTI JOIN known USING (behavior_id) ORDER BY ALL", fresh=fresh, known=known)
+    missing = sql("SELECT * FROM fresh ANTI JOIN known USING (behavior_id) ORDER BY ALL", fresh=fresh, known=known)
     _insert(lake, BEHAVIOR, "behavior_id", _keyed(missing, "behavior_id"))
 
 
@@ -133,29 +150,35 @@ def _keyed(table: pa.Table, key: str) -> pa.Table:
     return table.cast(pa.schema([f.with_metadata(PRIMARY).with_nullable(False) if f.name == key else f for f in table.schema]))
 
 
-def _profile(lake: Lake) -> None:
-    """Add a row for every item version written since the last time; killed before the mark is set, it adds none of them twice."""
-    since = int(changes.marks(lake, PROFILE).get("items", changes.NOTHING))
-    items = lake.open("items")
-    if changes.newest(items) == since:
+def _profiles(lake: Lake, name: str, source: str, own: Sequence[Feature]) -> None:
+    """Add a row for every version written since the last time; killed before the mark is set, it adds none of them twice."""
+    schema = lake.open(name).schema if lake.exists(name) else None
+    standard = {feature.column_joined for feature in by_view().get(name.rpartition("/")[2], ())}
+    anew = schema is None or not standard <= set(schema.names) or own_columns.changed(schema, own)
+    own = own_columns.wanted(schema, own)
+    since = changes.NOTHING if anew else int(changes.marks(lake, name).get(source, changes.NOTHING))
+    versions = lake.open(source) if source == "items" or lake.exists(source) else None
+    mark = changes.NOTHING if versions is None else changes.newest(versions)
+    if mark == since and not anew:
         return
-    columns = ["item_id", "spu_id", "category", "brand", "seller_id", "price", "event_timestamp", "created"]
-    fresh = _keyed(_sql(PROFILE_SQL, items=changes.newer(items, since, columns)), "profile_id")
-    if not lake.exists(PROFILE):
-        lake.append(PROFILE, fresh.schema.empty_table())
-    _insert(lake, PROFILE, "profile_id", fresh)
-    changes.mark(lake, PROFILE, items=changes.newest(items))
+    query, columns = (PROFILE_SQL, PROFILE_COLUMNS) if source == "items" else (USERS_SQL, USERS_COLUMNS)
+    fresh = lake.read(source, [*columns, "extra"]) if versions is None else _newer(versions, since, columns)
+    rows = _keyed(own_columns.typed(sql(query, fresh=fresh), own), "profile_id")
+    if anew:
+        _write(lake, name, rows)
+    else:
+        _insert(lake, name, "profile_id", rows)
+    changes.mark(lake, name, **{source: mark})
 
 
-def _sql(query: str, **tables: pa.Table) -> pa.Table:
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
-        for name, table in tables.items():
-            connection.register(name, table)
-        return _plain(connection.sql(query).to_arrow_table())
+def _newer(versions: lance.LanceDataset, since: int, columns: Sequence[str]) -> pa.Table:
+    """Versions written after ``since``, with ``extra``: null for a table of before shops' own columns were kept."""
+    if "extra" in versions.schema.names:
+        return changes.newer(versions, since, [*columns, "extra"])
+    found = changes.newer(versions, since, columns)
+    return found.append_column("extra", pa.nulls(found.num_rows, pa.string()))
 
 
-def _plain(table: pa.Table) -> pa.Table:
-    """UTC timestamps in microseconds, as in all the lake."""
-    fields = [pa.field(f.name, pa.timestamp("us", tz="UTC") if pa.types.is_timestamp(f.type) else f.type) for f in table.schema]
-    return table.cast(pa.schema(fields))
+def own(lake: Lake) -> tuple[Feature, ...]:
+    """The columns of a shop's own that the tables have."""
+    return tuple(f for name in (PROFILE, USERS) if lake.exists(name) for f in own_columns.declared(lake.open(name).schema))

@@ -13,13 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from moon_ops.lake.lake import Lake
-from moon_ops.lake.schemas import SCHEMAS, STAMP, VALIDITY
+from moon_ops.lake.query import newest
+from moon_ops.lake.schemas import STAMP, VALIDITY
 
 
 def items_as_of(lake: Lake, when: dt.datetime, columns: Sequence[str] | None = None) -> pa.Table:
     """The version of each item that is valid at ``when``, active ones only, ordered by item_id."""
-    wanted = list(columns) if columns is not None else SCHEMAS["items"].names
-    lake.open("items")  # a shop without items is an error here, not an empty catalogue
+    table = lake.open("items")  # a shop without items is an error here, not an empty catalogue
+    wanted = list(columns) if columns is not None else table.schema.names
     return active_as_of(lake.read("items", list(dict.fromkeys([*wanted, *VALIDITY]))), when).select(wanted)
 
 
@@ -29,12 +30,7 @@ def active_as_of(versions: pa.Table, when: dt.datetime) -> pa.Table:
     Of several versions the one that became valid last is taken, and among those the one learned last.
     """
     table = versions.filter(pc.less_equal(versions["event_timestamp"], pa.scalar(when, STAMP)))
-    table = table.append_column("_row", pa.array(range(table.num_rows), pa.int64()))
-    descending = [(name, "descending") for name in ("event_timestamp", "created", "_row")]
-    table = table.take(pc.sort_indices(table, [("item_id", "ascending"), *descending])).drop_columns("_row")
-    ids = table["item_id"].combine_chunks()
-    if len(ids):
-        table = table.filter(pa.concat_arrays([pa.array([True]), pc.not_equal(ids[1:], ids[:-1])]))
+    table = newest(table, "item_id")
     return table.filter(pc.equal(table["status"], pa.scalar("active")))
 
 

@@ -43,7 +43,7 @@ def maintain(settings: Settings, *, keep: dt.timedelta, fragments: int | None = 
 def tables(lake: Lake) -> Iterator[str]:
     """Every table of the lake that is there."""
     encoders = [make(v) for v in features.versions(lake) for make in (table_name, query_table_name, excused_table_name)]
-    yield from (n for n in (*SCHEMAS, statistics.PROFILE, statistics.STATS, statistics.BEHAVIOR, *encoders) if lake.exists(n))
+    yield from (n for n in (*SCHEMAS, *statistics.TABLES, *encoders) if lake.exists(n))
 
 
 def _maintain(settings: Settings, name: str, keep: dt.timedelta, fragments: int) -> Kept:
@@ -77,6 +77,7 @@ def _move_marks(settings: Settings, name: str, before: int, after: int) -> None:
     readers = [(table_name(v), "items") for v in features.versions(lake)] if name == "items" else []
     readers += [(query_table_name(v), "queries") for v in features.versions(lake)] if name == "queries" else []
     readers += [(statistics.PROFILE, "items")] if name == "items" else []
+    readers += [(statistics.USERS, "users")] if name == "users" else []
     readers += [(statistics.STATS, "events"), (statistics.BEHAVIOR, "events")] if name == "events" else []
     for reader, key in readers:
         if changes.marks(lake, reader).get(key) == before:

@@ -18,16 +18,19 @@ import pyarrow as pa
 from feast import FeatureStore
 from numpy.typing import NDArray
 
+from moon_ops.columns import Feature
 from moon_ops.embeddings import features, handover, index, online_store, vector_tables
 from moon_ops.embeddings.generations import turn
 from moon_ops.embeddings.index import IndexHeader
 from moon_ops.embeddings.table import RepresentationTable
-from moon_ops.errors import StageError
+from moon_ops.errors import MoonError, StageError
+from moon_ops.files import write_text
 from moon_ops.lake import changes, statistics
 from moon_ops.lake.schemas import VALIDITY
 from moon_ops.lake.tables import active_as_of, items_as_of
-from moon_ops.publication.marks import ITEMS, SHARED, handed, lake_versions, not_before, published_versions, remember, since_of, write
+from moon_ops.publication.marks import ITEMS, SHARED, handed, lake_versions, not_before, published_versions, remember, since_of
 from moon_ops.publication.places import index_place, published_place, table_place
+from moon_ops.recipes.reading import own_features
 from moon_ops.registry.registry import ENCODER, Registry
 from moon_ops.settings import Settings
 
@@ -57,7 +60,7 @@ def publish(settings: Settings, encoder: int, *, now: dt.datetime, behaviour: bo
     versions = lake_versions(settings, encoder)  # as they are before anything is read
     if not behaviour:  # these events are yet to be counted
         versions["events"] = (published_versions(settings, encoder) or {}).get("events", changes.NOTHING)
-    statistics.derive(lake, behaviour=behaviour)
+    statistics.derive(lake, behaviour=behaviour, own=_declared(settings))
     store = features.open_store(settings)
     features.apply(store, settings.home, definitions(settings, [encoder]))
     changed = 0
@@ -75,8 +78,17 @@ def publish(settings: Settings, encoder: int, *, now: dt.datetime, behaviour: bo
             log.warning("%s cannot be read (%s): it is made anew", index_place(settings, encoder), fault)
             header = _index(settings, encoder, now, contract, full=True)
     place = published_place(settings, encoder)
-    write(place, json.dumps(versions))  # last: a killed publication is published again
+    write_text(place, json.dumps(versions))  # last: a killed publication is published again
     return Published(encoder, contract, header.items, queries, f"{header.kind}: {header.reason}", changed, settings.behaviors)
+
+
+def _declared(settings: Settings) -> tuple[Feature, ...]:
+    """The columns of the shop's own that recipes declare. A recipe that is being written must not stop the night's publication."""
+    try:
+        return own_features(settings.models)
+    except MoonError as fault:
+        log.warning("no column is added to Feast's views: %s", fault)
+        return ()
 
 
 def definitions(settings: Settings, encoders: Sequence[int]) -> list[features.Thing]:
@@ -95,7 +107,8 @@ def _trained_until(settings: Settings, encoder: int) -> str:
 
 def _shared(settings: Settings, store: FeatureStore, *, behaviour: bool) -> list[str]:
     """The shared views to hand over: those of items always, the others with ``behaviour``, or if the online store has never had them."""
-    names = {view: _online_name(store, view) for view in SHARED}
+    known = {view.name for view in store.list_feature_views()}
+    names = {view: _online_name(store, view) for view in SHARED if view in known}
     return [v for v, name in names.items() if behaviour or v in ITEMS or since_of(settings, v, full=False, online=name).when is None]
 
 

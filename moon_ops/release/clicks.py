@@ -3,44 +3,57 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import asdict
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from moon_ops.columns import Feature, together
 from moon_ops.ctr import evaluate, metrics
 from moon_ops.ctr import impressions as shown
 from moon_ops.ctr.score import Scorer
 from moon_ops.ctr.vectors import Tables
 from moon_ops.embeddings import as_of, features
 from moon_ops.embeddings.as_of import Joined
-from moon_ops.recipes import CtrRecipe, recipe
+from moon_ops.metric_names import GAIN, ID_ONLY, ORACLE, ctr
+from moon_ops.recipes.ctr import CtrRecipe
+from moon_ops.recipes.reading import recipe
 from moon_ops.registry.registry import CTR, Registry
-from moon_ops.release.runs import log_step, place_of, run_of
+from moon_ops.release.runs import flat, log_step, place_of, run_of
 from moon_ops.release.windows import Windows
 from moon_ops.settings import Settings
 
 
 def train_ctr(
-    settings: Settings, encoder: int, name: str, windows: Windows, *, seed: int, register: bool = True, **override: Any
+    settings: Settings,
+    encoder: int,
+    name: str,
+    windows: Windows,
+    *,
+    seed: int,
+    register: bool = True,
+    changes: Sequence[str] = (),
+    **override: Any,
 ) -> tuple[Path, int | None]:
     """Train the click recipe ``name`` on the features of ``ctr_v<encoder>``; its directory, and its ``moon-ctr`` version if registered."""
+    from moon_ops.ctr.train import Origin
     from moon_ops.ctr.train import train as train_click_model
 
-    chosen = recipe(CtrRecipe, name, settings.models, **override)
+    chosen = recipe(CtrRecipe, name, settings.models, changes=changes, **override)
     registry, service = Registry(settings), features.service_name(encoder)
-    params = {"recipe": name, "seed": seed, "encoder": encoder, **{k: v for k, v in asdict(chosen).items() if k != "name"}}
+    params = {"recipe": name, "seed": seed, "encoder": encoder, **flat(chosen)}
     params |= {"trained_from": windows.start.isoformat(), "trained_until": windows.ctr_until.isoformat()}
     out = place_of(settings, name, params, "" if register else "-unregistered")  # studies remove theirs
     store = features.open_store(settings)
     features.require_behaviors(store, features.service(store, encoder), chosen.behaviors)
-    joined, tables = impressions(settings, encoder, windows.start, windows.ctr_until), vectors_known(settings, encoder)
-    times = {"trained_from": windows.start, "trained_until": windows.ctr_until}
+    features.require_columns(features.service(store, encoder), chosen.own)
+    joined = impressions(settings, encoder, windows.start, windows.ctr_until, chosen.own)
+    origin, tables = Origin(service, windows.start, windows.ctr_until), vectors_known(settings, encoder)
     with run_of(registry, out, f"ctr {name}", params, {"feast.feature_service": service, "feast.project": "moon"}) as run_id:
         hear = partial(log_step, registry, run_id)
-        report = train_click_model(joined, tables, out, chosen, feature_service=service, **times, seed=seed, on_step=hear)
+        report = train_click_model(joined, tables, out, chosen, origin=origin, seed=seed, on_step=hear)
         found = {"epochs": report.epochs, "validation_auc": report.validation_auc}
         registry.log(run_id, {name: value for name, value in found.items() if value is not None})
         if not register:
@@ -50,10 +63,10 @@ def train_ctr(
         return out, registry.register(CTR, run_id, out, tags)
 
 
-def impressions(settings: Settings, encoder: int, start: dt.datetime, end: dt.datetime) -> Joined:
+def impressions(settings: Settings, encoder: int, start: dt.datetime, end: dt.datetime, own: Sequence[Feature] = ()) -> Joined:
     """Impressions in [start, end) joined with the features of Feast's service ``ctr_v<encoder>``, as known before each."""
     store = features.open_store(settings)
-    return as_of.join(store, shown.impressions(settings.lake, start, end), features.service(store, encoder))
+    return as_of.join(store, shown.impressions(settings.lake, start, end, own), features.service(store, encoder))
 
 
 def vectors_known(settings: Settings, encoder: int) -> Tables:
@@ -68,24 +81,25 @@ def evaluate_ctr(
     settings: Settings, encoder: int, model: Path, windows: Windows, *, baseline: Path | None = None, oracle: Path | None = None
 ) -> dict[str, float]:
     """Metrics of a click model on impressions after its training, beside the ID-only ``baseline`` and a simulated shop's oracle."""
-    joined = impressions(settings, encoder, windows.ctr_until, windows.end)
-    tables = vectors_known(settings, encoder)
-    scored = evaluate.score(Scorer(model, threads=settings.workers), joined, tables, settings.lake, start=windows.ctr_until)
-    out = {"ctr/rows": float(len(scored.rows)), "ctr/clicks": float(scored.rows.labels.sum()), **scored.metrics()}
+    scorer, tables = Scorer(model, threads=settings.workers), vectors_known(settings, encoder)
+    beside = Scorer(baseline, threads=settings.workers) if baseline is not None else None
+    own = together(one.own for one in (scorer, beside) if one is not None)
+    joined = impressions(settings, encoder, windows.ctr_until, windows.end, own)
+    scored = evaluate.score(scorer, joined, tables, settings.lake, start=windows.ctr_until)
+    out = {ctr("rows"): float(len(scored.rows)), ctr("clicks"): float(scored.rows.labels.sum()), **scored.metrics()}
     labels, users = scored.rows.labels, scored.rows.user_ids
-    if baseline is not None:
-        plain = evaluate.score(Scorer(baseline, threads=settings.workers), joined, tables, settings.lake, start=windows.ctr_until)
-        out |= plain.metrics("_id_only")
+    if beside is not None:
+        plain = evaluate.score(beside, joined, tables, settings.lake, start=windows.ctr_until)
+        out |= plain.metrics(ID_ONLY)
         for name, rows in {"": np.ones(len(labels), bool), **scored.slices}.items():
-            if f"ctr/auc:{name}" in out or not name:
+            if ctr("auc", name) in out or not name:
                 gain = metrics.auc_difference(labels[rows], [scored.scores[rows]], [plain.scores[rows]], users[rows], seed=0)
-                suffix = f":{name}" if name else ""
                 found = {"": gain.value, "_low": gain.low, "_high": gain.high, "_detectable": gain.detectable}
-                out |= {f"ctr/auc_gain{what}{suffix}": value for what, value in found.items()}
+                out |= {ctr("auc", name, GAIN + what): value for what, value in found.items()}
     if oracle is not None and oracle.is_file():
         truth = evaluate.oracle(oracle, joined)
         known = np.isfinite(truth)
         if known.any():
             masks = {name: rows[known] for name, rows in scored.slices.items()}
-            out |= metrics.report(labels[known], truth[known], users[known], masks, "_oracle")
+            out |= metrics.report(labels[known], truth[known], users[known], masks, ORACLE)
     return out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,9 @@ from moon_ops.embeddings.pipeline import embed_stream
 from moon_ops.embeddings.runtime import Runtime
 from moon_ops.inputs.contract import Sample, item_sample
 from moon_ops.lake.tables import items_as_of
-from moon_ops.recipes import EncoderRecipe, recipe
+from moon_ops.metric_names import is_whole_recall
+from moon_ops.recipes.encoder import EncoderRecipe
+from moon_ops.recipes.reading import recipe
 from moon_ops.registry.registry import ENCODER, Registry, encoder_version
 from moon_ops.release import recall
 from moon_ops.release.recall import Prefix, RecallReport
@@ -62,7 +64,7 @@ def parts(
     metrics: dict[str, float] = {}
     for suffix, vectors in alone.items():
         found = recall.evaluate(queries, asked, ids, spus, vectors).metrics
-        metrics |= {f"{name}:{suffix}": value for name, value in found.items() if "recall@" in name and ":" not in name}
+        metrics |= {f"{name}:{suffix}": value for name, value in found.items() if is_whole_recall(name)}
     both = [row for row, sample in enumerate(samples) if sample.text and sample.image_ids]
     return metrics | recall.within_product(alone["text_only"][both], alone["picture_only"][both], spus[both])
 
@@ -73,11 +75,11 @@ def _embedded(settings: Settings, opened: Runtime, samples: list[Sample]) -> NDA
     return np.nan_to_num(np.concatenate([part.vectors for part in made])) if made else np.zeros((0, opened.dim), np.float32)
 
 
-def evaluate_untrained(settings: Settings, name: str, windows: Windows, *, seed: int, **override: Any) -> RecallReport:
+def evaluate_untrained(settings: Settings, name: str, windows: Windows, *, seed: int, changes: Sequence[str] = ()) -> RecallReport:
     """The same recall for the recipe before training: random weights, or those of the checkpoint it names."""
     from moon_ops.encoder.eager import embed_untrained
 
-    chosen = recipe(EncoderRecipe, name, settings.models, **override)
+    chosen = recipe(EncoderRecipe, name, settings.models, changes=changes)
     queries = recall.bought_after(settings.lake, windows.trained_until, windows.end, trained_until=windows.trained_until)
     ids, spus, vectors, items = embed_untrained(settings.lake, chosen, queries.samples, windows.end, seed=seed, workers=settings.workers)
     return recall.evaluate(queries, vectors, ids, spus, items)

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from moon_ops.errors import StageError
+from moon_ops.metric_names import IMAGE_SEARCH, recall
 from moon_ops.settings import Settings
 
-RECALL = "image_search/recall@10"
+RECALL = recall(IMAGE_SEARCH)
 
 
 def worth(settings: Settings, gained: float, outcome: str = "overall") -> tuple[float, float, float]:

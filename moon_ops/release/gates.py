@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from moon_ops.recipes import Gates
+from moon_ops.metric_names import IMAGE_SEARCH, PARITY, TEXT_SEARCH, ctr, recall
+from moon_ops.recipes.gates import Gates
 
-RECALL, AUC, PARITY = "image_search/recall@10", "ctr/auc", "encoder/parity_cosine"
-TEXT_RECALL = "text_search/recall@10"  # of a shop where nobody searches by picture
+RECALL, AUC = recall(IMAGE_SEARCH), ctr("auc")
+TEXT_RECALL = recall(TEXT_SEARCH)  # of a shop where nobody searches by picture
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,13 @@ from moon_ops.embeddings import features, vector_tables
 from moon_ops.embeddings.index import ItemIndex
 from moon_ops.errors import LeakError
 from moon_ops.inputs.contract import file_sha256, require_same
+from moon_ops.metric_names import PARITY
 from moon_ops.publication import marks, places, publication
-from moon_ops.recipes import Gates, recipe
+from moon_ops.recipes.gates import Gates
+from moon_ops.recipes.reading import recipe
 from moon_ops.registry.registry import CANDIDATE, CHAMPION, CTR, ENCODER, RELEASE, Registry, manifest_of
 from moon_ops.release import clicks, evaluation, expected_gain, stages
-from moon_ops.release.gates import PARITY, Verdict, judge
+from moon_ops.release.gates import Verdict, judge
 from moon_ops.release.windows import Windows
 from moon_ops.settings import Settings
 

@@ -17,17 +17,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from moon_ops import metric_names
 from moon_ops.encoder import duplicates
 from moon_ops.errors import LeakError, StageError
 from moon_ops.inputs.contract import Sample, query_sample
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.schemas import STAMP
 from moon_ops.lake.tables import items_as_of
+from moon_ops.metric_names import IMAGE_SEARCH, KS, LEAKED, TEXT_SEARCH, WITHIN_PRODUCT
+from moon_ops.ranks import first_hits
 
-KS = (1, 5, 10)
 NEW_ITEM_DAYS = 7  # an item counts as new in its first days
-SCORE_BATCH = 256  # queries scored at a time: Q x N similarities are never all in memory
-TIE = 1e-6  # cosines that differ by less are equal: the same two vectors' product depends by that much on where in the matrix they lie
 
 Embed = Callable[[list[Sample]], NDArray[np.float32]]
 
@@ -140,32 +140,14 @@ def evaluate(
 ) -> RecallReport:
     """Recall of query ``vectors`` [Q, D] against a catalogue: ids and SPUs [N], vectors ``items`` [N, D]."""
     ranks = first_hits(vectors, items, queries.spu_ids, spus)
-    metrics: dict[str, float] = {"catalogue_items": float(len(ids)), "image_search/leaked": float(queries.leaked)}
-    for name, chosen in (("image_search", queries.is_image), ("text_search", ~queries.is_image)):
-        slices = {"": chosen, ":new_items": chosen & queries.is_new}
-        for suffix, rows in slices.items():
+    metrics: dict[str, float] = {"catalogue_items": float(len(ids)), LEAKED: float(queries.leaked)}
+    for name, chosen in ((IMAGE_SEARCH, queries.is_image), (TEXT_SEARCH, ~queries.is_image)):
+        slices = {"": chosen, "new_items": chosen & queries.is_new}
+        for where, rows in slices.items():
             if rows.any():
-                metrics[f"{name}/queries{suffix}"] = float(rows.sum())
-                metrics |= {f"{name}/recall@{k}{suffix}": float((ranks[rows] <= k).mean()) for k in KS}
+                metrics[metric_names.queries(name, where)] = float(rows.sum())
+                metrics |= {metric_names.recall(name, k, where): float((ranks[rows] <= k).mean()) for k in KS}
     return RecallReport(metrics, queries, ranks)
-
-
-def first_hits(
-    queries: NDArray[np.float32], items: NDArray[np.float32], wanted: NDArray[np.int64], spus: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Rank [Q], from 1, of the best item of each query's SPU.
-
-    A tie counts against the query, so vectors that have collapsed to one point get the worst rank, not the best, and so does what is not
-    a number. A query whose SPU is not in the catalogue gets rank N + 1.
-    """
-    ranks = np.empty(len(queries), np.int64)
-    for start in range(0, len(queries), SCORE_BATCH):
-        rows = slice(start, start + SCORE_BATCH)
-        scores = queries[rows] @ items.T
-        own = wanted[rows, None] == spus[None, :]
-        best = np.where(own, scores, -np.inf).max(axis=1)
-        ranks[rows] = 1 + (~(scores < best[:, None] - TIE) & ~own).sum(axis=1)
-    return ranks
 
 
 def modalities(items: list[Sample]) -> dict[str, list[Sample]]:
@@ -180,7 +162,7 @@ def within_product(texts: NDArray[np.float32], pictures: NDArray[np.float32], sp
     """How often the pictures of an item's own product are among the 10 nearest to its text: [N, D] of items that have both."""
     if not len(spus):
         return {}
-    return {"within_product/recall@10": float((first_hits(texts, pictures, spus, spus) <= 10).mean())}
+    return {metric_names.recall(WITHIN_PRODUCT): float((first_hits(texts, pictures, spus, spus) <= 10).mean())}
 
 
 def catalogue_spus(lake: Lake, ids: NDArray[np.int64], when: dt.datetime) -> NDArray[np.int64]:

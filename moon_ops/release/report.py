@@ -10,9 +10,11 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageOps
 
+from moon_ops.metric_names import ID_ONLY, IMAGE_SEARCH, KS, ORACLE, TEXT_SEARCH, ctr, recall
+
 CELL, GAP = 96, 8  # pixels
 HIT, MISS, INK = (34, 139, 84), (200, 200, 200), (40, 40, 40)
-SLICES = ("", ":new_items", ":long_tail", ":small_sellers")
+SLICES = ("", "new_items", "long_tail", "small_sellers")
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,7 @@ def grid(searches: Sequence[Searched], path: Path) -> None:
 def recall_chart(untrained: Mapping[str, float], trained: Mapping[str, float], path: Path) -> None:
     """Bars of recall@1/5/10 for image and text search, untrained beside trained."""
     plt = pyplot()
-    kinds = [k for k in ("image_search", "text_search") if f"{k}/recall@10" in trained]
-    names = [f"{kind}/recall@{k}" for kind in kinds for k in (1, 5, 10)]
+    names = [recall(kind, k) for kind in (IMAGE_SEARCH, TEXT_SEARCH) if recall(kind) in trained for k in KS]
     figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
     for shift, (label, values, colour) in enumerate((("untrained", untrained, "#bbbbbb"), ("trained", trained, "#22915a"))):
         bars = axes.bar(
@@ -66,14 +67,14 @@ def recall_chart(untrained: Mapping[str, float], trained: Mapping[str, float], p
 def auc_chart(metrics: Mapping[str, float], path: Path) -> None:
     """Bars of AUC by slice: ID-only, with vectors, and the oracle that no model can beat."""
     plt = pyplot()
-    slices = [s for s in SLICES if f"ctr/auc{s}" in metrics]
-    series = (("ID-only DIN", "ctr/auc_id_only", "#bbbbbb"), ("CUBE", "ctr/auc", "#22915a"), ("oracle", "ctr/auc_oracle", "#dddddd"))
+    slices = [where for where in SLICES if ctr("auc", where) in metrics]
+    series = (("ID-only DIN", ID_ONLY, "#bbbbbb"), ("CUBE", "", "#22915a"), ("oracle", ORACLE, "#dddddd"))
     figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
-    for shift, (label, name, colour) in enumerate(series):
-        values = [metrics.get(f"{name}{s}", 0.0) for s in slices]
+    for shift, (label, model, colour) in enumerate(series):
+        values = [metrics.get(ctr("auc", where, model), 0.0) for where in slices]
         bars = axes.bar([n + (shift - 1) * 0.27 for n in range(len(slices))], values, 0.27, label=label, color=colour)
         axes.bar_label(bars, fmt="%.3f", fontsize=8)
-    axes.set_xticks(range(len(slices)), [s.removeprefix(":").replace("_", " ") or "all impressions" for s in slices])
+    axes.set_xticks(range(len(slices)), [where.replace("_", " ") or "all impressions" for where in slices])
     axes.set(ylim=(0.5, 1), ylabel="AUC", title="Clicks on impressions after training")
     axes.legend(loc="upper right", ncols=3, fontsize=8)
     figure.savefig(path, dpi=110)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 from collections.abc import Iterator
@@ -12,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from moon_ops.errors import StageError
-from moon_ops.recipes import EncoderRecipe
+from moon_ops.files import TakenError, locked, write_text
+from moon_ops.recipes.ctr import CtrRecipe
+from moon_ops.recipes.encoder import EncoderRecipe
 from moon_ops.registry.registry import Registry
 from moon_ops.settings import Settings
 
@@ -32,12 +33,12 @@ def run_of(registry: Registry, out: Path, name: str, params: dict[str, Any], tag
     with alone(out.with_name(f".{out.name}.lock"), f"'{name}'"):
         killed = note.read_text() if note.is_file() else None
         with tracked(registry, name, params, tags, resume=killed) as run_id:
-            note.write_text(run_id)
+            write_text(note, run_id)
             yield run_id
         note.unlink(missing_ok=True)
 
 
-def flat(chosen: EncoderRecipe) -> dict[str, Any]:
+def flat(chosen: EncoderRecipe | CtrRecipe) -> dict[str, Any]:
     """The recipe's switches as MLflow parameters: ``training.batch``, ``stage2b.margin``, …"""
     out: dict[str, Any] = {}
     for key, value in asdict(chosen).items():
@@ -48,10 +49,10 @@ def flat(chosen: EncoderRecipe) -> dict[str, Any]:
 @contextlib.contextmanager
 def alone(lock: Path, what: str) -> Iterator[None]:
     """Hold ``lock``; :class:`StageError` if another call does."""
-    with lock.open("w") as held:
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as taken:
+            held.enter_context(locked(lock, patience=0))
+        except TakenError as taken:
             raise StageError(f"{what} with these very settings is running already", action="wait for it, or stop it") from taken
         yield
 

@@ -20,7 +20,9 @@ from moon_ops.embeddings.produce import EmbedReport
 from moon_ops.embeddings.runtime import Runtime
 from moon_ops.errors import InputError, StageError
 from moon_ops.inputs.contract import Contract, require_same
-from moon_ops.recipes import EncoderRecipe, Gates, recipe
+from moon_ops.recipes.encoder import EncoderRecipe
+from moon_ops.recipes.gates import Gates
+from moon_ops.recipes.reading import recipe
 from moon_ops.registry.registry import ENCODER, Registry
 from moon_ops.release.runs import flat, log_step, place_of, run_of, tracked
 from moon_ops.settings import Settings
@@ -46,19 +48,20 @@ def train(
     seed: int,
     steps: int | None = None,
     budget: Budget | None = None,
+    changes: Sequence[str] = (),
     **override: Any,
 ) -> Trained:
     """Train the encoder recipe ``name`` on behaviour before ``trained_until``; its figures go to MLflow while it runs.
 
-    ``steps`` replaces the recipe's number, shared over its stages; a ``budget`` fits it to this machine. A run that was killed goes on
-    where it was when it is called again with the same arguments, in the same MLflow run. Of several processes (``torchrun``) the first
-    keeps lock and MLflow run.
+    ``changes`` are made in the recipe, as in ``training.batch=256``; ``steps`` replaces its number, shared over its stages; a ``budget``
+    fits it to this machine. A run that was killed goes on where it was when it is called again with the same arguments, in the same MLflow
+    run. Of several processes (``torchrun``) the first keeps lock and MLflow run.
     """
     from moon_ops.encoder.train import train as train_encoder
 
     if not 0 <= seed < 2**32:
         raise InputError(f"seed = {seed} must be from 0, below 2^32", action="give another number")
-    chosen = recipe(EncoderRecipe, name, settings.models, **override)
+    chosen = recipe(EncoderRecipe, name, settings.models, changes=changes, **override)
     chosen = chosen if steps is None else chosen.with_steps(steps)
     if not chosen.steps:
         raise InputError("steps = 0: an encoder that has learned nothing is no release", action="train at least one step")

@@ -20,9 +20,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from moon_ops.errors import InputError, MoonError
 from moon_ops.inputs.images import MAX_BYTES
 from moon_ops.lake.tables import image_bytes
-from moon_ops.serving.champion import Asked, Champion, Follower, titles
+from moon_ops.serving.champion import Champion, Follower, titles
 from moon_ops.serving.guard import Guard
 from moon_ops.serving.live import MOST, Intake, NewItem
+from moon_ops.serving.request import Asked, contexts
 from moon_ops.serving.sockets import require_free
 from moon_ops.settings import Settings
 
@@ -48,6 +49,8 @@ class ScoreRequest(BaseModel):
     query_id: StrictId | None = None  # the shop's, where the query has been asked before
     text: Annotated[str, AfterValidator(lambda text: _utf8(text))] = Field("", max_length=MAX_TEXT)
     image: str | None = Field(None, max_length=MAX_BYTES * 4 // 3 + 4)
+    context: dict[str, Any] = Field({}, max_length=100)  # the click model's context features, e.g. {"position": 1}; of all items
+    item_contexts: list[dict[str, Any]] | None = None  # and of each, e.g. [{"relevance": 0.7}, …]
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -119,7 +122,9 @@ def _add_queries(app: FastAPI, follower: Follower, settings: Settings) -> None:
         champion = follower.champion()
         picture = _decoded(request.image)
         query = champion.embed(request.text, picture) if request.text.strip() or picture else None
-        asked = Asked(request.query_id, request.text, is_image=picture is not None, vector=query)
+        own, count = champion.scorer.own if champion.scorer else (), len(request.item_ids)
+        context = contexts(request.context, request.item_contexts, count, own, dt.datetime.now(dt.UTC))
+        asked = Asked(request.query_id, request.text, is_image=picture is not None, vector=query, contexts=context)
         scores = champion.score(request.user_id, request.item_ids, asked)
         return {**_signed(champion), "scores": [{"item_id": i, "score": s} for i, s in zip(request.item_ids, scores, strict=True)]}
 

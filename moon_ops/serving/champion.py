@@ -15,33 +15,29 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from feast import FeatureStore
 from numpy.typing import NDArray
 
 from moon_ops.ctr.score import Scorer
 from moon_ops.embeddings import features
-from moon_ops.embeddings.as_of import Joined
 from moon_ops.embeddings.index import ItemIndex
 from moon_ops.embeddings.runtime import Runtime
-from moon_ops.embeddings.table import MISSING
 from moon_ops.errors import InputError, MoonError, StageError
 from moon_ops.inputs.contract import Sample, require_same
 from moon_ops.inputs.images import decode
 from moon_ops.inputs.regions import views
 from moon_ops.lake.lake import Lake
-from moon_ops.lake.schemas import STAMP, VALIDITY
+from moon_ops.lake.schemas import VALIDITY
 from moon_ops.lake.tables import active_as_of
 from moon_ops.publication import places
 from moon_ops.registry.registry import CHAMPION, CTR, Registry, manifest_of
 from moon_ops.release import stages
 from moon_ops.release.promotion import verify
+from moon_ops.serving.request import Asked, joined
 from moon_ops.settings import Settings
 
 log = logging.getLogger(__name__)
 REFRESH_SECONDS = 0.25  # between looks at three links: new items are searchable that soon after their publication
-UNHEARD = -2  # the id of a query that has none: to a click model it is unknown, which is not the same as no query
-FOREVER = dt.datetime(9999, 1, 1, tzinfo=dt.UTC)
 QUERY = "query"  # the image id of the picture in a request
 
 
@@ -51,16 +47,6 @@ class Hit:
 
     item_id: int
     score: float
-
-
-@dataclass(frozen=True)
-class Asked:
-    """The query of a request: the shop's id of it if it has one, text, whether it shows a picture, and its vector [D]."""
-
-    query_id: int | None
-    text: str
-    is_image: bool
-    vector: NDArray[np.float32] | None
 
 
 class Champion:
@@ -81,6 +67,7 @@ class Champion:
         if self.scorer is not None:
             require_same(self.contract_id, self.scorer.contract_id, what="release and click model")
             _warn_of_fewer(self.store, self.encoder, int(self.scorer.meta["behaviors"]))
+            features.require_columns(features.service(self.store, self.encoder), self.scorer.own)
         self.search(self.embed("warm up", None), 1)
 
     def refreshed(self) -> Champion:
@@ -116,7 +103,7 @@ class Champion:
         unknown = [i for i, spu in zip(item_ids, known["spu_id"], strict=True) if spu is None]
         if unknown:
             raise InputError(f"item_ids: {unknown[0]} is no item of the catalogue", action="ask for items that /v1/search returns")
-        rows = self.scorer.encode(_joined(known, user_id, item_ids, asked), self.tables)
+        rows = self.scorer.encode(joined(known, user_id, item_ids, asked, self.scorer.own), self.tables)
         columns = rows.columns(np.arange(len(rows)), self.scorer.inputs)
         if asked.vector is not None:
             columns["query_vector"] = np.repeat(asked.vector[None, :], len(rows), axis=0)
@@ -129,26 +116,6 @@ def _warn_of_fewer(store: FeatureStore, encoder: int, behaviors: int) -> None:
         features.require_behaviors(store, features.service(store, encoder), behaviors)
     except InputError as fewer:
         log.warning("the click model is served less than it was trained on: %s", fewer)
-
-
-def _joined(known: dict[str, list[Any]], user_id: int, item_ids: Sequence[int], asked: Asked) -> Joined:
-    """Online features as those that an impression is joined with: a row of profile and statistics for each item, one of behaviour."""
-    count = len(item_ids)
-    integers, lists = pa.int64(), pa.list_(pa.int64())
-    kinds = {"spu_id": integers, "category": pa.string(), "brand": pa.string(), "seller_id": integers, "price": pa.float64()}
-    views = {
-        "item_profile": pa.table({name: pa.array(known[name], kind) for name, kind in kinds.items()}),
-        "item_stats": pa.table({name: pa.array(known[name], integers) for name in ("impressions", "clicks", "purchases")}),
-        "user_behavior": pa.table({name: pa.array(known[name], lists) for name in ("item_ids", "query_ids")}),
-    }
-    columns = {"item_id": pa.array(list(item_ids), integers), "user_id": pa.array([user_id] * count, integers)}
-    query = asked.query_id if asked.query_id is not None else UNHEARD if asked.vector is not None else MISSING
-    columns |= {"query_id": pa.array([query] * count, integers)}
-    columns |= {name: pa.array([MISSING] * count, integers) for name in ("session_id", "label")}
-    columns |= {"text": pa.array([asked.text or None] * count, pa.string()), "is_image": pa.array([asked.is_image] * count, pa.bool_())}
-    columns["event_timestamp"] = pa.array([FOREVER] * count, STAMP)  # what is online is known already
-    each = np.arange(count)
-    return Joined(pa.table(columns), views, {"item_profile": each, "item_stats": each, "user_behavior": np.zeros(count, np.int64)})
 
 
 class Follower:

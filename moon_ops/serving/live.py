@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
+from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr
 
 from moon_ops.embeddings import produce
 from moon_ops.errors import InputError, MoonError
@@ -33,8 +33,11 @@ MOST = 200  # items in a request
 MAX_TEXT = 100_000  # characters; an encoder reads a few dozen tokens
 
 
+Extra = StrictStr | StrictInt | StrictFloat | list[StrictStr]
+
+
 class NewItem(BaseModel):
-    """An item as in the ingest layout (README); its pictures are given in base64."""
+    """An item with the columns of docs/shop.md; its pictures are given in base64, and columns of the shop's own in ``extra``."""
 
     model_config = ConfigDict(extra="forbid")
     item_id: StrictInt | StrictStr
@@ -47,6 +50,7 @@ class NewItem(BaseModel):
     seller_id: StrictInt | StrictStr | None = None
     price: float | None = None
     status: str | None = None
+    extra: dict[str, Extra] | None = None  # columns of the shop's own
     images: list[Annotated[str, Field(max_length=MAX_BYTES * 4 // 3 + 4)]] = Field([], max_length=20)
 
 
@@ -120,4 +124,7 @@ def _row(folder: Path, number: int, item: NewItem) -> dict[str, Any]:
             raise InputError(f"items[{number}].images[{place}] is not base64 ({broken})", action="send the picture's bytes") from broken
         names.append(f"{number}-{place}")
         (folder / names[-1]).write_bytes(picture)
-    return {**item.model_dump(exclude_none=True), "images": names}
+    row = item.model_dump(exclude_none=True, exclude={"extra"}) | {"images": names}
+    if taken := sorted(set(item.extra or {}) & set(NewItem.model_fields)):
+        raise InputError(f"items[{number}].extra.{taken[0]} is a standard column", action=f"send it as items[{number}].{taken[0]}")
+    return (item.extra or {}) | row

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from moon_ops.recipes import EncoderRecipe, Experts, Stage1, Stage2a, Stage2b
+from moon_ops.recipes.encoder import EncoderRecipe, Experts, Stage1, Stage2a, Stage2b
 
 Change = Callable[[EncoderRecipe], EncoderRecipe]
 FULL = "+ stage 2b (full)"

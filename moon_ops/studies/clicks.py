@@ -12,18 +12,23 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from moon_ops.columns import together
 from moon_ops.ctr import evaluate, metrics
 from moon_ops.ctr.metrics import Difference
 from moon_ops.ctr.score import Scorer
 from moon_ops.errors import InputError
+from moon_ops.files import write
+from moon_ops.metric_names import ctr
 from moon_ops.publication import marks
-from moon_ops.recipes import CtrRecipe, recipe
+from moon_ops.recipes.ctr import CtrRecipe
+from moon_ops.recipes.reading import recipe
 from moon_ops.registry.registry import encoder_version
 from moon_ops.release import clicks
 from moon_ops.release.runs import alone
@@ -44,6 +49,7 @@ class ClickArm:
     name: str
     recipe: str
     change: Mapping[str, Any] = field(default_factory=dict)
+    changes: tuple[str, ...] = ()  # as the command line spells them
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,7 @@ class Judged:
             for (known, _), scores in self.scores.items()
             if known == arm
         ]
-        return [one[f"ctr/{name}"] for one in found]
+        return [one[ctr(name)] for one in found]
 
     def difference(self, arm: str, other: str, where: str = "") -> Difference:
         """AUC of an arm minus that of another, the mean over the seeds that both have."""
@@ -78,7 +84,8 @@ def run(
     settings: Settings, encoder: int, arms: Sequence[ClickArm], seeds: Sequence[int], windows: Windows, *, oracle: Path | None = None
 ) -> Judged:
     """Train and score every arm with every seed on the encoder's features; what was done before is read."""
-    joined, tables = clicks.impressions(settings, encoder, windows.ctr_until, windows.end), clicks.vectors_known(settings, encoder)
+    own = together(_recipe(settings, arm).own for arm in arms)
+    joined, tables = clicks.impressions(settings, encoder, windows.ctr_until, windows.end, own), clicks.vectors_known(settings, encoder)
     scores: dict[tuple[str, int], NDArray[np.float64]] = {}
     labels, users = (joined.column(name).to_numpy() for name in ("label", "user_id"))
     state = marks.lake_state(settings, encoder)
@@ -86,13 +93,24 @@ def run(
         for seed, arm in ((seed, arm) for seed in seeds for arm in arms):
             place = _place(settings, encoder, arm, seed, windows, state)
             if not place.is_file():
-                model, _ = clicks.train_ctr(settings, encoder, arm.recipe, windows, seed=seed, register=False, **arm.change)
+                model, _ = clicks.train_ctr(
+                    settings, encoder, arm.recipe, windows, seed=seed, register=False, changes=arm.changes, **arm.change
+                )
                 scorer = Scorer(model, threads=settings.workers)
-                _keep(place, scorer.score(scorer.encode(joined, tables)))
+                found = scorer.score(scorer.encode(joined, tables))
+                write(place, partial(_save, found))
                 shutil.rmtree(model)
             scores[arm.name, seed] = np.load(place)
     truth = evaluate.oracle(oracle, joined) if oracle is not None and oracle.is_file() else None
     return Judged(labels, users, evaluate.slices(joined, settings.lake), scores, truth)
+
+
+def _save(scores: NDArray[np.float64], file: BinaryIO) -> None:
+    np.save(file, scores)
+
+
+def _recipe(settings: Settings, arm: ClickArm) -> CtrRecipe:
+    return recipe(CtrRecipe, arm.recipe, settings.models, changes=arm.changes, **arm.change)
 
 
 def _directory(settings: Settings) -> Path:
@@ -103,7 +121,7 @@ def _directory(settings: Settings) -> Path:
 
 def _place(settings: Settings, encoder: int, arm: ClickArm, seed: int, windows: Windows, state: str) -> Path:
     """Where the scores of a run lie: another recipe, encoder or window is another run, and so is one after an erasure or late events."""
-    made = asdict(recipe(CtrRecipe, arm.recipe, settings.models, **arm.change))
+    made = asdict(_recipe(settings, arm))
     content = [made, encoder_version(settings, encoder).contract_id, seed, state, *map(_text, asdict(windows).values())]
     key = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:10]
     return _directory(settings) / f"{arm.recipe}-{key}.npy"
@@ -111,12 +129,6 @@ def _place(settings: Settings, encoder: int, arm: ClickArm, seed: int, windows: 
 
 def _text(moment: dt.datetime) -> str:
     return moment.astimezone(dt.UTC).isoformat()
-
-
-def _keep(place: Path, scores: NDArray[np.float64]) -> None:
-    scratch = place.with_suffix(".partial.npy")
-    np.save(scratch, scores)
-    scratch.replace(place)
 
 
 def models(names: Sequence[str]) -> list[ClickArm]:

@@ -19,7 +19,8 @@ import numpy as np
 from scipy import stats
 
 from moon_ops.errors import InputError
-from moon_ops.recipes import EncoderRecipe
+from moon_ops.metric_names import IMAGE_SEARCH, TEXT_SEARCH, recall
+from moon_ops.recipes.encoder import EncoderRecipe
 from moon_ops.registry.registry import Registry
 from moon_ops.release.runs import alone, tracked
 from moon_ops.release.windows import Windows
@@ -27,7 +28,7 @@ from moon_ops.settings import Settings
 from moon_ops.studies.arms import Arm
 from moon_ops.studies.measure import measure_eager
 
-HEADLINE = "image_search/recall@10"
+HEADLINE = recall(IMAGE_SEARCH)
 
 
 @dataclass(frozen=True)
@@ -116,10 +117,10 @@ def table(outcomes: Sequence[Outcome], arms: Sequence[str], reference: str) -> s
         if not rows:
             continue
         both = [(known[arm, s], known[reference, s]) for s in seeds if (arm, s) in known and (reference, s) in known]
-        shown = [_shown([o.metrics.get(name, math.nan) for o in rows]) for name in ("image_search/recall@1", HEADLINE)]
+        shown = [_shown([o.metrics.get(name, math.nan) for o in rows]) for name in (recall(IMAGE_SEARCH, 1), HEADLINE)]
         rest = [
             _shown([o.metrics.get(name, math.nan) for o in rows])
-            for name in (f"{HEADLINE}:picture_only", f"{HEADLINE}:text_only", "text_search/recall@10")
+            for name in (recall(IMAGE_SEARCH, 10, "picture_only"), recall(IMAGE_SEARCH, 10, "text_only"), recall(TEXT_SEARCH))
         ]
         gaps = [a.headline - b.headline for a, b in both]
         gap, verdict = ("", "") if arm == reference or not gaps else (_shown(gaps, signed=True), _verdict(arm, gaps))

@@ -17,6 +17,8 @@ import numpy as np
 from scipy import stats
 
 from moon_ops.errors import StageError
+from moon_ops.files import write_text
+from moon_ops.metric_names import IMAGE_SEARCH, LOSS, TEXT_SEARCH, WITHIN_PRODUCT, recall
 from moon_ops.publication import marks, places
 from moon_ops.publication.brought import RECIPE as BROUGHT
 from moon_ops.registry.registry import ENCODER, Registry, encoder_version
@@ -29,7 +31,7 @@ from moon_ops.studies import clicks as click_study
 from moon_ops.studies.clicks import ClickArm
 
 LEAST = 6  # encoders; fewer say nothing about a slope
-RIVALS = ("image_search/recall@1", "text_search/recall@10", "within_product/recall@10", "training/loss")
+RIVALS = (recall(IMAGE_SEARCH, 1), recall(TEXT_SEARCH), recall(WITHIN_PRODUCT), LOSS)
 OUTCOMES = {"overall": "", "new items": "new_items"}
 
 
@@ -57,7 +59,7 @@ class Slope:
 
 
 def measure(
-    settings: Settings, name: str, seeds: Sequence[int], windows: Windows, only: Sequence[int] = ()
+    settings: Settings, arm: ClickArm, seeds: Sequence[int], windows: Windows, only: Sequence[int] = ()
 ) -> tuple[list[Point], dict[int, str]]:
     """A point for each registered encoder (or for ``only`` these), and why others are left out. What was measured before is read.
 
@@ -69,7 +71,7 @@ def measure(
             f"{len(chosen)} encoders can be compared, and a slope needs {LEAST}" + "".join(f"; {v}: {why}" for v, why in left_out.items()),
             action="train more, e.g. `moon train --steps 50 --seed 1`, and export, embed and publish them",
         )
-    return [_point(settings, encoder, name, seeds, windows) for encoder in chosen], left_out
+    return [_point(settings, encoder, arm, seeds, windows) for encoder in chosen], left_out
 
 
 def _comparable(settings: Settings, windows: Windows, only: Sequence[int]) -> tuple[list[int], dict[int, str]]:
@@ -93,7 +95,7 @@ def _comparable(settings: Settings, windows: Windows, only: Sequence[int]) -> tu
     return chosen, left_out
 
 
-def _point(settings: Settings, encoder: int, name: str, seeds: Sequence[int], windows: Windows) -> Point:
+def _point(settings: Settings, encoder: int, arm: ClickArm, seeds: Sequence[int], windows: Windows) -> Point:
     contract = encoder_version(settings, encoder).contract_id
     key = f"{contract}-{windows.trained_until:%Y%m%d%H%M}-{windows.end:%Y%m%d%H%M}-{marks.lake_state(settings, encoder)}"
     place = settings.home / "studies" / "exchange-rate" / f"{key}.json"
@@ -103,12 +105,10 @@ def _point(settings: Settings, encoder: int, name: str, seeds: Sequence[int], wi
     else:
         found, _ = evaluation.evaluate_parts(settings, encoder, windows)
         about = json.loads((Registry(settings).fetch(ENCODER, encoder) / "training.json").read_text())
-        found["training/loss"] = float(about.get("last_loss", math.nan))
-        scratch = place.with_suffix(".partial")
-        scratch.write_text(json.dumps(found) + "\n")
-        scratch.replace(place)
-    judged = click_study.run(settings, encoder, [ClickArm(name, name)], seeds, windows)
-    aucs = {label: judged.metric(name, "auc", where) for label, where in OUTCOMES.items() if not where or judged.slices[where].any()}
+        found[LOSS] = float(about.get("last_loss", math.nan))
+        write_text(place, json.dumps(found) + "\n")
+    judged = click_study.run(settings, encoder, [arm], seeds, windows)
+    aucs = {label: judged.metric(arm.name, "auc", where) for label, where in OUTCOMES.items() if not where or judged.slices[where].any()}
     return Point(encoder, contract, found, aucs)
 
 
@@ -148,9 +148,9 @@ def keep(settings: Settings, points: Sequence[Point], found: Sequence[Slope], le
     """Write ``MOON_HOME/exchange_rate.json``, the table and the scatter plot; where they are."""
     place = settings.home / "exchange_rate.json"
     content = {"slopes": [asdict(s) for s in found], "points": [asdict(p) for p in points], "left_out": dict(left_out)}
-    place.write_text(json.dumps(content, indent=2) + "\n")
+    write_text(place, json.dumps(content, indent=2) + "\n")
     written, drawn = place.with_suffix(".md"), place.with_suffix(".png")
-    written.write_text(table(found))
+    write_text(written, table(found))
     _scatter(points, [s for s in found if s.metric == RECALL], drawn)
     return [place, written, drawn]
 

@@ -29,7 +29,7 @@ from moon_ops.ctr.vocabulary import UNKNOWN, WORD_ROWS, Vocabulary
 from moon_ops.embeddings.as_of import Joined
 from moon_ops.embeddings.table import RepresentationTable
 from moon_ops.errors import ContractError, InputError
-from moon_ops.recipes import CtrRecipe
+from moon_ops.recipes.ctr import CtrRecipe
 
 RECIPE = CtrRecipe(
     name="toy", extractor="cube", epochs=6, batch=64, learning_rate=1e-2, embedding_dim=4, hidden=(16,), behaviors=3, validation=0.0
@@ -63,10 +63,8 @@ Wide = Callable[[pa.Table], Joined]
 @pytest.fixture(scope="module")
 def fit(tables: Tables, wide: Wide) -> Fit:
     def run(rows: pa.Table, out: Path, *, seed: int = 0, on_step: Any = None, **changed: Any) -> CtrReport:
-        times = {"trained_from": MAY, "trained_until": MAY + dt.timedelta(days=7)}
-        return train.train(
-            wide(rows), tables, out, replace(RECIPE, **changed), feature_service="ctr_v1", seed=seed, on_step=on_step, **times
-        )
+        origin = train.Origin("ctr_v1", MAY, MAY + dt.timedelta(days=7))
+        return train.train(wide(rows), tables, out, replace(RECIPE, **changed), origin=origin, seed=seed, on_step=on_step)
 
     return run
 
@@ -91,7 +89,7 @@ def auc(tables: Tables, wide: Wide) -> Callable[[Path, pa.Table], float]:
 def test_cube_learns_content_that_ids_cannot_tell(cube: Path, by_content: pa.Table, tables: Tables, wide: Wide, auc: Any) -> None:
     """On items that training did not see, of one category, brand, seller and price."""
     held_out = by_content.slice(1000)
-    assert set(Scorer(cube).encode(wide(held_out), tables).ids["item"].tolist()) == {UNKNOWN}
+    assert set(Scorer(cube).encode(wide(held_out), tables).coded[""].ids[:-1, 0].tolist()) == {UNKNOWN}
     assert auc(cube, held_out) > 0.9
 
 
@@ -275,9 +273,9 @@ def test_one_class_is_nothing_to_learn_from(fit: Fit, by_id: pa.Table, tmp_path:
 
 def test_a_loss_that_is_no_number_stops_the_training(by_content: pa.Table, tables: Tables, wide: Wide, tmp_path: Path) -> None:
     broken = Tables(RepresentationTable(np.arange(ITEMS), unit(ITEMS, 0) * np.float32("nan"), "c-one"), tables.queries)
-    times = {"trained_from": MAY, "trained_until": MAY}
+    origin = train.Origin("ctr_v1", MAY, MAY)
     with pytest.raises(InputError, match="loss is nan at step 0 → lower learning_rate"):
-        train.train(wide(by_content), broken, tmp_path / "model", RECIPE, feature_service="ctr_v1", seed=0, **times)
+        train.train(wide(by_content), broken, tmp_path / "model", RECIPE, origin=origin, seed=0)
     assert [path.name for path in tmp_path.iterdir()] == ["model.partial"]
 
 

@@ -183,7 +183,6 @@ def test_no_rows_are_no_batches_and_the_unknown_is_nothing(store: FeatureStore) 
     ("change", "more", "error", "says"),
     [
         ({}, {"service": "ctr_v7"}, StageError, r"no feature service ctr_v7 \(there are: ctr_v1, ctr_v2\)"),
-        ({}, {"contract_id": "c-two"}, ContractError, "contract c-one was about to meet contract c-two"),
         ({"event_timestamp": pd.Timestamp("2026-05-04")}, {}, InputError, r"event_timestamp is timestamp\[.*not a time with a zone"),
         ({"event_timestamp": "2026-05-04"}, {}, InputError, "event_timestamp is .*string.*not a time with a zone"),
         ({"event_timestamp": pd.NaT}, {}, InputError, "event_timestamp"),

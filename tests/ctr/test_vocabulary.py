@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from moon_ops.ctr.vocabulary import WORD_ROWS, WORDS, Vocabulary, dense, words
+from moon_ops.ctr.vocabulary import WORD_ROWS, WORDS, Vocabulary, statistics, words
 from moon_ops.embeddings.as_of import Joined
 from moon_ops.errors import ContractError
 
@@ -115,7 +115,7 @@ def test_words_beyond_the_most_are_dropped_and_none_has_the_row_of_nothing() -> 
 
 
 def test_dense_by_hand() -> None:
-    found = dense(np.array([0.0, 180.0]), np.array([0.0, 34.4]), np.array([0.0, 3.0]))
+    found = statistics(np.array([0.0, 180.0]), np.array([0.0, 34.4]), np.array([0.0, 3.0]))
     assert found[0] == pytest.approx([0.0, 0.0, 0.0], abs=1e-6)
     assert found[1] == pytest.approx([np.log(181) / 5, np.log(0.18 / 0.08), np.log(4) / 2], rel=1e-6)
     assert found.dtype == np.float32

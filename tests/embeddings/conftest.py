@@ -11,7 +11,7 @@ import pytest
 
 from moon_ops.embeddings.runtime import Runtime
 from moon_ops.inputs.contract import Contract
-from moon_ops.recipes import EncoderRecipe, Inputs, Training
+from moon_ops.recipes.encoder import EncoderRecipe, Inputs, Training
 from moon_ops.registry.registry import ENCODER, Registry
 from moon_ops.settings import Settings
 

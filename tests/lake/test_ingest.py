@@ -46,12 +46,12 @@ def test_every_cell_arrives(make_shop: Shop, empty: Lake) -> None:
         {
             **{"item_id": 1, "spu_id": 1, "source_id": "1", "title": "Wool coat", "category": ["Clothes", "Coats"], "brand": None},
             **{"description": None, "attributes": [], "seller_id": None, "price": 99.5, "status": "active"},
-            **{"image_ids": [a, b], "event_timestamp": FIRST_EVENT, "created": NOW},
+            **{"image_ids": [a, b], "event_timestamp": FIRST_EVENT, "created": NOW, "extra": None},
         },
         {
             **{"item_id": 2, "spu_id": 2, "source_id": "2", "title": "Hat", "category": [], "brand": None},
             **{"description": None, "attributes": [("colour", "red")], "seller_id": None, "price": None, "status": "active"},
-            **{"image_ids": [a], "event_timestamp": dt.datetime(2026, 5, 1, tzinfo=dt.UTC), "created": NOW},
+            **{"image_ids": [a], "event_timestamp": dt.datetime(2026, 5, 1, tzinfo=dt.UTC), "created": NOW, "extra": None},
         },
     ]
     ten = dt.datetime(2026, 5, 2, 10, tzinfo=dt.UTC)
@@ -62,7 +62,10 @@ def test_every_cell_arrives(make_shop: Shop, empty: Lake) -> None:
             **{"event_timestamp": ten + dt.timedelta(hours=1), "created": NOW},
         },
     ]
-    second, bare = dt.timedelta(seconds=1), {"user_id": None, "query_id": None, "session_id": None, "position": None, "created": NOW}
+    second, bare = (
+        dt.timedelta(seconds=1),
+        {"user_id": None, "query_id": None, "session_id": None, "position": None, "created": NOW, "extra": None},
+    )
     seen = {**bare, "user_id": 7, "item_id": 1, "query_id": 1, "position": 0}
     assert sorted(empty.read("events").to_pylist(), key=lambda row: row["event_timestamp"]) == [
         {**seen, "event_timestamp": ten + second, "event": "impression"},
@@ -230,7 +233,8 @@ def test_the_simulated_shop_goes_in_whole(lake: Lake, shop: Path) -> None:
     raw = {name: pq.read_table(shop / f"{name}.parquet") for name in ("items", "queries", "events")}
     assert {name: lake.count(name) for name in raw} == {name: table.num_rows for name, table in raw.items()}
     assert lake.count("quarantine") == 0
-    assert set(SCHEMAS) == set(TABLES)
+    assert set(SCHEMAS) == {*TABLES, "users"}
+    assert not lake.exists("users"), "the simulated shop tells nothing of them"
     named = {name for ids in lake.read("items", ["image_ids"])["image_ids"].to_pylist() for name in ids}
     stored = lake.read("images", ["image_id"])["image_id"].to_pylist()
     assert named <= set(stored)

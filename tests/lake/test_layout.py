@@ -155,14 +155,14 @@ def test_three_formats_mean_the_same(tmp_path: Path, ending: str) -> None:
     for row in items:
         row["attributes"] = pairs(row["attributes"])
         row["category"] = words(row["category"], ">")
-    gaps = dict.fromkeys(("spu_id", "brand", "description", "seller_id", "price", "images", "available_from"))
+    gaps = dict.fromkeys(("spu_id", "brand", "description", "seller_id", "price", "images", "available_from", "extra"))
     bare = {**gaps, "status": "active", "attributes": [], "category": []}
     noon = dt.timedelta(days=1) + NOON
     assert items == [
         {
             **{"item_id": 1001, "source_id": "1001", "title": "Wool coat", "spu_id": 7, "category": ["Clothes", "Coats"]},
             **{"brand": "361", "description": 'red, "warm"\nlined', "attributes": [("colour", "red"), ("size", "L")]},
-            **{"seller_id": 5, "price": 99.5, "status": "active", "images": "a.png|b.png", "available_from": NOON, ROW: 1},
+            **{"seller_id": 5, "price": 99.5, "status": "active", "images": "a.png|b.png", "available_from": NOON, "extra": None, ROW: 1},
         },
         {**bare, "item_id": 1002, "source_id": "1002", "title": "Hat", "price": 10.0, "available_from": noon, ROW: 2},
         {**bare, "item_id": 1003, "source_id": "1003", "title": "2024", "status": "deleted", ROW: 3},
@@ -171,22 +171,23 @@ def test_three_formats_mean_the_same(tmp_path: Path, ending: str) -> None:
     assert rows.read(tmp_path, "events", refusals).to_pylist() == [
         {
             **{"timestamp": NOON + quarter, "item_id": 1001, "event": "click"},
-            **{"user_id": 7, "query_id": 9, "session_id": 4, "position": 2, ROW: 1},
+            **{"user_id": 7, "query_id": 9, "session_id": 4, "position": 2, "extra": None, ROW: 1},
         },
         {
             **{"timestamp": dt.datetime(2026, 1, 31, tzinfo=dt.UTC), "item_id": 1002, "event": "impression"},
-            **{"user_id": None, "query_id": None, "session_id": None, "position": None, ROW: 2},
+            **{"user_id": None, "query_id": None, "session_id": None, "position": None, "extra": None, ROW: 2},
         },
     ]
     assert refusals.rows == []
 
 
-def test_columns_that_mean_nothing_are_left_out_and_kept_in_what_is_refused(tmp_path: Path) -> None:
+def test_columns_of_the_shops_own_are_kept_together_and_in_what_is_refused(tmp_path: Path) -> None:
     strange = {"_row": 9, "source_id": "x", "image_id": "y", "created": "z", "event_timestamp": "w"}
     write(tmp_path / "items.jsonl", [{"item_id": 1, "title": "Hat", **strange}, {"item_id": 2, "title": "", **strange}])
     refusals = Refusals()
     read = rows.read(tmp_path, "items", refusals)
-    assert len(read.column_names) == len(set(read.column_names)) == 14
-    assert read.select(["item_id", "source_id", ROW]).to_pylist() == [{"item_id": 1, "source_id": "1", ROW: 1}]
+    assert len(read.column_names) == len(set(read.column_names)) == 15
     kept = {k: v for k, v in strange.items() if k != "_row"}
+    extra = json.dumps(kept, sort_keys=True)
+    assert read.select(["item_id", "source_id", "extra", ROW]).to_pylist() == [{"item_id": 1, "source_id": "1", "extra": extra, ROW: 1}]
     assert [json.loads(row["row"]) for row in refusals.rows] == [{"item_id": 2, "title": "", **kept}]

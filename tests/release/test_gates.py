@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from moon_ops.recipes import Gates, recipe
+from moon_ops.recipes.gates import Gates
+from moon_ops.recipes.reading import recipe
 from moon_ops.release.gates import AUC, PARITY, RECALL, TEXT_RECALL, Verdict, judge
 from moon_ops.settings import ROOT
 

@@ -15,8 +15,9 @@ from moon_ops.errors import LeakError, StageError
 from moon_ops.inputs.contract import Sample
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.schemas import SCHEMAS
+from moon_ops.ranks import SCORE_BATCH, first_hits
 from moon_ops.release import recall
-from moon_ops.release.recall import Queries, bought_after, first_hits
+from moon_ops.release.recall import Queries, bought_after
 
 MAY = dt.datetime(2026, 5, 1, tzinfo=dt.UTC)
 DAY = dt.timedelta(days=1)
@@ -128,7 +129,7 @@ def test_ranks_are_those_of_sorting_the_catalogue(seed: int) -> None:
     spus, lookalikes = generator.integers(0, 50, 120), generator.integers(0, 120, 150)
     queries = np.concatenate([unit(150, 12, seed + 100), items[lookalikes]])
     wanted = np.concatenate([generator.integers(0, 55, 150), spus[lookalikes]])
-    assert len(queries) > recall.SCORE_BATCH
+    assert len(queries) > SCORE_BATCH
     found = first_hits(queries, items, wanted, spus)
     assert found.tolist() == ranks_by_sorting(queries, items, wanted, spus)
     assert 1 in found

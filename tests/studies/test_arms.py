@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from moon_ops.recipes import PAIR_TYPES, EncoderRecipe, recipe
+from moon_ops.recipes.encoder import PAIR_TYPES, EncoderRecipe
+from moon_ops.recipes.reading import recipe
 from moon_ops.settings import ROOT
 from moon_ops.studies.arms import FULL, PAPER_SHARES, ablation, scaling
 

@@ -14,6 +14,7 @@ from moon_ops.release import expected_gain
 from moon_ops.release.windows import windows
 from moon_ops.settings import Settings
 from moon_ops.studies import exchange_rate
+from moon_ops.studies.clicks import ClickArm
 from moon_ops.studies.exchange_rate import RECALL, Point
 
 
@@ -87,11 +88,11 @@ def test_what_is_kept_can_be_read_by_a_gate(released: Settings, tmp_path: Path) 
 
 def test_one_encoder_has_no_slope(released: Settings) -> None:
     with pytest.raises(StageError, match=r"1 encoders can be compared, and a slope needs 6"):
-        exchange_rate.measure(released, "ctr-cube", [0, 1], windows(released.lake))
+        exchange_rate.measure(released, ClickArm("ctr-cube", "ctr-cube"), [0, 1], windows(released.lake))
 
 
 def test_what_cannot_be_compared_is_left_out_with_the_reason(released: Settings) -> None:
     early = windows(released.lake)
     before = replace(early, trained_until=early.start + (early.trained_until - early.start) / 2)
     with pytest.raises(StageError, match=r"0 encoders can be compared.*; 1: trained until .*, into the window"):
-        exchange_rate.measure(released, "ctr-cube", [0, 1], before)
+        exchange_rate.measure(released, ClickArm("ctr-cube", "ctr-cube"), [0, 1], before)

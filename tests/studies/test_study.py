@@ -16,7 +16,8 @@ from scipy import stats
 
 from moon_ops.encoder import train as training
 from moon_ops.errors import InputError, StageError
-from moon_ops.recipes import EncoderRecipe, recipe
+from moon_ops.recipes.encoder import EncoderRecipe
+from moon_ops.recipes.reading import recipe
 from moon_ops.registry.registry import Registry
 from moon_ops.release.windows import Windows, windows
 from moon_ops.settings import Settings

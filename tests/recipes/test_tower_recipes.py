@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from moon_ops.errors import SettingsError
-from moon_ops.recipes import EncoderRecipe, recipe
+from moon_ops.recipes.encoder import EncoderRecipe
+from moon_ops.recipes.reading import recipe
 
 
 @pytest.fixture

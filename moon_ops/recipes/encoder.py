@@ -1,18 +1,14 @@
-"""Named recipes from ``models/*.toml``, as frozen dataclasses: a wrong key, a wrong type or a broken rule fails when it is read.
-
-A recipe is data: what an encoder reads, how it is built, and each of its training stages with every part as a switch of its own.
+"""The recipe of an encoder, as frozen dataclasses: what it reads, how it is built, and each of its training stages with every part as a
+switch of its own. A wrong key, a wrong type or a broken rule fails when it is read.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import tomllib
 from dataclasses import field, replace
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as checked
 
 from moon_ops import shapes
@@ -230,81 +226,3 @@ class EncoderRecipe:
         second = second if self.stage2b.steps else total - first
         stages = {"stage1": first, "stage2a": second, "stage2b": last}
         return replace(self, **{name: replace(getattr(self, name), steps=steps) for name, steps in stages.items()})
-
-
-@checked(frozen=True, config=STRICT)
-class CtrRecipe:
-    """A named click model: ``models/<name>.toml``."""
-
-    name: str
-    extractor: Literal["din", "raw", "simscore", "simtier", "sata", "make", "simtier+make", "simtier+sata", "cube"]
-    epochs: int  # at most
-    batch: int
-    learning_rate: float
-    embedding_dim: int = 16
-    hidden: tuple[int, ...] = (64, 32)
-    behaviors: int = 20  # the user's last L clicked items
-    top_k: int = 0  # of these only the ones whose content is most similar to the target's; 0: all
-    validation: float = 0.1  # share of the impressions, the newest, that tells when to stop; 0: all epochs, on everything
-    patience: int = 2  # looks at it, two an epoch, without a better AUC
-    pretrain_epochs: int = 4  # of MAKE's module
-    weight_decay: float = 1e-5
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        rule(self.epochs >= 1, "epochs", self.epochs, "at least 1")
-        rule(self.batch >= 1, "batch", self.batch, "at least 1 row")
-        rule(self.behaviors >= 1, "behaviors", self.behaviors, "at least 1")
-        rule(0 <= self.top_k <= self.behaviors, "top_k", self.top_k, f"from 0 to behaviors = {self.behaviors}")
-        rule(0 <= self.validation < 1, "validation", self.validation, "a share from 0, below 1")
-        rule(self.patience >= 1, "patience", self.patience, "at least 1")
-        rule(self.pretrain_epochs >= 0, "pretrain_epochs", self.pretrain_epochs, "at least 0")
-        rule(0 < self.learning_rate < 1, "learning_rate", self.learning_rate, "between 0 and 1")
-        rule(self.embedding_dim >= 1, "embedding_dim", self.embedding_dim, "at least 1")
-        rule(all(width >= 1 for width in self.hidden), "hidden", self.hidden, "widths of at least 1")
-        rule(0 <= self.dropout < 1, "dropout", self.dropout, "from 0, below 1")
-
-
-@checked(frozen=True, config=STRICT)
-class Gates:
-    """What a release must reach: floors for the first one, and how far below the champion a later one may fall."""
-
-    name: str
-    recall_floor: float
-    auc_floor: float
-    recall_tolerance: float
-    auc_tolerance: float
-    parity_floor: float  # least cosine between eager and exported vectors
-
-    def __post_init__(self) -> None:
-        for name in ("recall_floor", "auc_floor", "recall_tolerance", "auc_tolerance", "parity_floor"):
-            rule(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
-
-
-Recipe = TypeVar("Recipe", EncoderRecipe, CtrRecipe, Gates)
-MARKS = {"family": EncoderRecipe, "extractor": CtrRecipe, "recall_floor": Gates}  # a key that no other kind has
-KINDS = {EncoderRecipe: "an encoder", CtrRecipe: "a click model", Gates: "gates"}
-
-
-def recipe(kind: type[Recipe], name: str, models: Path, **override: Any) -> Recipe:
-    """The recipe ``models/<name>.toml``; ``override`` replaces keys, e.g. ``training={"steps": 10}`` (tables are merged)."""
-    path = models / f"{name}.toml"
-    if Path(name).name != name or not path.is_file():
-        known = ", ".join(sorted(p.stem for p in models.glob("*.toml"))) or "none"
-        raise SettingsError(f"there is no recipe '{name}' in {models} (there are: {known})", action="name one of these")
-    try:
-        content: dict[str, Any] = tomllib.loads(path.read_text())
-        other = next((what for key, what in MARKS.items() if key in content and what is not kind), None)
-        if other is not None and not any(MARKS.get(key) is kind for key in content):
-            raise SettingsError(f"{path.name} is a recipe for {KINDS[other]}, not for {KINDS[kind]}", action="name another one")
-        for key, value in override.items():
-            content[key] = {**content.get(key, {}), **value} if isinstance(value, dict) else value
-        text = json.dumps({"name": name, **content}, default=str)
-        return TypeAdapter(kind).validate_json(text, strict=True)  # from JSON, because a strict table would have to be a dataclass already
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as broken:
-        raise SettingsError(f"{path} is not TOML ({broken})", action="mend the line it names") from broken
-    except ValidationError as wrong:
-        first = min(wrong.errors(), key=lambda error: error["type"] != "unexpected_keyword_argument")  # before the key that it misspells
-        where, detail = ".".join(map(str, first["loc"])) or "recipe", str(first.get("ctx", {}).get("error") or first["msg"])
-        shown = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
-        raise SettingsError(f"{path.name}: {where}{shown}: {detail}", action="correct the recipe") from wrong

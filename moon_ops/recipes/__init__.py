@@ -1,0 +1,1 @@
+"""Named recipes: what is trained and how, as data."""

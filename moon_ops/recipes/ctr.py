@@ -1,0 +1,52 @@
+"""The recipe of a click model: its network, its training, and the columns that it reads beside the standard ones."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Literal
+
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass as checked
+
+from moon_ops.columns import Feature, OwnColumn
+from moon_ops.shapes import rule
+
+
+@checked(frozen=True, config=ConfigDict(extra="forbid"))
+class CtrRecipe:
+    """A named click model: ``models/<name>.toml``."""
+
+    name: str
+    extractor: Literal["din", "raw", "simscore", "simtier", "sata", "make", "simtier+make", "simtier+sata", "cube"]
+    epochs: int  # at most
+    batch: int
+    learning_rate: float
+    embedding_dim: int = 16
+    hidden: tuple[int, ...] = (64, 32)
+    behaviors: int = 20  # the user's last L clicked items
+    top_k: int = 0  # of these only the ones whose content is most similar to the target's; 0: all
+    validation: float = 0.1  # share of the impressions, the newest, that tells when to stop; 0: all epochs, on everything
+    patience: int = 2  # looks at it, two an epoch, without a better AUC
+    pretrain_epochs: int = 4  # of MAKE's module
+    weight_decay: float = 1e-5
+    dropout: float = 0.0
+    features: dict[str, OwnColumn] = field(default_factory=dict)  # columns of the shop's own, beside the standard ones
+
+    def __post_init__(self) -> None:
+        rule(self.epochs >= 1, "epochs", self.epochs, "at least 1")
+        rule(self.batch >= 1, "batch", self.batch, "at least 1 row")
+        rule(self.behaviors >= 1, "behaviors", self.behaviors, "at least 1")
+        rule(0 <= self.top_k <= self.behaviors, "top_k", self.top_k, f"from 0 to behaviors = {self.behaviors}")
+        rule(0 <= self.validation < 1, "validation", self.validation, "a share from 0, below 1")
+        rule(self.patience >= 1, "patience", self.patience, "at least 1")
+        rule(self.pretrain_epochs >= 0, "pretrain_epochs", self.pretrain_epochs, "at least 0")
+        rule(0 < self.learning_rate < 1, "learning_rate", self.learning_rate, "between 0 and 1")
+        rule(self.embedding_dim >= 1, "embedding_dim", self.embedding_dim, "at least 1")
+        rule(all(width >= 1 for width in self.hidden), "hidden", self.hidden, "widths of at least 1")
+        rule(0 <= self.dropout < 1, "dropout", self.dropout, "from 0, below 1")
+        assert self.own is not None  # a name that something else has is an error here, not when it is first used
+
+    @property
+    def own(self) -> tuple[Feature, ...]:
+        """The features that the table declares, by name."""
+        return tuple(declared.named(name) for name, declared in sorted(self.features.items()))
