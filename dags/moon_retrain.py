@@ -73,15 +73,15 @@ def moon_retrain() -> None:
         return jobs.release(encoder, ctr, as_of)
 
     @task
-    def promote(version: int, params: Any = None) -> bool:
+    def promote(version: int, as_of: str, params: Any = None) -> bool:
         from moon_ops import tasks as jobs
 
-        return jobs.promote(version) if params["promote"] else False
+        return jobs.promote(version, as_of) if params["promote"] else False
 
     encoder = export(train(AS_OF))  # type: ignore[arg-type]
     embedded = embed(encoder, AS_OF)  # type: ignore[arg-type]
     published = publish(embedded, AS_OF)  # type: ignore[arg-type]
-    promote(release(published, ctr(published, AS_OF), AS_OF))  # type: ignore[arg-type]
+    promote(release(published, ctr(published, AS_OF), AS_OF), AS_OF)  # type: ignore[arg-type]
 
 
 moon_retrain()

@@ -13,9 +13,9 @@ from moon_ops.ctr.impressions import has_click_sequences
 from moon_ops.embeddings.due import due
 from moon_ops.errors import StageError
 from moon_ops.lake.ingest import ingest
-from moon_ops.publication import maintenance, marks, publication
+from moon_ops.publication import erasure, maintenance, marks, publication
 from moon_ops.registry.registry import CANDIDATE, CHAMPION, PREVIOUS, Registry, encoder_version, manifest_of
-from moon_ops.release import clicks, promotion, stages
+from moon_ops.release import clicks, promotion, served, stages
 from moon_ops.release.manifest import release as make_release
 from moon_ops.release.status import active_items
 from moon_ops.release.windows import Windows, windows
@@ -45,8 +45,10 @@ def embed(encoder: int, as_of: str) -> int:
 
 
 def publish(encoder: int, as_of: str) -> int:
-    """Hand an encoder's vectors over to Feast, the tables and the index; the encoder's version again."""
-    log.info("%s", publication.publish(_settings(), encoder, now=_time(as_of)))
+    """Hand an encoder's vectors over to Feast, the tables and the index, and complete killed erasures; the encoder's version again."""
+    settings = _settings()
+    _finish_erasures(settings, as_of)
+    log.info("%s", publication.publish(settings, encoder, now=_time(as_of)))
     return encoder
 
 
@@ -69,21 +71,24 @@ def release(encoder: int, ctr_version: int | None, as_of: str) -> int:
     return made.version
 
 
-def promote(version: int) -> bool:
+def promote(version: int, as_of: str) -> bool:
     """Promote a release that passed; False, with the reason in the log, for one that did not."""
     settings = _settings()
     if not manifest_of(Registry(settings), version)["passed"]:
         log.warning("release %d did not pass its gates and stays a candidate", version)
         return False
-    promotion.promote(settings, version)
+    promotion.promote(settings, version, promotion.Wish("moon_retrain", as_of, "its gates passed"))
     return True
 
 
 def live_encoders() -> list[int]:
     """The encoders of the champion, the candidate and the previous release."""
-    registry = Registry(_settings())
+    settings = _settings()
+    registry = Registry(settings)
     releases = [version for alias in (CHAMPION, CANDIDATE, PREVIOUS) if (version := registry.alias(alias)) is not None]
-    return sorted({int(manifest_of(registry, version)["encoder"]["version"]) for version in releases})
+    encoders = {int(manifest_of(registry, version)["encoder"]["version"]) for version in releases}
+    to_serve = _encoder_to_serve(settings)
+    return sorted(encoders if to_serve is None else encoders | {to_serve})
 
 
 def require_complete(encoders: list[int], as_of: str) -> dict[str, int]:
@@ -116,11 +121,11 @@ def ingest_inbox(as_of: str) -> int:
 
 def embed_for_champion(as_of: str) -> int:
     """Embed new items for the champion; how many, 0 without a champion (or if an attempt before this one has embedded them)."""
-    encoder = _champion_encoder()
+    settings = _settings()
+    encoder = _encoder_to_serve(settings)
     if encoder is None:
-        log.warning("there is no champion release: nothing to embed with")
         return 0
-    items, _ = stages.embed(_settings(), encoder, now=_time(as_of))
+    items, _ = stages.embed(settings, encoder, now=_time(as_of))
     return items.embedded
 
 
@@ -130,8 +135,9 @@ def publish_for_champion(as_of: str) -> bool:
     What was published is read from the tables, not from the task before: a retry that embeds nothing still publishes, and so do a new
     price and a deletion.
     """
-    encoder = _champion_encoder()
     settings = _settings()
+    _finish_erasures(settings, as_of)
+    encoder = _encoder_to_serve(settings)
     if encoder is None or marks.is_current(settings, encoder, _time(as_of)):
         return False
     log.info("%s", publication.publish(settings, encoder, now=_time(as_of), behaviour=False))
@@ -152,10 +158,21 @@ def _settings() -> Settings:
     return Settings.from_environment()
 
 
-def _champion_encoder() -> int | None:
-    registry = Registry(_settings())
-    champion = registry.alias(CHAMPION)
-    return None if champion is None else int(manifest_of(registry, champion)["encoder"]["version"])
+def _finish_erasures(settings: Settings, as_of: str) -> None:
+    for receipt in erasure.finish(settings, now=_time(as_of)):
+        log.warning("completed the erasure of item %d, which had been killed", receipt.item_id)
+
+
+def _encoder_to_serve(settings: Settings) -> int | None:
+    """The encoder of what a service serves: the champion's, or that of the last good release where the champion cannot be served."""
+    try:
+        choice = served.choose(settings, Registry(settings))
+    except StageError as none:
+        log.warning("%s: nothing to embed with", none)
+        return None
+    if choice.why:
+        log.error("release %d is served in place of %s, because %s", choice.release, choice.asked, choice.why)
+    return served.encoder_of(choice)
 
 
 def _windows(settings: Settings, encoder: int, as_of: str) -> Windows:

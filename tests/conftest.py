@@ -185,6 +185,31 @@ def copied(released: Any, moved: Callable[[Any, Path], Any], tmp_path: Path) -> 
     return moved(released, tmp_path / "copied")
 
 
+@pytest.fixture
+def registry(copied: Any) -> Any:
+    """The registry of a home that may be changed."""
+    from moon_ops.registry.registry import Registry
+
+    return Registry(copied)
+
+
+@pytest.fixture
+def make_release(registry: Any, tmp_path: Path) -> Callable[..., int]:
+    """Register a release of the parts of release 1, compared with it, with some of its manifest changed; its version."""
+
+    import json
+
+    from moon_ops.registry.registry import RELEASE, manifest_of
+
+    def make(**changed: Any) -> int:
+        directory = tmp_path / "manifest"
+        directory.mkdir(exist_ok=True)
+        (directory / "manifest.json").write_text(json.dumps({**manifest_of(registry, 1), "compared_with": {"release": 1}, **changed}))
+        return registry.register(RELEASE, registry.start_run("by hand", {}), directory, {})
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def fresh_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MLflow's database without a run: making one takes longer than a small training."""

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from moon_ops import metric_names
+from moon_ops.cli.terminal import wish
 from moon_ops.errors import GateError, InputError
 from moon_ops.files import write_text
 from moon_ops.metric_names import GAIN, ID_ONLY, IMAGE_SEARCH, KS, LEAKED, ORACLE, TEXT_SEARCH, ctr, is_whole_recall, recall
@@ -150,7 +151,7 @@ def _release(
     for v in made.verdicts:
         say.append(f"{'passed' if v.passed else 'FAILED'}  {v.gate} = {v.value:.4f}, must be {v.rule}")
     if made.passed:
-        before = promotion.promote(settings, made.version)
+        before = promotion.promote(settings, made.version, wish("moon demo")).before
         say.append(f"release {made.version} is champion now" + (f", release {before} is previous" if before else ""))
     else:
         say.append(f"release {made.version} is registered and not promoted")

@@ -32,6 +32,7 @@ def examine(settings: Settings) -> Iterator[Check]:
     yield _runtime()
     yield _pictures()
     yield _registry(settings)
+    yield from _served(settings)
     yield "feature_repo", (ROOT / "feature_repo" / "feature_store.yaml").is_file(), str(ROOT / "feature_repo")
 
 
@@ -67,6 +68,25 @@ def _registry(settings: Settings) -> Check:
         return "mlflow", False, str(fault)
     except ImportError:
         return "mlflow", True, _absent("sdk")
+
+
+def _served(settings: Settings) -> Iterator[Check]:
+    """Whether the champion can be served, and whether an erasure waits to be completed."""
+    if not settings.home.exists():
+        return
+    try:
+        from moon_ops.publication.erasure import unfinished
+        from moon_ops.registry.registry import Registry
+        from moon_ops.release.served import choose
+
+        choice = choose(settings, Registry(settings))
+        yield "champion", not choice.why, choice.why or f"release {choice.release} can be served"
+        waiting = unfinished(settings)
+        yield "erasures", not waiting, f"{waiting} were killed → run `moon erase {waiting[0]}` again" if waiting else "none unfinished"
+    except MoonError as fault:
+        yield "champion", True, str(fault)  # a home at its beginning; a registry that does not answer is said above
+    except ImportError:
+        yield "champion", True, _absent("serve")
 
 
 def _absent(extra: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from moon_ops.errors import InstallError
 
 TRAIN = ("accelerate", "huggingface_hub", "matplotlib", "onnx", "onnxscript", "safetensors", "scipy", "sklearn", "torch", "transformers")
-SERVE = ("faiss", "fastapi", "onnxruntime", "starlette", "tokenizers", "uvicorn")
+SERVE = ("faiss", "fastapi", "onnxruntime", "prometheus_client", "starlette", "tokenizers", "uvicorn")
 SDK = ("alembic", "feast", "mlflow", "redis", "sqlalchemy", "yaml")
 BROUGHT_BY = {  # module → the smallest extra that brings it
     **dict.fromkeys(TRAIN, "train"),
@@ -14,9 +14,13 @@ BROUGHT_BY = {  # module → the smallest extra that brings it
     "airflow": "airflow",
     "ray": "ray",
 }
+SERVING = ("embed", "publish", "evaluate", "promote", "rollback", "moves", "explain", "serve", "status", "maintain", "erase", "bring")
 NEEDED_BY = {  # command → the extra with all that it needs, so that nobody is told of one package after the other
     **dict.fromkeys(("train", "export", "ctr", "release", "study", "exchange-rate"), "train"),
-    **dict.fromkeys(("embed", "publish", "evaluate", "promote", "rollback", "serve", "status", "maintain", "erase", "bring"), "serve"),
+    **dict.fromkeys(
+        ("embed", "publish", "evaluate", "promote", "rollback", "moves", "explain", "serve", "status", "maintain", "erase", "bring"),
+        "serve",
+    ),
     "demo": "all",
 }
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from moon_ops.cli import studies
+from moon_ops.cli import releases, studies
 from moon_ops.cli import vectors as production
 from moon_ops.cli.extras import not_installed
 from moon_ops.cli.terminal import Set, Without, moment, now, say, settings_of, stop_at_once
@@ -24,6 +24,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 app.add_typer(studies.app, name="study")
 app.command("exchange-rate")(studies.exchange_rate)
+app.add_typer(releases.app)
 app.add_typer(production.app)  # without a name: its commands are ours
 
 STARTED = time.perf_counter()  # what a command imports counts
@@ -209,51 +210,6 @@ def ctr(
 
 
 @app.command()
-def release(
-    encoder: Encoder,
-    home: Home = None,
-    ctr: Annotated[int | None, typer.Option(help="Version of moon-ctr; none for a shop without click sequences.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Measure an encoder and a click model against the champion, and register them as the next moon-release.
-
-    Example: moon release --encoder 1 --ctr 1
-    """
-    from moon_ops.registry.registry import encoder_version
-    from moon_ops.release.manifest import release as stage
-    from moon_ops.release.windows import windows
-
-    settings = settings_of(home)
-    times = windows(settings.lake, seen_until=encoder_version(settings, encoder).trained_until)
-    made = stage(settings, encoder, ctr, times, now=now())
-    say({"release": made.version, "passed": made.passed, "evidence": [asdict(v) for v in made.verdicts]}, as_json)
-
-
-@app.command()
-def promote(version: Annotated[int, typer.Argument(help="Version of moon-release.")], home: Home = None) -> None:
-    """Make a release the champion, if its evidence passed; the champion becomes `previous`.
-
-    Example: moon promote 2
-    """
-    from moon_ops.release.promotion import promote as stage
-
-    before = stage(settings_of(home), version)
-    say({"champion": version, "before": before})
-
-
-@app.command()
-def rollback(home: Home = None) -> None:
-    """Swap champion and previous. Nothing is recomputed.
-
-    Example: moon rollback
-    """
-    from moon_ops.release.promotion import rollback as stage
-
-    before, after = stage(settings_of(home))
-    say({"champion": after, "before": before})
-
-
-@app.command()
 def serve(home: Home = None) -> None:
     """Serve the champion over HTTP, with a visual search page at /.
 
@@ -264,17 +220,6 @@ def serve(home: Home = None) -> None:
     settings = settings_of(home)
     typer.echo(f"visual search: http://{settings.host}:{settings.port}/   requests: http://{settings.host}:{settings.port}/docs")
     stage(settings)
-
-
-@app.command()
-def status(home: Home = None, as_json: Json = False) -> None:
-    """The champion, its parts and figures, and how much of the catalogue has vectors.
-
-    Example: moon status --json
-    """
-    from moon_ops.release.status import status as stage
-
-    say(stage(settings_of(home)), as_json)
 
 
 @app.command()

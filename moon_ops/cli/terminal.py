@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
+import getpass
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -20,6 +22,7 @@ import typer
 from moon_ops.errors import InputError
 
 if TYPE_CHECKING:
+    from moon_ops.release.promotion import Wish
     from moon_ops.settings import Settings
 
 Set = Annotated[
@@ -94,3 +97,10 @@ def say(report: Any, as_json: bool = False) -> None:
     for name, value in values.items():
         shown = json.dumps(value, default=str) if isinstance(value, (dict, list)) else f"{value:.4f}" if isinstance(value, float) else value
         typer.echo(f"{name}: {shown}")
+
+
+def wish(why: str) -> Wish:
+    """A move of the champion as whoever is at this terminal asks for it, now."""
+    from moon_ops.release.promotion import Wish
+
+    return Wish(f"{getpass.getuser()}@{socket.gethostname()}", now().isoformat(timespec="seconds"), why)

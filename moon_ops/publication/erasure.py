@@ -22,12 +22,13 @@ from moon_ops.embeddings.index import ItemIndex
 from moon_ops.embeddings.table import RepresentationTable
 from moon_ops.embeddings.vector_tables import excused_table_name, table_name
 from moon_ops.errors import InputError
-from moon_ops.files import write_text
+from moon_ops.files import TakenError, locked, write_text
 from moon_ops.lake import changes, statistics
 from moon_ops.lake.lake import Lake
 from moon_ops.publication import maintenance, marks, places, publication
 from moon_ops.settings import Settings
 
+LOCK = "erase.lock"  # one erasure at a time
 Note = Callable[[str, int], int]  # takes down how many rows of the item a place holds; with what a killed run has found there
 
 
@@ -59,6 +60,25 @@ def erase(settings: Settings, item_id: int, *, now: dt.datetime) -> Receipt:
     """
     place = settings.home / "receipts"
     place.mkdir(parents=True, exist_ok=True)
+    with locked(settings.home / LOCK):  # whoever finishes a killed erasure does not meet one that runs
+        return _erased(settings, item_id, now, place)
+
+
+def unfinished(settings: Settings) -> list[int]:
+    """The items of erasures that were begun and not completed: killed, or running now."""
+    return sorted(int(place.name.partition(".")[0]) for place in (settings.home / "receipts").glob("*.begun.json"))
+
+
+def finish(settings: Settings, *, now: dt.datetime) -> list[Receipt]:
+    """Complete the erasures that were killed; those that run now are left to whoever runs them."""
+    if not unfinished(settings):
+        return []
+    with contextlib.suppress(TakenError), locked(settings.home / LOCK, patience=0):
+        return [_erased(settings, item_id, now, settings.home / "receipts") for item_id in unfinished(settings)]
+    return []
+
+
+def _erased(settings: Settings, item_id: int, now: dt.datetime, place: Path) -> Receipt:
     begun = Begun(place / f"{item_id}.begun.json")
     _erase(settings, item_id, now, begun)
     if not any(begun.places.values()):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 SCHEMAS = ("dc11669786a5",)  # revisions of MLflow's tables that the tests compare with its client: MLflow 3.17
@@ -34,6 +35,16 @@ class RegistryFile:
         except sqlite3.Error:
             return None
         return found if len(revisions) == 1 and revisions[0] in SCHEMAS else None
+
+    @staticmethod
+    def is_database(path: Path) -> bool:
+        """Whether SQLite can read the file, all of it that tells what tables there are."""
+        try:
+            with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=PATIENCE)) as tables:
+                tables.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        except sqlite3.DatabaseError as fault:
+            return "locked" in str(fault)
+        return True
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
@@ -73,3 +84,32 @@ class RegistryFile:
         moved = "INSERT OR REPLACE INTO registered_model_aliases (workspace, name, alias, version) VALUES ('default', ?, ?, ?)"
         with self._open() as tables:
             tables.execute(moved, (name, alias, version))
+
+    def tag(self, name: str, version: int, key: str, value: str) -> None:
+        """Give a version that is there a tag."""
+        told = "INSERT OR REPLACE INTO model_version_tags (workspace, name, version, key, value) VALUES ('default', ?, ?, ?, ?)"
+        with self._open() as tables:
+            tables.execute(told, (name, version, key, value))
+
+    def append(self, name: str, source: str, tags: Mapping[str, str], description: str) -> int:
+        """A new version without files, with the next number of the model, which is made if it is not there; all of it or nothing."""
+        now = int(time.time() * 1000)
+        model = "INSERT OR IGNORE INTO registered_models (workspace, name, creation_time, last_updated_time) VALUES ('default', ?, ?, ?)"
+        made = (
+            "INSERT INTO model_versions (workspace, name, version, creation_time, last_updated_time, description, source, current_stage,"
+            " status) VALUES ('default', ?, ?, ?, ?, ?, ?, 'None', 'READY')"
+        )
+        tagged = "INSERT INTO model_version_tags (workspace, name, version, key, value) VALUES ('default', ?, ?, ?, ?)"
+        newest = "SELECT coalesce(max(version), 0) FROM model_versions WHERE workspace = 'default' AND name = ?"
+        with self._open() as tables:
+            tables.execute("BEGIN IMMEDIATE")  # one writer at a time, from before the number is read
+            try:
+                tables.execute(model, (name, now, now))
+                number = int(tables.execute(newest, (name,)).fetchone()[0]) + 1
+                tables.execute(made, (name, number, now, now, description, source))
+                tables.executemany(tagged, [(name, number, key, value) for key, value in tags.items()])
+                tables.execute("COMMIT")
+            except BaseException:
+                tables.execute("ROLLBACK")
+                raise
+        return number

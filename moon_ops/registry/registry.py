@@ -8,10 +8,9 @@ MLflow server. Registered models: ``moon-encoder``, ``moon-ctr``, ``moon-release
 from __future__ import annotations
 
 import datetime as dt
-import functools
 import json
 import os
-import re
+import random
 import shutil
 import time
 import warnings
@@ -24,12 +23,17 @@ from typing import Any
 from moon_ops.errors import ServiceError, StageError
 from moon_ops.files import locked
 from moon_ops.metric_names import stored
+from moon_ops.registry.discreet import Discreet
 from moon_ops.registry.file import RegistryFile
 from moon_ops.settings import Settings, shown
 
 ENCODER, CTR, RELEASE = "moon-encoder", "moon-ctr", "moon-release"
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
+MOVES = "moon-moves"  # not a model: the record of what was champion
 EXPERIMENT = "moon"
+LONGEST = 5000  # characters of a description
+PAGE = 1000  # versions asked for at a time
+APPENDS, PAUSE_SECONDS = 40, 0.5  # attempts to get a number when many want one, and the longest pause between two
 
 
 class Registry:
@@ -40,15 +44,27 @@ class Registry:
         self.name = shown(settings.tracking_uri)  # for messages
         self.embedded = self.uri.startswith("sqlite:")
         self.file = RegistryFile.known(self.uri)
+        if self.embedded and self.file is None:
+            self._require_sound()
         if self.file is None:
             self.experiment_id  # noqa: B018 - a registry that does not answer is an error now, not in the middle of a stage
+
+    def _require_sound(self) -> None:
+        """:class:`ServiceError` for a registry's file that is gone or broken: an empty one in its place would forget every release."""
+        place = Path(self.uri.removeprefix("sqlite:///"))
+        files = self.home / "mlartifacts"
+        if not place.is_file() and files.is_dir() and any(files.iterdir()):
+            problem = f"{place} is gone, but {files} holds the files of what was registered there"
+            raise ServiceError(problem, action="bring it back from a backup; to begin anew, move the files away")
+        if place.is_file() and place.stat().st_size and not RegistryFile.is_database(place):
+            raise ServiceError(f"{place} is no SQLite database: it is broken, or cut off", action="bring it back from a backup")
 
     @cached_property
     def client(self) -> Any:
         """MLflow's client, connected when it is first needed: its import takes six CPU-seconds. Raises :class:`ServiceError`."""
         try:
             if not self.embedded:
-                return self._connected() if self.name == self.uri else _Discreet(self._connected(), self.name)
+                return self._connected() if self.name == self.uri else Discreet(self._connected(), self.name)
             self.home.mkdir(parents=True, exist_ok=True)
             with locked(self.home / "mlflow.lock"):  # two first uses at once leave a broken database
                 return self._connected()
@@ -110,11 +126,7 @@ class Registry:
 
     def register(self, name: str, run_id: str, directory: Path, tags: Mapping[str, str]) -> int:
         """Store the directory with the run and make it the next version of model ``name``; the version's number."""
-        try:
-            self.client.create_registered_model(name)
-        except self._missing as known:
-            if known.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
+        self._know(name)
         place = name.removeprefix("moon-")
         self.client.log_artifacts(run_id, str(directory), place)
         source = self.client.get_run(run_id).info.artifact_uri.rstrip("/") + "/" + place
@@ -137,7 +149,7 @@ class Registry:
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         repository: Any = get_artifact_repository(location, tracking_uri=self.uri, registry_uri=self.uri)
-        repository = repository if self.name == self.uri else _Discreet(repository, self.name)
+        repository = repository if self.name == self.uri else Discreet(repository, self.name)
         if self.embedded:
             return Path(repository.download_artifacts(""))
         target = self.home / "downloads" / name / str(version)
@@ -171,10 +183,52 @@ class Registry:
         except self._missing:
             return None, sorted(int(found.version) for found in self.client.search_model_versions(f"name = '{name}'"))
 
+    def describe(self, name: str, version: int, text: str) -> None:
+        """What MLflow's page of a version says, in Markdown."""
+        self.client.update_model_version(name, str(version), text[:LONGEST])
+
     def tag(self, name: str, version: int, tags: Mapping[str, str]) -> None:
         """Add tags to a version."""
         for key, value in tags.items():
+            if self.file is not None and version in self.file.versions(name):
+                self.file.tag(name, version, key, value)
+                continue
             self.client.set_model_version_tag(name, str(version), key, value)
+
+    def entries(self, name: str) -> dict[int, dict[str, str]]:
+        """The tags of all versions of a model that holds no files, by number; none if there is no such model."""
+        if self.file is not None:
+            return {version: self.file.tags(name, version) for version in self.file.versions(name)}
+        found, token = dict[int, dict[str, str]](), None
+        while True:
+            page = self.client.search_model_versions(f"name = '{name}'", max_results=PAGE, page_token=token)
+            found |= {int(version.version): dict(version.tags) for version in page}
+            token = page.token
+            if not token:
+                return found
+
+    def append(self, name: str, about: int, tags: Mapping[str, str], description: str) -> int:
+        """A new version that holds no files of its own and is ``about`` a release; it gets the next number, which nobody else gets."""
+        source = f"models:/{RELEASE}/{about}"  # a server takes no other address without a run
+        if self.file is not None:
+            return self.file.append(name, source, tags, description)
+        self._know(name)
+        for left in reversed(range(APPENDS)):
+            try:
+                made = self.client.create_model_version(name, source, tags=dict(tags), description=description, await_creation_for=0)
+                return int(made.version)
+            except self._missing:  # MLflow itself gives up after three, when many write at once
+                if not left:
+                    raise
+                time.sleep(random.uniform(0, PAUSE_SECONDS))
+        raise AssertionError("the last attempt returns or raises")
+
+    def _know(self, name: str) -> None:
+        try:
+            self.client.create_registered_model(name)
+        except self._missing as known:
+            if known.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
 
     def newest(self, name: str) -> int | None:
         """The highest version of the model, None if it has none. For people who ask what there is; stages are given versions."""
@@ -197,6 +251,10 @@ class Registry:
                 return None
             raise
 
+    def drop(self, alias: str) -> None:
+        """Take an alias away."""
+        self.client.delete_registered_model_alias(RELEASE, alias)
+
     def point(self, alias: str, version: int) -> None:
         """Let the alias point to a release version."""
         if self.file is not None and version in self.file.versions(RELEASE):
@@ -216,27 +274,6 @@ class Registry:
             if found is None:
                 raise known
             return str(found.experiment_id)
-
-
-class _Discreet:
-    """A part of MLflow whose faults do not repeat the password that stands in the server's address."""
-
-    def __init__(self, part: Any, name: str) -> None:
-        self._part, self._name = part, name
-
-    def __getattr__(self, method: str) -> Any:
-        @functools.wraps(getattr(self._part, method))
-        def called(*arguments: Any, **named: Any) -> Any:
-            try:
-                return getattr(self._part, method)(*arguments, **named)
-            except Exception as fault:
-                said = re.sub(r"://[^/\s]*@", "://***@", str(fault))
-                if said == str(fault):
-                    raise
-            problem = f"MOON_TRACKING_URI = {self._name}: MLflow does not answer ({said})"
-            raise ServiceError(problem, action="start it, or correct the address")  # after the handler: the fault is no part of it
-
-        return called
 
 
 def manifest_of(registry: Registry, version: int) -> dict[str, Any]:

@@ -1,79 +1,181 @@
-"""Promotion is moving the alias ``champion`` on ``moon-release``; rollback is moving it back. Nothing is recomputed."""
+"""Promotion is moving the alias ``champion`` on ``moon-release``; rollback is moving it back. Nothing is recomputed.
+
+Every move is written down first (:mod:`moon_ops.registry.moves`), and counts if nobody else was quicker; then the aliases follow. Whoever
+comes next finishes a move that was killed in between. Who moves the alias in MLflow is noted when that is noticed.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
-from moon_ops.embeddings import vector_tables
-from moon_ops.embeddings.index import ItemIndex
-from moon_ops.errors import ContractError, GateError, StageError
-from moon_ops.inputs.contract import file_sha256, require_same
-from moon_ops.publication import places
-from moon_ops.registry.registry import CHAMPION, CTR, ENCODER, PREVIOUS, Registry, manifest_of
+from moon_ops.errors import GateError, MoonError, StageError
+from moon_ops.files import locked
+from moon_ops.registry import moves as record
+from moon_ops.registry.moves import Kind, Move
+from moon_ops.registry.registry import CHAMPION, PREVIOUS, Registry, manifest_of
+from moon_ops.release.verification import verify
 from moon_ops.settings import Settings
 
+IN_MLFLOW = "somebody in MLflow"
 
-def promote(settings: Settings, version: int) -> int | None:
-    """Make release ``version`` the champion, and the champion ``previous``; the release that was champion before.
 
-    Raises :class:`GateError` if its evidence does not pass or was made against another champion, :class:`ContractError` if its parts are
-    not what its manifest says.
+@dataclass(frozen=True)
+class Wish:
+    """Who asks for a move, when (ISO 8601), and why."""
+
+    by: str
+    at: str
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Moved:
+    """The champion before and after; ``move`` is None where nothing was to be done, or was only to be shown."""
+
+    before: int | None
+    after: int
+    move: Move | None
+
+
+def promote(settings: Settings, version: int, wish: Wish, *, force: bool = False, dry_run: bool = False) -> Moved:
+    """Make release ``version`` the champion, and the champion ``previous``.
+
+    Raises :class:`GateError` if its evidence does not pass or was made against another champion (not with ``force``, which needs a reason),
+    or if somebody else moves at the same moment; :class:`ContractError` if its parts are not what its manifest says.
     Promoting the champion again changes nothing.
     """
+    if force and not wish.why.strip():
+        raise GateError("a gate is overridden only with a reason", action="say why: `moon promote N --force --reason TEXT`")
     registry = Registry(settings)
-    manifest = manifest_of(registry, version)
-    verify(settings, registry, manifest)
-    before = registry.alias(CHAMPION)
-    if before == version:
-        return before
-    judged = manifest["compared_with"]["release"]
-    if judged != before and version != registry.alias(PREVIOUS):
-        raise GateError(
-            f"release {version} was compared with release {judged}, but release {before} is champion now: nobody knows which is better",
-            action="release it again with `moon release`, or go back with `moon rollback`",
-        )
-    if before is not None:
-        registry.point(PREVIOUS, before)  # first: a process killed between the two moves leaves a champion and a way back
-    registry.point(CHAMPION, version)
-    return before
+    with _alone(settings):
+        known, alias = settle(settings, registry, wish)
+        before = known[-1].release if known else alias  # what is served, wherever the alias points
+        verify(settings, registry, manifest_of(registry, version), forced=force or version in admitted(known))
+        if alias == before == version:
+            return Moved(before, version, None)
+        judged = manifest_of(registry, version)["compared_with"]["release"]
+        if judged != before and not force and version not in record.way_back(known, before):
+            raise GateError(
+                f"release {version} was compared with release {judged}, but release {before} is champion now: nobody knows which is better",
+                action="release it again with `moon release`, or go back with `moon rollback`",
+            )
+        move = _entry(registry, "promote", version, before, wish, known)
+        return _move(registry, replace(move, forced=force), dry_run=dry_run)
 
 
-def rollback(settings: Settings) -> tuple[int, int]:
-    """Swap ``champion`` and ``previous``; the versions of the champion before and after."""
-    registry = Registry(settings)
-    champion, previous = registry.alias(CHAMPION), registry.alias(PREVIOUS)
-    if champion is None or previous is None:
-        raise StageError(f"there is no previous release to roll back to (champion: {champion})", action="promote a second release first")
-    verify(settings, registry, manifest_of(registry, previous))
-    registry.point(CHAMPION, previous)  # first: what is served matters more than the way forward
-    registry.point(PREVIOUS, champion)
-    return champion, previous
+def rollback(settings: Settings, wish: Wish, *, to: int | None = None, again: bool = False, dry_run: bool = False) -> Moved:
+    """Go back to the release that was served last before the champion and has not been left by a rollback itself, or to release ``to``.
 
-
-def verify(settings: Settings, registry: Registry, manifest: dict[str, Any]) -> None:
-    """Check that a release passed its gates, and that every part of it is there and is what the manifest says.
-
-    Raises :class:`GateError` or :class:`ContractError`. Serving asks this too: anyone may move an alias in MLflow.
+    Raises :class:`StageError` if there is none, or if the last move was a rollback (two people may be at it) and not ``again``.
     """
-    failed = [v for v in manifest["evidence"] if not v["passed"]]
-    if failed or not manifest["passed"]:
-        worst = failed[0] if failed else {"gate": "passed", "value": 0.0, "rule": "true"}
-        raise GateError(
-            f"the release did not pass its gates: {worst['gate']} = {worst['value']:.4f}, it must be {worst['rule']}",
-            action="train again, or keep the champion",
-        )
-    contract, encoder = manifest["contract_id"], manifest["encoder"]["version"]
-    require_same(contract, registry.tags(ENCODER, encoder)["contract_id"], what="manifest and encoder")
-    require_same(contract, vector_tables.contract_of(settings.lake, encoder), what="manifest and embeddings table")
-    require_same(contract, ItemIndex.open(places.index_place(settings, encoder)).header.contract_id, what="manifest and index")
-    require_same(contract, places.table(settings, "items", encoder).contract_id, what="manifest and representation table")
-    parts = [(ENCODER, manifest["encoder"])] + ([(CTR, manifest["ctr"])] if manifest["ctr"] else [])
-    for name, part in parts:
-        directory = registry.fetch(name, part["version"])
-        for file, expected in part["sha256"].items():
-            found = file_sha256(directory / file) if (directory / file).is_file() else "nothing"
-            if found != expected:
-                raise ContractError(
-                    f"{file} of {name} {part['version']} has sha256 {found[:12]}, the manifest says {expected[:12]}",
-                    action="do not serve it; release it again",
-                )
+    registry = Registry(settings)
+    with _alone(settings):
+        known, before = settle(settings, registry, wish)
+        last = known[-1] if known else None
+        if last is not None and last.kind == "rollback" and last.release == before and not again and to is None:
+            raise StageError(f"the last move was a rollback already ({last.told()})", action="pass --again to go back one more")
+        target = _target(settings, registry, known, before, to)
+        if target == before:
+            return Moved(before, target, None)
+        return _move(registry, _entry(registry, "rollback", target, before, wish, known), dry_run=dry_run)
+
+
+def note(settings: Settings, registry: Registry, wish: Wish) -> None:
+    """Finish a killed move, and write down one that was made in MLflow."""
+    with _alone(settings):
+        settle(settings, registry, wish)
+
+
+def settle(settings: Settings, registry: Registry, wish: Wish) -> tuple[list[Move], int | None]:
+    """The moves and the champion, as they are once a killed move is finished and a move made in MLflow is noted."""
+    known, alias = record.moves(registry), registry.alias(CHAMPION)
+    if known and not known[-1].done:
+        if alias in (known[-1].before, known[-1].release):
+            follow(registry, known[-1])
+        record.finished(registry, known[-1])
+        known, alias = record.moves(registry), registry.alias(CHAMPION)
+    if not known and (previous := registry.alias(PREVIOUS)) not in (None, alias):
+        _note(settings, registry, int(previous or 0), None, wish, known)
+        known = record.moves(registry)
+    last = known[-1].release if known else None
+    if alias is not None and alias != last and _note(settings, registry, alias, last, wish, known):
+        known = record.moves(registry)
+    return known, alias
+
+
+def _note(settings: Settings, registry: Registry, found: int, before: int | None, wish: Wish, known: Sequence[Move]) -> bool:
+    """Write down that somebody has made ``found`` the champion in MLflow; not of a release that cannot be served, and so never was."""
+    try:
+        verify(settings, registry, manifest_of(registry, found), forced=found in admitted(known))
+    except MoonError:
+        return False
+    noticed = _entry(registry, "noticed", found, before, Wish(IN_MLFLOW, wish.at), known)
+    move = record.claim(registry, noticed)
+    if move is None:
+        return False
+    if before is not None:
+        registry.point(PREVIOUS, before)
+    record.finished(registry, move)
+    return True
+
+
+def admitted(known: Sequence[Move]) -> set[int]:
+    """The releases that somebody promoted in spite of a failed gate, by name and with a reason."""
+    return {move.release for move in known if move.forced}
+
+
+def follow(registry: Registry, move: Move) -> None:
+    """Let the aliases say what the record says."""
+    if move.before is not None:
+        registry.point(PREVIOUS, move.before)
+    registry.point(CHAMPION, move.release)
+
+
+def _entry(registry: Registry, kind: Kind, to: int, before: int | None, wish: Wish, known: Sequence[Move]) -> Move:
+    told = json.dumps(manifest_of(registry, to), sort_keys=True).encode()
+    evidence, follows = hashlib.sha256(told).hexdigest(), known[-1].number if known else record.NOTHING
+    return Move(kind, to, before, wish.by, wish.at, wish.why, evidence, follows=follows)
+
+
+def _move(registry: Registry, wanted: Move, *, dry_run: bool) -> Moved:
+    if dry_run:
+        return Moved(wanted.before, wanted.release, None)
+    move = record.claim(registry, wanted)
+    if move is None:
+        last = record.moves(registry)[-1]
+        raise GateError(f"somebody else was quicker: {last.told()}", action="look at `moon status`, and ask again if you still want it")
+    follow(registry, move)
+    record.finished(registry, move)
+    newest = record.moves(registry)[-1]
+    if newest.number != move.number:  # somebody has moved on since: the aliases are to say what is true last
+        follow(registry, newest)
+    return Moved(move.before, move.release, move)
+
+
+def _target(settings: Settings, registry: Registry, known: Sequence[Move], champion: int | None, to: int | None) -> int:
+    """The release to go back to: the newest of the way back that can be served."""
+    ways = record.way_back(known, champion)
+    if to is not None:
+        verify(settings, registry, manifest_of(registry, to), forced=to in admitted(known))
+        return to
+    faults = []
+    for release in ways:
+        try:
+            verify(settings, registry, manifest_of(registry, release), forced=release in admitted(known))
+            return release
+        except MoonError as fault:
+            faults.append(f"release {release}: {fault.problem}")
+    problem = f"there is no previous release to roll back to (champion: {champion})" + "".join(f"; {fault}" for fault in faults)
+    raise StageError(problem, action="promote another release, or name one with --to")
+
+
+@contextlib.contextmanager
+def _alone(settings: Settings) -> Iterator[None]:
+    """One move at a time on this machine; of several machines the record tells who was first."""
+    settings.home.mkdir(parents=True, exist_ok=True)
+    with locked(settings.home / "moves.lock"):
+        yield

@@ -15,11 +15,13 @@ from moon_ops.cli import demo
 from moon_ops.cli.demo import Choices
 from moon_ops.errors import GateError, InputError
 from moon_ops.registry.registry import CHAMPION, PREVIOUS, RELEASE, Registry
-from moon_ops.release.promotion import promote, rollback
+from moon_ops.release.promotion import Wish, promote, rollback
 from moon_ops.release.status import status
 from moon_ops.settings import ROOT, Settings
 
 GROCERY = ROOT.parent / "shared" / "data" / "grocery"
+
+WISH = Wish("test", "2026-06-02T00:00:00+00:00")
 
 
 def test_status_of_a_released_home(released: Settings) -> None:
@@ -48,8 +50,8 @@ def test_report_is_drawn_and_logged(released: Settings) -> None:
 
 def test_everything_lies_in_moon_home(released: Settings) -> None:
     assert {p.name for p in released.home.iterdir() if not p.name.startswith(".")} == {
-        "checkpoints", "demo.json", "feature_store", "index", "lake", "mlartifacts", "mlflow.db", "mlflow.lock", "report",
-        "shop-tiny", "tables",
+        "checkpoints", "demo.json", "feature_store", "index", "lake", "mlartifacts", "mlflow.db", "mlflow.lock", "moves.lock",
+        "report", "served.json", "shop-tiny", "tables",
     }  # fmt: skip
 
 
@@ -73,9 +75,9 @@ def test_a_second_release_is_compared_with_the_first_and_can_be_rolled_back(copi
     assert status(settings)["items"] > 115
     if manifest["passed"]:
         assert registry.alias(CHAMPION) == 2
-        assert rollback(settings) == (2, 1)
+        assert (rollback(settings, WISH).before, registry.alias(CHAMPION)) == (2, 1)
         assert (registry.alias(CHAMPION), registry.alias(PREVIOUS)) == (1, 2)
-        assert promote(settings, 2) == 1
+        assert promote(settings, 2, WISH).before == 1
     else:
         assert registry.alias(CHAMPION) == 1
 

@@ -29,6 +29,8 @@ PUBLIC = [
     "doctor",
     "maintain",
     "erase",
+    "explain",
+    "moves",
     "bring",
     "exchange-rate",
 ]

@@ -70,7 +70,7 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
     assert not names & (HEAVY | TABLES)
 
 
-@pytest.mark.parametrize("command", ["status", "promote 1", "rollback"])
+@pytest.mark.parametrize("command", ["status", "promote 1", "rollback --to 1"])
 def test_a_command_in_a_hurry_opens_tables_and_nothing_else(copied: Settings, command: str) -> None:
     """The registry's file is read without MLflow's client, vectors are found without Feast, and Arrow does without pandas."""
     Registry(copied).point(PREVIOUS, 1)
@@ -79,6 +79,13 @@ def test_a_command_in_a_hurry_opens_tables_and_nothing_else(copied: Settings, co
     assert "lance" in names
     assert not names & (HEAVY | {"lance.namespace", "duckdb"})
     assert Registry(copied).alias(CHAMPION) == 1
+
+
+@pytest.mark.parametrize("command", ["moves", "explain 1"])
+def test_a_command_that_reads_the_registry_opens_nothing_else(copied: Settings, command: str) -> None:
+    ended, names = imported(f"sys.argv = ['moon', *{command.split()}]; main()", copied.home)
+    assert ended == 0
+    assert not names & (HEAVY | {"lance", "duckdb", "numpy"})
 
 
 def test_the_service_answers_without_torch(copied: Settings, lake: Any, tmp_path: Path) -> None:

@@ -15,8 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from moon_ops import tasks
+from moon_ops.cli.doctor import examine
 from moon_ops.embeddings import features, online_store
+from moon_ops.embeddings.index import ItemIndex
 from moon_ops.errors import InputError
+from moon_ops.files import locked
 from moon_ops.lake import changes, statistics
 from moon_ops.lake.schemas import SCHEMAS
 from moon_ops.lake.tables import items_as_of
@@ -148,6 +152,27 @@ def test_a_killed_erasure_is_completed_with_one_receipt(copied: Settings, now: d
         erase(copied, clicked, now=now)
     assert str(receipt) in refused.value.action
     assert list((copied.home / "receipts").iterdir()) == [receipt]
+
+
+def test_a_killed_erasure_is_completed_by_the_next_publication_of_the_dag(
+    copied: Settings, now: dt.datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Index and table still have the item, and no publication alone would take it out."""
+    publication.publish(copied, 1, now=now)
+    item = copied.lake.read("items", ["item_id"])["item_id"].to_pylist()[0]
+    with monkeypatch.context() as patched:
+        patched.setattr(erasure, "_withdraw", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            erase(copied, item, now=now)
+    assert erasure.unfinished(copied) == [item]
+    assert {name: good for name, good, _ in examine(copied)}["erasures"] is False
+    monkeypatch.setenv("MOON_HOME", str(copied.home))
+    tasks.publish_for_champion(now.isoformat())
+    assert erasure.unfinished(copied) == []
+    assert not ItemIndex.open(places.index_place(copied, 1)).holds(item)
+    with locked(copied.home / erasure.LOCK):
+        (copied.home / "receipts" / f"{item}.begun.json").write_text("{}")
+        assert erasure.finish(copied, now=now) == [], "one that runs is left to whoever runs it"
 
 
 @pytest.mark.parametrize("killed_in", ["derive", "cleanup"])

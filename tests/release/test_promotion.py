@@ -3,102 +3,22 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from by_hand import FAILED, WISH, Make, aliases
 
 from moon_ops import tasks as jobs
 from moon_ops.embeddings import index
 from moon_ops.embeddings.table import RepresentationTable
 from moon_ops.errors import ContractError, GateError, StageError
 from moon_ops.publication import places
-from moon_ops.registry.registry import CANDIDATE, CHAMPION, CTR, ENCODER, PREVIOUS, RELEASE, Registry, manifest_of
+from moon_ops.registry.registry import CHAMPION, CTR, ENCODER, PREVIOUS, RELEASE, Registry, manifest_of
 from moon_ops.release import promotion
 from moon_ops.release.manifest import FILES
 from moon_ops.settings import Settings
-
-Make = Callable[..., int]
-
-
-@pytest.fixture
-def registry(copied: Settings) -> Registry:
-    return Registry(copied)
-
-
-@pytest.fixture
-def make_release(registry: Registry, tmp_path: Path) -> Make:
-    """Register a release of the parts of release 1, compared with it, with some of its manifest changed; its version."""
-
-    def make(**changed: Any) -> int:
-        directory = tmp_path / "manifest"
-        directory.mkdir(exist_ok=True)
-        (directory / "manifest.json").write_text(json.dumps({**manifest_of(registry, 1), "compared_with": {"release": 1}, **changed}))
-        return registry.register(RELEASE, registry.start_run("by hand", {}), directory, {})
-
-    return make
-
-
-def aliases(registry: Registry) -> dict[str, int | None]:
-    return {name: registry.alias(name) for name in (CHAMPION, PREVIOUS)}
-
-
-def test_the_first_release_is_champion_and_there_is_no_way_back(copied: Settings, registry: Registry) -> None:
-    assert aliases(registry) == {CHAMPION: 1, PREVIOUS: None}
-    assert registry.alias(CANDIDATE) == 1
-    with pytest.raises(StageError, match=r"no previous release to roll back to \(champion: 1\)"):
-        promotion.rollback(copied)
-    assert aliases(registry) == {CHAMPION: 1, PREVIOUS: None}
-
-
-def test_promotion_and_rollback_swap_the_aliases(copied: Settings, registry: Registry, make_release: Make) -> None:
-    assert make_release() == 2
-    assert promotion.promote(copied, 2) == 1
-    assert aliases(registry) == {CHAMPION: 2, PREVIOUS: 1}
-    assert promotion.rollback(copied) == (2, 1)
-    assert aliases(registry) == {CHAMPION: 1, PREVIOUS: 2}
-    assert promotion.rollback(copied) == (1, 2)
-    assert aliases(registry) == {CHAMPION: 2, PREVIOUS: 1}
-
-
-def test_promoting_the_champion_again_keeps_the_way_back(copied: Settings, registry: Registry, make_release: Make) -> None:
-    make_release()
-    promotion.promote(copied, 2)
-    assert promotion.promote(copied, 2) == 2
-    assert aliases(registry) == {CHAMPION: 2, PREVIOUS: 1}
-
-
-def test_a_promotion_killed_between_its_two_moves_leaves_a_champion(
-    copied: Settings, registry: Registry, make_release: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    make_release()
-    point = Registry.point
-
-    def killed_at_the_champion(self: Registry, alias: str, version: int) -> None:
-        if alias == CHAMPION:
-            raise KeyboardInterrupt
-        point(self, alias, version)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Registry, "point", killed_at_the_champion)
-        with pytest.raises(KeyboardInterrupt):
-            promotion.promote(copied, 2)
-    assert aliases(registry) == {CHAMPION: 1, PREVIOUS: 1}
-    promotion.promote(copied, 2)
-    assert aliases(registry) == {CHAMPION: 2, PREVIOUS: 1}
-
-
-FAILED = {
-    "gate": "image_search/recall@10",
-    "value": 0.3,
-    "threshold": 0.4,
-    "rule": "at least the floor 0.4",
-    "champion": None,
-    "passed": False,
-}
 
 
 @pytest.mark.parametrize(
@@ -116,7 +36,7 @@ def test_a_release_that_failed_is_not_promoted(
 ) -> None:
     make_release(**changed)
     with pytest.raises(GateError, match=message):
-        promotion.promote(copied, 2)
+        promotion.promote(copied, 2, WISH)
     assert aliases(registry) == {CHAMPION: 1, PREVIOUS: None}
 
 
@@ -125,11 +45,11 @@ def test_a_release_that_was_compared_with_another_champion_is_not_promoted(
 ) -> None:
     """Releases 2 and 3 were both better than 1; whether 3 is better than 2 nobody has measured."""
     assert (make_release(), make_release()) == (2, 3)
-    promotion.promote(copied, 2)
+    promotion.promote(copied, 2, WISH)
     with pytest.raises(GateError, match="release 3 was compared with release 1, but release 2 is champion now"):
-        promotion.promote(copied, 3)
+        promotion.promote(copied, 3, WISH)
     assert aliases(registry) == {CHAMPION: 2, PREVIOUS: 1}
-    assert promotion.promote(copied, 1) == 2, "the way back is always open"
+    assert promotion.promote(copied, 1, WISH).before == 2, "the way back is always open"
     assert aliases(registry) == {CHAMPION: 1, PREVIOUS: 2}
 
 
@@ -138,15 +58,15 @@ def test_a_job_says_no_to_a_failed_release_and_promotes_the_other(
 ) -> None:
     monkeypatch.setenv("MOON_HOME", str(copied.home))
     assert (make_release(passed=False), make_release()) == (2, 3)
-    assert (jobs.promote(2), registry.alias(CHAMPION)) == (False, 1)
-    assert (jobs.promote(3), registry.alias(CHAMPION)) == (True, 3)
+    assert (jobs.promote(2, WISH.at), registry.alias(CHAMPION)) == (False, 1)
+    assert (jobs.promote(3, WISH.at), registry.alias(CHAMPION)) == (True, 3)
     assert jobs.live_encoders() == [1]
     assert jobs.require_complete([1], now.isoformat()) == {"encoders": 1, "items": 115}
 
 
 def test_an_unknown_release_is_an_error(copied: Settings, registry: Registry) -> None:
     with pytest.raises(StageError, match="moon-release has no version 9"):
-        promotion.promote(copied, 9)
+        promotion.promote(copied, 9, WISH)
     assert aliases(registry) == {CHAMPION: 1, PREVIOUS: None}
 
 
@@ -155,7 +75,7 @@ def test_a_release_without_a_manifest_is_an_error(copied: Settings, registry: Re
     (tmp_path / "other" / "readme.txt").write_text("registered by hand")
     registry.register(RELEASE, registry.start_run("by hand", {}), tmp_path / "other", {})
     with pytest.raises(StageError, match=r"moon-release 2 has no manifest\.json"):
-        promotion.promote(copied, 2)
+        promotion.promote(copied, 2, WISH)
 
 
 @pytest.mark.parametrize(("name", "file"), [(name, file) for name, files in FILES.items() for file in files])
@@ -164,7 +84,7 @@ def test_a_tampered_part_is_refused(copied: Settings, registry: Registry, make_r
     with (registry.fetch(name, 1) / file).open("ab") as stream:
         stream.write(b" ")
     with pytest.raises(ContractError, match=f"{file} of {name} 1 has sha256 .*, the manifest says"):
-        promotion.promote(copied, 2)
+        promotion.promote(copied, 2, WISH)
     assert aliases(registry) == {CHAMPION: 1, PREVIOUS: None}
 
 
@@ -172,23 +92,22 @@ def test_a_missing_file_is_refused(copied: Settings, registry: Registry, make_re
     make_release()
     (registry.fetch(CTR, 1) / "model.onnx").unlink()
     with pytest.raises(ContractError, match=r"model\.onnx of moon-ctr 1 has sha256 nothing"):
-        promotion.promote(copied, 2)
+        promotion.promote(copied, 2, WISH)
 
 
 def test_rollback_refuses_a_tampered_release_too(copied: Settings, registry: Registry, make_release: Make) -> None:
     good = manifest_of(registry, 1)["encoder"]
     make_release(encoder={**good, "sha256": {**good["sha256"], "trunk.onnx": "0" * 64}})
-    registry.point(PREVIOUS, 2)
     with pytest.raises(ContractError, match=r"trunk\.onnx of moon-encoder 1 .* the manifest says 000000000000"):
-        promotion.rollback(copied)
-    assert aliases(registry) == {CHAMPION: 1, PREVIOUS: 2}
+        promotion.rollback(copied, WISH, to=2)
+    assert aliases(registry) == {CHAMPION: 1, PREVIOUS: None}
 
 
 def test_an_index_of_another_contract_is_refused(copied: Settings, make_release: Make) -> None:
     make_release()
     index.build(places.index_place(copied, 1), np.array([1]), np.eye(1, 64, dtype=np.float32), "c-other")
     with pytest.raises(ContractError, match=r"manifest and index: contract c-[0-9a-f]+ was about to meet contract c-other"):
-        promotion.promote(copied, 2)
+        promotion.promote(copied, 2, WISH)
 
 
 def test_vectors_of_another_contract_are_refused(copied: Settings, make_release: Make) -> None:
@@ -196,17 +115,17 @@ def test_vectors_of_another_contract_are_refused(copied: Settings, make_release:
     for kind in ("items", "queries"):
         RepresentationTable.write(places.table_place(copied, kind, 1), np.array([1]), np.eye(1, 64, dtype=np.float32), "c-other")
     with pytest.raises(ContractError, match=r"manifest and representation table: contract c-[0-9a-f]+ was about to meet contract c-other"):
-        promotion.promote(copied, 2)
+        promotion.promote(copied, 2, WISH)
 
 
 def test_an_encoder_of_another_contract_is_refused(copied: Settings, registry: Registry, make_release: Make) -> None:
     make_release()
     registry.tag(ENCODER, 1, {"contract_id": "c-other"})
     with pytest.raises(ContractError, match=r"manifest and encoder: contract c-[0-9a-f]+ was about to meet contract c-other"):
-        promotion.promote(copied, 2)
+        promotion.promote(copied, 2, WISH)
 
 
 def test_a_release_without_a_click_model_can_be_promoted(copied: Settings, registry: Registry, make_release: Make) -> None:
     make_release(ctr=None)
     (registry.fetch(CTR, 1) / "model.onnx").unlink()
-    assert promotion.promote(copied, 2) == 1
+    assert promotion.promote(copied, 2, WISH).before == 1

@@ -1,0 +1,130 @@
+"""``moon release``, ``promote``, ``rollback``, ``moves``, ``explain``, ``status``: what whoever is on call needs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from moon_ops.cli.terminal import now, say, settings_of, wish
+
+if TYPE_CHECKING:
+    from moon_ops.release.promotion import Moved
+
+app = typer.Typer()
+
+Home = Annotated[Path | None, typer.Option(help="Where everything is kept; default: MOON_HOME, else ./.moon", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")]
+Encoder = Annotated[int, typer.Option(help="Version of moon-encoder.")]
+Reason = Annotated[str, typer.Option(help="Why; it is recorded.", show_default=False)]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+
+
+@app.command()
+def release(
+    encoder: Encoder,
+    home: Home = None,
+    ctr: Annotated[int | None, typer.Option(help="Version of moon-ctr; none for a shop without click sequences.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure an encoder and a click model against the champion, and register them as the next moon-release.
+
+    Example: moon release --encoder 1 --ctr 1
+    """
+    from moon_ops.registry.registry import encoder_version
+    from moon_ops.release.manifest import release as stage
+    from moon_ops.release.windows import windows
+
+    settings = settings_of(home)
+    times = windows(settings.lake, seen_until=encoder_version(settings, encoder).trained_until)
+    made = stage(settings, encoder, ctr, times, now=now())
+    say({"release": made.version, "passed": made.passed, "evidence": [asdict(v) for v in made.verdicts]}, as_json)
+
+
+@app.command()
+def promote(
+    version: Annotated[int, typer.Argument(help="Version of moon-release.")],
+    home: Home = None,
+    reason: Reason = "",
+    force: Annotated[bool, typer.Option(help="In spite of a failed gate, or another champion; needs --reason, and is recorded.")] = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Make a release the champion, if its evidence passed; the champion becomes `previous`. Who, when and why is recorded.
+
+    Example: moon promote 2 --reason "recall up, AUC the same"
+    """
+    from moon_ops.release.promotion import promote as stage
+
+    say(_told(stage(settings_of(home), version, wish(reason), force=force, dry_run=dry_run), dry_run=dry_run), as_json)
+
+
+@app.command()
+def rollback(
+    home: Home = None,
+    to: Annotated[int | None, typer.Option(help="Go back to this release; default: the last good one before the champion.")] = None,
+    again: Annotated[bool, typer.Option(help="Go back one more, although the last move was a rollback.")] = False,
+    reason: Reason = "",
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Go back to the last release that was served before this one. Nothing is recomputed.
+
+    Example: moon rollback --reason "searches find nothing"
+    """
+    from moon_ops.release.promotion import rollback as stage
+
+    say(_told(stage(settings_of(home), wish(reason), to=to, again=again, dry_run=dry_run), dry_run=dry_run), as_json)
+
+
+@app.command()
+def moves(home: Home = None, last: Annotated[int, typer.Option(help="How many.", min=1)] = 20, as_json: Json = False) -> None:
+    """Which release was made champion when, by whom, and why; the newest last.
+
+    Example: moon moves --last 5
+    """
+    from moon_ops.registry.moves import moves as read
+    from moon_ops.registry.registry import Registry
+
+    known = read(Registry(settings_of(home)))[-last:]
+    if as_json:
+        say({"moves": [asdict(move) for move in known]}, as_json)
+    for move in [] if as_json else known:
+        typer.echo(move.told())
+
+
+@app.command()
+def status(home: Home = None, as_json: Json = False) -> None:
+    """The champion, its parts and figures, what is served, and how much of the catalogue has vectors. Exit code 1 if the champion cannot be
+    served.
+
+    Example: moon status --json
+    """
+    from moon_ops.release.status import status as stage
+
+    found = stage(settings_of(home))
+    say(found, as_json)
+    serving = found.get("serving", {"degraded": "", "release": None})
+    if serving["degraded"] and (found["champion"], serving["release"]) != (None, None):
+        raise typer.Exit(1)
+
+
+@app.command()
+def explain(version: Annotated[int, typer.Argument(help="Version of moon-release.")], home: Home = None) -> None:
+    """Why a release passed its gates or did not: each gate beside the champion, as on its page in MLflow.
+
+    Example: moon explain 2
+    """
+    from moon_ops.registry.registry import Registry, manifest_of
+    from moon_ops.release.evidence import description
+
+    typer.echo(description(version, manifest_of(Registry(settings_of(home)), version)))
+
+
+def _told(moved: Moved, *, dry_run: bool) -> dict[str, Any]:
+    told: dict[str, Any] = {"champion": moved.after, "before": moved.before}
+    if moved.move is None:
+        told["moved"] = "no: only shown" if dry_run else "no: it is champion already"
+    return told

@@ -1,0 +1,65 @@
+"""Whether a release may be served: it passed its gates, and every part of it is there and is what its manifest says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moon_ops.embeddings import vector_tables
+from moon_ops.embeddings.index import ItemIndex
+from moon_ops.errors import ContractError, GateError
+from moon_ops.inputs.contract import file_sha256, require_same
+from moon_ops.publication import places
+from moon_ops.registry.registry import CTR, ENCODER, Registry
+from moon_ops.settings import Settings
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A release with the directories of its models."""
+
+    release: int
+    manifest: dict[str, Any]
+    encoder: Path
+    click_model: Path | None
+
+
+def verify(settings: Settings, registry: Registry, manifest: dict[str, Any], *, forced: bool = False) -> None:
+    """Check that a release passed its gates, and that every part of it is there and is what the manifest says.
+
+    Raises :class:`GateError` (not for one that is ``forced``) or :class:`ContractError`. Serving asks this, too: anyone may move an alias
+    in MLflow.
+    """
+    if not forced:
+        require_passed(manifest)
+    contract, encoder = manifest["contract_id"], manifest["encoder"]["version"]
+    require_same(contract, registry.tags(ENCODER, encoder)["contract_id"], what="manifest and encoder")
+    require_same(contract, vector_tables.contract_of(settings.lake, encoder), what="manifest and embeddings table")
+    require_same(contract, ItemIndex.open(places.index_place(settings, encoder)).header.contract_id, what="manifest and index")
+    require_same(contract, places.table(settings, "items", encoder).contract_id, what="manifest and representation table")
+    click_model = registry.fetch(CTR, manifest["ctr"]["version"]) if manifest["ctr"] else None
+    verify_files(Parts(0, manifest, registry.fetch(ENCODER, encoder), click_model))
+
+
+def require_passed(manifest: dict[str, Any]) -> None:
+    """:class:`GateError` that names the first gate that failed."""
+    failed = [v for v in manifest["evidence"] if not v["passed"]]
+    if failed or not manifest["passed"]:
+        worst = failed[0] if failed else {"gate": "passed", "value": 0.0, "rule": "true"}
+        raise GateError(
+            f"the release did not pass its gates: {worst['gate']} = {worst['value']:.4f}, it must be {worst['rule']}",
+            action="train again, or keep the champion",
+        )
+
+
+def verify_files(parts: Parts) -> None:
+    """:class:`ContractError` for a file that is not the one the manifest was made with."""
+    for name, folder, part in ((ENCODER, parts.encoder, parts.manifest["encoder"]), (CTR, parts.click_model, parts.manifest["ctr"])):
+        for file, expected in part["sha256"].items() if part else ():
+            found = file_sha256(folder / file) if folder is not None and (folder / file).is_file() else "nothing"
+            if found != expected:
+                raise ContractError(
+                    f"{file} of {name} {part['version']} has sha256 {found[:12]}, the manifest says {expected[:12]}",
+                    action="do not serve it; release it again",
+                )
