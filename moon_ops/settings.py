@@ -46,6 +46,7 @@ class Settings(BaseModel):
     port: int = 8321
     variant: str = VARIANTS[0]  # of an encoder's graphs
     behaviors: int = BEHAVIORS  # how many of a user's last clicks the features show
+    repair: bool = False  # whether a service moves an alias back that names a release which cannot be served
     items_token: SecretStr = SecretStr("")  # who may send new items to the service; empty: nobody
 
     @classmethod
@@ -76,6 +77,17 @@ class Settings(BaseModel):
             return Lake(lake if "://" in lake else str(Path(lake).absolute()))
         return lake
 
+    @field_validator("tracking_uri")
+    @classmethod
+    def _readable(cls, uri: SecretStr) -> SecretStr:
+        """SQLAlchemy reads three characters of an address otherwise: the registry would lie elsewhere, or nowhere."""
+        value = uri.get_secret_value()
+        strange = next((sign for sign in "%?#" if value.startswith("sqlite:") and sign in value), None)
+        if strange:
+            problem = f"MOON_TRACKING_URI = {value} has a {strange}, which a SQLite address cannot hold"
+            raise SettingsError(problem, action="name a place without it, as MOON_HOME or here")
+        return uri
+
     @field_validator("redis")
     @classmethod
     def _servers(cls, redis: SecretStr) -> SecretStr:
@@ -93,6 +105,14 @@ class Settings(BaseModel):
         name = str(info.field_name)
         usual = cls.model_fields[name].get_default(call_default_factory=True)
         return whole(PREFIX + name.upper(), value, usual, MOST.get(name))
+
+    @field_validator("repair", mode="before")
+    @classmethod
+    def _yes_or_no(cls, value: object) -> bool:
+        known = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+        if str(value).lower() not in known:
+            raise SettingsError(f"MOON_REPAIR = {value!r} is neither yes nor no", action="set MOON_REPAIR to yes or no")
+        return known[str(value).lower()]
 
     @field_validator("variant")
     @classmethod

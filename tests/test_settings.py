@@ -70,12 +70,12 @@ def test_a_variant_is_one_of_three(clean: pytest.MonkeyPatch, value: str) -> Non
 def test_every_variable_is_read(clean: pytest.MonkeyPatch) -> None:
     given = {"HOME": "/data/moon", "LAKE": "s3://shop/lake", "TRACKING_URI": "http://mlflow:5000", "REDIS": "redis:6379"}
     given |= {"MODELS": "/etc/moon", "INBOX": "/data/inbox", "WORKERS": "3", "HOST": "0.0.0.0", "PORT": "80"}
-    given |= {"FEAST_REGISTRY": "postgresql://feast/moon", "VARIANT": "int8", "BEHAVIORS": "7", "ITEMS_TOKEN": "a-token"}
+    given |= {"FEAST_REGISTRY": "postgresql://feast/moon", "VARIANT": "int8", "BEHAVIORS": "7", "ITEMS_TOKEN": "a-token", "REPAIR": "yes"}
     assert {f"MOON_{name}" for name in given} == {variable(field) for field in Settings.model_fields}
     for name, value in given.items():
         clean.setenv(f"MOON_{name}", value)
     settings = Settings.from_environment()
-    assert (settings.variant, settings.behaviors) == ("int8", 7)
+    assert (settings.variant, settings.behaviors, settings.repair) == ("int8", 7, True)
     assert {name: getattr(settings, name).get_secret_value() for name in SECRETS} == {name: given[name.upper()] for name in SECRETS}
     assert (settings.home, settings.models, settings.inbox) == (Path("/data/moon"), Path("/etc/moon"), Path("/data/inbox"))
     assert settings.lake.uri == "s3://shop/lake"
@@ -192,3 +192,17 @@ def test_an_error_keeps_its_action_across_processes(kind: type[MoonError]) -> No
     assert type(sent) is kind
     assert (sent.problem, sent.action, str(sent)) == ("steps = -1", "correct it", "steps = -1 → correct it")
     assert kind.__name__ in str(errors.__doc__)  # the tree is drawn there
+
+
+@pytest.mark.parametrize("value", ["maybe", "2"])
+def test_a_switch_is_yes_or_no(clean: pytest.MonkeyPatch, value: str) -> None:
+    clean.setenv("MOON_REPAIR", value)
+    with pytest.raises(SettingsError, match=r"MOON_REPAIR = .* is neither yes nor no → set MOON_REPAIR to yes or no"):
+        Settings.from_environment()
+
+
+@pytest.mark.parametrize("place", ["a%41b", "what?", "a#b"])
+def test_a_place_that_a_database_cannot_have_is_refused(clean: pytest.MonkeyPatch, tmp_path: Path, place: str) -> None:
+    """SQLAlchemy reads these characters of an address otherwise: the registry would lie elsewhere, or nowhere."""
+    with pytest.raises(SettingsError, match=r"MOON_TRACKING_URI = .*, which a SQLite address cannot hold → name a place without it"):
+        Settings.from_environment(tmp_path / place)

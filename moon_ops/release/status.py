@@ -7,8 +7,11 @@ from typing import Any
 import pyarrow.compute as pc
 
 from moon_ops.embeddings import vector_tables
+from moon_ops.errors import MoonError
 from moon_ops.lake.lake import Lake
+from moon_ops.registry import moves as record
 from moon_ops.registry.registry import CANDIDATE, CHAMPION, PREVIOUS, Registry, manifest_of
+from moon_ops.release import served
 from moon_ops.settings import Settings
 
 
@@ -34,6 +37,8 @@ def status(settings: Settings) -> dict[str, Any]:
         else None,
         "candidate": registry.alias(CANDIDATE),
         "previous": registry.alias(PREVIOUS),
+        "serving": _serving(settings, registry),
+        "last_move": next((move.told() for move in reversed(record.moves(registry))), None),
         "items": len(items),
         "embedded": len(items & embedded_items(lake, encoder)) if encoder else 0,
         "images": lake.count("images"),
@@ -42,6 +47,16 @@ def status(settings: Settings) -> dict[str, Any]:
         "quarantine": lake.count("quarantine"),
         "metrics": manifest["metrics"] if manifest else {},
     }
+
+
+def _serving(settings: Settings, registry: Registry) -> dict[str, Any]:
+    """What a service would serve now, why that is not the champion, and what one of this home has loaded last."""
+    loaded, since = served.since(settings)
+    try:
+        choice = served.choose(settings, registry)
+    except MoonError as fault:
+        return {"release": None, "degraded": str(fault), "loaded": loaded, "since": since}
+    return {"release": choice.release, "degraded": choice.why, "loaded": loaded, "since": since}
 
 
 def active_items(lake: Lake) -> set[int]:

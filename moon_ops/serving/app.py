@@ -20,9 +20,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from moon_ops.errors import InputError, MoonError
 from moon_ops.inputs.images import MAX_BYTES
 from moon_ops.lake.tables import image_bytes
-from moon_ops.serving.champion import Champion, Follower, titles
+from moon_ops.serving.champion import Champion, titles
+from moon_ops.serving.follower import Follower
 from moon_ops.serving.guard import Guard
 from moon_ops.serving.live import MOST, Intake, NewItem
+from moon_ops.serving.metrics import exposition
 from moon_ops.serving.request import Asked, contexts
 from moon_ops.serving.sockets import require_free
 from moon_ops.settings import Settings
@@ -73,6 +75,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(MoonError, _refuse)
     _add_health(app, follower)
+    app.add_api_route("/metrics", exposition(follower), include_in_schema=False)
     _add_queries(app, follower, settings)
     _add_items(app, settings)
     _add_intake(app, intake)
@@ -87,9 +90,10 @@ def _add_health(app: FastAPI, follower: Follower) -> None:
 
     @app.get("/ready")
     def ready() -> JSONResponse:
-        """Whether a champion is served; which one; and why a newer one is not."""
-        champion = follower.current
-        body: dict[str, Any] = {"ready": champion is not None, "release": None, "refused": follower.refused}
+        """``status`` is ready, degraded (another release than the one asked for is served, and why), or unavailable (503)."""
+        champion, state = follower.current, follower.state()
+        body: dict[str, Any] = {"ready": champion is not None, "status": state.status, "asked": state.asked}
+        body |= {"release": None, "refused": state.why}
         if champion is not None:
             body |= {"release": champion.version, "encoder": champion.encoder, "contract_id": champion.contract_id}
             body |= {"items": champion.index.header.items, "ctr": (champion.manifest["ctr"] or {}).get("version")}

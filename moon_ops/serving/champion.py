@@ -8,8 +8,6 @@ from __future__ import annotations
 import copy
 import datetime as dt
 import logging
-import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +20,7 @@ from moon_ops.ctr.score import Scorer
 from moon_ops.embeddings import features
 from moon_ops.embeddings.index import ItemIndex
 from moon_ops.embeddings.runtime import Runtime
-from moon_ops.errors import InputError, MoonError, StageError
+from moon_ops.errors import InputError, StageError
 from moon_ops.inputs.contract import Sample, require_same
 from moon_ops.inputs.images import decode
 from moon_ops.inputs.regions import views
@@ -30,14 +28,11 @@ from moon_ops.lake.lake import Lake
 from moon_ops.lake.schemas import VALIDITY
 from moon_ops.lake.tables import active_as_of
 from moon_ops.publication import places
-from moon_ops.registry.registry import CHAMPION, CTR, Registry, manifest_of
-from moon_ops.release import stages
-from moon_ops.release.promotion import verify
+from moon_ops.release.verification import Parts
 from moon_ops.serving.request import Asked, joined
 from moon_ops.settings import Settings
 
 log = logging.getLogger(__name__)
-REFRESH_SECONDS = 0.25  # between looks at three links: new items are searchable that soon after their publication
 QUERY = "query"  # the image id of the picture in a request
 
 
@@ -52,17 +47,18 @@ class Hit:
 class Champion:
     """One loaded release. All its methods may be called from many threads."""
 
-    def __init__(self, settings: Settings, registry: Registry, version: int) -> None:
-        manifest = manifest_of(registry, version)
-        verify(settings, registry, manifest)
-        self.settings, self.version, self.manifest = settings, version, manifest
+    def __init__(self, settings: Settings, parts: Parts) -> None:
+        """Load verified ``parts``; :class:`MoonError` if they do not fit each other."""
+        manifest = parts.manifest
+        self.settings, self.parts, self.version, self.manifest = settings, parts, parts.release, manifest
         self.encoder = int(manifest["encoder"]["version"])
         self.contract_id = str(manifest["contract_id"])
         self.places = linked(settings, self.encoder)
-        self.runtime: Runtime = stages.runtime(settings, self.encoder)
+        self.runtime = Runtime(parts.encoder, threads=settings.workers, variant=settings.variant)
+        require_same(self.contract_id, self.runtime.contract_id, what="release and encoder")
         self.index = ItemIndex.open(places.index_place(settings, self.encoder))
         self.tables = places.tables(settings, self.encoder)
-        self.scorer = Scorer(registry.fetch(CTR, manifest["ctr"]["version"]), threads=settings.workers) if manifest["ctr"] else None
+        self.scorer = Scorer(parts.click_model, threads=settings.workers) if parts.click_model else None
         self.store = features.open_store(settings)
         if self.scorer is not None:
             require_same(self.contract_id, self.scorer.contract_id, what="release and click model")
@@ -116,75 +112,6 @@ def _warn_of_fewer(store: FeatureStore, encoder: int, behaviors: int) -> None:
         features.require_behaviors(store, features.service(store, encoder), behaviors)
     except InputError as fewer:
         log.warning("the click model is served less than it was trained on: %s", fewer)
-
-
-class Follower:
-    """Keeps the champion that the alias points to; a new one that cannot be loaded is reported and not served."""
-
-    def __init__(self, settings: Settings, *, every_seconds: float = 5.0) -> None:
-        self.settings, self.every_seconds = settings, every_seconds
-        self.registry = Registry(settings)
-        self.current: Champion | None = None
-        self.refused = self._said = ""  # why, and the fault that was logged last
-        self._stop = threading.Event()
-
-    def follow(self) -> None:
-        """Load the champion if the alias has moved (or an index of the same release has been refreshed)."""
-        try:
-            version = self.registry.alias(CHAMPION)
-        except Exception as fault:  # the registry may be away for a while; what is served goes on
-            self._refuse("the registry could not be asked for the champion", fault, known=True)
-            return
-        if version is None:
-            self.refused = "there is no champion release → run `moon demo`, or `moon promote RELEASE`"
-            return
-        try:
-            if self.current is None or self.current.version != version:
-                self.current = Champion(self.settings, self.registry, version)  # one assignment: a request sees the old or the new
-            self.refresh()
-            self.refused = self._said = ""
-        except Exception as fault:  # whatever is wrong with a release, it must not end the one that is served
-            self._refuse(f"release {version} is not served", fault)
-
-    def _refuse(self, what: str, fault: Exception, *, known: bool = False) -> None:
-        """Report a fault; it is logged once, however often it is met. ``known``: where it comes from tells nothing."""
-        self.refused = f"{what}: {fault}"
-        if str(fault) != self._said:
-            log.error(self.refused, exc_info=not known and not isinstance(fault, MoonError))
-        self._said = str(fault)
-
-    def refresh(self) -> None:
-        """Open the newest publication of the champion's vectors, if there is one since."""
-        now = self.current
-        if now is not None and now.places != linked(self.settings, now.encoder):
-            self.current = now.refreshed()
-
-    def champion(self) -> Champion:
-        """The champion being served; :class:`StageError` while there is none."""
-        if self.current is None:
-            raise StageError(self.refused or "the champion is being loaded", action="ask /ready again")
-        return self.current
-
-    def start(self) -> None:
-        """Load once, then follow in the background until :meth:`stop`."""
-        self.follow()
-        threading.Thread(target=self._loop, name="follow-champion", daemon=True).start()
-
-    def stop(self) -> None:
-        """Stop following."""
-        self._stop.set()
-
-    def _loop(self) -> None:
-        asked = time.monotonic()
-        while not self._stop.wait(REFRESH_SECONDS):
-            if time.monotonic() - asked >= self.every_seconds:
-                self.follow()
-                asked = time.monotonic()
-                continue
-            try:
-                self.refresh()
-            except Exception as fault:  # what is served goes on; asked again in a moment
-                self._refuse("the newest publication is not served", fault)
 
 
 def linked(settings: Settings, encoder: int) -> list[str]:

@@ -23,7 +23,7 @@ from moon_ops.errors import InputError, MoonError
 from moon_ops.inputs.images import MAX_BYTES
 from moon_ops.lake.ingest import IngestReport, ingest
 from moon_ops.publication import marks, publication
-from moon_ops.serving.champion import Follower
+from moon_ops.serving.follower import Follower
 from moon_ops.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -54,7 +54,8 @@ def picture(released: Settings, item: dict[str, Any]) -> bytes:
 def test_ready_names_the_release(client: httpx.Client, released: Settings) -> None:
     body = client.get("/ready").json()
     contract = stages.runtime(released, 1).contract_id
-    assert body == {"ready": True, "release": 1, "encoder": 1, "ctr": 1, "contract_id": contract, "items": 115, "refused": ""}
+    parts = {"release": 1, "encoder": 1, "ctr": 1, "contract_id": contract, "items": 115}
+    assert body == {"ready": True, "status": "ready", "asked": 1, "refused": "", **parts}
     assert client.get("/health").json() == {"status": "ok"}
 
 
@@ -177,7 +178,7 @@ def test_without_a_champion_the_service_says_why(tmp_path: Path) -> None:
 
 def test_a_refused_champion_leaves_the_served_one_in_place(released: Settings, tmp_path: Path) -> None:
     """The alias moves to a release whose index is damaged: the old one is still served, and /ready says why."""
-    from moon_ops.serving.champion import Follower
+    from moon_ops.serving.follower import Follower
 
     home = tmp_path / "home"
     shutil.copytree(released.home, home, symlinks=True)
@@ -199,7 +200,7 @@ def test_what_cannot_be_served_is_logged_once(
     released: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is asked four times a second, for as long as it takes somebody to mend it; and reported again when it comes back."""
-    from moon_ops.serving.champion import Follower
+    from moon_ops.serving.follower import Follower
 
     home = tmp_path / "home"
     shutil.copytree(released.home, home, symlinks=True)
@@ -212,7 +213,7 @@ def test_what_cannot_be_served_is_logged_once(
         follower.stop()
         assert [r.levelname for r in caplog.records if "the index is broken" in r.getMessage()] == ["ERROR"]
         assert "the index is broken" in follower.refused
-    follower.follow()
+    follower.reopen()
     assert follower.refused == ""
 
 
@@ -220,7 +221,7 @@ def test_a_model_that_reads_more_clicks_than_are_shown_is_served_with_a_warning(
     released: Settings, tmp_path: Path, now: dt.datetime, caplog: pytest.LogCaptureFixture
 ) -> None:
     """At night the service must go on; the log says why its scores are not those that were judged."""
-    from moon_ops.serving.champion import Follower
+    from moon_ops.serving.follower import Follower
 
     home = tmp_path / "home"
     shutil.copytree(released.home, home, symlinks=True)
@@ -238,7 +239,7 @@ def test_an_alias_moved_to_a_failed_release_is_not_followed(released: Settings, 
     import json
 
     from moon_ops.registry.registry import CHAMPION, RELEASE, Registry, manifest_of
-    from moon_ops.serving.champion import Follower
+    from moon_ops.serving.follower import Follower
 
     home = tmp_path / "home"
     shutil.copytree(released.home, home, symlinks=True)

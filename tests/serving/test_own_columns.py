@@ -102,7 +102,7 @@ def trained(home: Settings, times: Windows) -> tuple[Path, int]:
 @pytest.fixture(scope="module")
 def client(home: Settings, times: Windows, trained: tuple[Path, int], now: Any) -> Iterator[httpx.Client]:
     made = manifest.release(home, 1, trained[1], times, now=now)
-    promotion.promote(home, made.version)
+    promotion.promote(home, made.version, promotion.Wish("test", now.isoformat()))
     with running(home) as opened:
         yield opened
 

@@ -1,0 +1,197 @@
+"""Which champion a service keeps: it follows the alias, falls back on the last good release, and says what it serves and why.
+
+Two threads: one asks the registry, which may hang for minutes; the other opens each new publication of what is served, which must not wait.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from functools import cached_property
+
+from moon_ops.errors import MoonError, StageError
+from moon_ops.registry.registry import CHAMPION, Registry
+from moon_ops.release import promotion, served
+from moon_ops.release.promotion import Wish
+from moon_ops.serving.champion import Champion, linked
+from moon_ops.settings import Settings
+
+log = logging.getLogger(__name__)
+REFRESH_SECONDS = 0.25  # between looks at three links: new items are searchable that soon after their publication
+AGAIN_SECONDS = 60.0  # until a release that was refused is looked at again
+PATIENCE_SECONDS = 10.0  # a registry that takes longer to answer is reported; at a start, what was served last is served meanwhile
+
+
+@dataclass(frozen=True)
+class State:
+    """What a service says of itself: ``asked`` is the release that the alias names, ``why`` it serves another one or none."""
+
+    serving: int | None
+    asked: int | None
+    why: str
+
+    @property
+    def status(self) -> str:
+        """In a word."""
+        return "unavailable" if self.serving is None else "degraded" if self.why else "ready"
+
+
+class Follower:
+    """Keeps a champion; one that cannot be loaded is reported and not served."""
+
+    def __init__(self, settings: Settings, *, every_seconds: float = 5.0) -> None:
+        self.settings, self.every_seconds = settings, every_seconds
+        self.current: Champion | None = None
+        self.asked: int | None = None
+        self._why = self._stale = self._said = ""  # it serves another release; not the newest publication; and what was logged last
+        self._asking: float | None = None  # since when the registry has owed an answer
+        self._again = 0.0  # when to try a release that was refused once more
+        self._swap, self._stop = threading.Lock(), threading.Event()
+
+    @cached_property
+    def registry(self) -> Registry:
+        """Connected when it is first asked: a service can start without it."""
+        return Registry(self.settings)
+
+    @property
+    def refused(self) -> str:
+        """Why what is asked for is not served; empty if it is."""
+        return self.state().why
+
+    def follow(self) -> None:
+        """Load what is to be served, if that is not what is: the champion, or else the release that was served last and can be."""
+        self._asking = time.monotonic()
+        try:
+            asked = self.registry.alias(CHAMPION)
+            new, self.asked = asked != self.asked, asked
+            if self.current is not None and self.current.version == asked:
+                self._why = self._said = ""
+                if new:
+                    promotion.note(self.settings, self.registry, self._wish())
+            elif new or self.current is None or time.monotonic() > self._again:
+                self._load()
+                self._again = time.monotonic() + AGAIN_SECONDS
+        except MoonError as fault:
+            self._refuse(str(fault), fault)
+        except Exception as fault:  # the registry may be away for a while; what is served goes on
+            self._refuse(f"the registry could not be asked for the champion: {fault}", fault, known=True)
+        finally:
+            self._asking = None
+        if self.current is None:
+            self._remembered()
+
+    def _load(self) -> None:
+        choice = served.choose(self.settings, self.registry)
+        if self.current is None or self.current.version != choice.release:
+            made = self._opened(choice)
+            if made is None:
+                return
+            self._serve(made)
+        if not choice.why and self.current is not None and self.current.version == choice.release:
+            self._why = self._said = ""
+            promotion.note(self.settings, self.registry, self._wish())
+        elif choice.why:
+            self._refuse(choice.why, StageError(choice.why, action="look at `moon status`"))
+            if self.settings.repair and choice.asked is not None:
+                promotion.rollback(self.settings, self._wish(choice.why), to=choice.release)
+
+    def _opened(self, choice: served.Choice) -> Champion | None:
+        """The release loaded; None with the reason in ``refused`` if it cannot be while another one is served."""
+        try:
+            return Champion(self.settings, choice.parts)
+        except Exception as fault:  # whatever is wrong with a release, it must not end the one that is served
+            self._refuse(f"release {choice.release} is not served: {fault}", fault)
+            if self.current is not None:
+                return None
+        for release in served.fallbacks(self.settings, self.registry, choice.release):
+            try:
+                return Champion(self.settings, served.parts_of(self.settings, self.registry, release))
+            except Exception as fault:
+                log.warning("release %d is not served either: %s", release, fault)
+        return None
+
+    def _remembered(self) -> None:
+        """Serve what was served last, from this home alone."""
+        parts = served.recall(self.settings)
+        if parts is None:
+            return
+        try:
+            self._serve(Champion(self.settings, parts))
+        except Exception as fault:
+            log.warning("release %d, which was served last, is not served either: %s", parts.release, fault)
+
+    def _serve(self, champion: Champion) -> None:
+        with self._swap:
+            before, self.current = self.current, champion  # one assignment: a request sees the old or the new
+        log.warning("now serving release %d in place of %s", champion.version, before.version if before else "none")
+        served.remember(self.settings, champion.parts, dt.datetime.now(dt.UTC).isoformat(timespec="seconds"))
+
+    def _wish(self, why: str = "") -> Wish:
+        return Wish(f"moon serve on {socket.gethostname()}", dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), why)
+
+    def _refuse(self, what: str, fault: Exception, *, known: bool = False) -> None:
+        """Report a fault; it is logged once, however often it is met. ``known``: where it comes from tells nothing."""
+        self._why = what
+        if str(fault) != self._said:
+            log.error(what, exc_info=not known and not isinstance(fault, MoonError))
+        self._said = str(fault)
+
+    def refresh(self) -> None:
+        """Open the newest publication of what is served, if there is one since."""
+        now = self.current
+        if now is None or now.places == linked(self.settings, now.encoder):
+            return
+        fresh = now.refreshed()
+        with self._swap:
+            if self.current is now:  # else another release has taken its place meanwhile
+                self.current = fresh
+
+    def state(self) -> State:
+        """What is served, what is asked for, and why it is not the same."""
+        late = 0.0 if self._asking is None else time.monotonic() - self._asking
+        silent = f"the registry has not answered for {late:.0f} seconds" if late > PATIENCE_SECONDS else ""
+        why = "; ".join(part for part in (self._why, self._stale, silent) if part)
+        return State(None if self.current is None else self.current.version, self.asked, why)
+
+    def champion(self) -> Champion:
+        """The champion being served; :class:`StageError` while there is none."""
+        if self.current is None:
+            raise StageError(self.refused or "the champion is being loaded", action="ask /ready again")
+        return self.current
+
+    def start(self) -> None:
+        """Load once, then follow in the background until :meth:`stop`; a registry that hangs holds no start for long."""
+        threading.Thread(target=self._ask, name="follow-champion", daemon=True).start()
+        begun = time.monotonic()
+        while self.current is None and not self._why and time.monotonic() - begun < PATIENCE_SECONDS:
+            time.sleep(REFRESH_SECONDS / 10)
+        if self.current is None:
+            self._remembered()
+        threading.Thread(target=self._open, name="open-publications", daemon=True).start()
+
+    def stop(self) -> None:
+        """Stop following."""
+        self._stop.set()
+
+    def _ask(self) -> None:
+        self.follow()
+        while not self._stop.wait(self.every_seconds):
+            self.follow()
+
+    def _open(self) -> None:
+        while not self._stop.wait(REFRESH_SECONDS):
+            self.reopen()
+
+    def reopen(self) -> None:
+        """:meth:`refresh`, and report what hinders it; what is served goes on, and it is tried again in a moment."""
+        try:
+            self.refresh()
+            self._stale = ""
+        except Exception as fault:
+            if not self._stale:
+                log.error("the newest publication is not served: %s", fault, exc_info=not isinstance(fault, MoonError))
+            self._stale = f"the newest publication is not served: {fault}"
