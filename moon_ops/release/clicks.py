@@ -81,6 +81,13 @@ def evaluate_ctr(
     settings: Settings, encoder: int, model: Path, windows: Windows, *, baseline: Path | None = None, oracle: Path | None = None
 ) -> dict[str, float]:
     """Metrics of a click model on impressions after its training, beside the ID-only ``baseline`` and a simulated shop's oracle."""
+    return judged_ctr(settings, encoder, model, windows, baseline=baseline, oracle=oracle)[0]
+
+
+def judged_ctr(
+    settings: Settings, encoder: int, model: Path, windows: Windows, *, baseline: Path | None = None, oracle: Path | None = None
+) -> tuple[dict[str, float], evaluate.Scored]:
+    """:func:`evaluate_ctr`, and the scores that it counts."""
     scorer, tables = Scorer(model, threads=settings.workers), vectors_known(settings, encoder)
     beside = Scorer(baseline, threads=settings.workers) if baseline is not None else None
     own = together(one.own for one in (scorer, beside) if one is not None)
@@ -102,4 +109,4 @@ def evaluate_ctr(
         if known.any():
             masks = {name: rows[known] for name, rows in scored.slices.items()}
             out |= metrics.report(labels[known], truth[known], users[known], masks, ORACLE)
-    return out
+    return out, scored

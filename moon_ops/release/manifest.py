@@ -17,14 +17,15 @@ import lance
 
 from moon_ops.embeddings import features, vector_tables
 from moon_ops.embeddings.index import ItemIndex
-from moon_ops.errors import LeakError
+from moon_ops.errors import LeakError, StageError
 from moon_ops.inputs.contract import file_sha256, require_same
 from moon_ops.metric_names import PARITY
 from moon_ops.publication import marks, places, publication
 from moon_ops.recipes.gates import Gates
 from moon_ops.recipes.reading import recipe
 from moon_ops.registry.registry import CANDIDATE, CHAMPION, CTR, ENCODER, RELEASE, Registry, manifest_of
-from moon_ops.release import clicks, evaluation, expected_gain, stages
+from moon_ops.release import clicks, evaluation, evidence, expected_gain, served, stages
+from moon_ops.release.comparison import Measured, as_numbers, differences
 from moon_ops.release.gates import Verdict, judge
 from moon_ops.release.windows import Windows
 from moon_ops.settings import Settings
@@ -49,14 +50,15 @@ class Release:
 
 def measure(
     settings: Settings, encoder: int, ctr: int | None, windows: Windows, *, baseline: Path | None = None, oracle: Path | None = None
-) -> dict[str, float]:
+) -> Measured:
     """Every figure a gate or a report reads: recall, parity and, with a click model, its metrics."""
     registry = Registry(settings)
-    found = {PARITY: float(registry.tags(ENCODER, encoder)["parity_cosine"])}
-    found |= evaluation.evaluate(settings, encoder, windows).metrics
-    if ctr is not None:
-        found |= clicks.evaluate_ctr(settings, encoder, registry.fetch(CTR, ctr), windows, baseline=baseline, oracle=oracle)
-    return found
+    searches = evaluation.evaluate(settings, encoder, windows)
+    found = {PARITY: float(registry.tags(ENCODER, encoder)["parity_cosine"]), **searches.metrics}
+    if ctr is None:
+        return Measured(found, searches)
+    figures, scored = clicks.judged_ctr(settings, encoder, registry.fetch(CTR, ctr), windows, baseline=baseline, oracle=oracle)
+    return Measured({**found, **figures}, searches, scored)
 
 
 def release(
@@ -75,11 +77,14 @@ def release(
     Raises :class:`~moon_ops.errors.ContractError` if the click model was trained on another encoder's vectors.
     """
     registry = Registry(settings)
-    champion = registry.alias(CHAMPION)
-    metrics = {**measure(settings, encoder, ctr, windows, baseline=baseline, oracle=oracle), **(extra or {})}
-    champion_metrics = _champion_metrics(settings, registry, champion, windows, now) if champion else None
+    champion = _judged_against(settings, registry)
+    candidate = measure(settings, encoder, ctr, windows, baseline=baseline, oracle=oracle)
+    known = manifest_of(registry, champion) if champion else {}
+    beside = _champion_measured(settings, known, windows, now) if champion else None
+    champion_metrics, gaps = beside.metrics if beside else None, differences(candidate, beside)
+    metrics = {**candidate.metrics, **(extra or {}), **as_numbers(gaps)}
     metrics |= expected_gain.in_auc(settings, metrics, champion_metrics)
-    verdicts = judge(recipe(Gates, "gates", settings.models), metrics, champion_metrics)
+    verdicts = judge(recipe(Gates, "gates", settings.models), metrics, champion_metrics, gaps, known.get("debts", {}))
     passed = all(v.passed for v in verdicts)
     manifest = {
         **_parts(settings, registry, encoder, ctr),
@@ -87,6 +92,7 @@ def release(
         "created": now.isoformat(),
         "passed": passed,
         "evidence": [asdict(v) for v in verdicts],
+        "debts": {v.gate: v.debt for v in verdicts},
         "metrics": metrics,
         "compared_with": {"release": champion, "metrics": champion_metrics},
     }
@@ -103,12 +109,20 @@ def _registered(settings: Settings, registry: Registry, manifest: dict[str, Any]
     with tempfile.TemporaryDirectory() as scratch:
         (Path(scratch) / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
         tags = {"encoder": str(encoder), "ctr": str(ctr or ""), "contract_id": manifest["contract_id"]}
-        version = registry.register(RELEASE, run_id, Path(scratch), {**tags, "passed": str(manifest["passed"]).lower()})
+        version = registry.register(RELEASE, run_id, Path(scratch), {**tags, **evidence.tags(manifest)})
+    registry.describe(RELEASE, version, evidence.description(version, manifest))
     registry.finish(run_id)
     vectors = manifest["embeddings"]
     lance.dataset(settings.lake.address(vectors["table"])).tags.create(f"release-{version}", vectors["version"])
-    registry.point(CANDIDATE, version)
+    if manifest["passed"] or not _waits(registry, champion):
+        registry.point(CANDIDATE, version)
     return version
+
+
+def _waits(registry: Registry, champion: int | None) -> bool:
+    """Whether a release that passed waits as candidate: one that failed does not take its place."""
+    waiting = registry.alias(CANDIDATE)
+    return waiting is not None and waiting != champion and bool(manifest_of(registry, waiting)["passed"])
 
 
 def _parts(settings: Settings, registry: Registry, encoder: int, ctr: int | None) -> dict[str, Any]:
@@ -139,9 +153,16 @@ def _part(registry: Registry, name: str, version: int) -> dict[str, Any]:
     return {"version": version, "sha256": {file: file_sha256(directory / file) for file in FILES[name]}}
 
 
-def _champion_metrics(settings: Settings, registry: Registry, champion: int, windows: Windows, now: dt.datetime) -> dict[str, float]:
+def _judged_against(settings: Settings, registry: Registry) -> int | None:
+    """The release that is served, which a candidate has to follow: the champion, unless that cannot be served."""
+    try:
+        return served.choose(settings, registry).release
+    except StageError:
+        return registry.alias(CHAMPION)
+
+
+def _champion_measured(settings: Settings, manifest: dict[str, Any], windows: Windows, now: dt.datetime) -> Measured:
     """The champion's figures on the candidate's windows; those it was released with if it was trained into these windows."""
-    manifest = manifest_of(registry, champion)
     ctr, encoder = manifest["ctr"]["version"] if manifest["ctr"] else None, int(manifest["encoder"]["version"])
     stages.embed(settings, encoder, now=now)  # it is judged on the catalogue of today, as it would be served
     if marks.published_versions(settings, encoder) != marks.lake_versions(settings, encoder):
@@ -149,4 +170,4 @@ def _champion_metrics(settings: Settings, registry: Registry, champion: int, win
     try:
         return measure(settings, encoder, ctr, windows)
     except LeakError:
-        return {**manifest["metrics"], "recorded": 1.0}
+        return Measured({**manifest["metrics"], "recorded": 1.0})

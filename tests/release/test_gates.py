@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from moon_ops.ctr.metrics import Difference
 from moon_ops.recipes.gates import Gates
 from moon_ops.recipes.reading import recipe
 from moon_ops.release.gates import AUC, PARITY, RECALL, TEXT_RECALL, Verdict, judge
@@ -33,6 +34,35 @@ def test_a_later_release_may_fall_below_the_champion_by_the_tolerance() -> None:
     assert passed({PARITY: 1.0, RECALL: 0.4901, AUC: 0.6949}, champion) == {PARITY: True, RECALL: True, AUC: False}
 
 
+def test_small_losses_do_not_add_up() -> None:
+    """Five releases, each .008 below the one before: the tolerance of .01 is spent once, against the best of them."""
+    champion, debts, reached = dict(GOOD), dict[str, float](), [0.5]
+    for _ in range(5):
+        candidate = {**GOOD, RECALL: champion[RECALL] - 0.008}
+        verdict = judge(GATES, candidate, champion, None, debts)[1]
+        if verdict.passed:
+            champion, debts = candidate, {RECALL: verdict.debt}
+            reached.append(candidate[RECALL])
+    assert reached == [0.5, pytest.approx(0.492)]
+    rule = judge(GATES, {**GOOD, RECALL: 0.489}, champion, None, debts)[1].rule
+    assert rule == "at most 0.002 below the champion's 0.4920, which is 0.0080 below the best before it"
+    assert judge(GATES, {**GOOD, RECALL: 0.499}, champion, None, debts)[1].debt == pytest.approx(0.001), "what is won back counts"
+
+
+def test_no_release_falls_below_the_floor_though_the_champion_is_near_it() -> None:
+    verdict = judge(GATES, {**GOOD, RECALL: 0.099}, {**GOOD, RECALL: 0.105})[1]
+    assert (verdict.passed, verdict.threshold, verdict.rule, verdict.outcome) == (False, 0.1, "at least the floor 0.1", "failed")
+
+
+def test_a_gate_that_cannot_tell_says_so() -> None:
+    """Sixteen photographs: one of them is .0625, and the interval leaves open that the candidate is as good."""
+    open_still = Difference(-0.0625, -0.1875, 0.0, 0.17)
+    verdict = judge(GATES, {**GOOD, RECALL: 0.4375}, GOOD, {RECALL: open_still})[1]
+    assert (verdict.passed, verdict.outcome, verdict.low, verdict.detectable) == (False, "too little data", -0.1875, 0.17)
+    clear = Difference(-0.0625, -0.08, -0.04, 0.03)
+    assert judge(GATES, {**GOOD, RECALL: 0.4375}, GOOD, {RECALL: clear})[1].outcome == "failed"
+
+
 def test_parity_is_an_absolute_rule() -> None:
     """A champion that was exported badly does not excuse the next one."""
     assert passed({**GOOD, PARITY: 0.9}, {**GOOD, PARITY: 0.9})[PARITY] is False
@@ -40,8 +70,8 @@ def test_parity_is_an_absolute_rule() -> None:
 
 def test_a_verdict_names_what_it_compared() -> None:
     assert judge(GATES, {PARITY: 1.0, RECALL: 0.3}, {RECALL: 0.4}) == [
-        Verdict(PARITY, 1.0, 0.999, "at least the floor 0.999", None, True),
-        Verdict(RECALL, 0.3, 0.4 - 0.01, "at most 0.01 below the champion's 0.4000", 0.4, False),
+        Verdict(PARITY, 1.0, 0.999, "at least the floor 0.999", None, True, "passed"),
+        Verdict(RECALL, 0.3, 0.4 - 0.01, "at most 0.01 below the champion's 0.4000", 0.4, False, "failed", debt=0.4 - 0.3),
     ]
 
 

@@ -95,8 +95,12 @@ def test_a_release_that_fails_is_registered_with_its_evidence(copied: Settings, 
     registry = Registry(copied)
     registry.client.delete_registered_model_alias("moon-release", CHAMPION)
     made = release(copied.replace(models=tmp_path / "models"), 1, None, times, now=now)
-    assert (made.version, made.passed, made.champion) == (2, False, None)
+    assert (made.version, made.passed, made.champion) == (2, False, 1), "compared with what is served, also without an alias"
     evidence = {v["gate"]: v["passed"] for v in manifest_of(registry, 2)["evidence"]}
     assert evidence[RECALL] is False
-    assert registry.tags("moon-release", 2)["passed"] == "false"
+    tags = registry.tags("moon-release", 2)
+    assert (tags["passed"], tags["gate"]) == ("false", "failed")
+    page = registry.client.get_model_version("moon-release", "2").description
+    assert page.startswith("**Release 2: ❌ failed** (compared with release 1)")
+    assert "| image_search/recall@10 |" in page
     assert registry.alias(CANDIDATE) == 2
