@@ -102,10 +102,14 @@ def status(home: Home = None, as_json: Json = False) -> None:
 
     Example: moon status --json
     """
+    from moon_ops.release.status import lines
     from moon_ops.release.status import status as stage
 
     found = stage(settings_of(home))
-    say(found, as_json)
+    if as_json:
+        say(found, as_json)
+    for line in [] if as_json else lines(found):
+        typer.echo(line)
     serving = found.get("serving", {"degraded": "", "release": None})
     if serving["degraded"] and (found["champion"], serving["release"]) != (None, None):
         raise typer.Exit(1)

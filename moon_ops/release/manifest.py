@@ -28,7 +28,7 @@ from moon_ops.release import clicks, evaluation, evidence, expected_gain, served
 from moon_ops.release.comparison import Measured, as_numbers, differences
 from moon_ops.release.gates import Verdict, judge
 from moon_ops.release.windows import Windows
-from moon_ops.settings import Settings
+from moon_ops.settings import VARIANTS, Settings
 
 FILES = {  # of a registered model: what answers requests, and the weights it was exported from
     ENCODER: ("model.safetensors", "tower.onnx", "trunk.onnx", "tokenizer.json", "contract.json"),
@@ -150,7 +150,8 @@ def _parts(settings: Settings, registry: Registry, encoder: int, ctr: int | None
 def _part(registry: Registry, name: str, version: int) -> dict[str, Any]:
     """A model's version and the sha256 of every file that an answer depends on."""
     directory = registry.fetch(name, version)
-    return {"version": version, "sha256": {file: file_sha256(directory / file) for file in FILES[name]}}
+    variants = sorted(file.name for variant in VARIANTS[1:] for file in directory.glob(f"*.{variant}.*")) if name == ENCODER else []
+    return {"version": version, "sha256": {file: file_sha256(directory / file) for file in (*FILES[name], *variants)}}
 
 
 def _judged_against(settings: Settings, registry: Registry) -> int | None:

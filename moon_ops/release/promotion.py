@@ -20,7 +20,7 @@ from moon_ops.registry.registry import CHAMPION, PREVIOUS, Registry, manifest_of
 from moon_ops.release.verification import verify
 from moon_ops.settings import Settings
 
-IN_MLFLOW = "somebody in MLflow"
+IN_MLFLOW, BEFORE = "somebody in MLflow", "somebody before the record began"
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def _note(settings: Settings, registry: Registry, found: int, before: int | None
         verify(settings, registry, manifest_of(registry, found), forced=found in admitted(known))
     except MoonError:
         return False
-    noticed = _entry(registry, "noticed", found, before, Wish(IN_MLFLOW, wish.at), known)
+    noticed = _entry(registry, "noticed", found, before, Wish(IN_MLFLOW if known else BEFORE, wish.at), known)
     move = record.claim(registry, noticed)
     if move is None:
         return False

@@ -67,11 +67,9 @@ def choose(settings: Settings, registry: Registry) -> Choice:
 
 def fallbacks(settings: Settings, registry: Registry, asked: int | None) -> Iterator[int]:
     """The releases to serve in place of one that cannot be, the first one first, each once."""
-    remembered = recall(settings)
-    known = [remembered.release] if remembered is not None else []
-    moves = record.moves(registry)
-    known += [move.release for move in moves[-1:]] + record.way_back(moves, asked)
-    previous = registry.alias(PREVIOUS)
+    moves, previous, remembered = record.moves(registry), registry.alias(PREVIOUS), recall(settings)
+    known = [move.release for move in moves[-1:]]  # first, so that all machines serve the same
+    known += ([remembered.release] if remembered is not None else []) + record.way_back(moves, asked)
     yield from (release for release in dict.fromkeys([*known, *([previous] if previous is not None else [])]) if release != asked)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow.compute as pc
@@ -45,8 +46,35 @@ def status(settings: Settings) -> dict[str, Any]:
         "queries": lake.count("queries"),
         "events": lake.count("events"),
         "quarantine": lake.count("quarantine"),
+        "gates": manifest["evidence"] if manifest else [],
         "metrics": manifest["metrics"] if manifest else {},
     }
+
+
+def lines(found: dict[str, Any]) -> Iterator[str]:
+    """:func:`status` for people: what is served and whether all is well first, then how good it is, then how much there is."""
+    champion, serving = found["champion"], found.get("serving", {})
+    if serving.get("degraded") and (champion or serving["release"]):
+        yield f"DEGRADED    release {serving['release']} is to be served, because {serving['degraded']}"
+    if champion is None:
+        yield "champion    none: run `moon demo`, or `moon promote RELEASE`"
+    else:
+        click_model = f"moon-ctr {champion['ctr']}" if champion["ctr"] else "no click model"
+        parts = f"moon-encoder {champion['encoder']}, {click_model}, contract {champion['contract_id']}"
+        yield f"champion    release {champion['release']}: {parts}"
+        yield f"            trained until {champion['trained_until'][:16]}"
+    yield f"others      candidate {found['candidate'] or 'none'}, previous {found['previous'] or 'none'}"
+    if serving.get("loaded"):
+        yield f"loaded      release {serving['loaded']} by a service of this home, {serving['since']}"
+    if found.get("last_move"):
+        yield f"last move   {found['last_move']}"
+    for verdict in found.get("gates", []):
+        word = "passed" if verdict["passed"] else "FAILED"
+        yield f"gate        {word}  {verdict['gate']} = {verdict['value']:.4f}, must be {verdict['rule']}"
+    yield f"catalogue   {found['items']:,} items, {found['embedded']:,} with vectors"
+    if "events" in found:
+        counts = (f"{found[name]:,} {word}" for name, word in (("images", "pictures"), ("queries", "queries"), ("events", "events")))
+        yield f"lake        {', '.join(counts)}, {found['quarantine']:,} refused rows"
 
 
 def _serving(settings: Settings, registry: Registry) -> dict[str, Any]:

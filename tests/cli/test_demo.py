@@ -16,7 +16,7 @@ from moon_ops.cli.demo import Choices
 from moon_ops.errors import GateError, InputError
 from moon_ops.registry.registry import CHAMPION, PREVIOUS, RELEASE, Registry
 from moon_ops.release.promotion import Wish, promote, rollback
-from moon_ops.release.status import status
+from moon_ops.release.status import lines, status
 from moon_ops.settings import ROOT, Settings
 
 GROCERY = ROOT.parent / "shared" / "data" / "grocery"
@@ -26,6 +26,10 @@ WISH = Wish("test", "2026-06-02T00:00:00+00:00")
 
 def test_status_of_a_released_home(released: Settings) -> None:
     state = status(released)
+    told = list(lines(state))
+    assert told[0].startswith("champion    release 1: moon-encoder 1, moon-ctr 1, contract c-")
+    assert "gate        passed  image_search/recall@10 = " in "\n".join(told)
+    assert "catalogue   115 items, 115 with vectors" in told
     champion = state["champion"]
     assert (champion["release"], champion["encoder"], champion["ctr"]) == (1, 1, 1)
     assert champion["contract_id"].startswith("c-")

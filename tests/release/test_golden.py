@@ -16,6 +16,7 @@ from moon_ops.lake.tables import image_bytes
 from moon_ops.registry.registry import ENCODER, Registry, encoder_version
 from moon_ops.release import stages
 from moon_ops.release.golden import golden
+from moon_ops.release.manifest import _part
 from moon_ops.settings import Settings
 
 
@@ -54,6 +55,8 @@ def test_a_variant_made_at_export_is_used_when_the_settings_say_so(copied: Setti
     number = stages.export(copied, checkpoint, ["int8"])
     plain, small = stages.runtime(copied, number), stages.runtime(copied.replace(variant="int8"), number)
     assert plain.contract_id == small.contract_id, "the variant's vectors may meet the contract's"
+    hashed = _part(Registry(copied), ENCODER, number)["sha256"]
+    assert {"trunk.onnx", "tower.int8.onnx", "trunk.int8.onnx", "certificate.int8.json"} <= set(hashed), "what may be served is verified"
     made = golden(copied.lake, plain.contract.layout, encoder_version(copied, 1).trained_until, queries=20, items=20)
     left, right = (opened.embed(made.items, made.pixels) for opened in (plain, small))
     cosines = (left * right).sum(1)
