@@ -25,6 +25,11 @@ def ctr(name: str = "auc", where: str = "", model: str = "") -> str:
     return f"ctr/{name}{model}{_end(where)}"
 
 
+def against_champion(name: str, end: str = "") -> str:
+    """The difference of a figure to the champion's on the same data; ``end``: ``_low`` and ``_high`` of its interval."""
+    return f"{name}_against_champion{end}"
+
+
 def untrained(name: str) -> str:
     """The same figure of random weights."""
     return f"{name}_untrained"

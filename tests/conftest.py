@@ -186,6 +186,17 @@ def copied(released: Any, moved: Callable[[Any, Path], Any], tmp_path: Path) -> 
 
 
 @pytest.fixture
+def unrecorded(copied: Any) -> Any:
+    """The copied home as one of before the record of moves: its aliases are all that is known."""
+    database = sqlite3.connect(copied.home / "mlflow.db")
+    for table in ("model_version_tags", "model_versions"):
+        database.execute(f"DELETE FROM {table} WHERE name = 'moon-moves'")
+    database.commit()
+    database.close()
+    return copied
+
+
+@pytest.fixture
 def registry(copied: Any) -> Any:
     """The registry of a home that may be changed."""
     from moon_ops.registry.registry import Registry

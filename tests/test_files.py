@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -66,13 +66,13 @@ def test_a_failed_writer_leaves_the_old_file_and_nothing_else(tmp_path: Path) ->
     place = tmp_path / "marks.json"
     write_text(place, "old")
 
-    def half(file: object) -> None:
-        file.write(b"ne")  # type: ignore[attr-defined]
+    def half(file: BinaryIO) -> None:
+        file.write(b"ne")
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
         write(place, half)
     assert place.read_text() == "old"
-    assert os.listdir(tmp_path) == ["marks.json"]  # noqa: PTH208
+    assert [left.name for left in tmp_path.iterdir()] == ["marks.json"]
     write_text(place, "new", mode=0o600)
     assert (place.read_text(), place.stat().st_mode & 0o777) == ("new", 0o600)

@@ -9,7 +9,7 @@ import numpy as np
 
 from moon_ops.ctr.evaluate import Scored
 from moon_ops.ctr.metrics import Difference, auc_difference
-from moon_ops.metric_names import IMAGE_SEARCH, TEXT_SEARCH, ctr, recall
+from moon_ops.metric_names import IMAGE_SEARCH, TEXT_SEARCH, against_champion, ctr, recall
 from moon_ops.release.recall import RecallReport
 
 K, DRAWS, DETECTED = 10, 2000, 2.8  # DETECTED standard errors are found at 95 % with a chance of 80 %
@@ -57,5 +57,5 @@ def as_numbers(found: Mapping[str, Difference]) -> dict[str, float]:
     """The differences as figures of the evidence."""
     out: dict[str, float] = {}
     for name, gap in found.items():
-        out |= {f"{name}_against_champion{end}": value for end, value in (("", gap.value), ("_low", gap.low), ("_high", gap.high))}
+        out |= {against_champion(name, end): value for end, value in (("", gap.value), ("_low", gap.low), ("_high", gap.high))}
     return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,9 +34,9 @@ def test_a_new_home_gets_a_registry(tmp_path: Path) -> None:
     assert Registry(Settings.from_environment(tmp_path / "new")).alias(CHAMPION) is None
 
 
-def test_the_doctor_names_a_champion_that_cannot_be_served(copied: Settings, registry: Registry, make_release: object) -> None:
+def test_the_doctor_names_a_champion_that_cannot_be_served(copied: Settings, registry: Registry, make_release: Callable[..., int]) -> None:
     assert {name: good for name, good, _ in examine(copied)}["champion"] is True
-    registry.point(CHAMPION, make_release(passed=False))  # type: ignore[operator]
+    registry.point(CHAMPION, make_release(passed=False))
     found = {name: (good, detail) for name, good, detail in examine(copied)}
     assert found["champion"][0] is False
     assert "release 2 is not served" in found["champion"][1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, replace
@@ -84,17 +83,12 @@ def test_a_release_that_was_never_served_is_no_way_back(copied: Settings, regist
     assert said(registry) == [("promote", None, 1), ("rollback", 2, 1)]
 
 
-def test_a_home_of_before_gets_a_record(copied: Settings, registry: Registry, make_release: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_home_of_before_gets_a_record(unrecorded: Settings, registry: Registry, make_release: Make) -> None:
     """Its aliases are all that is known of it."""
     make_release()
-    database = sqlite3.connect(copied.home / "mlflow.db")
-    for table in ("model_version_tags", "model_versions"):
-        database.execute(f"DELETE FROM {table} WHERE name = 'moon-moves'")
-    database.commit()
-    database.close()
     registry.point(PREVIOUS, 1)
     registry.point(CHAMPION, 2)
-    assert promotion.rollback(copied, WISH).after == 1
+    assert promotion.rollback(unrecorded, WISH).after == 1
     assert said(registry) == [("noticed", None, 1), ("noticed", 1, 2), ("rollback", 2, 1)]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -77,15 +76,10 @@ def test_without_an_alias_the_last_champion_is_served(copied: Settings, registry
     assert served.NO_CHAMPION in follower.refused
 
 
-def test_previous_is_served_where_nothing_is_recorded(copied: Settings, registry: Registry, make_release: Make) -> None:
-    database = sqlite3.connect(copied.home / "mlflow.db")
-    for table in ("model_version_tags", "model_versions"):
-        database.execute(f"DELETE FROM {table} WHERE name = 'moon-moves'")
-    database.commit()
-    database.close()
+def test_previous_is_served_where_nothing_is_recorded(unrecorded: Settings, registry: Registry, make_release: Make) -> None:
     registry.point(PREVIOUS, 1)
     registry.point(CHAMPION, make_release(passed=False))
-    assert served.choose(copied, registry).release == 1
+    assert served.choose(unrecorded, registry).release == 1
 
 
 def test_a_service_starts_while_mlflow_is_away(copied: Settings) -> None:
@@ -181,7 +175,8 @@ def test_a_refresh_does_not_undo_a_switch(copied: Settings, make_release: Make, 
             follower._serve(other)
             return old
 
-    follower.current = Slow()  # type: ignore[assignment]
+    slow: Any = Slow()
+    follower.current = slow
     follower.refresh()
     assert follower.champion() is other
 
