@@ -1,8 +1,9 @@
 """### moon_retrain
 
 Every week: train an encoder on the purchases known by then, embed the catalogue with it, train a click model on its vectors, and
-register a release with its evidence. The release becomes `candidate`; it is promoted if its gates pass and `promote` is true,
-and otherwise waits for `moon promote` or the MLflow UI.
+register a release with its evidence. A release that did not pass its gates ends the run as failed, with the reason; it stays registered.
+One that passed becomes `candidate`; it is promoted if `promote` is true and `models/gates.toml` asks for no second person, and otherwise
+waits for `moon_promote`, `moon promote` or the MLflow UI.
 
 A killed run is run again: what is committed (a registered encoder, embedded items) stays, and every stage repeats safely.
 """
@@ -34,7 +35,7 @@ AS_OF = "{{ dag_run.run_after.isoformat() }}"  # set in every kind of run, unlik
     tags=["moon"],
 )
 def moon_retrain() -> None:
-    """Train, export, embed, publish, ctr, release, promote."""
+    """Train, export, embed, publish, ctr, release, gates, promote."""
 
     @task
     def train(as_of: str, params: Any = None) -> str:
@@ -72,6 +73,12 @@ def moon_retrain() -> None:
 
         return jobs.release(encoder, ctr, as_of)
 
+    @task(retries=0)  # the figures stay what they are
+    def gates(version: int) -> int:
+        from moon_ops import tasks as jobs
+
+        return jobs.require_passed(version)
+
     @task
     def promote(version: int, as_of: str, params: Any = None) -> bool:
         from moon_ops import tasks as jobs
@@ -81,7 +88,7 @@ def moon_retrain() -> None:
     encoder = export(train(AS_OF))  # type: ignore[arg-type]
     embedded = embed(encoder, AS_OF)  # type: ignore[arg-type]
     published = publish(embedded, AS_OF)  # type: ignore[arg-type]
-    promote(release(published, ctr(published, AS_OF), AS_OF), AS_OF)  # type: ignore[arg-type]
+    promote(gates(release(published, ctr(published, AS_OF), AS_OF)), AS_OF)  # type: ignore[arg-type]
 
 
 moon_retrain()

@@ -8,14 +8,17 @@ from __future__ import annotations
 import datetime as dt
 import logging
 from pathlib import Path
+from typing import Any
 
 from moon_ops.ctr.impressions import has_click_sequences
 from moon_ops.embeddings.due import due
-from moon_ops.errors import StageError
+from moon_ops.errors import GateError, StageError
 from moon_ops.lake.ingest import ingest
 from moon_ops.publication import erasure, maintenance, marks, publication
+from moon_ops.recipes.gates import Gates
+from moon_ops.recipes.reading import recipe
 from moon_ops.registry.registry import CANDIDATE, CHAMPION, PREVIOUS, Registry, encoder_version, manifest_of
-from moon_ops.release import clicks, promotion, served, stages
+from moon_ops.release import clicks, evidence, promotion, served, stages, verification
 from moon_ops.release.manifest import release as make_release
 from moon_ops.release.status import active_items
 from moon_ops.release.windows import Windows, windows
@@ -71,14 +74,49 @@ def release(encoder: int, ctr_version: int | None, as_of: str) -> int:
     return made.version
 
 
+def require_passed(version: int) -> int:
+    """The release again; :class:`~moon_ops.errors.GateError` with each gate that it did not pass, which ends the run for all to see."""
+    verification.require_passed(manifest_of(Registry(_settings()), version))
+    return version
+
+
 def promote(version: int, as_of: str) -> bool:
-    """Promote a release that passed; False, with the reason in the log, for one that did not."""
+    """Promote a release that passed; False where a second person has to be asked first."""
     settings = _settings()
-    if not manifest_of(Registry(settings), version)["passed"]:
-        log.warning("release %d did not pass its gates and stays a candidate", version)
+    if needs_second_person():
+        log.warning("release %d waits for a second person: start the DAG moon_promote", version)
         return False
     promotion.promote(settings, version, promotion.Wish("moon_retrain", as_of, "its gates passed"))
     return True
+
+
+def needs_second_person() -> bool:
+    """Whether the shop's gates ask for a second person's approval."""
+    return recipe(Gates, "gates", _settings().models).second_person
+
+
+def promotable(version: int, as_of: str) -> dict[str, Any]:
+    """The release, the candidate for 0, and its evidence in Markdown; :class:`~moon_ops.errors.GateError` if it may not be promoted."""
+    settings = _settings()
+    registry = Registry(settings)
+    chosen = version or registry.alias(CANDIDATE)
+    if chosen is None:
+        raise StageError("there is no candidate", action="make a release, or name one in the parameter `release`")
+    promotion.promote(settings, chosen, promotion.Wish("moon_promote", as_of), dry_run=True)
+    return {"release": chosen, "evidence": evidence.description(chosen, manifest_of(registry, chosen))}
+
+
+def promote_by(version: int, as_of: str, *, by: str, approved_by: str = "", why: str = "") -> bool:
+    """Promote a release in somebody's name; with a second person where the gates ask for one. Whether it was not champion already."""
+    settings = _settings()
+    if needs_second_person() and approved_by in ("", by):
+        both = f"started by {by} and approved by {approved_by or 'nobody'}"
+        raise GateError(
+            f"release {version} was not promoted: it was {both}, but two people must agree",
+            action="let somebody else approve it, or set second_person = false in models/gates.toml",
+        )
+    who = f"{by}, approved by {approved_by}" if approved_by else by
+    return promotion.promote(settings, version, promotion.Wish(who, as_of, why)).move is not None
 
 
 def live_encoders() -> list[int]:

@@ -44,6 +44,7 @@ os.environ.update(  # before Airflow, Lance and tqdm are first imported
     AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=f"sqlite:///{SCRATCH}/airflow/airflow.db",
     AIRFLOW__LOGGING__LOGGING_LEVEL="ERROR",
     AIRFLOW__API_AUTH__JWT_SECRET="for-tests-only" * 4,
+    AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS="True",
 )
 start()
 (SCRATCH / "airflow").mkdir()

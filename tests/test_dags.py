@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +20,14 @@ EDGES = {
         "embed": {"publish"},
         "publish": {"ctr", "release"},
         "ctr": {"release"},
-        "release": {"promote"},
+        "release": {"gates"},
+        "gates": {"promote"},
+        "promote": set(),
+    },
+    "moon_promote": {
+        "check": {"second_person", "promote"},
+        "second_person": {"approve", "promote"},
+        "approve": {"promote"},
         "promote": set(),
     },
     "moon_nightly_refresh": {"live": {"refresh", "check"}, "refresh": {"check"}, "check": set()},
@@ -52,16 +64,58 @@ def test_new_items_is_woken_by_an_asset_and_by_the_clock(dagbag: Any) -> None:
 
 @pytest.fixture
 def run_dag(dagbag: Any) -> Any:
-    def run(dag_id: str, as_of: dt.datetime, conf: dict[str, Any] | None = None) -> dict[str, Any]:
+    def run(dag_id: str, as_of: dt.datetime, conf: dict[str, Any] | None = None, *, ends: str = "success") -> dict[str, Any]:
         dag = dagbag.dags[dag_id]
         for task in dag.tasks:
             task.retries = 0  # a failing task would really wait before its retry
         made = dag.test(run_after=as_of, logical_date=None, run_conf=conf)
         found = made.get_task_instances()
-        assert str(made.state) == "success", {ti.task_id: str(ti.state) for ti in found}
-        return {ti.task_id: ti.xcom_pull(task_ids=ti.task_id, map_indexes=ti.map_index) for ti in found}
+        states = {ti.task_id: str(ti.state) for ti in found}
+        assert str(made.state) == ends, states
+        return {ti.task_id: ti.xcom_pull(task_ids=ti.task_id, map_indexes=ti.map_index) for ti in found} if ends == "success" else states
 
     return run
+
+
+@pytest.fixture
+def two_people(dag_home: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., int]]:
+    """Register a release like the first one; the shop's rules ask for a second person, who gives an answer when asked (none if empty)."""
+    from fastapi.testclient import TestClient
+
+    from moon_ops.registry.registry import RELEASE, Registry, manifest_of
+    from moon_ops.settings import ROOT
+
+    shutil.copytree(ROOT / "models", tmp_path / "models")
+    with (tmp_path / "models" / "gates.toml").open("a") as gates:
+        gates.write("second_person = true\n")
+    monkeypatch.setenv("MOON_MODELS", str(tmp_path / "models"))
+    registry, threads = Registry(dag_home), list[threading.Thread]()
+
+    def give(answer: str) -> None:
+        from airflow.api_fastapi.app import create_app
+
+        with TestClient(create_app(apps="core")) as client:
+            waiting: list[dict[str, Any]] = []
+            while not waiting:
+                time.sleep(0.2)
+                asked = client.get("/api/v2/dags/moon_promote/dagRuns/~/hitlDetails", params={"response_received": False}).json()
+                waiting = asked["hitl_details"]
+            about = waiting[0]["task_instance"]
+            path = f"/api/v2/dags/moon_promote/dagRuns/{about['dag_run_id']}/taskInstances/approve/-1/hitlDetails"
+            client.patch(path, json={"chosen_options": [answer]}).raise_for_status()
+
+    def make(answer: str, **changed: Any) -> int:
+        (tmp_path / "parts").mkdir()
+        manifest = {**manifest_of(registry, 1), "compared_with": {"release": registry.alias("champion")}, **changed}
+        (tmp_path / "parts" / "manifest.json").write_text(json.dumps(manifest))
+        if answer:
+            threads.append(threading.Thread(target=give, args=(answer,), daemon=True))
+            threads[0].start()
+        return registry.register(RELEASE, registry.start_run("by hand", {}), tmp_path / "parts", {})
+
+    yield make
+    for thread in threads:
+        thread.join(60)
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +144,52 @@ def test_retrain_registers_and_promotes_a_release(dag_home: Any, run_dag: Any, n
     state = status(dag_home)
     assert state["champion"]["release"] == 1
     assert state["embedded"] == state["items"] == 115
+
+
+def test_promotion_by_hand(dag_home: Any, run_dag: Any, now: dt.datetime) -> None:
+    """The candidate is release 1, which is champion already; release 7 does not exist, and the first task says so."""
+    found = run_dag("moon_promote", now, {"reason": "tried"})
+    assert found["check"]["evidence"].startswith("**Release 1: ")
+    assert (found["check"]["release"], found["approve"], found["promote"]) == (1, None, False), "nobody else was asked"
+    states = run_dag("moon_promote", now + dt.timedelta(minutes=1), {"release": 7}, ends="failed")
+    assert states == {"check": "failed", "second_person": "upstream_failed", "approve": "upstream_failed", "promote": "upstream_failed"}
+
+
+@pytest.mark.parametrize(("answer", "promoted"), [("Approve", True), ("Reject", None)])
+def test_a_second_person_is_asked(
+    dag_home: Any, run_dag: Any, now: dt.datetime, two_people: Any, answer: str, promoted: bool | None
+) -> None:
+    """Somebody else answers through Airflow's API, as the page *Required Actions* does; the record names both."""
+    from moon_ops.registry.moves import moves
+    from moon_ops.registry.registry import Registry
+
+    version = two_people(answer)
+    found = run_dag("moon_promote", now + dt.timedelta(hours=version), {"release": version, "reason": "sofas"})
+    assert found["promote"] is promoted
+    last = moves(Registry(dag_home))[-1]
+    assert (last.release == version) is bool(promoted)
+    if promoted:
+        assert (last.by, last.why) == ("dag_test, approved by Anonymous", "sofas")
+
+
+def test_one_person_is_not_two(dag_home: Any, two_people: Any, now: dt.datetime) -> None:
+    from moon_ops import tasks
+    from moon_ops.errors import GateError
+
+    version = two_people("")
+    for approved_by in ("", "ana"):
+        with pytest.raises(GateError, match=r"started by ana and approved by (nobody|ana), but two people must agree"):
+            tasks.promote_by(version, now.isoformat(), by="ana", approved_by=approved_by)
+    assert tasks.promote(version, now.isoformat()) is False, "moon_retrain does not promote alone either"
+
+
+def test_a_release_that_failed_its_gates_ends_the_run_for_all_to_see(dag_home: Any, two_people: Any) -> None:
+    from moon_ops import tasks
+    from moon_ops.errors import GateError
+
+    failed = two_people("", passed=False, evidence=[{"gate": "ctr/auc", "value": 0.4, "rule": "at least 0.5", "passed": False}])
+    with pytest.raises(GateError, match=r"ctr/auc = 0.4000, it must be at least 0.5"):
+        tasks.require_passed(failed)
 
 
 def test_nightly_refresh_finds_everything_embedded(dag_home: Any, run_dag: Any, now: dt.datetime) -> None:

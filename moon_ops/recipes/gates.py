@@ -18,6 +18,7 @@ class Gates:
     recall_tolerance: float
     auc_tolerance: float
     parity_floor: float  # least cosine between eager and exported vectors
+    second_person: bool = False  # whether somebody else must approve a promotion by the DAG moon_promote
 
     def __post_init__(self) -> None:
         for name in ("recall_floor", "auc_floor", "recall_tolerance", "auc_tolerance", "parity_floor"):

@@ -25,7 +25,7 @@ from moon_ops.recipes.gates import Gates
 from moon_ops.recipes.reading import recipe
 from moon_ops.registry.registry import ENCODER, Registry
 from moon_ops.release.runs import flat, log_step, place_of, run_of, tracked
-from moon_ops.settings import Settings
+from moon_ops.settings import VARIANTS, Settings
 
 if TYPE_CHECKING:
     from moon_ops.encoder.budget import Budget
@@ -81,13 +81,15 @@ def train(
 def export(settings: Settings, checkpoint: Path, variants: Sequence[str] = ()) -> int:
     """Export a checkpoint to ONNX, certify it, and register it as the next version of ``moon-encoder``.
 
-    ``variants`` (``int8``, ``fp16``) are made beside it; each is judged on what users asked and bought before the encoder's training ended,
-    and :class:`ContractError` refuses one that loses recall.
+    ``variants`` (``int8``, ``fp16``), and the one that the settings serve, are made beside it; each is judged on what users asked and
+    bought before the encoder's training ended, and :class:`ContractError` refuses one that loses recall.
     """
     from moon_ops.encoder.export import export as export_encoder
     from moon_ops.encoder.variants import MAKERS, make_variant
     from moon_ops.release.golden import golden
 
+    served = () if settings.variant == VARIANTS[0] else (settings.variant,)
+    variants = tuple(dict.fromkeys((*variants, *served)))
     for variant in variants:
         if variant not in MAKERS:
             raise InputError(f"variant = {variant!r} is not one of {', '.join(MAKERS)}: nothing was made", action="name one of these")

@@ -38,7 +38,10 @@ def verify(settings: Settings, registry: Registry, manifest: dict[str, Any], *, 
     require_same(contract, vector_tables.contract_of(settings.lake, encoder), what="manifest and embeddings table")
     require_same(contract, ItemIndex.open(places.index_place(settings, encoder)).header.contract_id, what="manifest and index")
     require_same(contract, places.table(settings, "items", encoder).contract_id, what="manifest and representation table")
-    click_model = registry.fetch(CTR, manifest["ctr"]["version"]) if manifest["ctr"] else None
+    click_model = None
+    if manifest["ctr"]:
+        require_same(contract, registry.tags(CTR, manifest["ctr"]["version"])["contract_id"], what="manifest and click model")
+        click_model = registry.fetch(CTR, manifest["ctr"]["version"])
     verify_files(Parts(0, manifest, registry.fetch(ENCODER, encoder), click_model))
 
 

@@ -3,16 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-import httpx
 import pytest
 from by_hand import WISH, Make, aliases, said
 
@@ -22,36 +14,6 @@ from moon_ops.registry.registry import CHAMPION, PREVIOUS, Registry
 from moon_ops.release import promotion
 from moon_ops.serving.follower import Follower
 from moon_ops.settings import Settings
-
-WAIT_SECONDS = 90.0
-
-
-@pytest.fixture
-def through_server(copied: Settings, tmp_path: Path) -> Iterator[Settings]:
-    """The copied home with its MLflow behind a server of its own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{copied.home}/mlflow.db", "--workers", "1"]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--default-artifact-root", str(copied.home / "mlartifacts")]
-    with (tmp_path / "server.log").open("w") as log:
-        server = subprocess.Popen(
-            command, stdout=log, stderr=log, start_new_session=True, env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
-        )
-        try:
-            began = time.monotonic()
-            while time.monotonic() - began < WAIT_SECONDS:
-                with contextlib.suppress(httpx.HTTPError):
-                    if httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False).status_code == 200:
-                        break
-                time.sleep(0.2)
-            else:
-                raise AssertionError((tmp_path / "server.log").read_text())
-            yield copied.replace(tracking_uri=f"http://127.0.0.1:{port}")
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(server.pid, 9)
-            server.wait(30)
 
 
 def test_moves_through_a_server(through_server: Settings, make_release: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,3 +129,11 @@ def test_a_release_without_a_click_model_can_be_promoted(copied: Settings, regis
     make_release(ctr=None)
     (registry.fetch(CTR, 1) / "model.onnx").unlink()
     assert promotion.promote(copied, 2, WISH).before == 1
+
+
+def test_a_click_model_of_another_contract_is_refused(copied: Settings, registry: Registry, make_release: Make) -> None:
+    """Its files are what the manifest says, but it was trained on another encoder's vectors."""
+    make_release()
+    registry.tag(CTR, 1, {"contract_id": "c-other"})
+    with pytest.raises(ContractError, match=r"manifest and click model: contract c-[0-9a-f]+ was about to meet contract c-other"):
+        promotion.promote(copied, 2, WISH)

@@ -1,0 +1,66 @@
+"""MLflow's pages in a real browser, used as whoever is on call uses them."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from playwright.sync_api import Page, sync_playwright
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+SIZE = {"width": 1500, "height": 1000}
+PATIENCE = 60_000  # milliseconds
+
+
+@contextlib.contextmanager
+def opened() -> Iterator[Page]:
+    """A page of a browser without a screen."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport=SIZE)  # type: ignore[arg-type]
+        page.set_default_timeout(PATIENCE)
+        yield page
+        browser.close()
+
+
+def look_at(page: Page, server: str, release: int, picture: Path | None = None) -> str:
+    """The page of a release: what it says."""
+    page.goto(f"{server}/#/models/moon-release/versions/{release}")
+    said = page.get_by_test_id("note-editor-preview-content")
+    said.get_by_text(f"Release {release}:").wait_for()
+    _pictured(page, picture)
+    return said.inner_text()
+
+
+def make_champion(page: Page, server: str, release: int, picture: Path | None = None) -> None:
+    """Give a release the alias ``champion``, by the pencil beside its aliases."""
+    page.goto(f"{server}/#/models/moon-release/versions/{release}")
+    page.get_by_role("heading", name=f"Version {release}").wait_for()
+    page.get_by_title(re.compile("^(Add|Edit) aliases$")).click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_role("combobox").press_sequentially("champion")
+    dialog.get_by_role("combobox").press("Enter")
+    _pictured(page, picture)
+    dialog.get_by_role("button", name="Save aliases").click()
+    dialog.wait_for(state="hidden")
+
+
+def list_of_releases(page: Page, server: str, picture: Path | None = None) -> str:
+    """The list of releases, with their tags and aliases."""
+    page.goto(f"{server}/#/models/moon-release")
+    page.get_by_role("link", name="Version 1").wait_for()
+    _pictured(page, picture)
+    return " ".join(page.get_by_role("main").inner_text().split()).replace(" :", ":")
+
+
+def _pictured(page: Page, picture: Path | None) -> None:
+    """A picture of the page as it is seen, without MLflow's assistant beside it."""
+    close = page.get_by_role("button", name="Close", exact=True)
+    if close.count() == 1 and page.get_by_role("dialog").count() == 0:
+        close.click()
+    if picture is not None:
+        page.wait_for_timeout(500)  # what moves has come to rest
+        page.screenshot(path=picture)
