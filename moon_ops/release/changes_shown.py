@@ -31,10 +31,11 @@ def section(changed: Changes, names: tuple[str, str], looks: Looks, files: dict[
     figures = changed.figures
     if changed.answers:
         lost, won = (figures.get(f"{ANSWERS}/{what}", 0.0) for what in ("lost", "won"))
+        asked, same = figures[f"{ANSWERS}/compared"], 100 * figures[overlap(ANSWERS)]
         out += [
-            f"<h3>Searches whose first answers changed most</h3><p>Of the first 10 answers to {figures[f'{ANSWERS}/compared']:,.0f} queries "
-            f"{100 * figures[overlap(ANSWERS)]:.0f} % are the same. The product bought came among the first 10 in {won:,.0f} searches where it "
-            f"was not, and left them in {lost:,.0f}. Green: the product that was bought.</p>"
+            "<h3>Searches whose first answers changed most</h3>"
+            f"<p>Of the first 10 answers to {asked:,.0f} queries {same:.0f} % are the same. The product bought came among the first 10 in "
+            f"{won:,.0f} searches where it was not, and left them in {lost:,.0f}. Green: the product that was bought.</p>"
         ]
         out += [_answer(a, changed, names, small) for a in changed.answers]
         _sheet([(a.query.image_ids, a.before, a.after, a.bought) for a in changed.answers], changed, looks, files, "searches_changed.png")
@@ -44,8 +45,8 @@ def section(changed: Changes, names: tuple[str, str], looks: Looks, files: dict[
             f"{100 * figures[overlap(NEIGHBOURS)]:.0f} % are the same, over all items looked at.</p>"
         )
         out += [_moved(m, changed, names, small) for m in changed.moved]
-        asked = [(tuple(filter(None, [_image(changed, m.item_id)])), m.before, m.after, frozenset[int]()) for m in changed.moved]
-        _sheet(asked, changed, looks, files, "neighbours_moved.png")
+        rows = [(tuple(filter(None, [_image(changed, m.item_id)])), m.before, m.after, frozenset[int]()) for m in changed.moved]
+        _sheet(rows, changed, looks, files, "neighbours_moved.png")
     if changed.judged:
         out.append(_groups(changed, names, small))
     elif changed.answers:

@@ -18,14 +18,16 @@ body{font:15px/1.45 system-ui,sans-serif;color:#222;background:#fff;max-width:76
 h1{font-size:1.7rem;margin:0}h2{font-size:1.2rem;margin:2.2rem 0 .5rem;border-bottom:1px solid #ddd;padding-bottom:.2rem}
 h3{font-size:1rem;margin:1.4rem 0 .4rem}p{margin:.4rem 0;max-width:64rem}code{background:#eef0f2;padding:.1rem .3rem;border-radius:3px}
 table{border-collapse:collapse;margin:.4rem 0}th,td{text-align:left;padding:.28rem .8rem .28rem 0;vertical-align:top}
-th{font-weight:600;border-bottom:1px solid #bbb}td{border-bottom:1px solid #eee}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+th{font-weight:600;border-bottom:1px solid #bbb}td{border-bottom:1px solid #eee}
+td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 img{max-width:100%}.head{border-left:.6rem solid;padding:.8rem 1.1rem;border-radius:4px}.note{color:#555}
 .passed{background:#e7f4ec;border-color:#1e7d46}.failed{background:#fbe9e7;border-color:#b3261e}.little{background:#fdf1dd;border-color:#b26a00}
 .badge{font-weight:600;white-space:nowrap}.badge.passed{color:#1e7d46}.badge.failed{color:#b3261e}.badge.little{color:#8a5200}
 .badge.passed,.badge.failed,.badge.little{background:none}
 .row{display:flex;gap:1rem;border-top:1px solid #ddd;padding:.7rem 0;align-items:flex-start}.row .asked{width:11rem;flex:none}
 .line{display:flex;gap:.4rem;align-items:flex-start;margin-bottom:.4rem}.line b{width:5rem;flex:none;font-size:.8rem;padding-top:2.6rem}
-figure{box-sizing:border-box;margin:0;width:7.6rem;flex:none;border:2px solid #ddd;border-radius:4px;font-size:.72rem;line-height:1.25;background:#fff}
+figure{box-sizing:border-box;margin:0;width:7.6rem;flex:none;border:2px solid #ddd;border-radius:4px;
+font-size:.72rem;line-height:1.25;background:#fff}
 figure div{height:7rem;display:flex;align-items:center;justify-content:center;overflow:hidden}figure img{max-height:7rem;max-width:100%}
 figure div.words{padding:.3rem;color:#444;font-size:.85rem;text-align:center}
 figcaption{margin:.15rem .3rem;height:2.5em;overflow:hidden;color:#555;display:-webkit-box;-webkit-line-clamp:2;-webkit-box-orient:vertical}

@@ -107,7 +107,7 @@ def auc_chart(metrics: Mapping[str, float], path: Path) -> None:
 
 
 def forest(gaps: Sequence[Gap], path: Path) -> None:
-    """A row for each difference: its 95 % interval, no difference as a line, and in red where the gate fails. Each row has a scale of its own."""
+    """A row for each difference, each with a scale of its own: the 95 % interval, a line where there is none, red where the gate fails."""
     plt = pyplot()
     figure, rows = plt.subplots(len(gaps), 1, figsize=(9.6, 0.62 * len(gaps) + 0.2), squeeze=False, layout="constrained")
     for axes, gap in zip(rows[:, 0], gaps, strict=True):
@@ -129,7 +129,7 @@ def forest(gaps: Sequence[Gap], path: Path) -> None:
 
 
 def pairs(rows: Sequence[Pair], path: Path) -> None:
-    """A row for each query or item: its picture, the champion's items, and below them the candidate's; what was bought has a green frame."""
+    """A row for each query or item: its picture, the champion's items, and below them the candidate's; what was bought is framed."""
     most = max(len(side) for row in rows for side in (row.before, row.after))
     high, left = 2 * (CELL + GAP) + 2 * GAP, CELL + 4 * GAP
     sheet = Image.new("RGB", (left + most * (CELL + GAP) + GAP, high * len(rows) + GAP), "white")

@@ -91,23 +91,24 @@ def _head(version: int, manifest: Mapping[str, Any]) -> str:
     compared = (
         f"Compared with release {against}, the champion then." if against is not None else "The first release: compared with the floors."
     )
-    forced = f"<code>moon promote {version} --force --reason &quot;…&quot;</code>"
-    alias = f"move the alias <code>champion</code> of <code>moon-release</code> to version {version}"
-    todo = {
-        PASSED: f"To serve it: <code>moon promote {version} --reason &quot;…&quot;</code>, or in MLflow {alias}. Whoever may write to the registry "
-        "may do so; who, when and why is recorded (<code>moon moves</code>).",
-        FAILED: f"Do not promote it: the command refuses, and a service does not load it. If it must be: {forced}; your name and the reason are "
-        "recorded.",
-        TOO_LITTLE: f"Wait for more queries and measure it anew, or promote it with a reason: {forced}; your name and the reason are recorded.",
-    }[found]
-    ctr_part = f"moon-ctr {manifest['ctr']['version']}" if manifest["ctr"] else "no click model"
-    made = f"moon-encoder {manifest['encoder']['version']}, {ctr_part}; made {evidence.utc(manifest['created'])}."
-    after = "Back: <code>moon rollback --reason &quot;…&quot;</code>." + f" Runbook: {RUNBOOK}."
-    button = "MLflow's button Promote model copies a version and changes nothing that is served."
+    click_model = f"moon-ctr {manifest['ctr']['version']}" if manifest["ctr"] else "no click model"
+    made = f"moon-encoder {manifest['encoder']['version']}, {click_model}; made {evidence.utc(manifest['created'])}."
     return (
         f'<div class="head {CLASSES[found]}"><h1>Release {version} {text(said)}</h1><p>{compared} {text(made)}</p>'
-        f"<p>{todo} {after}</p><p class='note'>{text(button)}</p></div>"
+        f"<p>{_todo(version, found)} Back: <code>moon rollback --reason &quot;…&quot;</code>. Runbook: {RUNBOOK}.</p>"
+        "<p class='note'>MLflow's button Promote model copies a version and changes nothing that is served.</p></div>"
     )
+
+
+def _todo(version: int, found: str) -> str:
+    if found == PASSED:
+        alias = f"move the alias <code>champion</code> of <code>moon-release</code> to version {version}"
+        who = "Whoever may write to the registry may do so; who, when and why is recorded (<code>moon moves</code>)."
+        return f"To serve it: <code>moon promote {version} --reason &quot;…&quot;</code>, or in MLflow {alias}. {who}"
+    forced = f"<code>moon promote {version} --force --reason &quot;…&quot;</code>; your name and the reason are recorded."
+    if found == FAILED:
+        return f"Do not promote it: the command refuses, and a service does not load it. If it must be: {forced}"
+    return f"Wait for more queries and measure it anew, or promote it with a reason: {forced}"
 
 
 def _sorted(verdicts: Verdicts) -> list[Mapping[str, Any]]:
