@@ -70,11 +70,9 @@ _SHARED = {"the first 10 answers": overlap(ANSWERS), "the 10 nearest items": ove
 def _figures(old: int, before: Manifest, new: int, after: Manifest) -> tuple[Mapping[str, float], Mapping[str, float], bool]:
     """The figures of both, on the same data where one was the champion beside which the other was measured."""
     beside = {number: manifest["compared_with"] for number, manifest in ((new, after), (old, before))}
-    if beside[new]["release"] == old and beside[new]["metrics"]:
-        theirs = beside[new]["metrics"]
+    if beside[new]["release"] == old and (theirs := beside[new].get("metrics")):
         return theirs, after["metrics"], "recorded" not in theirs
-    if beside[old]["release"] == new and beside[old]["metrics"]:
-        theirs = beside[old]["metrics"]
+    if beside[old]["release"] == new and (theirs := beside[old].get("metrics")):
         return before["metrics"], theirs, "recorded" not in theirs
     return before["metrics"], after["metrics"], old == new
 

@@ -170,7 +170,7 @@ def _gap(verdict: Mapping[str, Any]) -> pictures.Gap:
 
 
 def _slices(manifest: Mapping[str, Any], version: int) -> str:
-    metrics, old = manifest["metrics"], manifest["compared_with"]["metrics"] or {}
+    metrics, old = manifest["metrics"], manifest["compared_with"].get("metrics") or {}
     rows = []
     for name in SLICED:
         places = sorted({key.partition(":")[2] for key in metrics if key.partition(":")[0] == name}, key=lambda w: (w != "", w))
