@@ -34,6 +34,10 @@ figcaption{margin:.15rem .3rem;height:2.5em;overflow:hidden;color:#555;display:-
 figure.hit{border:4px solid #1e7d46}figure.small{width:4.4rem}
 figure.small div{height:4rem}figure.small img{max-height:4rem}.asked figure{width:10rem;margin-bottom:.3rem}
 .figures{columns:24rem;font-size:.8rem}.figures table{width:100%}.hashes td{font-size:.75rem;font-family:monospace;word-break:break-all}
+@media(max-width:58rem){body{font-size:13px}td.n,th.n{white-space:normal}th,td{padding-right:.5rem}h1{font-size:1.35rem}
+.row{flex-direction:column;gap:.5rem;align-items:stretch}.row .asked{width:auto;display:flex;gap:.8rem}.line b{width:4rem;padding-top:1rem}
+.line figure{flex:1 1 0;min-width:0;max-width:7.6rem}
+.line figure.small{flex:none;width:2.6rem}figure.small div{height:2.4rem}}
 """
 
 
