@@ -5,6 +5,7 @@ from __future__ import annotations
 IMAGE_SEARCH, TEXT_SEARCH, WITHIN_PRODUCT = "image_search", "text_search", "within_product"
 PARITY = "encoder/parity_cosine"  # least cosine between eager and exported vectors
 LEAKED = f"{IMAGE_SEARCH}/leaked"  # photographs with a near-identical twin in training, left out
+ANSWERS, NEIGHBOURS = "answers", "neighbours"  # what another encoder changes
 LOSS = "training/loss"
 KS = (1, 5, 10)  # of recall@K
 ID_ONLY, ORACLE, GAIN = "_id_only", "_oracle", "_gain"  # models beside the one judged, and the difference to the first
@@ -28,6 +29,11 @@ def ctr(name: str = "auc", where: str = "", model: str = "") -> str:
 def against_champion(name: str, end: str = "") -> str:
     """The difference of a figure to the champion's on the same data; ``end``: ``_low`` and ``_high`` of its interval."""
     return f"{name}_against_champion{end}"
+
+
+def overlap(what: str, k: int = 10) -> str:
+    """Which share of the first k of a kind, e.g. of :data:`ANSWERS`, two releases have in common."""
+    return f"{what}/overlap@{k}"
 
 
 def untrained(name: str) -> str:

@@ -74,4 +74,4 @@ def test_the_installed_commands_run_without_a_checkout(installed: Path, tmp_path
     said = ran(installed, "moon", "demo", "--size", "tiny", "--encoder", "moon-nano", **home)
     assert "moon serve" in said
     assert "make " not in said, "there is no Makefile"
-    assert (tmp_path / "home" / "report" / "index.html").is_file()
+    assert (tmp_path / "home" / "report" / "report.html").is_file()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -92,7 +93,7 @@ def run(settings: Settings, chosen: Choices, *, now: dt.datetime) -> None:
         beside = {"baseline": baseline, "oracle": shop / "oracle.parquet", "extra": zero}
         made = _release(settings, say, version, ctr_version, times, now, beside)
     if made.passed:
-        _serve_and_report(settings, steps, version, times, untrained, made.metrics, made.version)
+        _serve_and_report(settings, steps, version, times, untrained, made)
     _summary(console, settings, made.metrics, made.champion_metrics, made.champion, time.perf_counter() - started)
     if not made.passed:
         failed = next(v for v in made.verdicts if not v.passed)
@@ -154,7 +155,7 @@ def _release(
         before = promotion.promote(settings, made.version, wish("moon demo")).before
         say.append(f"release {made.version} is champion now" + (f", release {before} is previous" if before else ""))
     else:
-        say.append(f"release {made.version} is registered and not promoted")
+        say.append(f"release {made.version} is registered and not promoted; report: {made.report_at or 'none, see the log'}")
     return made
 
 
@@ -212,28 +213,30 @@ def _click_models(settings: Settings, steps: Steps, encoder: int, times: Any, se
         return version, baseline
 
 
-def _serve_and_report(
-    settings: Settings, steps: Steps, encoder: int, times: Any, untrained: dict[str, float], metrics: dict[str, float], version: int
-) -> None:
+def _serve_and_report(settings: Settings, steps: Steps, encoder: int, times: Any, untrained: dict[str, float], made: Release) -> None:
+    """Ask the champion over HTTP, and add the answers and the charts to the release's report."""
     from moon_ops.cli.trial import searches
     from moon_ops.registry.registry import RELEASE, Registry
-    from moon_ops.release import report
+    from moon_ops.release import page, pictures
 
-    with steps.step("serve", "ask the champion over HTTP, and draw the report") as say:
+    with steps.step("serve", "ask the champion over HTTP, and add it to the report") as say:
         place = settings.home / "report"
-        place.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(place, ignore_errors=True)  # of the release before
+        place.mkdir(parents=True)
         found, latency = searches(settings, encoder, times)
-        report.grid(found, place / "searches.png")
-        report.recall_chart(untrained, metrics, place / "recall.png")
-        pictures = ["searches.png", "recall.png"]
-        if ctr("auc") in metrics:
-            report.auc_chart(metrics, place / "auc.png")
-            pictures.append("auc.png")
-        report.page(f"Release {version}", pictures, {**metrics, **latency}, place / "index.html")
-        registry = Registry(settings)
-        registry.attach(RELEASE, version, place)
+        pictures.grid(found, place / "searches.png")
+        pictures.recall_chart(untrained, made.metrics, place / "recall.png")
+        names = ["searches.png", "recall.png"]
+        if ctr("auc") in made.metrics:
+            pictures.auc_chart(made.metrics, place / "auc.png")
+            names.append("auc.png")
+        drawn = {name: (place / name).read_bytes() for name in names}
+        took = page.table(("request", "median, ms"), [(page.text(name), f"{value:.1f}") for name, value in latency.items()], numbers=(1,))
+        shown = "".join(f"<p>{page.picture(content, name)}</p>" for name, content in drawn.items())
+        made.report.plus("Asked over HTTP", took + shown, drawn).write(place)
+        Registry(settings).attach(RELEASE, made.version, place)
         say.append(", ".join(f"{name} {value:.1f} ms" for name, value in latency.items()))
-        say.append(f"wrote {place / 'index.html'}")
+        say.append(f"wrote {place / page.PAGE}")
 
 
 def _summary(

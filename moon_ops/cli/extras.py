@@ -14,11 +14,39 @@ BROUGHT_BY = {  # module → the smallest extra that brings it
     "airflow": "airflow",
     "ray": "ray",
 }
-SERVING = ("embed", "publish", "evaluate", "promote", "rollback", "moves", "explain", "serve", "status", "maintain", "erase", "bring")
+SERVING = (
+    "embed",
+    "publish",
+    "evaluate",
+    "promote",
+    "rollback",
+    "moves",
+    "explain",
+    "diff",
+    "serve",
+    "status",
+    "maintain",
+    "erase",
+    "bring",
+)
 NEEDED_BY = {  # command → the extra with all that it needs, so that nobody is told of one package after the other
     **dict.fromkeys(("train", "export", "ctr", "release", "study", "exchange-rate"), "train"),
     **dict.fromkeys(
-        ("embed", "publish", "evaluate", "promote", "rollback", "moves", "explain", "serve", "status", "maintain", "erase", "bring"),
+        (
+            "embed",
+            "publish",
+            "evaluate",
+            "promote",
+            "rollback",
+            "moves",
+            "explain",
+            "diff",
+            "serve",
+            "status",
+            "maintain",
+            "erase",
+            "bring",
+        ),
         "serve",
     ),
     "demo": "all",

@@ -1,4 +1,4 @@
-"""``moon release``, ``promote``, ``rollback``, ``moves``, ``explain``, ``status``: what whoever is on call needs."""
+"""``moon release``, ``promote``, ``rollback``, ``moves``, ``explain``, ``diff``, ``status``: what whoever is on call needs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moon_ops.cli.terminal import now, say, settings_of, wish
+from moon_ops.errors import InputError
 
 if TYPE_CHECKING:
     from moon_ops.release.promotion import Moved
@@ -40,7 +41,8 @@ def release(
     settings = settings_of(home)
     times = windows(settings.lake, seen_until=encoder_version(settings, encoder).trained_until)
     made = stage(settings, encoder, ctr, times, now=now())
-    say({"release": made.version, "passed": made.passed, "evidence": [asdict(v) for v in made.verdicts]}, as_json)
+    at = made.report_at or "none: the log says why"
+    say({"release": made.version, "passed": made.passed, "evidence": [asdict(v) for v in made.verdicts], "report": at}, as_json)
 
 
 @app.command()
@@ -125,6 +127,38 @@ def explain(version: Annotated[int, typer.Argument(help="Version of moon-release
     from moon_ops.release.evidence import description
 
     typer.echo(description(version, manifest_of(Registry(settings_of(home)), version)))
+
+
+@app.command()
+def diff(
+    old: Annotated[int, typer.Argument(help="Version of moon-release.")],
+    new: Annotated[int, typer.Argument(help="Version of moon-release to compare with it.")],
+    home: Home = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page in pictures, too: searches that changed most, and more.")] = None,
+    as_json: Json = False,
+) -> None:
+    """What differs between two releases: parts, figures side by side, verdicts.
+
+    Example: moon diff 1 2 --html changes.html
+    """
+    from moon_ops.registry.registry import Registry, manifest_of
+    from moon_ops.release.diff import diff as stage
+    from moon_ops.release.diff import lines
+
+    settings = settings_of(home)
+    registry = Registry(settings)
+    before, after = (manifest_of(registry, version) for version in (old, new))
+    found = stage(old, before, new, after)
+    if html is not None:
+        from moon_ops.release.report import beside
+
+        if not html.absolute().parent.is_dir():
+            raise InputError(f"--html {html}: its directory is not there; nothing was written", action="make it, or name another file")
+        html.write_text(beside(settings.lake, old, before, new, after).html())
+    if as_json:
+        say(found, as_json)
+    for line in [] if as_json else lines(found):
+        typer.echo(line)
 
 
 def _told(moved: Moved, *, dry_run: bool) -> dict[str, Any]:

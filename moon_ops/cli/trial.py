@@ -19,7 +19,7 @@ from moon_ops.errors import ServiceError
 from moon_ops.lake.tables import image_bytes
 from moon_ops.registry.registry import encoder_version
 from moon_ops.release import recall
-from moon_ops.release.report import Searched
+from moon_ops.release.pictures import Searched
 from moon_ops.release.windows import Windows
 from moon_ops.settings import Settings
 

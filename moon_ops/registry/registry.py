@@ -135,8 +135,12 @@ class Registry:
 
     def attach(self, name: str, version: int, directory: Path) -> None:
         """Add a directory of pictures to the run that made a version, e.g. its report."""
-        run_id = self.client.get_model_version(name, str(version)).run_id or ""
+        self.keep(self.client.get_model_version(name, str(version)).run_id or "", directory)
+
+    def keep(self, run_id: str, directory: Path) -> str:
+        """Add a directory to a run, under its name; its address there."""
         self.client.log_artifacts(run_id, str(directory), directory.name)
+        return f"{self.client.get_run(run_id).info.artifact_uri.rstrip('/')}/{directory.name}"
 
     def fetch(self, name: str, version: int) -> Path:
         """A directory with the version's files: where they lie (do not write there), or a download from a server, made once."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping
 from typing import Any
 
 from moon_ops.release.gates import AUC, FAILED, PASSED, RECALL, TEXT_RECALL, TOO_LITTLE
 
 SIGNS = {PASSED: "✅ passed", FAILED: "❌ failed", TOO_LITTLE: "⚠️ too little data"}
+REPORT = "With pictures: `report/report.html` among the artifacts of this version's source run."
+RUNBOOK = "Runbook: `docs/on-call.md` of moon_ops."
 NOT_THE_BUTTON = (
     "To serve this release, move the alias `champion` here, or run `moon promote`. MLflow's button *Promote model* copies a version and "
     "changes nothing that is served."
@@ -15,11 +18,17 @@ NOT_THE_BUTTON = (
 
 
 def tags(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """For the list of versions: the verdict of all gates together, and the two figures that everybody asks for."""
+    """For the list of versions: the verdict of all gates together, the two figures that everybody asks for, and how old it is (UTC)."""
     metrics = manifest["metrics"]
     shown = {"recall_at_10": metrics.get(RECALL, metrics.get(TEXT_RECALL)), "auc": metrics.get(AUC)}
     found = {"gate": outcome(manifest["evidence"]), "passed": str(manifest["passed"]).lower()}
+    found |= {name: utc(manifest[name]) for name in ("created", "trained_until")}
     return found | {name: f"{value:.4f}" for name, value in shown.items() if value is not None}
+
+
+def utc(stamp: str) -> str:
+    """A time of the manifest to the minute, as people read and lists sort it."""
+    return f"{dt.datetime.fromisoformat(stamp).astimezone(dt.UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def outcome(evidence: list[Mapping[str, Any]]) -> str:
@@ -32,7 +41,7 @@ def description(version: int, manifest: Mapping[str, Any]) -> str:
     """The page of a release: verdict first, then each gate beside the champion, what it is made of, and what to do."""
     against = manifest["compared_with"]["release"]
     beside = f"compared with release {against}" if against is not None else "the first release: compared with the floors"
-    lines = [f"**Release {version}: {SIGNS[outcome(manifest['evidence'])]}** ({beside})", ""]
+    lines = [f"**Release {version}: {SIGNS[outcome(manifest['evidence'])]}** ({beside})", "", f"{REPORT} {RUNBOOK}", ""]
     lines += ["| gate | this release | champion | difference, 95 % interval | must be | verdict |", "|---|---|---|---|---|---|"]
     lines += [_row(verdict) for verdict in manifest["evidence"]]
     undecided = [v for v in manifest["evidence"] if _outcome(v) == TOO_LITTLE]

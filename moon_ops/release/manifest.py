@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,10 @@ from moon_ops.publication import marks, places, publication
 from moon_ops.recipes.gates import Gates
 from moon_ops.recipes.reading import recipe
 from moon_ops.registry.registry import CANDIDATE, CHAMPION, CTR, ENCODER, RELEASE, Registry, manifest_of
-from moon_ops.release import clicks, evaluation, evidence, expected_gain, served, stages
+from moon_ops.release import changes, clicks, evaluation, evidence, expected_gain, report, served, stages
 from moon_ops.release.comparison import Measured, as_numbers, differences
 from moon_ops.release.gates import Verdict, judge
+from moon_ops.release.page import Report
 from moon_ops.release.windows import Windows
 from moon_ops.settings import VARIANTS, Settings
 
@@ -38,7 +39,7 @@ FILES = {  # of a registered model: what answers requests, and the weights it wa
 
 @dataclass(frozen=True)
 class Release:
-    """A registered release: its version, its verdicts, and whether it may be promoted."""
+    """A registered release: its version, its verdicts, and whether it may be promoted; its report, and where that lies (empty: nowhere)."""
 
     version: int
     passed: bool
@@ -46,6 +47,8 @@ class Release:
     metrics: dict[str, float]
     champion: int | None
     champion_metrics: dict[str, float] | None
+    report: Report = field(default_factory=lambda: Report("", "", ()))
+    report_at: str = ""
 
 
 def measure(
@@ -82,41 +85,57 @@ def release(
     known = manifest_of(registry, champion) if champion else {}
     beside = _champion_measured(settings, known, windows, now) if champion else None
     champion_metrics, gaps = beside.metrics if beside else None, differences(candidate, beside)
-    metrics = {**candidate.metrics, **(extra or {}), **as_numbers(gaps)}
+    changed = _changed(settings, encoder, known, candidate, windows)
+    metrics = {**candidate.metrics, **(extra or {}), **as_numbers(gaps), **changed.figures}
     metrics |= expected_gain.in_auc(settings, metrics, champion_metrics)
     verdicts = judge(recipe(Gates, "gates", settings.models), metrics, champion_metrics, gaps, known.get("debts", {}))
     passed = all(v.passed for v in verdicts)
     manifest = {
-        **_parts(settings, registry, encoder, ctr),
-        "windows": {name: moment.isoformat() for name, moment in asdict(windows).items()},
-        "created": now.isoformat(),
         "passed": passed,
         "evidence": [asdict(v) for v in verdicts],
-        "debts": {v.gate: v.debt for v in verdicts},
         "metrics": metrics,
         "compared_with": {"release": champion, "metrics": champion_metrics},
+        "diff": {"release": champion, "figures": changed.figures, "notes": changed.notes},
+        "debts": {v.gate: v.debt for v in verdicts},
+        "created": now.isoformat(),
+        "windows": {name: moment.isoformat() for name, moment in asdict(windows).items()},
+        **_parts(settings, registry, encoder, ctr),
     }
-    version = _registered(settings, registry, manifest)
-    return Release(version, passed, verdicts, metrics, champion, champion_metrics)
+    version, drawn, at = _registered(settings, registry, manifest, changed)
+    return Release(version, passed, verdicts, metrics, champion, champion_metrics, drawn, at)
 
 
-def _registered(settings: Settings, registry: Registry, manifest: dict[str, Any]) -> int:
-    """The new version of ``moon-release``, to which the alias ``candidate`` points now; its rows of vectors are kept by a tag."""
+def _changed(settings: Settings, encoder: int, known: dict[str, Any], candidate: Measured, windows: Windows) -> changes.Changes:
+    """What changes for users from the champion, whose manifest is ``known``, to the candidate."""
+    encoders = (int(known["encoder"]["version"]), encoder) if known else None
+    until = dt.datetime.fromisoformat(known["trained_until"]) if known else None
+    return changes.tried(settings.lake, encoders, windows, until, candidate.searches.queries if candidate.searches else None)
+
+
+def _registered(settings: Settings, registry: Registry, manifest: dict[str, Any], changed: changes.Changes) -> tuple[int, Report, str]:
+    """The new version of ``moon-release``, to which the alias ``candidate`` points now, its report, and where that lies.
+
+    The report is there before the version is, under the number that comes next; its rows of vectors are kept by a tag.
+    """
     encoder, ctr = manifest["encoder"]["version"], manifest["ctr"]["version"] if manifest["ctr"] else None
     champion = manifest["compared_with"]["release"]
     run_id = registry.start_run(f"release of encoder {encoder}", {"encoder": encoder, "ctr": ctr, "champion": champion})
     registry.log(run_id, manifest["metrics"])
+    expected = (registry.newest(RELEASE) or 0) + 1
+    drawn, at = report.filed(registry, run_id, settings.lake, expected, manifest, changed)
     with tempfile.TemporaryDirectory() as scratch:
         (Path(scratch) / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
         tags = {"encoder": str(encoder), "ctr": str(ctr or ""), "contract_id": manifest["contract_id"]}
         version = registry.register(RELEASE, run_id, Path(scratch), {**tags, **evidence.tags(manifest)})
+    if version != expected:  # somebody else has registered one meanwhile
+        drawn, at = report.filed(registry, run_id, settings.lake, version, manifest, changed)
     registry.describe(RELEASE, version, evidence.description(version, manifest))
     registry.finish(run_id)
     vectors = manifest["embeddings"]
     lance.dataset(settings.lake.address(vectors["table"])).tags.create(f"release-{version}", vectors["version"])
     if manifest["passed"] or not _waits(registry, champion):
         registry.point(CANDIDATE, version)
-    return version
+    return version, drawn, at
 
 
 def _waits(registry: Registry, champion: int | None) -> bool:

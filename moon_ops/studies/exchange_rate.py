@@ -24,7 +24,7 @@ from moon_ops.publication.brought import RECIPE as BROUGHT
 from moon_ops.registry.registry import ENCODER, Registry, encoder_version
 from moon_ops.release import evaluation
 from moon_ops.release.expected_gain import RECALL
-from moon_ops.release.report import pyplot
+from moon_ops.release.pictures import pyplot
 from moon_ops.release.windows import Windows
 from moon_ops.settings import Settings
 from moon_ops.studies import clicks as click_study

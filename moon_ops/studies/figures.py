@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from moon_ops.release.report import pyplot
+from moon_ops.release.pictures import pyplot
 from moon_ops.studies.encoder import Outcome, interval
 
 BAR, REFERENCE = "#8aa4c8", "#22915a"

@@ -112,6 +112,7 @@ def test_an_empty_catalogue_and_a_directory_without_items(moon: Moon, make_shop:
         (["ctr", "--encoder", "1"], "moon-encoder has no version 1"),
         (["release", "--encoder", "1"], "moon-encoder has no version 1"),
         (["promote", "1"], "moon-release has no version 1"),
+        (["diff", "1", "2"], "moon-release has no version 1"),
         (["rollback"], "no previous release"),
         (["export", "nowhere"], "not a trained checkpoint"),
         (["study", "ablation"], "no table 'events' yet"),

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from moon_ops.cli import demo
 from moon_ops.cli.demo import Choices
+from moon_ops.cli.main import app
 from moon_ops.errors import GateError, InputError
 from moon_ops.registry.registry import CHAMPION, PREVIOUS, RELEASE, Registry
 from moon_ops.release.promotion import Wish, promote, rollback
@@ -45,11 +47,27 @@ def test_report_is_drawn_and_logged(released: Settings) -> None:
     for name in ("searches.png", "recall.png", "auc.png"):
         with Image.open(place / name) as picture:
             assert min(picture.size) > 200
-    page = (place / "index.html").read_text()
+    page = (place / "report.html").read_text()
     assert "image_search/recall@10" in page
+    assert page.count('<img src="data:image/png;base64,') >= 3
     registry = Registry(released)
     run_id = registry.client.get_model_version(RELEASE, "1").run_id
     assert {f.path for f in registry.client.list_artifacts(run_id, "report")} == {f"report/{p.name}" for p in place.iterdir()}
+
+
+def test_two_releases_side_by_side(copied: Settings, make_release: Any, tmp_path: Path) -> None:
+    """In the terminal, as JSON, and as a page; a page that cannot be written is one line."""
+    make_release(contract_id="c-other")
+    home = ["--home", str(copied.home)]
+    shown = CliRunner().invoke(app, ["diff", "1", "2", *home, "--html", str(tmp_path / "page.html")])
+    assert shown.exit_code == 0
+    assert "c-other" in shown.output
+    assert "Both releases have encoder 1: every search finds the same." in (tmp_path / "page.html").read_text()
+    found = json.loads(CliRunner().invoke(app, ["diff", "1", "2", *home, "--json"]).output)
+    assert found["parts"]["contract"][1] == "c-other"
+    refused = CliRunner().invoke(app, ["diff", "1", "2", *home, "--html", str(tmp_path / "nowhere" / "page.html")])
+    assert isinstance(refused.exception, InputError)
+    assert "its directory is not there" in str(refused.exception)
 
 
 def test_everything_lies_in_moon_home(released: Settings) -> None:

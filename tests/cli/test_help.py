@@ -12,6 +12,7 @@ from moon_ops.cli.main import app
 
 PUBLIC = [
     "demo",
+    "diff",
     "import",
     "ingest",
     "simulate",

@@ -81,7 +81,7 @@ def test_a_command_in_a_hurry_opens_tables_and_nothing_else(copied: Settings, co
     assert Registry(copied).alias(CHAMPION) == 1
 
 
-@pytest.mark.parametrize("command", ["moves", "explain 1"])
+@pytest.mark.parametrize("command", ["moves", "explain 1", "diff 1 1"])
 def test_a_command_that_reads_the_registry_opens_nothing_else(copied: Settings, command: str) -> None:
     ended, names = imported(f"sys.argv = ['moon', *{command.split()}]; main()", copied.home)
     assert ended == 0
