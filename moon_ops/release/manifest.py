@@ -15,6 +15,7 @@ from typing import Any
 
 import lance
 
+from moon_ops.ctr.metrics import Difference
 from moon_ops.embeddings import features, vector_tables
 from moon_ops.embeddings.index import ItemIndex
 from moon_ops.errors import LeakError, StageError
@@ -24,9 +25,9 @@ from moon_ops.publication import marks, places, publication
 from moon_ops.recipes.gates import Gates
 from moon_ops.recipes.reading import recipe
 from moon_ops.registry.registry import CANDIDATE, CHAMPION, CTR, ENCODER, RELEASE, Registry, manifest_of
-from moon_ops.release import clicks, evaluation, evidence, expected_gain, served, stages
+from moon_ops.release import clicks, evaluation, evidence, expected_gain, operation, served, serving_cost, stages
 from moon_ops.release.comparison import Measured, as_numbers, differences
-from moon_ops.release.gates import Verdict, judge
+from moon_ops.release.gates import AUC, Verdict, judge
 from moon_ops.release.windows import Windows
 from moon_ops.settings import VARIANTS, Settings
 
@@ -81,17 +82,23 @@ def release(
     candidate = measure(settings, encoder, ctr, windows, baseline=baseline, oracle=oracle)
     known = manifest_of(registry, champion) if champion else {}
     beside = _champion_measured(settings, known, windows, now) if champion else None
+    candidate, *champions = serving_cost.with_costs(
+        settings, [(encoder, ctr, candidate), *([(*_versions(known), beside)] if beside else [])]
+    )
+    beside = champions[0] if champions else None
     champion_metrics, gaps = beside.metrics if beside else None, differences(candidate, beside)
-    metrics = {**candidate.metrics, **(extra or {}), **as_numbers(gaps)}
+    metrics = {**candidate.metrics, **operation.figures(settings, encoder, ctr, windows, now=now), **(extra or {}), **as_numbers(gaps)}
     metrics |= expected_gain.in_auc(settings, metrics, champion_metrics)
-    verdicts = judge(recipe(Gates, "gates", settings.models), metrics, champion_metrics, gaps, known.get("debts", {}))
-    passed = all(v.passed for v in verdicts)
+    gates, debts = recipe(Gates, "gates", settings.models), known.get("debts", {})
+    verdicts = judge(gates, metrics, champion_metrics, gaps, debts, variant=settings.variant)
+    passed = not any(v.stops for v in verdicts)
     manifest = {
         **_parts(settings, registry, encoder, ctr),
         "windows": {name: moment.isoformat() for name, moment in asdict(windows).items()},
         "created": now.isoformat(),
         "passed": passed,
         "evidence": [asdict(v) for v in verdicts],
+        "notes": _notes(metrics, champion_metrics, gaps.get(AUC)),
         "debts": {v.gate: v.debt for v in verdicts},
         "metrics": metrics,
         "compared_with": {"release": champion, "metrics": champion_metrics},
@@ -164,7 +171,7 @@ def _judged_against(settings: Settings, registry: Registry) -> int | None:
 
 def _champion_measured(settings: Settings, manifest: dict[str, Any], windows: Windows, now: dt.datetime) -> Measured:
     """The champion's figures on the candidate's windows; those it was released with if it was trained into these windows."""
-    ctr, encoder = manifest["ctr"]["version"] if manifest["ctr"] else None, int(manifest["encoder"]["version"])
+    encoder, ctr = _versions(manifest)
     stages.embed(settings, encoder, now=now)  # it is judged on the catalogue of today, as it would be served
     if marks.published_versions(settings, encoder) != marks.lake_versions(settings, encoder):
         publication.publish(settings, encoder, now=now)
@@ -172,3 +179,16 @@ def _champion_measured(settings: Settings, manifest: dict[str, Any], windows: Wi
         return measure(settings, encoder, ctr, windows)
     except LeakError:
         return Measured({**manifest["metrics"], "recorded": 1.0})
+
+
+def _versions(manifest: dict[str, Any]) -> tuple[int, int | None]:
+    """A release's encoder and click model."""
+    return int(manifest["encoder"]["version"]), int(manifest["ctr"]["version"]) if manifest["ctr"] else None
+
+
+def _notes(metrics: dict[str, float], champion: dict[str, float] | None, gap: Difference | None) -> list[str]:
+    """What whoever reads the evidence should know, and no gate says."""
+    found = [expected_gain.disagreement(metrics, gap)]
+    if champion is not None and "recorded" in champion:
+        found.append("the champion was trained into these windows: its figures are those it was released with, without intervals or slices")
+    return [note for note in found if note]

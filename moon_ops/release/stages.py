@@ -20,6 +20,7 @@ from moon_ops.embeddings.produce import EmbedReport
 from moon_ops.embeddings.runtime import Runtime
 from moon_ops.errors import InputError, StageError
 from moon_ops.inputs.contract import Contract, require_same
+from moon_ops.metric_names import recall_loss
 from moon_ops.recipes.encoder import EncoderRecipe
 from moon_ops.recipes.gates import Gates
 from moon_ops.recipes.reading import recipe
@@ -106,7 +107,7 @@ def export(settings: Settings, checkpoint: Path, variants: Sequence[str] = ()) -
         judged = golden(settings.lake, Contract.load(checkpoint).layout, dt.datetime.fromisoformat(trained["trained_until"]))
         for variant in variants:
             cost = make_variant(checkpoint, variant, golden=judged)
-            figures |= {f"parity/{variant}_recall_loss": cost.recall_loss, f"parity/{variant}_rank_flips": float(cost.rank_flips)}
+            figures |= {recall_loss(variant): cost.recall_loss, f"parity/{variant}_rank_flips": float(cost.rank_flips)}
     with tracked(registry, f"export {trained['recipe']}", tags) as run_id:
         registry.log(run_id, figures)
         return registry.register(ENCODER, run_id, checkpoint, tags)

@@ -73,8 +73,8 @@ def test_a_champion_that_knows_the_window_keeps_the_figures_it_was_released_with
 
 
 def _publish_as(settings: Settings, version: int) -> None:
-    """Encoder 1's vectors and index under another version: it is the same encoder."""
-    for place in ("lake/embeddings/v1.lance", "index/v1"):
+    """Encoder 1's vectors, index and table under another version: it is the same encoder."""
+    for place in ("lake/embeddings/v1.lance", "index/v1", "tables/items-v1"):
         source = Path(settings.home / place)
         shutil.copytree(source.resolve(), source.with_name(source.name.replace("1", str(version), 1)))
 
