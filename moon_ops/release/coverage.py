@@ -20,7 +20,7 @@ from moon_ops.settings import Settings
 
 
 def of_catalogue(settings: Settings, encoder: int, end: dt.datetime, *, now: dt.datetime) -> dict[str, float]:
-    """Of the items on sale at ``end`` and still at ``now``, the shares that have a vector under the encoder, and are in its index and its table.
+    """Of the items on sale at ``end`` and still at ``now``, the shares with a vector under the encoder, in its index, and in its table.
 
     ``catalogue/lag_hours`` is the newest item version's valid-from minus that of the newest one with a vector, 0 if none is due.
 
