@@ -28,6 +28,7 @@ from moon_ops.registry.registry import CANDIDATE, CHAMPION, CTR, ENCODER, RELEAS
 from moon_ops.release import clicks, evaluation, evidence, expected_gain, operation, served, serving_cost, stages
 from moon_ops.release.comparison import Measured, as_numbers, differences
 from moon_ops.release.gates import AUC, Verdict, judge
+from moon_ops.release.serving_cost import Made
 from moon_ops.release.windows import Windows
 from moon_ops.settings import VARIANTS, Settings
 
@@ -82,15 +83,12 @@ def release(
     candidate = measure(settings, encoder, ctr, windows, baseline=baseline, oracle=oracle)
     known = manifest_of(registry, champion) if champion else {}
     beside = _champion_measured(settings, known, windows, now) if champion else None
-    candidate, *champions = serving_cost.with_costs(
-        settings, [(encoder, ctr, candidate), *([(*_versions(known), beside)] if beside else [])]
-    )
-    beside = champions[0] if champions else None
+    candidate, beside = _with_costs(settings, (encoder, ctr, candidate), (*_versions(known), beside) if beside else None)
     champion_metrics, gaps = beside.metrics if beside else None, differences(candidate, beside)
     metrics = {**candidate.metrics, **operation.figures(settings, encoder, ctr, windows, now=now), **(extra or {}), **as_numbers(gaps)}
     metrics |= expected_gain.in_auc(settings, metrics, champion_metrics)
-    gates, debts = recipe(Gates, "gates", settings.models), known.get("debts", {})
-    verdicts = judge(gates, metrics, champion_metrics, gaps, debts, variant=settings.variant)
+    gates = recipe(Gates, "gates", settings.models)
+    verdicts = judge(gates, metrics, champion_metrics, gaps, known.get("debts", {}), variant=settings.variant)
     passed = not any(v.stops for v in verdicts)
     manifest = {
         **_parts(settings, registry, encoder, ctr),
@@ -184,6 +182,12 @@ def _champion_measured(settings: Settings, manifest: dict[str, Any], windows: Wi
 def _versions(manifest: dict[str, Any]) -> tuple[int, int | None]:
     """A release's encoder and click model."""
     return int(manifest["encoder"]["version"]), int(manifest["ctr"]["version"]) if manifest["ctr"] else None
+
+
+def _with_costs(settings: Settings, candidate: Made, champion: Made | None) -> tuple[Measured, Measured | None]:
+    """Both with what they cost on the serving path."""
+    found = serving_cost.with_costs(settings, [candidate] if champion is None else [candidate, champion])
+    return found[0], None if champion is None else found[1]
 
 
 def _notes(metrics: dict[str, float], champion: dict[str, float] | None, gap: Difference | None) -> list[str]:

@@ -38,6 +38,7 @@ SECONDS = 20.0  # after which no further round begins
 EMBED, SCORE = "embed", "score"
 
 Call = Callable[[], object]
+Made = tuple[int, int | None, Measured]  # a release: encoder, click model, and what was measured of it
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ class Served:
     sizes: Mapping[str, float]
 
 
-def with_costs(settings: Settings, releases: Sequence[tuple[int, int | None, Measured]]) -> list[Measured]:
-    """Releases, given as encoder, click model, and what was measured of them, with what each costs; all take turns, on the same queries.
+def with_costs(settings: Settings, releases: Sequence[Made]) -> list[Measured]:
+    """What was measured of releases, with what each of them costs; all take turns, on the same queries.
 
     Recorded costs are dropped: they are of another hour, and perhaps of another machine.
     """

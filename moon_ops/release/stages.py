@@ -26,7 +26,7 @@ from moon_ops.recipes.gates import Gates
 from moon_ops.recipes.reading import recipe
 from moon_ops.registry.registry import ENCODER, Registry
 from moon_ops.release.runs import flat, log_step, place_of, run_of, tracked
-from moon_ops.settings import Settings
+from moon_ops.settings import VARIANTS, Settings
 
 if TYPE_CHECKING:
     from moon_ops.encoder.budget import Budget
@@ -86,8 +86,8 @@ def export(settings: Settings, checkpoint: Path, variants: Sequence[str] = ()) -
     and :class:`ContractError` refuses one that loses recall.
     """
     from moon_ops.encoder.export import export as export_encoder
-    from moon_ops.encoder.variants import MAKERS, make_variant
-    from moon_ops.release.golden import golden
+    from moon_ops.encoder.variants import MAKERS, exported_loss, make_variant
+    from moon_ops.release.golden import EXPORTED, golden
 
     for variant in variants:
         if variant not in MAKERS:
@@ -103,8 +103,14 @@ def export(settings: Settings, checkpoint: Path, variants: Sequence[str] = ()) -
         "parity_cosine": f"{certificate.min_cosine:.9f}",
     }
     figures = {"parity/max_difference": certificate.max_difference, "parity/min_cosine": certificate.min_cosine}
+    layout, until = Contract.load(checkpoint).layout, dt.datetime.fromisoformat(trained["trained_until"])
+    few, shown = EXPORTED
+    lost = exported_loss(checkpoint, golden(settings.lake, layout, until, queries=few, items=shown))
+    if lost is not None:
+        figures[recall_loss(VARIANTS[0])] = lost
+        tags["parity_recall_loss"] = f"{lost:.9f}"
     if variants:
-        judged = golden(settings.lake, Contract.load(checkpoint).layout, dt.datetime.fromisoformat(trained["trained_until"]))
+        judged = golden(settings.lake, layout, until)
         for variant in variants:
             cost = make_variant(checkpoint, variant, golden=judged)
             figures |= {recall_loss(variant): cost.recall_loss, f"parity/{variant}_rank_flips": float(cost.rank_flips)}

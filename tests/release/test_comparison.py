@@ -18,7 +18,7 @@ NEW_PICTURES, NEW_TEXTS = (recall(search, where="new_items") for search in (IMAG
 
 
 def searched(found: Any, *, pictures: int, new: int) -> Measured:
-    """Queries of which ``found`` says who found its item; the first ones are photographs, and of each kind the first ones are of new items."""
+    """Queries of which ``found`` says who found its item; the first are photographs, and of each kind the first are of new items."""
     count = len(found)
     is_image = np.arange(count) < pictures
     is_new = (np.arange(count) < new) | ((np.arange(count) >= pictures) & (np.arange(count) < pictures + new))

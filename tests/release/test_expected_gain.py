@@ -21,7 +21,8 @@ def test_intervals_without_a_common_value_are_told(low: float, high: float, said
 
 def test_the_sentence_names_both_intervals() -> None:
     assert disagreement(PREDICTED, Difference(-0.02, -0.03, -0.01, 0.01)).startswith(
-        "AUC changed by -0.0200 [-0.0300, -0.0100], less than the change of recall is worth by the exchange rate, +0.0040 [+0.0020, +0.0060]"
+        "AUC changed by -0.0200 [-0.0300, -0.0100], less than the change of recall is worth by the exchange rate, "
+        "+0.0040 [+0.0020, +0.0060]"
     )
 
 
