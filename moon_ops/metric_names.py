@@ -26,6 +26,36 @@ def ctr(name: str = "auc", where: str = "", model: str = "") -> str:
     return f"ctr/{name}{model}{_end(where)}"
 
 
+def recall_loss(variant: str) -> str:
+    """What a variant of an encoder's graphs loses of recall, by its certificate."""
+    return f"parity/{variant}_recall_loss"
+
+
+def serving(name: str) -> str:
+    """What a release costs on the serving path: milliseconds, or bytes."""
+    return f"serving/{name}"
+
+
+def catalogue(name: str) -> str:
+    """How much of the catalogue a release has vectors for, and how old they are."""
+    return f"catalogue/{name}"
+
+
+def space(name: str) -> str:
+    """A figure of the catalogue's vectors among themselves."""
+    return f"space/{name}"
+
+
+def drift(name: str) -> str:
+    """How the judged time differs from the time of training."""
+    return f"drift/{name}"
+
+
+def leakage(part: str) -> str:
+    """Days between a part's training and the time that judges it; below 0 it knows answers."""
+    return f"leakage/{part}_days"
+
+
 def against_champion(name: str, end: str = "") -> str:
     """The difference of a figure to the champion's on the same data; ``end``: ``_low`` and ``_high`` of its interval."""
     return f"{name}_against_champion{end}"

@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +96,7 @@ def run(settings: Settings, chosen: Choices, *, now: dt.datetime) -> None:
         _serve_and_report(settings, steps, version, times, untrained, made)
     _summary(console, settings, made.metrics, made.champion_metrics, made.champion, time.perf_counter() - started)
     if not made.passed:
-        failed = next(v for v in made.verdicts if not v.passed)
+        failed = next(v for v in made.verdicts if v.stops)
         raise GateError(
             f"release {made.version} was not promoted: {failed.gate} = {failed.value:.4f}, it must be {failed.rule}",
             action="bring more data, or look at the figures above",
@@ -146,11 +146,10 @@ def _release(
     settings: Settings, say: list[str], encoder: int, ctr: int | None, times: Any, now: dt.datetime, beside: dict[str, Any]
 ) -> Release:
     """Judge, register and, where all gates were passed, promote."""
-    from moon_ops.release import manifest, promotion
+    from moon_ops.release import evidence, manifest, promotion
 
     made = manifest.release(settings, encoder, ctr, times, now=now, **beside)
-    for v in made.verdicts:
-        say.append(f"{'passed' if v.passed else 'FAILED'}  {v.gate} = {v.value:.4f}, must be {v.rule}")
+    say += evidence.lines([asdict(v) for v in made.verdicts])
     if made.passed:
         before = promotion.promote(settings, made.version, wish("moon demo")).before
         say.append(f"release {made.version} is champion now" + (f", release {before} is previous" if before else ""))

@@ -14,7 +14,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from moon_ops import metric_names
 
 POWER = 0.84  # of a normal distribution: what lies above it is found with a chance of 80 %
-DETECTED = 1.96 + POWER  # standard errors
+CONFIDENCE = 0.95  # of an interval
 RELEVANT = 0.005  # of AUC: a smaller difference is none in practice
 LEAST = 50  # a slice with fewer clicks or non-clicks is left out: its AUC would be noise
 
@@ -83,6 +83,11 @@ class Difference:
         return "no difference" if self.detectable <= RELEVANT else "too little data"
 
 
+def detected(confidence: float = CONFIDENCE) -> float:
+    """How many standard errors a true difference must have to be found with a chance of 80 %."""
+    return float(stats.norm.ppf((1 + confidence) / 2)) + POWER
+
+
 def auc_difference(
     labels: NDArray[np.int64],
     left: Sequence[NDArray[np.float64]],
@@ -91,8 +96,9 @@ def auc_difference(
     *,
     seed: int,
     draws: int = 1000,
+    confidence: float = CONFIDENCE,
 ) -> Difference:
-    """AUC(left) − AUC(right), the mean over P pairs of models of several seeds, with a 95 % interval.
+    """AUC(left) − AUC(right), the mean over P pairs of models of several seeds, with a 95 % interval (or of another ``confidence``).
 
     Users are drawn again (every draw judges all models on the same ones, so what is hard for all of them cancels). Seeds are too few to
     be drawn: their variance is added to the users', with Student's t for its P − 1 degrees of freedom (Welch and Satterthwaite).
@@ -107,11 +113,11 @@ def auc_difference(
     gaps = [auc(labels, a) - auc(labels, b) for a, b in zip(left, right, strict=True)]
     value, by_user = float(np.mean(gaps)), float(np.nanvar(means))
     if len(gaps) == 1:
-        low, high = np.nanpercentile(means, [2.5, 97.5])
-        return Difference(value, float(low), float(high), DETECTED * by_user**0.5)
+        low, high = np.nanquantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+        return Difference(value, float(low), float(high), detected(confidence) * by_user**0.5)
     by_seed = float(np.var(gaps, ddof=1)) / len(gaps)
     freedom = (by_user + by_seed) ** 2 / (by_seed**2 / (len(gaps) - 1)) if by_seed else np.inf
-    error, quantile = (by_user + by_seed) ** 0.5, float(stats.t.ppf(0.975, freedom))
+    error, quantile = (by_user + by_seed) ** 0.5, float(stats.t.ppf((1 + confidence) / 2, freedom))
     return Difference(value, value - quantile * error, value + quantile * error, (quantile + POWER) * error)
 
 

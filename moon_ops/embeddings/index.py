@@ -100,6 +100,11 @@ class ItemIndex:
         rows = np.setdiff1d(np.flatnonzero(self._ids == item_id), self.searcher.delta.tombstones)
         return bool(len(rows)) or item_id in self._delta_ids
 
+    def items(self) -> Ids:
+        """The ids of all items that can be found, ascending."""
+        live = np.setdiff1d(np.arange(len(self._ids)), self.searcher.delta.tombstones, assume_unique=True)
+        return np.union1d(self._ids[live], self._delta_ids)
+
     def _items(self, rows: Ids) -> Ids:
         last = len(self._ids) - 1
         items: Ids = np.where(rows < 0, -1, self._ids[np.clip(rows, 0, last)])

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import torch
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -26,6 +27,7 @@ from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_floa
 from onnxruntime.transformers.onnx_model import OnnxModel
 from tokenizers import Tokenizer
 
+from moon_ops.encoder.model import Encoder
 from moon_ops.errors import ContractError, InputError
 from moon_ops.inputs.contract import Contract, Sample, file_sha256
 from moon_ops.ranks import SCORE_BATCH, first_hits
@@ -94,6 +96,26 @@ def make_variant(directory: Path, variant: str, *, golden: Golden, floor: float 
         _remove(directory, variant)
         raise
     return certificate
+
+
+def exported_loss(directory: Path, golden: Golden) -> float | None:
+    """Recall@10 of the trained encoder itself minus that of its fp32 graphs (below 0: they find more); None where too little is golden.
+
+    The certificate's least cosine says the same of vectors; this is what it means for searches.
+    """
+    if len(golden.items) <= K or not golden.queries:
+        return None
+    contract, encoder = Contract.load(directory), Encoder.load(directory).eval()
+    everything, size = [*golden.queries, *golden.items], contract.layout.picture_size
+    exported, _ = _embed(directory, contract, "", everything, golden.pixels)
+    eager = np.empty_like(exported)
+    for rows, ids, mask, flat in _batches(directory, contract, everything, golden.pixels):
+        pixels = np.concatenate(flat) if flat else np.zeros((0, 3, size, size), np.uint8)
+        with torch.no_grad():
+            eager[rows] = encoder(*(torch.from_numpy(part) for part in (ids, mask, pixels))).float().numpy()
+    count, answers = len(golden.queries), np.asarray(golden.answers, np.int64)
+    by_model, by_graphs = (_search(vectors[:count], vectors[count:], answers)[0] for vectors in (eager, exported))
+    return round(by_model - by_graphs, 9)
 
 
 def _remove(directory: Path, variant: str) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from moon_ops.release.gates import AUC, FAILED, PASSED, RECALL, TEXT_RECALL, TOO_LITTLE
+from moon_ops.metric_names import PARITY
+from moon_ops.release.gates import AUC, FAILED, PASSED, RECALL, TEXT_RECALL, TOO_LITTLE, stopping
 
 SIGNS = {PASSED: "✅ passed", FAILED: "❌ failed", TOO_LITTLE: "⚠️ too little data"}
 REPORT = "With pictures: `report/report.html` among the artifacts of this version's source run."
@@ -31,10 +33,34 @@ def utc(stamp: str) -> str:
     return f"{dt.datetime.fromisoformat(stamp).astimezone(dt.UTC):%Y-%m-%d %H:%M} UTC"
 
 
-def outcome(evidence: list[Mapping[str, Any]]) -> str:
-    """Of all gates: failed if one failed, or else too little data if one could not tell."""
-    found = [_outcome(verdict) for verdict in evidence]
+def outcome(evidence: Sequence[Mapping[str, Any]]) -> str:
+    """Of all gates that block: failed if one failed, or else too little data if one could not tell."""
+    found = [_outcome(verdict) for verdict in stopping(evidence)]
     return next((what for what in (FAILED, TOO_LITTLE) if what in found), PASSED)
+
+
+def told(evidence: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The verdicts that a person should see: the main gates, and of the others those that were not passed."""
+    main = {PARITY, AUC, RECALL if any(v["gate"] == RECALL for v in evidence) else TEXT_RECALL}
+    return [verdict for verdict in evidence if verdict["gate"] in main or _outcome(verdict) != PASSED]
+
+
+def others(evidence: Sequence[Mapping[str, Any]]) -> str:
+    """The rest in one sentence, by what they are about; empty if there is none."""
+    shown = told(evidence)
+    rest = Counter("slices" if v.get("low") is not None else v["gate"].partition("/")[0] for v in evidence if v not in shown)
+    counted = ", ".join(f"{kind} {count}" for kind, count in rest.items())
+    return f"{rest.total()} more gates passed ({counted})" if rest else ""
+
+
+def lines(evidence: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """For the terminal: a line for each verdict that is told, and one for the rest."""
+    for verdict in told(evidence):
+        word = _outcome(verdict) if _outcome(verdict) == PASSED or verdict not in stopping(evidence) else "FAILED"
+        blocks = "" if verdict.get("blocks", True) else " (does not block)"
+        yield f"{word}  {verdict['gate']} = {verdict['value']:.4f}, must be {verdict['rule']}{blocks}"
+    if rest := others(evidence):
+        yield f"passed  {rest}"
 
 
 def description(version: int, manifest: Mapping[str, Any]) -> str:
@@ -43,10 +69,12 @@ def description(version: int, manifest: Mapping[str, Any]) -> str:
     beside = f"compared with release {against}" if against is not None else "the first release: compared with the floors"
     lines = [f"**Release {version}: {SIGNS[outcome(manifest['evidence'])]}** ({beside})", "", f"{REPORT} {RUNBOOK}", ""]
     lines += ["| gate | this release | champion | difference, 95 % interval | must be | verdict |", "|---|---|---|---|---|---|"]
-    lines += [_row(verdict) for verdict in manifest["evidence"]]
-    undecided = [v for v in manifest["evidence"] if _outcome(v) == TOO_LITTLE]
-    for verdict in undecided:
-        lines += ["", f"{verdict['gate']}: no difference below {verdict['detectable']:.4f} could have been seen in these data."]
+    lines += [_row(verdict) for verdict in told(manifest["evidence"])]
+    undecided = [f"{v['gate']} {v['detectable']:.4f}" for v in manifest["evidence"] if _outcome(v) == TOO_LITTLE]
+    if undecided:
+        lines += ["", f"No difference below these could have been seen in these data: {', '.join(undecided)}."]
+    lines += ["", f"{rest}."] if (rest := others(manifest["evidence"])) else []
+    lines += [f"\nNote: {note}." for note in manifest.get("notes", ())]
     click_model = f"moon-ctr {manifest['ctr']['version']}" if manifest["ctr"] else "no click model"
     lines += ["", f"moon-encoder {manifest['encoder']['version']}, {click_model}, contract `{manifest['contract_id']}`, trained until"]
     lines[-1] += f" {manifest['trained_until'][:16]}; judged until {manifest['windows']['end'][:16]}."
@@ -59,7 +87,14 @@ def _row(verdict: Mapping[str, Any]) -> str:
     gap = ""
     if verdict.get("low") is not None:
         gap = f"{verdict['value'] - verdict['champion']:+.4f} [{verdict['low']:+.4f}, {verdict['high']:+.4f}]"
-    return f"| {verdict['gate']} | {verdict['value']:.4f} | {champion} | {gap} | {verdict['rule']} | {SIGNS[_outcome(verdict)]} |"
+    return f"| {verdict['gate']} | {verdict['value']:.4f} | {champion} | {gap} | {verdict['rule']} | {_sign(verdict)} |"
+
+
+def _sign(verdict: Mapping[str, Any]) -> str:
+    """What does not block is a warning at most."""
+    if verdict.get("blocks", True) or _outcome(verdict) == PASSED:
+        return SIGNS[_outcome(verdict)]
+    return f"⚠️ {_outcome(verdict)}, does not block"
 
 
 def _outcome(verdict: Mapping[str, Any]) -> str:

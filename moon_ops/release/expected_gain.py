@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moon_ops.errors import StageError
 from moon_ops.metric_names import IMAGE_SEARCH, recall
 from moon_ops.settings import Settings
 
+if TYPE_CHECKING:
+    from moon_ops.ctr.metrics import Difference
+
 RECALL = recall(IMAGE_SEARCH)
+EXPECTED = "exchange_rate/expected_auc_gain"
 
 
 def worth(settings: Settings, gained: float, outcome: str = "overall") -> tuple[float, float, float]:
@@ -31,9 +35,22 @@ def in_auc(settings: Settings, candidate: Mapping[str, float], champion: Mapping
     """What a candidate's recall above the champion's should be worth, for its evidence; empty where rate or recall is not known."""
     if champion is None or RECALL not in candidate or RECALL not in champion or not (settings.home / "exchange_rate.json").is_file():
         return {}
-    value, low, high = worth(settings, candidate[RECALL] - champion[RECALL])
-    return {
-        "exchange_rate/expected_auc_gain": value,
-        "exchange_rate/expected_auc_gain_low": low,
-        "exchange_rate/expected_auc_gain_high": high,
-    }
+    found = worth(settings, candidate[RECALL] - champion[RECALL])
+    return {EXPECTED + end: figure for end, figure in zip(("", "_low", "_high"), found, strict=True)}
+
+
+def disagreement(metrics: Mapping[str, float], measured: Difference | None) -> str:
+    """A sentence where the interval that the exchange rate predicts and that of the measured AUC difference have nothing in common; else
+    empty, also where one of them is not known.
+    """
+    if measured is None or EXPECTED not in metrics:
+        return ""
+    low, high = metrics[f"{EXPECTED}_low"], metrics[f"{EXPECTED}_high"]
+    if not (measured.low > high or measured.high < low):  # what is no number disagrees with nothing
+        return ""
+    more = "more" if measured.low > high else "less"
+    return (
+        f"AUC changed by {measured.value:+.4f} [{measured.low:+.4f}, {measured.high:+.4f}], {more} than the change of recall is worth by "
+        f"the exchange rate, {metrics[EXPECTED]:+.4f} [{low:+.4f}, {high:+.4f}]: look whether something else changed too, or measure the "
+        "rate again with `moon exchange-rate`"
+    )

@@ -14,6 +14,7 @@ from moon_ops.inputs.regions import views
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.tables import image_bytes
 
+EXPORTED = (100, 300)  # queries and items on which graphs are compared with the model itself, which is slow
 QUERIES, ITEMS = 400, 1500  # a recall of .5 is then known to ± .05, and a loss, being paired, to about a fifth of that
 
 

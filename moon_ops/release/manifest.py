@@ -15,6 +15,7 @@ from typing import Any
 
 import lance
 
+from moon_ops.ctr.metrics import Difference
 from moon_ops.embeddings import features, vector_tables
 from moon_ops.embeddings.index import ItemIndex
 from moon_ops.errors import LeakError, StageError
@@ -24,10 +25,11 @@ from moon_ops.publication import marks, places, publication
 from moon_ops.recipes.gates import Gates
 from moon_ops.recipes.reading import recipe
 from moon_ops.registry.registry import CANDIDATE, CHAMPION, CTR, ENCODER, RELEASE, Registry, manifest_of
-from moon_ops.release import changes, clicks, evaluation, evidence, expected_gain, report, served, stages
+from moon_ops.release import changes, clicks, evaluation, evidence, expected_gain, operation, report, served, serving_cost, stages
 from moon_ops.release.comparison import Measured, as_numbers, differences
-from moon_ops.release.gates import Verdict, judge
+from moon_ops.release.gates import AUC, Verdict, judge
 from moon_ops.release.page import Report
+from moon_ops.release.serving_cost import Made
 from moon_ops.release.windows import Windows
 from moon_ops.settings import VARIANTS, Settings
 
@@ -84,15 +86,18 @@ def release(
     candidate = measure(settings, encoder, ctr, windows, baseline=baseline, oracle=oracle)
     known = manifest_of(registry, champion) if champion else {}
     beside = _champion_measured(settings, known, windows, now) if champion else None
+    candidate, beside = _with_costs(settings, (encoder, ctr, candidate), (*_versions(known), beside) if beside else None)
     champion_metrics, gaps = beside.metrics if beside else None, differences(candidate, beside)
     changed = _changed(settings, encoder, known, candidate, windows)
-    metrics = {**candidate.metrics, **(extra or {}), **as_numbers(gaps), **changed.figures}
-    metrics |= expected_gain.in_auc(settings, metrics, champion_metrics)
-    verdicts = judge(recipe(Gates, "gates", settings.models), metrics, champion_metrics, gaps, known.get("debts", {}))
-    passed = all(v.passed for v in verdicts)
+    metrics = {**candidate.metrics, **operation.figures(settings, encoder, ctr, windows, now=now), **(extra or {}), **as_numbers(gaps)}
+    metrics |= {**changed.figures, **expected_gain.in_auc(settings, metrics, champion_metrics)}
+    gates, debts = recipe(Gates, "gates", settings.models), known.get("debts", {})
+    verdicts = judge(gates, metrics, champion_metrics, gaps, debts, variant=settings.variant)
+    passed = not any(v.stops for v in verdicts)
     manifest = {
         "passed": passed,
         "evidence": [asdict(v) for v in verdicts],
+        "notes": _notes(metrics, champion_metrics, gaps.get(AUC)),
         "metrics": metrics,
         "compared_with": {"release": champion, "metrics": champion_metrics},
         "diff": {"release": champion, "figures": changed.figures, "notes": changed.notes},
@@ -183,7 +188,7 @@ def _judged_against(settings: Settings, registry: Registry) -> int | None:
 
 def _champion_measured(settings: Settings, manifest: dict[str, Any], windows: Windows, now: dt.datetime) -> Measured:
     """The champion's figures on the candidate's windows; those it was released with if it was trained into these windows."""
-    ctr, encoder = manifest["ctr"]["version"] if manifest["ctr"] else None, int(manifest["encoder"]["version"])
+    encoder, ctr = _versions(manifest)
     stages.embed(settings, encoder, now=now)  # it is judged on the catalogue of today, as it would be served
     if marks.published_versions(settings, encoder) != marks.lake_versions(settings, encoder):
         publication.publish(settings, encoder, now=now)
@@ -191,3 +196,22 @@ def _champion_measured(settings: Settings, manifest: dict[str, Any], windows: Wi
         return measure(settings, encoder, ctr, windows)
     except LeakError:
         return Measured({**manifest["metrics"], "recorded": 1.0})
+
+
+def _versions(manifest: dict[str, Any]) -> tuple[int, int | None]:
+    """A release's encoder and click model."""
+    return int(manifest["encoder"]["version"]), int(manifest["ctr"]["version"]) if manifest["ctr"] else None
+
+
+def _with_costs(settings: Settings, candidate: Made, champion: Made | None) -> tuple[Measured, Measured | None]:
+    """Both with what they cost on the serving path."""
+    found = serving_cost.with_costs(settings, [candidate] if champion is None else [candidate, champion])
+    return found[0], None if champion is None else found[1]
+
+
+def _notes(metrics: dict[str, float], champion: dict[str, float] | None, gap: Difference | None) -> list[str]:
+    """What whoever reads the evidence should know, and no gate says."""
+    found = [expected_gain.disagreement(metrics, gap)]
+    if champion is not None and "recorded" in champion:
+        found.append("the champion was trained into these windows: its figures are those it was released with, without intervals or slices")
+    return [note for note in found if note]

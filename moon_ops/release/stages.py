@@ -20,6 +20,7 @@ from moon_ops.embeddings.produce import EmbedReport
 from moon_ops.embeddings.runtime import Runtime
 from moon_ops.errors import InputError, StageError
 from moon_ops.inputs.contract import Contract, require_same
+from moon_ops.metric_names import recall_loss
 from moon_ops.recipes.encoder import EncoderRecipe
 from moon_ops.recipes.gates import Gates
 from moon_ops.recipes.reading import recipe
@@ -85,8 +86,8 @@ def export(settings: Settings, checkpoint: Path, variants: Sequence[str] = ()) -
     bought before the encoder's training ended, and :class:`ContractError` refuses one that loses recall.
     """
     from moon_ops.encoder.export import export as export_encoder
-    from moon_ops.encoder.variants import MAKERS, make_variant
-    from moon_ops.release.golden import golden
+    from moon_ops.encoder.variants import MAKERS, exported_loss, make_variant
+    from moon_ops.release.golden import EXPORTED, golden
 
     served = () if settings.variant == VARIANTS[0] else (settings.variant,)
     variants = tuple(dict.fromkeys((*variants, *served)))
@@ -104,11 +105,17 @@ def export(settings: Settings, checkpoint: Path, variants: Sequence[str] = ()) -
         "parity_cosine": f"{certificate.min_cosine:.9f}",
     }
     figures = {"parity/max_difference": certificate.max_difference, "parity/min_cosine": certificate.min_cosine}
+    layout, until = Contract.load(checkpoint).layout, dt.datetime.fromisoformat(trained["trained_until"])
+    few, shown = EXPORTED
+    lost = exported_loss(checkpoint, golden(settings.lake, layout, until, queries=few, items=shown))
+    if lost is not None:
+        figures[recall_loss(VARIANTS[0])] = lost
+        tags["parity_recall_loss"] = f"{lost:.9f}"
     if variants:
-        judged = golden(settings.lake, Contract.load(checkpoint).layout, dt.datetime.fromisoformat(trained["trained_until"]))
+        judged = golden(settings.lake, layout, until)
         for variant in variants:
             cost = make_variant(checkpoint, variant, golden=judged)
-            figures |= {f"parity/{variant}_recall_loss": cost.recall_loss, f"parity/{variant}_rank_flips": float(cost.rank_flips)}
+            figures |= {recall_loss(variant): cost.recall_loss, f"parity/{variant}_rank_flips": float(cost.rank_flips)}
     with tracked(registry, f"export {trained['recipe']}", tags) as run_id:
         registry.log(run_id, figures)
         return registry.register(ENCODER, run_id, checkpoint, tags)

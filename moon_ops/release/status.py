@@ -12,7 +12,7 @@ from moon_ops.errors import MoonError
 from moon_ops.lake.lake import Lake
 from moon_ops.registry import moves as record
 from moon_ops.registry.registry import CANDIDATE, CHAMPION, PREVIOUS, Registry, manifest_of
-from moon_ops.release import served
+from moon_ops.release import evidence, served
 from moon_ops.settings import Settings
 
 
@@ -68,9 +68,7 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
         yield f"loaded      release {serving['loaded']} by a service of this home, {serving['since']}"
     if found.get("last_move"):
         yield f"last move   {found['last_move']}"
-    for verdict in found.get("gates", []):
-        word = "passed" if verdict["passed"] else "FAILED"
-        yield f"gate        {word}  {verdict['gate']} = {verdict['value']:.4f}, must be {verdict['rule']}"
+    yield from (f"gate        {line}" for line in evidence.lines(found.get("gates", [])))
     yield f"catalogue   {found['items']:,} items, {found['embedded']:,} with vectors"
     if "events" in found:
         counts = (f"{found[name]:,} {word}" for name, word in (("images", "pictures"), ("queries", "queries"), ("events", "events")))

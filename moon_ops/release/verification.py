@@ -12,6 +12,7 @@ from moon_ops.errors import ContractError, GateError
 from moon_ops.inputs.contract import file_sha256, require_same
 from moon_ops.publication import places
 from moon_ops.registry.registry import CTR, ENCODER, Registry
+from moon_ops.release.gates import stopping
 from moon_ops.settings import Settings
 
 
@@ -47,7 +48,7 @@ def verify(settings: Settings, registry: Registry, manifest: dict[str, Any], *, 
 
 def require_passed(manifest: dict[str, Any]) -> None:
     """:class:`GateError` that names the first gate that failed."""
-    failed = [v for v in manifest["evidence"] if not v["passed"]]
+    failed = stopping(manifest["evidence"])
     if failed or not manifest["passed"]:
         worst = failed[0] if failed else {"gate": "passed", "value": 0.0, "rule": "true"}
         raise GateError(

@@ -67,6 +67,7 @@ def test_a_recipe_has_the_file_s_values_and_else_the_defaults(models: Path) -> N
     assert read.vision == {"hidden_size": 64, "patch_size": 8}
     assert recipe(CtrRecipe, "ctr", models).hidden == (64, 32)
     assert recipe(Gates, "gates", models).parity_floor == 0.999
+    assert recipe(Gates, "gates", models).latency_ratio == 2.0, "a file of before the later gates goes on"
 
 
 def test_a_recipe_cannot_be_changed(models: Path) -> None:
@@ -156,6 +157,25 @@ WRONG = [  # file, line of it, the line instead, what the message must say
     ("ctr", "epochs = 2", "epochs = 2\nhidden = [8, 0]", [r"hidden = \(8, 0\)", "must be widths of at least 1"]),
     ("gates", "recall_floor = 0.1", "recall_floor = 10", ["recall_floor = 10.0", "must be between 0 and 1"]),
     ("gates", "auc_tolerance = 0.005", "auc_tolerance = nan", ["auc_tolerance = nan", "must be between 0 and 1"]),
+    (
+        "gates",
+        "parity_floor = 0.999",
+        "parity_floor = 0.999\nlatency_ratio = 0.5",
+        ["latency_ratio = 0.5", "must be at least 1, or 0 for no limit"],
+    ),
+    (
+        "gates",
+        "parity_floor = 0.999",
+        "parity_floor = 0.999\nlag_ceiling_hours = -1.0",
+        ["lag_ceiling_hours = -1.0", "must be 0 or more, and"],
+    ),
+    ("gates", "parity_floor = 0.999", "parity_floor = 0.999\nslice_tolerance = 2.0", ["slice_tolerance = 2.0", "must be between 0 and 1"]),
+    (
+        "gates",
+        "parity_floor = 0.999",
+        "parity_floor = 0.999\neffective_rank_floor = 0.5",
+        ["effective_rank_floor = 0.5", "at least 1, and"],
+    ),
     ("gates", "parity_floor = 0.999", "", ["parity_floor", "Missing required argument|Field required"]),
 ]
 

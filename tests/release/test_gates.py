@@ -113,3 +113,7 @@ def test_the_gates_of_the_project_are_a_recipe() -> None:
     found = recipe(Gates, "gates", ROOT / "models")
     assert found.parity_floor >= 0.999
     assert found.auc_floor > 0.5
+    older = Gates(
+        "gates", *(getattr(found, name) for name in ("recall_floor", "auc_floor", "recall_tolerance", "auc_tolerance", "parity_floor"))
+    )
+    assert found == older, "what the file says of later gates is their default"

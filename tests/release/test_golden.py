@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
-from moon_ops.encoder.variants import make_variant
+from moon_ops.encoder.variants import exported_loss, make_variant
 from moon_ops.errors import ContractError, StageError
-from moon_ops.inputs.contract import Contract
+from moon_ops.inputs.contract import Contract, file_sha256
 from moon_ops.lake.tables import image_bytes
+from moon_ops.metric_names import recall_loss
 from moon_ops.registry.registry import ENCODER, Registry, encoder_version
-from moon_ops.release import stages
+from moon_ops.release import operation, stages
 from moon_ops.release.golden import golden
 from moon_ops.release.manifest import _part
 from moon_ops.settings import Settings
@@ -58,11 +62,28 @@ def test_a_variant_made_at_export_is_used_when_the_settings_say_so(copied: Setti
     assert plain.contract_id == small.contract_id, "the variant's vectors may meet the contract's"
     hashed = _part(Registry(copied), ENCODER, number)["sha256"]
     assert {"trunk.onnx", "tower.int8.onnx", "trunk.int8.onnx", "certificate.int8.json"} <= set(hashed), "what may be served is verified"
+    losses, certificate = operation.variants(Registry(copied), number), json.loads((checkpoint / "certificate.int8.json").read_text())
+    assert losses == {recall_loss("fp32"): 0.0, recall_loss("int8"): max(certificate["recall_loss"], certificate["recall_loss_mixed"])}
     made = golden(copied.lake, plain.contract.layout, encoder_version(copied, 1).trained_until, queries=20, items=20)
     left, right = (opened.embed(made.items, made.pixels) for opened in (plain, small))
     cosines = (left * right).sum(1)
     assert cosines.min() > 0.9
     assert np.abs(left - right).max() > 1e-5, "they are not the same graphs"
+
+
+def test_graphs_that_are_not_the_model_s_lose_what_it_finds(released: Settings, directory: Path, tmp_path: Path) -> None:
+    """The graphs of a trained encoder, beside weights of which every second matrix is reversed: the model finds less than its graphs."""
+    made = golden(released.lake, Contract.load(directory).layout, encoder_version(released, 1).trained_until, queries=60, items=100)
+    assert exported_loss(directory, made) == 0.0
+    other = Path(shutil.copytree(directory, tmp_path / "other"))
+    weights = load_file(other / "model.safetensors")
+    turned = {name: (w.flip(0).contiguous() if w.ndim == 2 and at % 2 else w) for at, (name, w) in enumerate(sorted(weights.items()))}
+    save_file(turned, other / "model.safetensors", {"format": "pt"})
+    replace(Contract.load(other), weights=file_sha256(other / "model.safetensors")).save(other)
+    lost = exported_loss(other, made)
+    assert lost is not None
+    assert lost < -0.1
+    assert exported_loss(directory, replace(made, items=made.items[:10])) is None, "ten of ten items are found by anything"
 
 
 def test_an_encoder_without_the_variant_is_refused(copied: Settings) -> None:

@@ -11,8 +11,9 @@ import pytest
 
 from moon_ops.errors import ContractError
 from moon_ops.inputs.contract import file_sha256
+from moon_ops.metric_names import catalogue, leakage, serving, space
 from moon_ops.registry.registry import CANDIDATE, CHAMPION, CTR, ENCODER, Registry, encoder_version, manifest_of
-from moon_ops.release.gates import AUC, PARITY, RECALL
+from moon_ops.release.gates import AUC, PARITY, RECALL, TEXT_RECALL
 from moon_ops.release.manifest import FILES, release
 from moon_ops.release.windows import Windows, windows
 from moon_ops.settings import Settings
@@ -30,11 +31,20 @@ def test_a_second_release_is_compared_with_the_champion(copied: Settings, times:
     manifest = manifest_of(registry, made.version)
     first = manifest_of(registry, 1)
     assert (made.version, made.passed, made.champion) == (2, True, 1)
-    assert [(v.gate, v.champion) for v in made.verdicts] == [(PARITY, None), (RECALL, made.metrics[RECALL]), (AUC, made.metrics[AUC])]
+    main = [(PARITY, None), (RECALL, made.metrics[RECALL]), (AUC, made.metrics[AUC])]
+    assert [(v.gate, v.champion) for v in made.verdicts][:3] == main
+    judged = {v.gate for v in made.verdicts}
+    assert {serving("embed_ms"), serving("score_ms"), serving("bytes")} <= judged
+    assert {catalogue("in_index"), catalogue("lag_hours"), space("pair_cosine"), leakage("click_model"), TEXT_RECALL} <= judged
+    assert made.metrics[catalogue("with_vector")] == 1.0
+    assert made.champion_metrics is not None
+    assert made.metrics[serving("bytes")] == made.champion_metrics[serving("bytes")]
+    assert not [v for v in made.verdicts if v.blocks and not v.passed]
     assert made.metrics[AUC] == pytest.approx(first["metrics"][AUC], abs=1e-6)
     assert made.metrics[RECALL] == first["metrics"][RECALL]
     assert manifest["metrics"] == made.metrics
     assert manifest["metrics"]["mine"] == 0.5
+    assert [v["blocks"] for v in manifest["evidence"]] == [v.blocks for v in made.verdicts]
     assert manifest["compared_with"] == {"release": 1, "metrics": made.champion_metrics}
     assert {k: manifest[k] for k in ("encoder", "ctr", "index", "contract_id")} == {
         k: first[k] for k in ("encoder", "ctr", "index", "contract_id")
@@ -68,13 +78,23 @@ def test_a_champion_that_knows_the_window_keeps_the_figures_it_was_released_with
     _publish_as(copied, 2)
     made = release(copied, 2, None, times, now=now)
     first = manifest_of(registry, 1)["metrics"]
-    assert made.champion_metrics == {**first, "recorded": 1.0}
+    costs = {name for name in first if name.startswith(serving(""))}
+    assert made.champion_metrics is not None
+    assert {name: value for name, value in made.champion_metrics.items() if name not in costs} == {
+        **{name: value for name, value in first.items() if name not in costs},
+        "recorded": 1.0,
+    }
+    assert serving("embed_ms") in made.champion_metrics, "what it costs is measured beside the candidate"
+    assert serving("score_ms") not in made.champion_metrics, "it has scored nothing in this window"
+    assert manifest_of(registry, made.version)["notes"] == [
+        "the champion was trained into these windows: its figures are those it was released with, without intervals or slices"
+    ]
     assert AUC not in made.metrics
 
 
 def _publish_as(settings: Settings, version: int) -> None:
-    """Encoder 1's vectors and index under another version: it is the same encoder."""
-    for place in ("lake/embeddings/v1.lance", "index/v1"):
+    """Encoder 1's vectors, index and table under another version: it is the same encoder."""
+    for place in ("lake/embeddings/v1.lance", "index/v1", "tables/items-v1"):
         source = Path(settings.home / place)
         shutil.copytree(source.resolve(), source.with_name(source.name.replace("1", str(version), 1)))
 
