@@ -231,7 +231,7 @@ def doctor(home: Home = None) -> None:
     from moon_ops.cli.doctor import examine
 
     bad = 0
-    for name, good, detail in examine(settings_of(home)):
+    for name, good, detail in examine(settings_of(home, looking=True)):
         typer.echo(f"{'ok  ' if good else 'BAD '} {name:<18} {detail}")
         bad += not good
     if bad:

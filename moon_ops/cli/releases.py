@@ -88,7 +88,7 @@ def moves(home: Home = None, last: Annotated[int, typer.Option(help="How many.",
     from moon_ops.registry.moves import moves as read
     from moon_ops.registry.registry import Registry
 
-    known = read(Registry(settings_of(home)))[-last:]
+    known = read(Registry(settings_of(home, looking=True)))[-last:]
     if as_json:
         say({"moves": [asdict(move) for move in known]}, as_json)
     for move in [] if as_json else known:
@@ -105,7 +105,7 @@ def status(home: Home = None, as_json: Json = False) -> None:
     from moon_ops.release.status import lines
     from moon_ops.release.status import status as stage
 
-    found = stage(settings_of(home))
+    found = stage(settings_of(home, looking=True))
     if as_json:
         say(found, as_json)
     for line in [] if as_json else lines(found):
@@ -124,7 +124,7 @@ def explain(version: Annotated[int, typer.Argument(help="Version of moon-release
     from moon_ops.registry.registry import Registry, manifest_of
     from moon_ops.release.evidence import description
 
-    typer.echo(description(version, manifest_of(Registry(settings_of(home)), version)))
+    typer.echo(description(version, manifest_of(Registry(settings_of(home, looking=True)), version)))
 
 
 def _told(moved: Moved, *, dry_run: bool) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from typing import Any
 from moon_ops.errors import ServiceError, StageError
 from moon_ops.files import locked
 from moon_ops.metric_names import stored
+from moon_ops.registry import moved
 from moon_ops.registry.discreet import Discreet
 from moon_ops.registry.file import RegistryFile
 from moon_ops.settings import Settings, shown
@@ -43,6 +44,7 @@ class Registry:
         self.home, self.uri = settings.home, settings.tracking_uri.get_secret_value()
         self.name = shown(settings.tracking_uri)  # for messages
         self.embedded = self.uri.startswith("sqlite:")
+        moved.settle(self.uri, self.home)
         self.file = RegistryFile.known(self.uri)
         if self.embedded and self.file is None:
             self._require_sound()
@@ -100,6 +102,7 @@ class Registry:
         """A new run in the experiment ``moon``; its id."""
         from mlflow.entities import Param
 
+        moved.settle(self.uri, self.home)  # a service may be older than its home's place
         run = self.client.create_run(self.experiment_id, run_name=name, tags=dict(tags or {}))
         self.client.log_batch(run.info.run_id, params=[Param(k, str(v)) for k, v in params.items()])
         return str(run.info.run_id)
@@ -126,6 +129,7 @@ class Registry:
 
     def register(self, name: str, run_id: str, directory: Path, tags: Mapping[str, str]) -> int:
         """Store the directory with the run and make it the next version of model ``name``; the version's number."""
+        moved.settle(self.uri, self.home)
         self._know(name)
         place = name.removeprefix("moon-")
         self.client.log_artifacts(run_id, str(directory), place)
@@ -145,7 +149,7 @@ class Registry:
         if self.embedded and location.startswith("mlflow-artifacts:/"):  # written through a server on this very home
             location = str(self.home / "mlartifacts" / location.removeprefix("mlflow-artifacts:/").lstrip("/"))
         if self.embedded and location.startswith("/"):
-            return Path(location)
+            return Path(moved.here(self.home, location))
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         repository: Any = get_artifact_repository(location, tracking_uri=self.uri, registry_uri=self.uri)
