@@ -116,6 +116,8 @@ def ingest_inbox(as_of: str) -> int:
     report = ingest(settings.inbox, settings.lake, now=_time(as_of), workers=settings.workers)
     if report.refused:
         log.warning("set aside: %s, the first: %s", report.refused, report.first_refusal)
+    if report.warning:
+        log.warning("%s", report.warning)
     return report.items + report.updated
 
 

@@ -96,8 +96,8 @@ def _settle(store: FeatureStore, lake: Lake) -> None:
     """Let every view read the tables of this lake, under the names that they had in the one before."""
     views, services = store.list_feature_views(), store.list_feature_services()
     shown = [projection for service in services for projection in service.feature_view_projections]
-    for source in (some.batch_source for some in (*views, *shown)):
-        if isinstance(source, LanceSource):
+    for source in (*(view.batch_source for view in views), *(projection.batch_source for projection in shown)):
+        if isinstance(source, LanceSource) and source.uri is not None:
             source.uri = lake.address("/".join(Path(source.uri).parts[-2:]).removesuffix(".lance"))
     store.apply([*store.list_entities(), *views, *services])
 
