@@ -66,6 +66,12 @@ class RegistryFile:
         with self._open() as tables:
             return dict(tables.execute(asked, (name, version)))
 
+    def running(self) -> dict[str, tuple[str, int]]:
+        """The runs that nobody has closed, by id: their name, and when they began [ms]."""
+        asked = "SELECT run_uuid, name, start_time FROM runs WHERE status = 'RUNNING' AND lifecycle_stage = 'active'"
+        with self._open() as tables:
+            return {run_id: (name or "", begun) for run_id, name, begun in tables.execute(asked)}
+
     def versions(self, name: str) -> list[int]:
         """The versions of a model, ascending."""
         asked = "SELECT version FROM model_versions WHERE workspace = 'default' AND name = ? AND current_stage != 'Deleted_Internal'"

@@ -127,6 +127,15 @@ class Registry:
         """Close the run."""
         self.client.set_terminated(run_id, status="FAILED" if failed else "FINISHED")
 
+    def running(self) -> dict[str, tuple[str, dt.datetime]]:
+        """The runs that nobody has closed, by id: their name, and when they began."""
+        if self.file is not None:
+            found = self.file.running()
+        else:
+            runs = self.client.search_runs([self.experiment_id], "attributes.status = 'RUNNING'", max_results=PAGE)
+            found = {run.info.run_id: (run.info.run_name, run.info.start_time) for run in runs}
+        return {run_id: (name, dt.datetime.fromtimestamp(begun / 1000, dt.UTC)) for run_id, (name, begun) in found.items()}
+
     def register(self, name: str, run_id: str, directory: Path, tags: Mapping[str, str]) -> int:
         """Store the directory with the run and make it the next version of model ``name``; the version's number."""
         moved.settle(self.uri, self.home)

@@ -13,8 +13,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import lance
-
 from moon_ops.embeddings import features, vector_tables
 from moon_ops.embeddings.index import ItemIndex
 from moon_ops.errors import LeakError, StageError
@@ -23,8 +21,8 @@ from moon_ops.metric_names import PARITY
 from moon_ops.publication import marks, places, publication
 from moon_ops.recipes.gates import Gates
 from moon_ops.recipes.reading import recipe
-from moon_ops.registry.registry import CANDIDATE, CHAMPION, CTR, ENCODER, RELEASE, Registry, manifest_of
-from moon_ops.release import clicks, evaluation, evidence, expected_gain, served, stages
+from moon_ops.registry.registry import CHAMPION, CTR, ENCODER, RELEASE, Registry, manifest_of
+from moon_ops.release import clicks, evaluation, evidence, expected_gain, registration, served, stages
 from moon_ops.release.comparison import Measured, as_numbers, differences
 from moon_ops.release.gates import Verdict, judge
 from moon_ops.release.windows import Windows
@@ -96,7 +94,8 @@ def release(
         "metrics": metrics,
         "compared_with": {"release": champion, "metrics": champion_metrics},
     }
-    version = _registered(settings, registry, manifest)
+    with registration.registering(settings, registry, now):
+        version = _registered(settings, registry, manifest)
     return Release(version, passed, verdicts, metrics, champion, champion_metrics)
 
 
@@ -104,25 +103,15 @@ def _registered(settings: Settings, registry: Registry, manifest: dict[str, Any]
     """The new version of ``moon-release``, to which the alias ``candidate`` points now; its rows of vectors are kept by a tag."""
     encoder, ctr = manifest["encoder"]["version"], manifest["ctr"]["version"] if manifest["ctr"] else None
     champion = manifest["compared_with"]["release"]
-    run_id = registry.start_run(f"release of encoder {encoder}", {"encoder": encoder, "ctr": ctr, "champion": champion})
+    run_id = registry.start_run(f"{registration.RUN}{encoder}", {"encoder": encoder, "ctr": ctr, "champion": champion})
     registry.log(run_id, manifest["metrics"])
     with tempfile.TemporaryDirectory() as scratch:
         (Path(scratch) / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
         tags = {"encoder": str(encoder), "ctr": str(ctr or ""), "contract_id": manifest["contract_id"]}
         version = registry.register(RELEASE, run_id, Path(scratch), {**tags, **evidence.tags(manifest)})
-    registry.describe(RELEASE, version, evidence.description(version, manifest))
-    registry.finish(run_id)
-    vectors = manifest["embeddings"]
-    lance.dataset(settings.lake.address(vectors["table"])).tags.create(f"release-{version}", vectors["version"])
-    if manifest["passed"] or not _waits(registry, champion):
-        registry.point(CANDIDATE, version)
+    registration.complete(settings, registry, version, manifest)
+    registry.finish(run_id)  # last: a run that is open tells that its release was killed
     return version
-
-
-def _waits(registry: Registry, champion: int | None) -> bool:
-    """Whether a release that passed waits as candidate: one that failed does not take its place."""
-    waiting = registry.alias(CANDIDATE)
-    return waiting is not None and waiting != champion and bool(manifest_of(registry, waiting)["passed"])
 
 
 def _parts(settings: Settings, registry: Registry, encoder: int, ctr: int | None) -> dict[str, Any]:
