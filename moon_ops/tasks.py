@@ -15,7 +15,7 @@ from moon_ops.errors import StageError
 from moon_ops.lake.ingest import ingest
 from moon_ops.publication import erasure, maintenance, marks, publication
 from moon_ops.registry.registry import CANDIDATE, CHAMPION, PREVIOUS, Registry, encoder_version, manifest_of
-from moon_ops.release import clicks, promotion, served, stages
+from moon_ops.release import clicks, examination, promotion, served, stages
 from moon_ops.release.manifest import release as make_release
 from moon_ops.release.status import active_items
 from moon_ops.release.windows import Windows, windows
@@ -106,6 +106,11 @@ def require_complete(encoders: list[int], as_of: str) -> dict[str, int]:
                 action="run the refresh again",
             )
     return {"encoders": len(encoders), "items": len(active_items(settings.lake))}
+
+
+def verify(as_of: str) -> int:
+    """Check that what is served is whole; :class:`StageError` that lists what is wrong; how many smaller findings there are."""
+    return examination.require_whole(_settings(), now=_time(as_of))
 
 
 def ingest_inbox(as_of: str) -> int:

@@ -223,15 +223,21 @@ def serve(home: Home = None) -> None:
 
 
 @app.command()
-def doctor(home: Home = None) -> None:
-    """Check the environment: versions, places, pictures, ONNX Runtime, MLflow; one line each.
+def doctor(
+    home: Home = None,
+    repair: Annotated[bool, typer.Option("--repair", help="First mend what killed commands and a moved home have left.")] = False,
+) -> None:
+    """Check the environment and every store: versions, permissions, disk, clocks, lake, MLflow, Feast, and what `moon verify` checks; one
+    line each, and what to do about those that are bad.
 
-    Example: moon doctor
+    Example: moon doctor --repair
     """
-    from moon_ops.cli.doctor import examine
+    from moon_ops.cli import doctor
 
-    bad = 0
-    for name, good, detail in examine(settings_of(home, looking=True)):
+    settings, bad = settings_of(home, looking=not repair), 0
+    for done in doctor.repair(settings, now()) if repair else ():
+        typer.echo(f"done {done}")
+    for name, good, detail in doctor.examine(settings, now()):
         typer.echo(f"{'ok  ' if good else 'BAD '} {name:<18} {detail}")
         bad += not good
     if bad:

@@ -1,4 +1,4 @@
-"""``moon release``, ``promote``, ``rollback``, ``moves``, ``explain``, ``status``: what whoever is on call needs."""
+"""``moon release``, ``promote``, ``rollback``, ``moves``, ``explain``, ``status``, ``verify``: what whoever is on call needs."""
 
 from __future__ import annotations
 
@@ -112,6 +112,35 @@ def status(home: Home = None, as_json: Json = False) -> None:
         typer.echo(line)
     serving = found.get("serving", {"degraded": "", "release": None})
     if serving["degraded"] and (found["champion"], serving["release"]) != (None, None):
+        raise typer.Exit(1)
+
+
+@app.command()
+def verify(
+    home: Home = None,
+    url: Annotated[str, typer.Option(help="Ask a running service, too, e.g. http://localhost:8321.", show_default=False)] = "",
+    as_json: Json = False,
+) -> None:
+    """Check that what is served is what the alias says, and is whole: every file's sha256, vectors, index and table, the record of moves,
+    and whatever a killed command has left. Changes nothing; exit code 1 if something is wrong.
+
+    Example: moon verify --url http://localhost:8321
+    """
+    from moon_ops.errors import ServiceError
+    from moon_ops.release.examination import examine, unreachable
+
+    try:
+        found = examine(settings_of(home, looking=True), now=now(), url=url)
+    except ServiceError as fault:
+        found = [unreachable(fault)]
+    grave = sum(finding.grave for finding in found)
+    if as_json:
+        say({"whole": not grave, "findings": [asdict(finding) for finding in found]}, as_json)
+    for finding in [] if as_json else found:
+        typer.echo(f"{'BAD ' if finding.grave else 'note'} {finding.told()}")
+    if not found and not as_json:
+        typer.echo("ok   what is served is whole")
+    if grave:
         raise typer.Exit(1)
 
 

@@ -75,12 +75,12 @@ def open_store(settings: Settings) -> FeatureStore:
         filled = configuration(settings)
         _write(settings, filled)
         store = FeatureStore(repo_path=str(REPO), config=RepoConfig(**filled, repo_path=REPO))
-        if _elsewhere(settings):
+        if elsewhere(settings):
             _settle(store, settings.lake)
         return store
 
 
-def _elsewhere(settings: Settings) -> bool:
+def elsewhere(settings: Settings) -> bool:
     """Whether a view in the home's own registry reads another lake: the home was moved or copied, or the lake was."""
     registry = settings.home / "feature_store" / "registry.db"
     if settings.feast_registry.get_secret_value() or not registry.is_file():

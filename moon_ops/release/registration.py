@@ -35,7 +35,7 @@ def registering(settings: Settings, registry: Registry, now: dt.datetime) -> Ite
 
 
 def complete(settings: Settings, registry: Registry, version: int, manifest: dict[str, Any]) -> None:
-    """All that a version of ``moon-release`` needs besides its files: its page, its vectors' tag, and the alias ``candidate``. Again is fine."""
+    """All that a release needs besides its files: its page, its vectors' tag, and the alias ``candidate``. Again is fine."""
     registry.describe(RELEASE, version, evidence.description(version, manifest))
     keep_vectors(settings, version, manifest)
     waiting, champion = registry.alias(CANDIDATE), manifest["compared_with"]["release"]
