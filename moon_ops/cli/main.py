@@ -13,6 +13,7 @@ import typer
 from moon_ops.cli import releases, studies
 from moon_ops.cli import vectors as production
 from moon_ops.cli.extras import not_installed
+from moon_ops.cli.faults import told
 from moon_ops.cli.terminal import Set, Without, moment, now, say, settings_of, stop_at_once
 from moon_ops.errors import InputError, MoonError
 from moon_ops.startup import start
@@ -251,8 +252,8 @@ def _windows(settings: Any, trained_until: str | None) -> Any:
 
 
 def main() -> None:
-    """Entry point: a :class:`MoonError` becomes one line on stderr and exit code 1, and so does a package that only an extra brings;
-    anything else keeps its traceback.
+    """Entry point: a :class:`MoonError` becomes one line on stderr and exit code 1, and so does a package that only an extra brings, a full
+    disk, or a locked database; anything else keeps its traceback.
     """
     start()
     stop_at_once()
@@ -267,4 +268,9 @@ def main() -> None:
         if (absent := not_installed(missing, f"moon {command}")) is None:
             raise
         typer.echo(f"moon: {absent}", err=True)
+        sys.exit(1)
+    except Exception as fault:
+        if (known := told(fault, f"moon {command}".strip())) is None:
+            raise
+        typer.echo(f"moon: {known}", err=True)
         sys.exit(1)

@@ -296,7 +296,10 @@ def manifest_of(registry: Registry, version: int) -> dict[str, Any]:
         raise StageError(
             f"{RELEASE} {version} has no manifest.json: it was not made by `moon release`", action="register it with `moon release`"
         )
-    content: dict[str, Any] = json.loads(path.read_text())
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as broken:
+        raise StageError(f"manifest.json of {RELEASE} {version} is broken ({broken})", action="promote another release") from broken
     return content
 
 

@@ -19,11 +19,10 @@ from moon_ops.publication import erasure, places
 from moon_ops.registry import moves as record
 from moon_ops.registry.registry import CANDIDATE, CHAMPION, PREVIOUS, RELEASE, Registry, manifest_of
 from moon_ops.release import registration, served
-from moon_ops.release.verification import verify
+from moon_ops.release.verification import BROKEN, verify
 from moon_ops.settings import Settings
 
 SECONDS = 10.0  # that a service may take to answer
-BROKEN = (MoonError, OSError, ValueError, KeyError, TypeError, EOFError)  # what reading a part says that is not what was written
 
 
 @dataclass(frozen=True)
@@ -100,9 +99,6 @@ def _releases(settings: Settings, registry: Registry) -> Iterator[Finding]:
             _same_items(settings, int(manifest["encoder"]["version"]))
         except MoonError as fault:
             yield Finding(part, fault.problem, fault.action)
-        except BROKEN as fault:
-            action = "run `moon publish --encoder N --full`, or release it again"
-            yield Finding(part, f"it cannot be read ({type(fault).__name__}: {fault})", action)
 
 
 def _same_items(settings: Settings, encoder: int) -> None:
@@ -123,7 +119,7 @@ def _record(registry: Registry) -> Iterator[Finding]:
     for move in known:
         try:
             evidence = hashlib.sha256(json.dumps(manifest_of(registry, move.release), sort_keys=True).encode()).hexdigest()
-        except BROKEN as fault:
+        except MoonError as fault:
             yield Finding("moves", f"release {move.release} of move {move.number} cannot be read ({fault})", "bring it back from a backup")
             continue
         if move.evidence and evidence != move.evidence:

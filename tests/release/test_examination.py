@@ -83,6 +83,7 @@ def test_an_index_that_is_gone_or_of_another_publication(copied: Settings, now: 
 def test_the_alias_against_what_is_served(copied: Settings, registry: Registry, now: dt.datetime, make_release: Callable[..., int]) -> None:
     good, bad = make_release(), make_release(passed=False)
     promote(copied, good, ANN)
+    (copied.home / "served.json").unlink(missing_ok=True)
     served.remember(copied, served.parts_of(copied, registry, 1), "2026-06-01")
     problem, grave = found(copied, now)["served"]
     assert (problem, grave) == (f"a service of this home has loaded release 1 last, 2026-06-01; release {good} is to be served", False)
