@@ -19,7 +19,7 @@ ADDRESSES = (
     ("model_versions", "source"),
     ("model_versions", "storage_location"),
 )
-PATIENCE = 30.0  # seconds that somebody else's write may take
+PATIENCE = 5.0  # seconds that somebody else's write may take; then it is left to the next command
 
 
 def settle(uri: str, home: Path) -> str:

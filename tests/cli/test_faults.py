@@ -96,6 +96,6 @@ def test_a_locked_registry(copied: Settings, monkeypatch: pytest.MonkeyPatch, ca
             main.main()
     assert ended.value.code == 1
     assert capsys.readouterr().err == (
-        "moon: the database is locked: another process has been writing to it for too long; `moon promote` did not end; "
-        "what was finished before is kept, nothing is lost → end that process, or wait for it, and run it again\n"
+        f"moon: {copied.home}/mlflow.db is locked: another process has been writing to it for 0.2 seconds; nothing is lost"
+        " → end that process, or wait for it, and run it again\n"
     )
