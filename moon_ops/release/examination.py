@@ -17,7 +17,7 @@ from moon_ops.embeddings.index import ItemIndex
 from moon_ops.errors import ContractError, MoonError, ServiceError, StageError
 from moon_ops.publication import erasure, places
 from moon_ops.registry import moves as record
-from moon_ops.registry.registry import CANDIDATE, CHAMPION, PREVIOUS, RELEASE, Registry, manifest_of
+from moon_ops.registry.registry import CANDIDATE, CHAMPION, PREVIOUS, Registry, manifest_of
 from moon_ops.release import registration, served
 from moon_ops.release.verification import BROKEN, verify
 from moon_ops.settings import Settings
@@ -56,6 +56,7 @@ def examine(settings: Settings, *, now: dt.datetime, url: str = "") -> list[Find
 def _alias(settings: Settings, registry: Registry, url: str) -> Iterator[Finding]:
     """The champion against what is to be served, and against what is."""
     to_serve: int | None = None
+    loaded, since = served.since(settings)
     try:
         choice = served.choose(settings, registry)
         to_serve = choice.release
@@ -63,8 +64,8 @@ def _alias(settings: Settings, registry: Registry, url: str) -> Iterator[Finding
             action = f"mend it, or make release {to_serve} champion: `moon rollback`"
             yield Finding("champion", f"{choice.why}; release {to_serve} is to be served in its place", action)
     except StageError as none:
-        yield Finding("champion", none.problem, none.action, grave=bool(registry.entries(RELEASE)))
-    loaded, since = served.since(settings)
+        begun = bool(record.moves(registry)) or loaded is not None or registry.alias(CHAMPION) is not None
+        yield Finding("champion", none.problem, none.action, grave=begun)  # before the first promotion nothing is to be served
     if loaded is not None and loaded != to_serve:
         problem = f"a service of this home has loaded release {loaded} last, {since}; release {to_serve} is to be served"
         yield Finding("served", problem, "if a service runs, look at its /ready, or ask it with --url", grave=False)

@@ -41,6 +41,12 @@ def test_a_home_that_is_whole(copied: Settings, now: dt.datetime) -> None:
     assert tasks_verify(copied, now) == 0
 
 
+def test_a_home_at_its_beginning_is_no_fault(fresh_mlflow: Path, now: dt.datetime) -> None:
+    assert examine(Settings.from_environment(fresh_mlflow.parent), now=now) == [
+        Finding("champion", "there is no champion release", "run `moon demo`, or `moon promote RELEASE`", grave=False)
+    ]
+
+
 def tasks_verify(settings: Settings, now: dt.datetime) -> int:
     """What the nightly DAG's task does."""
     with pytest.MonkeyPatch.context() as patch:
