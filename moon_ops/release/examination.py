@@ -45,6 +45,10 @@ def examine(settings: Settings, *, now: dt.datetime, url: str = "") -> list[Find
     Raises :class:`ServiceError` if the registry does not answer.
     """
     registry = Registry(settings)
+    try:
+        record.moves(registry)
+    except BROKEN as fault:  # all that follows reads it
+        return [Finding("moves", f"the record cannot be read ({fault})", "bring the registry back from a backup")]
     return [
         *_alias(settings, registry, url),
         *_releases(settings, registry),
@@ -112,11 +116,7 @@ def _same_items(settings: Settings, encoder: int) -> None:
 
 def _record(registry: Registry) -> Iterator[Finding]:
     """The record of moves: readable, finished, of releases that are what they were when they were promoted, and what the alias says."""
-    try:
-        known = record.moves(registry)
-    except BROKEN as fault:
-        yield Finding("moves", f"the record cannot be read ({fault})", "bring the registry back from a backup")
-        return
+    known = record.moves(registry)
     for move in known:
         try:
             evidence = hashlib.sha256(json.dumps(manifest_of(registry, move.release), sort_keys=True).encode()).hexdigest()

@@ -17,7 +17,8 @@ from moon_ops.cli import doctor
 from moon_ops.cli.trial import running
 from moon_ops.errors import StageError
 from moon_ops.lake.ingest import ingest
-from moon_ops.registry.registry import CHAMPION, CTR, ENCODER, RELEASE, Registry, manifest_of
+from moon_ops.registry.moves import ENTRY
+from moon_ops.registry.registry import CHAMPION, CTR, ENCODER, MOVES, RELEASE, Registry, manifest_of
 from moon_ops.release import examination, served
 from moon_ops.release.examination import Finding, examine
 from moon_ops.release.promotion import Wish, promote, rollback
@@ -128,6 +129,11 @@ def test_a_move_that_was_killed(copied: Settings, now: dt.datetime, make_release
     assert not grave
     rollback(copied, ANN)
     assert "moves" not in found(copied, now)
+
+
+def test_a_record_that_cannot_be_read(copied: Settings, registry: Registry, now: dt.datetime) -> None:
+    registry.tag(MOVES, 1, {ENTRY: "edited by hand"})
+    assert [(finding.part, finding.grave) for finding in examine(copied, now=now)] == [("moves", True)]
 
 
 def test_what_killed_commands_have_left_is_mended_by_the_doctor(copied: Settings, registry: Registry, now: dt.datetime) -> None:
