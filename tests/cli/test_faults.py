@@ -24,12 +24,12 @@ FULL, LOCKED = "the disk is full", "the database is locked"
 @pytest.mark.parametrize(
     ("fault", "problem"),
     [
-        (OSError(errno.ENOSPC, "No space left on device", "/home/lake/x"), f"{FULL} (/home/lake/x): `moon embed` did not end"),
+        (OSError(errno.ENOSPC, "No space left on device", "/shop/lake/x"), f"{FULL} (/shop/lake/x): `moon embed` did not end"),
         (OSError("LanceError(IO): No space left on device (os error 28)"), f"{FULL}: `moon embed` did not end"),
         (sqlite3.OperationalError("database or disk is full"), f"{FULL}: `moon embed` did not end"),
         (sqlite3.OperationalError("database is locked"), f"{LOCKED}: another process has been writing to it for too long"),
         (sqlalchemy.exc.OperationalError("UPDATE", {}, sqlite3.OperationalError("database is locked")), LOCKED),
-        (PermissionError(errno.EACCES, "Permission denied", "/home/x"), "a file cannot be written or read (/home/x): `moon embed` did"),
+        (PermissionError(errno.EACCES, "Permission denied", "/shop/x"), "a file cannot be written or read (/shop/x): `moon embed` did"),
         (sqlite3.OperationalError("attempt to write a readonly database"), "a file cannot be written or read: `moon embed` did not end"),
     ],
     ids=["disk", "lance", "sqlite", "locked", "sqlalchemy", "permission", "readonly"],
