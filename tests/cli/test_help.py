@@ -30,6 +30,7 @@ PUBLIC = [
     "maintain",
     "erase",
     "explain",
+    "verify",
     "moves",
     "bring",
     "exchange-rate",

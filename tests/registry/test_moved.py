@@ -145,7 +145,7 @@ def test_a_read_only_home_can_be_looked_at(elsewhere: Settings, tmp_path: Path) 
     if mount.returncode:
         pytest.skip("this machine mounts nothing")
     try:
-        for command in (["status"], ["moves"], ["explain", "1"], ["doctor"]):
+        for command in (["status"], ["moves"], ["explain", "1"], ["verify"], ["doctor"]):
             told = moon(*command, "--home", str(place))
             assert (told.returncode, told.stderr) == (0, ""), command
         refused = moon("promote", "1", "--home", str(place))
