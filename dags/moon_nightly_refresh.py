@@ -1,7 +1,8 @@
 """### moon_nightly_refresh
 
 Every night: embed what is new or changed for every live release (champion, candidate, previous), so that rolling back recomputes
-nothing, and hand it over: Feast, representation tables, index. The last task checks against the lake that every item has its vector.
+nothing, and hand it over: Feast, representation tables, index. Then it checks against the lake that every item has its vector, and that
+what is served is whole, as `moon verify` does.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ AS_OF = "{{ dag_run.run_after.isoformat() }}"  # set in every kind of run, unlik
     tags=["moon"],
 )
 def moon_nightly_refresh() -> None:
-    """Live encoders, embed and publish each, check completeness."""
+    """Live encoders, embed and publish each, check completeness, verify."""
 
     @task
     def live() -> list[int]:
@@ -44,8 +45,14 @@ def moon_nightly_refresh() -> None:
 
         return jobs.require_complete(encoders, as_of)
 
+    @task
+    def verify(as_of: str) -> int:
+        from moon_ops import tasks as jobs
+
+        return jobs.verify(as_of)
+
     encoders = live()
-    refresh.partial(as_of=AS_OF).expand(encoder=encoders) >> check(encoders, AS_OF)  # type: ignore[arg-type]
+    refresh.partial(as_of=AS_OF).expand(encoder=encoders) >> check(encoders, AS_OF) >> verify(AS_OF)  # type: ignore[arg-type]
 
 
 moon_nightly_refresh()

@@ -50,10 +50,22 @@ class Settings(BaseModel):
     items_token: SecretStr = SecretStr("")  # who may send new items to the service; empty: nobody
 
     @classmethod
-    def from_environment(cls, home: Path | None = None) -> Settings:
-        """What the variables say, an empty one being as good as none; ``home`` wins over ``MOON_HOME``."""
+    def from_environment(cls, home: Path | None = None, *, looking: bool = False) -> Settings:
+        """What the variables say, an empty one being as good as none; ``home`` wins over ``MOON_HOME``.
+
+        Who is only ``looking`` needs no home to write to.
+        """
         read = _Environment() if home is None else _Environment(home=home)
-        return Settings.model_validate(dict(read))
+        settings = Settings.model_validate(dict(read))
+        if not looking:
+            settings.require_writable()
+        return settings
+
+    def require_writable(self) -> None:
+        """:class:`SettingsError` for a home in which nothing can be kept."""
+        nearest = next(p for p in (self.home, *self.home.parents) if p.exists())
+        if not os.access(nearest, os.W_OK):
+            raise SettingsError(f"MOON_HOME = {self.home} cannot be written to", action="name a directory that you may write to")
 
     def replace(self, **fields: Any) -> Settings:
         """The same with other ``fields``; what was derived from another field stays as it is."""
@@ -61,13 +73,10 @@ class Settings(BaseModel):
 
     @field_validator("home")
     @classmethod
-    def _writable(cls, home: Path) -> Path:
+    def _directory(cls, home: Path) -> Path:
         at = home.absolute()
         if at.exists() and not at.is_dir():
             raise SettingsError(f"MOON_HOME = {at} is a file, so nothing can be kept there", action="name a directory")
-        nearest = next(p for p in (at, *at.parents) if p.exists())
-        if not os.access(nearest, os.W_OK):
-            raise SettingsError(f"MOON_HOME = {at} cannot be written to", action="name a directory that you may write to")
         return at
 
     @field_validator("lake", mode="before")

@@ -17,8 +17,9 @@ from moon_ops.lake.ingest import ingest
 from moon_ops.publication import erasure, maintenance, marks, publication
 from moon_ops.recipes.gates import Gates
 from moon_ops.recipes.reading import recipe
-from moon_ops.registry.registry import CANDIDATE, CHAMPION, PREVIOUS, Registry, encoder_version, manifest_of
-from moon_ops.release import clicks, evidence, promotion, served, stages, verification
+from moon_ops.registry.encoders import encoder_version
+from moon_ops.registry.registry import CANDIDATE, CHAMPION, PREVIOUS, Registry, manifest_of
+from moon_ops.release import clicks, evidence, examination, promotion, served, stages, verification
 from moon_ops.release.manifest import release as make_release
 from moon_ops.release.status import active_items
 from moon_ops.release.windows import Windows, windows
@@ -146,6 +147,11 @@ def require_complete(encoders: list[int], as_of: str) -> dict[str, int]:
     return {"encoders": len(encoders), "items": len(active_items(settings.lake))}
 
 
+def verify(as_of: str) -> int:
+    """Check that what is served is whole; :class:`StageError` that lists what is wrong; how many smaller findings there are."""
+    return examination.require_whole(_settings(), now=_time(as_of))
+
+
 def ingest_inbox(as_of: str) -> int:
     """Take ``MOON_INBOX`` into the lake, if it is set; how many items are new or changed."""
     settings = _settings()
@@ -154,6 +160,8 @@ def ingest_inbox(as_of: str) -> int:
     report = ingest(settings.inbox, settings.lake, now=_time(as_of), workers=settings.workers)
     if report.refused:
         log.warning("set aside: %s, the first: %s", report.refused, report.first_refusal)
+    if report.warning:
+        log.warning("%s", report.warning)
     return report.items + report.updated
 
 

@@ -53,12 +53,6 @@ SHIPPED = ("moon_ops", "models", "dags", "feature_repo")  # in a wheel
 PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input")
 NOW = dt.datetime(2026, 6, 1, tzinfo=dt.UTC)
 ENCODER = "moon-nano"
-PLACES = (
-    ("experiments", "artifact_location"),
-    ("runs", "artifact_uri"),
-    ("model_versions", "source"),
-    ("model_versions", "storage_location"),
-)  # of MLflow, in which a home's path stands
 MINI = """
 family = "smolvlm"
 vocabulary = 700
@@ -165,16 +159,11 @@ def wheel() -> Path:
 
 @pytest.fixture(scope="session")
 def moved() -> Callable[[Any, Path], Any]:
-    """Copy a home to another place, to change at will; MLflow's absolute paths are moved along."""
+    """Copy a home to another place, to change at will."""
     from moon_ops.lake.lake import Lake
 
     def move(settings: Any, home: Path) -> Any:
         shutil.copytree(settings.home, home, symlinks=True, ignore=shutil.ignore_patterns("shop-*", "checkpoints", "report"))
-        database = sqlite3.connect(home / "mlflow.db")
-        for table, column in PLACES:
-            database.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (str(settings.home), str(home)))
-        database.commit()
-        database.close()
         return settings.replace(home=home, lake=Lake(str(home / "lake")), tracking_uri=f"sqlite:///{home / 'mlflow.db'}")
 
     return move

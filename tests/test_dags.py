@@ -30,7 +30,7 @@ EDGES = {
         "approve": {"promote"},
         "promote": set(),
     },
-    "moon_nightly_refresh": {"live": {"refresh", "check"}, "refresh": {"check"}, "check": set()},
+    "moon_nightly_refresh": {"live": {"refresh", "check"}, "refresh": {"check"}, "check": {"verify"}, "verify": set()},
     "moon_new_items": {"ingest": {"embed"}, "embed": {"publish"}, "publish": set()},
     "moon_maintenance": {"maintain": set()},
 }

@@ -14,41 +14,11 @@ BROUGHT_BY = {  # module → the smallest extra that brings it
     "airflow": "airflow",
     "ray": "ray",
 }
-SERVING = (
-    "embed",
-    "publish",
-    "evaluate",
-    "promote",
-    "rollback",
-    "moves",
-    "explain",
-    "diff",
-    "serve",
-    "status",
-    "maintain",
-    "erase",
-    "bring",
-)
+RELEASES = ("promote", "rollback", "moves", "explain", "diff", "verify", "status")
+SERVING = ("embed", "publish", "evaluate", *RELEASES, "serve", "maintain", "erase", "bring")
 NEEDED_BY = {  # command → the extra with all that it needs, so that nobody is told of one package after the other
     **dict.fromkeys(("train", "export", "ctr", "release", "study", "exchange-rate"), "train"),
-    **dict.fromkeys(
-        (
-            "embed",
-            "publish",
-            "evaluate",
-            "promote",
-            "rollback",
-            "moves",
-            "explain",
-            "diff",
-            "serve",
-            "status",
-            "maintain",
-            "erase",
-            "bring",
-        ),
-        "serve",
-    ),
+    **dict.fromkeys(SERVING, "serve"),
     "demo": "all",
 }
 

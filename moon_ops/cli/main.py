@@ -13,6 +13,7 @@ import typer
 from moon_ops.cli import releases, studies
 from moon_ops.cli import vectors as production
 from moon_ops.cli.extras import not_installed
+from moon_ops.cli.faults import told
 from moon_ops.cli.terminal import Set, Without, moment, now, say, settings_of, stop_at_once
 from moon_ops.errors import InputError, MoonError
 from moon_ops.startup import start
@@ -174,7 +175,7 @@ def evaluate(encoder: Encoder, home: Home = None, start: Start = None, end: Time
 
     Example: moon evaluate --encoder 1 --json
     """
-    from moon_ops.registry.registry import encoder_version
+    from moon_ops.registry.encoders import encoder_version
     from moon_ops.release import evaluation
     from moon_ops.release.windows import windows
 
@@ -199,7 +200,7 @@ def ctr(
 
     Example: moon ctr --encoder 1
     """
-    from moon_ops.registry.registry import encoder_version
+    from moon_ops.registry.encoders import encoder_version
     from moon_ops.release import clicks
     from moon_ops.release.windows import windows
 
@@ -223,15 +224,21 @@ def serve(home: Home = None) -> None:
 
 
 @app.command()
-def doctor(home: Home = None) -> None:
-    """Check the environment: versions, places, pictures, ONNX Runtime, MLflow; one line each.
+def doctor(
+    home: Home = None,
+    repair: Annotated[bool, typer.Option("--repair", help="First mend what killed commands and a moved home have left.")] = False,
+) -> None:
+    """Check the environment and every store: versions, permissions, disk, clocks, lake, MLflow, Feast, and what `moon verify` checks; one
+    line each, and what to do about those that are bad.
 
-    Example: moon doctor
+    Example: moon doctor --repair
     """
-    from moon_ops.cli.doctor import examine
+    from moon_ops.cli import doctor
 
-    bad = 0
-    for name, good, detail in examine(settings_of(home)):
+    settings, bad = settings_of(home, looking=not repair), 0
+    for done in doctor.repair(settings, now()) if repair else ():
+        typer.echo(f"done {done}")
+    for name, good, detail in doctor.examine(settings, now()):
         typer.echo(f"{'ok  ' if good else 'BAD '} {name:<18} {detail}")
         bad += not good
     if bad:
@@ -245,8 +252,8 @@ def _windows(settings: Any, trained_until: str | None) -> Any:
 
 
 def main() -> None:
-    """Entry point: a :class:`MoonError` becomes one line on stderr and exit code 1, and so does a package that only an extra brings;
-    anything else keeps its traceback.
+    """Entry point: a :class:`MoonError` becomes one line on stderr and exit code 1, and so does a package that only an extra brings, a full
+    disk, or a locked database; anything else keeps its traceback.
     """
     start()
     stop_at_once()
@@ -261,4 +268,9 @@ def main() -> None:
         if (absent := not_installed(missing, f"moon {command}")) is None:
             raise
         typer.echo(f"moon: {absent}", err=True)
+        sys.exit(1)
+    except Exception as fault:
+        if (known := told(fault, f"moon {command}".strip())) is None:
+            raise
+        typer.echo(f"moon: {known}", err=True)
         sys.exit(1)

@@ -1,4 +1,4 @@
-"""``moon release``, ``promote``, ``rollback``, ``moves``, ``explain``, ``diff``, ``status``: what whoever is on call needs."""
+"""``moon release``, ``promote``, ``rollback``, ``moves``, ``explain``, ``diff``, ``status``, ``verify``: what whoever is on call needs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def release(
 
     Example: moon release --encoder 1 --ctr 1
     """
-    from moon_ops.registry.registry import encoder_version
+    from moon_ops.registry.encoders import encoder_version
     from moon_ops.release.manifest import release as stage
     from moon_ops.release.windows import windows
 
@@ -90,7 +90,7 @@ def moves(home: Home = None, last: Annotated[int, typer.Option(help="How many.",
     from moon_ops.registry.moves import moves as read
     from moon_ops.registry.registry import Registry
 
-    known = read(Registry(settings_of(home)))[-last:]
+    known = read(Registry(settings_of(home, looking=True)))[-last:]
     if as_json:
         say({"moves": [asdict(move) for move in known]}, as_json)
     for move in [] if as_json else known:
@@ -107,13 +107,42 @@ def status(home: Home = None, as_json: Json = False) -> None:
     from moon_ops.release.status import lines
     from moon_ops.release.status import status as stage
 
-    found = stage(settings_of(home))
+    found = stage(settings_of(home, looking=True))
     if as_json:
         say(found, as_json)
     for line in [] if as_json else lines(found):
         typer.echo(line)
     serving = found.get("serving", {"degraded": "", "release": None})
     if serving["degraded"] and (found["champion"], serving["release"]) != (None, None):
+        raise typer.Exit(1)
+
+
+@app.command()
+def verify(
+    home: Home = None,
+    url: Annotated[str, typer.Option(help="Ask a running service, too, e.g. http://localhost:8321.", show_default=False)] = "",
+    as_json: Json = False,
+) -> None:
+    """Check that what is served is what the alias says, and is whole: every file's sha256, vectors, index and table, the record of moves,
+    and whatever a killed command has left. Changes nothing; exit code 1 if something is wrong.
+
+    Example: moon verify --url http://localhost:8321
+    """
+    from moon_ops.errors import ServiceError
+    from moon_ops.release.examination import examine, unreachable
+
+    try:
+        found = examine(settings_of(home, looking=True), now=now(), url=url)
+    except ServiceError as fault:
+        found = [unreachable(fault)]
+    grave = sum(finding.grave for finding in found)
+    if as_json:
+        say({"whole": not grave, "findings": [asdict(finding) for finding in found]}, as_json)
+    for finding in [] if as_json else found:
+        typer.echo(f"{'BAD ' if finding.grave else 'note'} {finding.told()}")
+    if not found and not as_json:
+        typer.echo("ok   what is served is whole")
+    if grave:
         raise typer.Exit(1)
 
 
@@ -126,7 +155,7 @@ def explain(version: Annotated[int, typer.Argument(help="Version of moon-release
     from moon_ops.registry.registry import Registry, manifest_of
     from moon_ops.release.evidence import description
 
-    typer.echo(description(version, manifest_of(Registry(settings_of(home)), version)))
+    typer.echo(description(version, manifest_of(Registry(settings_of(home, looking=True)), version)))
 
 
 @app.command()
@@ -145,7 +174,7 @@ def diff(
     from moon_ops.release.diff import diff as stage
     from moon_ops.release.diff import lines
 
-    settings = settings_of(home)
+    settings = settings_of(home, looking=True)
     registry = Registry(settings)
     before, after = (manifest_of(registry, version) for version in (old, new))
     found = stage(old, before, new, after)

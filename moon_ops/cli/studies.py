@@ -127,7 +127,7 @@ def behaviour_length(
 def _click_study(
     settings: Settings, encoder: int, kind: str, arms: list[ClickArm], seeds: str, reference: str, *, finish: bool = True
 ) -> tuple[Judged, Path]:
-    from moon_ops.registry.registry import encoder_version
+    from moon_ops.registry.encoders import encoder_version
     from moon_ops.release.windows import windows
     from moon_ops.studies import clicks as click_study
     from moon_ops.studies import encoder as study

@@ -70,11 +70,13 @@ def now() -> dt.datetime:
     return dt.datetime.now(dt.UTC)
 
 
-def settings_of(home: Path | None) -> Settings:
-    """What the environment says; :class:`SettingsError` names a variable that is wrong. Imported here: ``--help`` needs none of it."""
+def settings_of(home: Path | None, *, looking: bool = False) -> Settings:
+    """What the environment says; :class:`SettingsError` names a variable that is wrong, or a home that cannot be written to unless the
+    command is only ``looking``. Imported here: ``--help`` needs none of it.
+    """
     from moon_ops.settings import Settings
 
-    return Settings.from_environment(home)
+    return Settings.from_environment(home, looking=looking)
 
 
 def moment(text: str | None) -> dt.datetime | None:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from moon_ops.errors import ServiceError
 from moon_ops.lake.tables import image_bytes
-from moon_ops.registry.registry import encoder_version
+from moon_ops.registry.encoders import encoder_version
 from moon_ops.release import recall
 from moon_ops.release.pictures import Searched
 from moon_ops.release.windows import Windows

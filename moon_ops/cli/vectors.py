@@ -30,7 +30,7 @@ def embed(
     Example: moon embed --encoder 1 --dry-run
     """
     from moon_ops.embeddings import engines, produce
-    from moon_ops.registry.registry import encoder_version
+    from moon_ops.registry.encoders import encoder_version
     from moon_ops.release import stages
 
     settings = settings_of(home)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import json
+import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ from moon_ops.errors import InputError, StageError
 from moon_ops.files import locked, write_text
 from moon_ops.lake import statistics
 from moon_ops.lake.lake import Lake
-from moon_ops.settings import BEHAVIORS, ROOT, Settings
+from moon_ops.settings import BEHAVIORS, ROOT, Settings, shown
 
 REPO = ROOT / "feature_repo"
 PATIENCE = {"socket_connect_timeout": 10, "socket_timeout": 60}  # seconds: a Redis that does not answer must not hold everybody's turn
@@ -61,8 +63,10 @@ def _write(settings: Settings, filled: dict[str, Any]) -> None:
     place = settings.home / "feature_store"
     mlflow = {"enabled": True, "tracking_uri": settings.tracking_uri.get_secret_value(), "auto_log": False}
     content, written = yaml.safe_dump({**filled, "mlflow": mlflow}, sort_keys=False), place / "feature_store.yaml"
-    if not written.is_file() or written.read_text() != content:
-        write_text(written, content, mode=0o600)  # it may hold a password
+    secret = any("***" in shown(address) for address in (settings.tracking_uri, settings.feast_registry, settings.redis))
+    closed = not secret and written.is_file() and bool(place.stat().st_mode & ~written.stat().st_mode & 0o044)  # by an older version
+    if closed or not written.is_file() or written.read_text() != content:
+        write_text(written, content, mode=0o600 if secret else 0o666)
 
 
 def open_store(settings: Settings) -> FeatureStore:
@@ -70,7 +74,32 @@ def open_store(settings: Settings) -> FeatureStore:
     with _alone(settings.home):
         filled = configuration(settings)
         _write(settings, filled)
-        return FeatureStore(repo_path=str(REPO), config=RepoConfig(**filled, repo_path=REPO))
+        store = FeatureStore(repo_path=str(REPO), config=RepoConfig(**filled, repo_path=REPO))
+        if elsewhere(settings):
+            _settle(store, settings.lake)
+        return store
+
+
+def elsewhere(settings: Settings) -> bool:
+    """Whether a view in the home's own registry reads another lake: the home was moved or copied, or the lake was."""
+    registry = settings.home / "feature_store" / "registry.db"
+    if settings.feast_registry.get_secret_value() or not registry.is_file():
+        return False
+    ours = json.dumps({"uri": settings.lake.address("")})[1 : -len('.lance"}')].encode()  # as a source is written in the registry
+    with contextlib.closing(sqlite3.connect(registry, timeout=60)) as tables:
+        if not tables.execute("SELECT 1 FROM sqlite_master WHERE name = 'data_sources'").fetchone():
+            return False  # a new one, before Feast has made its tables
+        return bool(tables.execute("SELECT 1 FROM data_sources WHERE instr(data_source_proto, ?) = 0", (ours,)).fetchone())
+
+
+def _settle(store: FeatureStore, lake: Lake) -> None:
+    """Let every view read the tables of this lake, under the names that they had in the one before."""
+    views, services = store.list_feature_views(), store.list_feature_services()
+    shown = [projection for service in services for projection in service.feature_view_projections]
+    for source in (*(view.batch_source for view in views), *(projection.batch_source for projection in shown)):
+        if isinstance(source, LanceSource) and source.uri is not None:
+            source.uri = lake.address("/".join(Path(source.uri).parts[-2:]).removesuffix(".lance"))
+    store.apply([*store.list_entities(), *views, *services])
 
 
 def versions(lake: Lake) -> list[int]:

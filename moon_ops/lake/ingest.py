@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from moon_ops.errors import InputError
-from moon_ops.lake import layout, rows
+from moon_ops.lake import clocks, layout, rows
 from moon_ops.lake.intake import Intake
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.layout import ROW, Refusals
@@ -25,6 +25,7 @@ from moon_ops.lake.schemas import SCHEMAS, STAMP
 
 FILES = ("items", "queries", "events", "users")
 FUTURE = dt.timedelta(days=1)  # clocks differ, and so do zones
+TIMED = {"queries": "timestamp", "events": "timestamp", "users": "timestamp"}  # of what has happened; `available_from` may lie ahead
 COPIED = ("item_id", "source_id", "title", "brand", "description", "seller_id", "price", "status")
 VERSION = ("content_hash", "spu_id", "seller_id", "price", "status", "extra")  # an item of which any of these changed is a new version
 
@@ -43,6 +44,7 @@ class IngestReport:
     refused: dict[str, int] = field(default_factory=dict)
     first_refusal: str = ""
     users: int = 0  # new ones, and known ones of whom something else is told
+    warning: str = ""  # that this clock, or the one of an earlier ingest, is wrong
 
 
 def ingest(source: Path, lake: Lake, *, now: dt.datetime, workers: int = 2, patience: float | None = None) -> IngestReport:
@@ -56,8 +58,9 @@ def ingest(source: Path, lake: Lake, *, now: dt.datetime, workers: int = 2, pati
         raise InputError(f"DIRECTORY = {source} is not a directory", action="name a directory that holds an items file")
     refusals = Refusals()
     raw = {name: rows.read(source, name, refusals) for name in FILES}  # all checked before anything is written
-    late = pc.greater(raw["events"]["timestamp"], pa.scalar(now + FUTURE, STAMP))
-    raw["events"] = refusals.split(raw["events"], late, "events", "timestamp", f"is in the future (it is {now:%Y-%m-%dT%H:%MZ})")
+    for name, column in TIMED.items():
+        late = layout.filled(pc.greater(raw[name][column], pa.scalar(now + FUTURE, STAMP)), False)
+        raw[name] = refusals.split(raw[name], late, name, column, f"is in the future (it is {now:%Y-%m-%dT%H:%MZ})")
     with lake.one_writer(patience):  # two ingests at once would each find the other's rows missing
         return _write(source, lake, raw, refusals, now, workers)
 
@@ -66,6 +69,7 @@ def _write(source: Path, lake: Lake, raw: dict[str, pa.Table], refusals: Refusal
     """Commit pictures, items, users, queries, events and refusals, in this order."""
     for name in FILES:
         lake.evolve(name)
+    warning = clocks.warning(lake, now)
     intake = Intake(source, lake, refusals, now=now, workers=workers)
     images = intake.store([*_references(raw["items"], "images"), *_references(raw["queries"], "image")])
     items = _items(raw["items"], intake, _pictures_kept(lake, raw["items"], intake))
@@ -90,6 +94,7 @@ def _write(source: Path, lake: Lake, raw: dict[str, pa.Table], refusals: Refusal
         users=users,
         refused=refusals.summary(),
         first_refusal=_first(refusals),
+        warning=warning,
     )
 
 
@@ -151,33 +156,37 @@ def _new_versions(lake: Lake, items: pa.Table, events: pa.Table, now: dt.datetim
 
     A new item without ``available_from`` is valid from its first event, which shows that it was there, or else from ``now``.
     A new version of a known item is valid from ``now``: its ``available_from`` tells when the item came, not when it changed. One
-    that is to come is replaced where it comes, so that a change brings no item forward.
+    that is to come is replaced where it comes, so that a change brings no item forward. Where the clock lies before the moment at which
+    the last version was learned, the new one is learned right after that: what is brought last is what holds.
     """
     same = " AND ".join(f"k.{name} IS NOT DISTINCT FROM i.{name}" for name in VERSION)
     found = sql(
-        f"""SELECT i.item_id, k.event_timestamp AS since FROM items i LEFT JOIN k USING (item_id)
+        f"""SELECT i.item_id, k.event_timestamp AS since, k.created AS learned FROM items i LEFT JOIN k USING (item_id)
         WHERE k.item_id IS NULL OR NOT ({same})""",
         items=items.select(["item_id", *VERSION]),
         k=_current(lake, list(VERSION)),
     )
-    last = dict(zip(found["item_id"].to_pylist(), found["since"].to_pylist(), strict=True))  # None: not in the lake
+    last = {row["item_id"]: (row["since"], row["learned"]) for row in found.to_pylist()}  # None: not in the lake
     fresh = items.filter(pc.is_in(items["item_id"], found["item_id"].combine_chunks()))
     seen = events.group_by("item_id").aggregate([("timestamp", "min")])
     first = dict(zip(seen["item_id"].to_pylist(), seen["timestamp_min"].to_pylist(), strict=True))
-    since = [
-        max(now, known) if (known := last[item]) else available or first.get(item, now)
-        for item, available in zip(fresh["item_id"].to_pylist(), fresh["event_timestamp"].to_pylist(), strict=True)
-    ]
-    return layout.replace(fresh, "event_timestamp", pa.array(since, STAMP)), len(last) - found["since"].null_count
+    since, learned = [], []
+    for item, available in zip(fresh["item_id"].to_pylist(), fresh["event_timestamp"].to_pylist(), strict=True):
+        known, known_since = last[item]
+        learned.append(clocks.after(known_since, now))
+        since.append(max(learned[-1], known) if known else available or first.get(item, now))
+    fresh = layout.replace(fresh, "event_timestamp", pa.array(since, STAMP)).append_column("created", pa.array(learned, STAMP))
+    return fresh, len(last) - found["since"].null_count
 
 
 def _new_users(lake: Lake, users: pa.Table, events: pa.Table, now: dt.datetime) -> pa.Table:
     """The users of whom something else is told than the lake knows, valid from ``timestamp``; without one a new user's row is valid from
-    the user's first event, which shows that there was one, and a changed row from ``now``.
+    the user's first event, which shows that there was one, and a changed row from ``now``, or right after the row that it changes.
     """
     query = """
     WITH first AS (SELECT user_id, min(timestamp) AS seen FROM events GROUP BY 1)
-    SELECT u.user_id, u.extra, coalesce(u.timestamp, CASE WHEN k.user_id IS NULL THEN first.seen END, $now) AS event_timestamp
+    SELECT u.user_id, u.extra, coalesce(u.timestamp, CASE WHEN k.user_id IS NULL THEN first.seen END,
+        CASE WHEN k.event_timestamp > $now THEN k.event_timestamp + INTERVAL 1 MICROSECOND END, $now) AS event_timestamp
     FROM users u LEFT JOIN known k USING (user_id) LEFT JOIN first USING (user_id)
     WHERE k.user_id IS NULL OR k.extra IS DISTINCT FROM u.extra ORDER BY u.user_id"""
     known = newest(lake.read("users", ["user_id", "event_timestamp", "created", "extra"]), "user_id")
@@ -250,6 +259,6 @@ def _first(refusals: Refusals) -> str:
 
 
 def _commit(lake: Lake, table: str, new: pa.Table, now: dt.datetime) -> int:
-    """Append the rows, known since ``now``, in exactly the table's schema."""
-    stamped = new.append_column("created", pa.array([now] * new.num_rows, STAMP))
+    """Append the rows, known since ``now`` if they do not say otherwise, in exactly the table's schema."""
+    stamped = new if "created" in new.column_names else new.append_column("created", pa.array([now] * new.num_rows, STAMP))
     return lake.append(table, stamped.select(SCHEMAS[table].names).cast(SCHEMAS[table]))

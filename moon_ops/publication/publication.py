@@ -25,7 +25,7 @@ from moon_ops.embeddings.index import IndexHeader
 from moon_ops.embeddings.table import RepresentationTable
 from moon_ops.errors import MoonError, StageError
 from moon_ops.files import write_text
-from moon_ops.lake import changes, statistics
+from moon_ops.lake import changes, clocks, statistics
 from moon_ops.lake.schemas import VALIDITY
 from moon_ops.lake.tables import active_as_of, items_as_of
 from moon_ops.publication.marks import ITEMS, SHARED, handed, lake_versions, not_before, published_versions, remember, since_of
@@ -54,9 +54,11 @@ class Published:
 def publish(settings: Settings, encoder: int, *, now: dt.datetime, behaviour: bool = True, full: bool = False) -> Published:
     """Hand over what has changed under the encoder; everything with ``full``, or where nothing was handed over before.
 
-    Without ``behaviour`` the statistics of users and items stay as they are: new items have none yet.
+    Without ``behaviour`` the statistics of users and items stay as they are: new items have none yet. What the lake has learned is there,
+    even if ``now`` lies before (:mod:`moon_ops.lake.clocks`).
     """
     lake, contract = settings.lake, vector_tables.contract_of(settings.lake, encoder)
+    now = clocks.present(lake, now)
     versions = lake_versions(settings, encoder)  # as they are before anything is read
     if not behaviour:  # these events are yet to be counted
         versions["events"] = (published_versions(settings, encoder) or {}).get("events", changes.NOTHING)

@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from moon_ops.errors import ServiceError
+
 SCHEMAS = ("dc11669786a5",)  # revisions of MLflow's tables that the tests compare with its client: MLflow 3.17
 PATIENCE = 30.0  # seconds that somebody else's write may take
 
@@ -24,7 +26,9 @@ class RegistryFile:
 
     @classmethod
     def known(cls, uri: str) -> RegistryFile | None:
-        """The registry that ``uri`` names; None unless it is a SQLite file with tables that are known here."""
+        """The registry that ``uri`` names; None unless it is a SQLite file with tables that are known here. :class:`ServiceError` for one
+        that somebody else holds.
+        """
         path = Path(uri.removeprefix("sqlite:///"))
         if not uri.startswith("sqlite:///") or "%" in uri or "?" in uri or not path.is_file():  # SQLAlchemy reads these two otherwise
             return None
@@ -32,8 +36,11 @@ class RegistryFile:
         try:
             with found._open() as tables:
                 revisions = [revision for (revision,) in tables.execute("SELECT version_num FROM alembic_version")]
-        except sqlite3.Error:
-            return None
+        except sqlite3.Error as fault:
+            if "locked" not in str(fault):
+                return None
+            problem = f"{path} is locked: another process has been writing to it for {PATIENCE:g} seconds; nothing is lost"
+            raise ServiceError(problem, action="end that process, or wait for it, and run it again") from fault
         return found if len(revisions) == 1 and revisions[0] in SCHEMAS else None
 
     @staticmethod
@@ -65,6 +72,12 @@ class RegistryFile:
         asked = "SELECT key, value FROM model_version_tags WHERE workspace = 'default' AND name = ? AND version = ?"
         with self._open() as tables:
             return dict(tables.execute(asked, (name, version)))
+
+    def running(self) -> dict[str, tuple[str, int]]:
+        """The runs that nobody has closed, by id: their name, and when they began [ms]."""
+        asked = "SELECT run_uuid, name, start_time FROM runs WHERE status = 'RUNNING' AND lifecycle_stage = 'active'"
+        with self._open() as tables:
+            return {run_id: (name or "", begun) for run_id, name, begun in tables.execute(asked)}
 
     def versions(self, name: str) -> list[int]:
         """The versions of a model, ascending."""

@@ -15,7 +15,6 @@ import shutil
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from typing import Any
 from moon_ops.errors import ServiceError, StageError
 from moon_ops.files import locked
 from moon_ops.metric_names import stored
+from moon_ops.registry import moved
 from moon_ops.registry.discreet import Discreet
 from moon_ops.registry.file import RegistryFile
 from moon_ops.settings import Settings, shown
@@ -43,6 +43,7 @@ class Registry:
         self.home, self.uri = settings.home, settings.tracking_uri.get_secret_value()
         self.name = shown(settings.tracking_uri)  # for messages
         self.embedded = self.uri.startswith("sqlite:")
+        moved.settle(self.uri, self.home)
         self.file = RegistryFile.known(self.uri)
         if self.embedded and self.file is None:
             self._require_sound()
@@ -100,6 +101,7 @@ class Registry:
         """A new run in the experiment ``moon``; its id."""
         from mlflow.entities import Param
 
+        moved.settle(self.uri, self.home)  # a service may be older than its home's place
         run = self.client.create_run(self.experiment_id, run_name=name, tags=dict(tags or {}))
         self.client.log_batch(run.info.run_id, params=[Param(k, str(v)) for k, v in params.items()])
         return str(run.info.run_id)
@@ -124,8 +126,18 @@ class Registry:
         """Close the run."""
         self.client.set_terminated(run_id, status="FAILED" if failed else "FINISHED")
 
+    def running(self) -> dict[str, tuple[str, dt.datetime]]:
+        """The runs that nobody has closed, by id: their name, and when they began."""
+        if self.file is not None:
+            found = self.file.running()
+        else:
+            runs = self.client.search_runs([self.experiment_id], "attributes.status = 'RUNNING'", max_results=PAGE)
+            found = {run.info.run_id: (run.info.run_name, run.info.start_time) for run in runs}
+        return {run_id: (name, dt.datetime.fromtimestamp(begun / 1000, dt.UTC)) for run_id, (name, begun) in found.items()}
+
     def register(self, name: str, run_id: str, directory: Path, tags: Mapping[str, str]) -> int:
         """Store the directory with the run and make it the next version of model ``name``; the version's number."""
+        moved.settle(self.uri, self.home)
         self._know(name)
         place = name.removeprefix("moon-")
         self.client.log_artifacts(run_id, str(directory), place)
@@ -149,7 +161,7 @@ class Registry:
         if self.embedded and location.startswith("mlflow-artifacts:/"):  # written through a server on this very home
             location = str(self.home / "mlartifacts" / location.removeprefix("mlflow-artifacts:/").lstrip("/"))
         if self.embedded and location.startswith("/"):
-            return Path(location)
+            return Path(moved.here(self.home, location))
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         repository: Any = get_artifact_repository(location, tracking_uri=self.uri, registry_uri=self.uri)
@@ -287,21 +299,8 @@ def manifest_of(registry: Registry, version: int) -> dict[str, Any]:
         raise StageError(
             f"{RELEASE} {version} has no manifest.json: it was not made by `moon release`", action="register it with `moon release`"
         )
-    content: dict[str, Any] = json.loads(path.read_text())
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as broken:
+        raise StageError(f"manifest.json of {RELEASE} {version} is broken ({broken})", action="promote another release") from broken
     return content
-
-
-@dataclass(frozen=True)
-class EncoderVersion:
-    """A registered encoder: its contract, the time from which on it has seen no behaviour, and the recipe it was trained by."""
-
-    version: int
-    contract_id: str
-    trained_until: dt.datetime
-    recipe: str
-
-
-def encoder_version(settings: Settings, version: int) -> EncoderVersion:
-    """What the registry knows of an encoder; :class:`StageError` if there is none of that number."""
-    tags = Registry(settings).tags(ENCODER, version)
-    return EncoderVersion(version, tags["contract_id"], dt.datetime.fromisoformat(tags["trained_until"]), tags.get("recipe", ""))

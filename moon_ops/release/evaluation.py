@@ -16,7 +16,8 @@ from moon_ops.lake.tables import items_as_of
 from moon_ops.metric_names import is_whole_recall
 from moon_ops.recipes.encoder import EncoderRecipe
 from moon_ops.recipes.reading import recipe
-from moon_ops.registry.registry import ENCODER, Registry, encoder_version
+from moon_ops.registry.encoders import encoder_version
+from moon_ops.registry.registry import ENCODER, Registry
 from moon_ops.release import recall
 from moon_ops.release.recall import Prefix, RecallReport
 from moon_ops.release.stages import runtime

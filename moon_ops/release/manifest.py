@@ -13,8 +13,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import lance
-
 from moon_ops.ctr.metrics import Difference
 from moon_ops.embeddings import features, vector_tables
 from moon_ops.embeddings.index import ItemIndex
@@ -24,8 +22,20 @@ from moon_ops.metric_names import PARITY
 from moon_ops.publication import marks, places, publication
 from moon_ops.recipes.gates import Gates
 from moon_ops.recipes.reading import recipe
-from moon_ops.registry.registry import CANDIDATE, CHAMPION, CTR, ENCODER, RELEASE, Registry, manifest_of
-from moon_ops.release import changes, clicks, evaluation, evidence, expected_gain, operation, report, served, serving_cost, stages
+from moon_ops.registry.registry import CHAMPION, CTR, ENCODER, RELEASE, Registry, manifest_of
+from moon_ops.release import (
+    changes,
+    clicks,
+    evaluation,
+    evidence,
+    expected_gain,
+    operation,
+    registration,
+    report,
+    served,
+    serving_cost,
+    stages,
+)
 from moon_ops.release.comparison import Measured, as_numbers, differences
 from moon_ops.release.gates import AUC, Verdict, judge
 from moon_ops.release.page import Report
@@ -82,20 +92,18 @@ def release(
     Raises :class:`~moon_ops.errors.ContractError` if the click model was trained on another encoder's vectors.
     """
     registry = Registry(settings)
-    champion = _judged_against(settings, registry)
+    champion, known = _judged_against(settings, registry)
     candidate = measure(settings, encoder, ctr, windows, baseline=baseline, oracle=oracle)
-    known = manifest_of(registry, champion) if champion else {}
     beside = _champion_measured(settings, known, windows, now) if champion else None
     candidate, beside = _with_costs(settings, (encoder, ctr, candidate), (*_versions(known), beside) if beside else None)
     champion_metrics, gaps = beside.metrics if beside else None, differences(candidate, beside)
     changed = _changed(settings, encoder, known, candidate, windows)
     metrics = {**candidate.metrics, **operation.figures(settings, encoder, ctr, windows, now=now), **(extra or {}), **as_numbers(gaps)}
     metrics |= {**changed.figures, **expected_gain.in_auc(settings, metrics, champion_metrics)}
-    gates, debts = recipe(Gates, "gates", settings.models), known.get("debts", {})
-    verdicts = judge(gates, metrics, champion_metrics, gaps, debts, variant=settings.variant)
-    passed = not any(v.stops for v in verdicts)
+    variant, debts = settings.variant, known.get("debts", {})
+    verdicts = judge(recipe(Gates, "gates", settings.models), metrics, champion_metrics, gaps, debts, variant=variant)
     manifest = {
-        "passed": passed,
+        "passed": not any(v.stops for v in verdicts),
         "evidence": [asdict(v) for v in verdicts],
         "notes": _notes(metrics, champion_metrics, gaps.get(AUC)),
         "metrics": metrics,
@@ -106,8 +114,8 @@ def release(
         "windows": {name: moment.isoformat() for name, moment in asdict(windows).items()},
         **_parts(settings, registry, encoder, ctr),
     }
-    version, drawn, at = _registered(settings, registry, manifest, changed)
-    return Release(version, passed, verdicts, metrics, champion, champion_metrics, drawn, at)
+    with registration.registering(settings, registry, now):
+        return _registered(settings, registry, manifest, verdicts, changed)
 
 
 def _changed(settings: Settings, encoder: int, known: dict[str, Any], candidate: Measured, windows: Windows) -> changes.Changes:
@@ -117,14 +125,16 @@ def _changed(settings: Settings, encoder: int, known: dict[str, Any], candidate:
     return changes.tried(settings.lake, encoders, windows, until, candidate.searches.queries if candidate.searches else None)
 
 
-def _registered(settings: Settings, registry: Registry, manifest: dict[str, Any], changed: changes.Changes) -> tuple[int, Report, str]:
-    """The new version of ``moon-release``, to which the alias ``candidate`` points now, its report, and where that lies.
+def _registered(
+    settings: Settings, registry: Registry, manifest: dict[str, Any], verdicts: list[Verdict], changed: changes.Changes
+) -> Release:
+    """The new version of ``moon-release``, to which the alias ``candidate`` points now, with its report.
 
     The report is there before the version is, under the number that comes next; its rows of vectors are kept by a tag.
     """
     encoder, ctr = manifest["encoder"]["version"], manifest["ctr"]["version"] if manifest["ctr"] else None
     champion = manifest["compared_with"]["release"]
-    run_id = registry.start_run(f"release of encoder {encoder}", {"encoder": encoder, "ctr": ctr, "champion": champion})
+    run_id = registry.start_run(f"{registration.RUN}{encoder}", {"encoder": encoder, "ctr": ctr, "champion": champion})
     registry.log(run_id, manifest["metrics"])
     expected = (registry.newest(RELEASE) or 0) + 1
     drawn, at = report.filed(registry, run_id, settings.lake, expected, manifest, changed)
@@ -134,19 +144,10 @@ def _registered(settings: Settings, registry: Registry, manifest: dict[str, Any]
         version = registry.register(RELEASE, run_id, Path(scratch), {**tags, **evidence.tags(manifest)})
     if version != expected:  # somebody else has registered one meanwhile
         drawn, at = report.filed(registry, run_id, settings.lake, version, manifest, changed)
-    registry.describe(RELEASE, version, evidence.description(version, manifest))
-    registry.finish(run_id)
-    vectors = manifest["embeddings"]
-    lance.dataset(settings.lake.address(vectors["table"])).tags.create(f"release-{version}", vectors["version"])
-    if manifest["passed"] or not _waits(registry, champion):
-        registry.point(CANDIDATE, version)
-    return version, drawn, at
-
-
-def _waits(registry: Registry, champion: int | None) -> bool:
-    """Whether a release that passed waits as candidate: one that failed does not take its place."""
-    waiting = registry.alias(CANDIDATE)
-    return waiting is not None and waiting != champion and bool(manifest_of(registry, waiting)["passed"])
+    registration.complete(settings, registry, version, manifest)
+    registry.finish(run_id)  # last: a run that is open tells that its release was killed
+    passed, beside = bool(manifest["passed"]), manifest["compared_with"]
+    return Release(version, passed, verdicts, manifest["metrics"], champion, beside["metrics"], drawn, at)
 
 
 def _parts(settings: Settings, registry: Registry, encoder: int, ctr: int | None) -> dict[str, Any]:
@@ -178,12 +179,14 @@ def _part(registry: Registry, name: str, version: int) -> dict[str, Any]:
     return {"version": version, "sha256": {file: file_sha256(directory / file) for file in (*FILES[name], *variants)}}
 
 
-def _judged_against(settings: Settings, registry: Registry) -> int | None:
-    """The release that is served, which a candidate has to follow: the champion, unless that cannot be served."""
+def _judged_against(settings: Settings, registry: Registry) -> tuple[int | None, dict[str, Any]]:
+    """The release that is served, which a candidate has to follow, and its manifest: the champion, unless that cannot be served."""
     try:
-        return served.choose(settings, registry).release
+        choice = served.choose(settings, registry)
     except StageError:
-        return registry.alias(CHAMPION)
+        champion = registry.alias(CHAMPION)
+        return champion, manifest_of(registry, champion) if champion else {}
+    return choice.release, choice.parts.manifest
 
 
 def _champion_measured(settings: Settings, manifest: dict[str, Any], windows: Windows, now: dt.datetime) -> Measured:

@@ -15,6 +15,8 @@ from moon_ops.registry.registry import CTR, ENCODER, Registry
 from moon_ops.release.gates import stopping
 from moon_ops.settings import Settings
 
+BROKEN = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError)  # what reading a part says that is not what was written
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -34,6 +36,15 @@ def verify(settings: Settings, registry: Registry, manifest: dict[str, Any], *, 
     """
     if not forced:
         require_passed(manifest)
+    try:
+        _require_parts(settings, registry, manifest)
+    except BROKEN as fault:
+        problem = f"a part of the release cannot be read ({type(fault).__name__}: {fault})"
+        action = f"run `moon publish --encoder {manifest['encoder']['version']} --full`, or release it again"
+        raise ContractError(problem, action=action) from fault
+
+
+def _require_parts(settings: Settings, registry: Registry, manifest: dict[str, Any]) -> None:
     contract, encoder = manifest["contract_id"], manifest["encoder"]["version"]
     require_same(contract, registry.tags(ENCODER, encoder)["contract_id"], what="manifest and encoder")
     require_same(contract, vector_tables.contract_of(settings.lake, encoder), what="manifest and embeddings table")

@@ -122,9 +122,10 @@ def linked(settings: Settings, encoder: int) -> list[str]:
 
 
 def titles(lake: Lake, item_ids: Sequence[int], when: dt.datetime) -> dict[int, dict[str, Any]]:
-    """Title, category, price and pictures of the items that are on sale at ``when``, by id."""
+    """Title, category, price and pictures of the items that are on sale at ``when``, by id; of one learned later, as it was learned."""
     if not item_ids:
         return {}
     where = f"item_id IN ({', '.join(str(int(i)) for i in item_ids)})"
     rows = lake.read("items", list(dict.fromkeys([*VALIDITY, "title", "category", "price", "image_ids"])), where)
-    return {row["item_id"]: row for row in active_as_of(rows, when).to_pylist()}
+    present = max([when, *rows["created"].to_pylist()])  # a publication shows what the lake has learned, whatever the clock says
+    return {row["item_id"]: row for row in active_as_of(rows, present).to_pylist()}

@@ -82,6 +82,8 @@ class Intake:
             report = ingest(Path(folder), self.settings.lake, now=now, workers=self.settings.workers, patience=PATIENCE)
         if report.refused and not report.items + report.updated + report.known:
             raise InputError(f"no item could be used ({report.first_refusal})", action="mend it and send it again")
+        if report.warning:
+            log.warning("%s", report.warning)
         self._work.set()
         return report
 

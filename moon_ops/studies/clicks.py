@@ -29,7 +29,7 @@ from moon_ops.metric_names import ctr
 from moon_ops.publication import marks
 from moon_ops.recipes.ctr import CtrRecipe
 from moon_ops.recipes.reading import recipe
-from moon_ops.registry.registry import encoder_version
+from moon_ops.registry.encoders import encoder_version
 from moon_ops.release import clicks
 from moon_ops.release.runs import alone
 from moon_ops.release.windows import Windows

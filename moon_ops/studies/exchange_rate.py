@@ -21,7 +21,8 @@ from moon_ops.files import write_text
 from moon_ops.metric_names import IMAGE_SEARCH, LOSS, TEXT_SEARCH, WITHIN_PRODUCT, recall
 from moon_ops.publication import marks, places
 from moon_ops.publication.brought import RECIPE as BROUGHT
-from moon_ops.registry.registry import ENCODER, Registry, encoder_version
+from moon_ops.registry.encoders import encoder_version
+from moon_ops.registry.registry import ENCODER, Registry
 from moon_ops.release import evaluation
 from moon_ops.release.expected_gain import RECALL
 from moon_ops.release.pictures import pyplot

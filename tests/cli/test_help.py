@@ -31,6 +31,7 @@ PUBLIC = [
     "maintain",
     "erase",
     "explain",
+    "verify",
     "moves",
     "bring",
     "exchange-rate",

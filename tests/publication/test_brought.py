@@ -15,7 +15,7 @@ from moon_ops.embeddings import vector_tables
 from moon_ops.errors import InputError
 from moon_ops.lake.tables import items_as_of
 from moon_ops.publication import brought, publication
-from moon_ops.registry.registry import encoder_version
+from moon_ops.registry.encoders import encoder_version
 from moon_ops.release import clicks
 from moon_ops.release.windows import windows
 from moon_ops.settings import Settings

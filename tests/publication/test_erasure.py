@@ -165,7 +165,7 @@ def test_a_killed_erasure_is_completed_by_the_next_publication_of_the_dag(
         with pytest.raises(KeyboardInterrupt):
             erase(copied, item, now=now)
     assert erasure.unfinished(copied) == [item]
-    assert {name: good for name, good, _ in examine(copied)}["erasures"] is False
+    assert {name: good for name, good, _ in examine(copied, now)}["erasures"] is False
     monkeypatch.setenv("MOON_HOME", str(copied.home))
     tasks.publish_for_champion(now.isoformat())
     assert erasure.unfinished(copied) == []

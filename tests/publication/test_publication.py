@@ -29,7 +29,7 @@ from moon_ops.lake import statistics
 from moon_ops.lake.schemas import SCHEMAS
 from moon_ops.lake.tables import items_as_of
 from moon_ops.publication import maintenance, marks, places, publication
-from moon_ops.registry.registry import encoder_version
+from moon_ops.registry.encoders import encoder_version
 from moon_ops.release import clicks, stages
 from moon_ops.release.windows import windows
 from moon_ops.settings import Settings
@@ -37,10 +37,10 @@ from moon_ops.settings import Settings
 HOUR = dt.timedelta(hours=1)
 
 
-def change(settings: Settings, ids: list[int], now: dt.datetime, **columns: Any) -> None:
-    """Give items a new version, valid from ``now``."""
+def change(settings: Settings, ids: list[int], now: dt.datetime, learned: dt.datetime | None = None, **columns: Any) -> None:
+    """Give items a new version, valid from ``now``; it is ``learned`` then, too, or before."""
     rows = items_as_of(settings.lake, now).to_pylist()
-    times = {"event_timestamp": now, "created": now}
+    times = {"event_timestamp": now, "created": learned or now}
     fresh = [{**row, **times, "content_hash": f"{row['content_hash']}-{now:%d%H%M}", **columns} for row in rows if row["item_id"] in ids]
     settings.lake.append("items", pa.Table.from_pylist(fresh, schema=SCHEMAS["items"]))
 
@@ -118,7 +118,7 @@ def test_only_what_changed_is_handed_over(current: Settings, now: dt.datetime) -
 def test_a_version_that_becomes_valid_later_is_handed_over_then(current: Settings, now: dt.datetime) -> None:
     ids = items_as_of(current.lake, now, ["item_id"])["item_id"].to_pylist()
     later = now + 5 * HOUR
-    change(current, ids[:1], later, title="one green umbrella")
+    change(current, ids[:1], later, learned=now + HOUR, title="one green umbrella")
     refresh(current, now + HOUR)
     agree(current, now + HOUR)
     assert marks.is_current(current, 1, now + 2 * HOUR)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,12 +14,12 @@ from moon_ops.registry.registry import CHAMPION, Registry
 from moon_ops.settings import Settings
 
 
-def test_a_lost_registry_is_not_replaced(copied: Settings) -> None:
+def test_a_lost_registry_is_not_replaced(copied: Settings, now: dt.datetime) -> None:
     (copied.home / "mlflow.db").unlink()
     with pytest.raises(ServiceError, match=r"mlflow.db is gone, but .*mlartifacts holds the files of what was registered .* from a backup"):
         Registry(copied)
     assert not (copied.home / "mlflow.db").exists()
-    found = {name: (good, detail) for name, good, detail in examine(copied)}
+    found = {name: (good, detail) for name, good, detail in examine(copied, now)}
     assert found["mlflow"][0] is False
     assert "is gone" in found["mlflow"][1]
 
@@ -34,9 +35,11 @@ def test_a_new_home_gets_a_registry(tmp_path: Path) -> None:
     assert Registry(Settings.from_environment(tmp_path / "new")).alias(CHAMPION) is None
 
 
-def test_the_doctor_names_a_champion_that_cannot_be_served(copied: Settings, registry: Registry, make_release: Callable[..., int]) -> None:
-    assert {name: good for name, good, _ in examine(copied)}["champion"] is True
+def test_the_doctor_names_a_champion_that_cannot_be_served(
+    copied: Settings, registry: Registry, make_release: Callable[..., int], now: dt.datetime
+) -> None:
+    assert {name: good for name, good, _ in examine(copied, now)}["champion"] is True
     registry.point(CHAMPION, make_release(passed=False))
-    found = {name: (good, detail) for name, good, detail in examine(copied)}
+    found = {name: (good, detail) for name, good, detail in examine(copied, now)}
     assert found["champion"][0] is False
     assert "release 2 is not served" in found["champion"][1]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from moon_ops.lake.lake import Lake
 from moon_ops.metric_names import drift as named
 from moon_ops.metric_names import space
-from moon_ops.registry.registry import encoder_version
+from moon_ops.registry.encoders import encoder_version
 from moon_ops.release import drift
 from moon_ops.release.windows import windows
 from moon_ops.settings import Settings

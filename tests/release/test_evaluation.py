@@ -20,7 +20,8 @@ from moon_ops.inputs.contract import Sample, item_sample
 from moon_ops.lake.ingest import ingest
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.tables import items_as_of
-from moon_ops.registry.registry import ENCODER, Registry, encoder_version
+from moon_ops.registry.encoders import encoder_version
+from moon_ops.registry.registry import ENCODER, Registry
 from moon_ops.release import evaluation, recall
 from moon_ops.release.recall import Prefix
 from moon_ops.release.windows import Windows, windows

@@ -17,7 +17,8 @@ from moon_ops.errors import ContractError, StageError
 from moon_ops.inputs.contract import Contract, file_sha256
 from moon_ops.lake.tables import image_bytes
 from moon_ops.metric_names import recall_loss
-from moon_ops.registry.registry import ENCODER, Registry, encoder_version
+from moon_ops.registry.encoders import encoder_version
+from moon_ops.registry.registry import ENCODER, Registry
 from moon_ops.release import operation, stages
 from moon_ops.release.golden import golden
 from moon_ops.release.manifest import _part

@@ -19,8 +19,9 @@ from processes import free_port, process
 
 from moon_ops.errors import ContractError
 from moon_ops.publication import publication
+from moon_ops.registry.encoders import encoder_version
 from moon_ops.registry.moves import moves
-from moon_ops.registry.registry import CHAMPION, Registry, encoder_version, manifest_of
+from moon_ops.registry.registry import CHAMPION, Registry, manifest_of
 from moon_ops.release import stages
 from moon_ops.release.manifest import release
 from moon_ops.release.windows import windows

@@ -12,7 +12,8 @@ import pytest
 from moon_ops.errors import ContractError
 from moon_ops.inputs.contract import file_sha256
 from moon_ops.metric_names import catalogue, leakage, serving, space
-from moon_ops.registry.registry import CANDIDATE, CHAMPION, CTR, ENCODER, Registry, encoder_version, manifest_of
+from moon_ops.registry.encoders import encoder_version
+from moon_ops.registry.registry import CANDIDATE, CHAMPION, CTR, ENCODER, Registry, manifest_of
 from moon_ops.release.gates import AUC, PARITY, RECALL, TEXT_RECALL
 from moon_ops.release.manifest import FILES, release
 from moon_ops.release.windows import Windows, windows

@@ -20,7 +20,8 @@ from circle import COUNT, WINDOWS, Shop
 from PIL import Image
 
 from moon_ops.lake.lake import Lake
-from moon_ops.registry.registry import RELEASE, Registry, encoder_version, manifest_of
+from moon_ops.registry.encoders import encoder_version
+from moon_ops.registry.registry import RELEASE, Registry, manifest_of
 from moon_ops.release import report
 from moon_ops.release.changes import Changes, between, tried
 from moon_ops.release.gates import FAILED, PASSED, TOO_LITTLE

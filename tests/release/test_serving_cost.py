@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from moon_ops.metric_names import serving
-from moon_ops.registry.registry import CTR, Registry, encoder_version
+from moon_ops.registry.encoders import encoder_version
+from moon_ops.registry.registry import CTR, Registry
 from moon_ops.release import clicks, evaluation
 from moon_ops.release.comparison import Measured
 from moon_ops.release.serving_cost import Served, timed, with_costs

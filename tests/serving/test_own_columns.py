@@ -22,7 +22,7 @@ from moon_ops.errors import InputError, StageError
 from moon_ops.lake.ingest import ingest
 from moon_ops.lake.lake import Lake
 from moon_ops.publication.publication import publish
-from moon_ops.registry.registry import encoder_version
+from moon_ops.registry.encoders import encoder_version
 from moon_ops.release import clicks, manifest, promotion, stages
 from moon_ops.release.windows import Windows, windows
 from moon_ops.settings import Settings

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from moon_ops.errors import InputError
-from moon_ops.registry.registry import encoder_version
+from moon_ops.registry.encoders import encoder_version
 from moon_ops.release import clicks
 from moon_ops.release.windows import windows
 from moon_ops.settings import Settings
