@@ -145,11 +145,10 @@ class Canary:
         """One line for the log."""
         overlap = "" if self.overlap is None else f", overlap@{FIRST} {self.overlap:.2f}"
         less = "".join(f"; {part}" for part in (self.missing, f"time for {self.cut} more was lacking" if self.cut else "") if part)
-        return (
-            f"canary of release {self.candidate} beside {self.champion}: {self.queries} queries, {self.scored} scored, "
-            f"{self.errors} errors, {self.not_finite} not finite{overlap}, p50 {self.after.p50_ms:.1f} ms (before {self.before.p50_ms:.1f}), "
-            f"p95 {self.after.p95_ms:.1f} ms ({self.before.p95_ms:.1f}), empty {self.after.empty:.0%} ({self.before.empty:.0%}){less}"
-        )
+        ms = f"p50 {self.after.p50_ms:.1f} ms (before {self.before.p50_ms:.1f}), p95 {self.after.p95_ms:.1f} ms ({self.before.p95_ms:.1f})"
+        done = f"{self.queries} queries, {self.scored} scored, {self.errors} errors, {self.not_finite} not finite{overlap}"
+        empty = f"empty {self.after.empty:.0%} ({self.before.empty:.0%})"
+        return f"canary of release {self.candidate} beside {self.champion}: {done}, {ms}, {empty}{less}"
 
     def shown(self) -> dict[str, Any]:
         """As ``/ready`` tells it."""
