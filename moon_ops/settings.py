@@ -27,7 +27,7 @@ RANGES = {  # of other numbers: the least and the greatest
     "canary_latency_ratio": (1.0, 1000.0),
     "canary_overlap": (0.0, 1.0),
     "alert_errors": (0.0, 1.0),
-    "alert_p95_ms": (1.0, 600_000.0),
+    "alert_slow_ms": (1.0, 600_000.0),
     "alert_recall_drop": (0.0, 1.0),
     "alert_drift": (0.0, 100.0),
     "probe_minutes": (0.1, 1440.0),
@@ -61,7 +61,7 @@ class Settings(BaseModel):
     canary_latency_ratio: float = 3.0  # times the champion's median that a candidate may take for logged queries
     canary_overlap: float = 0.0  # least share of the champion's first results that a candidate must find; 0: never refused for it
     alert_errors: float = 0.05  # share of requests that may fail
-    alert_p95_ms: float = 2000.0  # that 95 % of requests may take
+    alert_slow_ms: float = 2000.0  # that 95 % of requests may take
     alert_recall_drop: float = 0.2  # by which recall@10 of known answers may fall
     alert_drift: float = 0.25  # of scores against those of the first hour, population stability index
     probe_minutes: float = 10.0  # between two looks at known answers

@@ -71,7 +71,7 @@ def test_every_variable_is_read(clean: pytest.MonkeyPatch) -> None:
     given = {"HOME": "/data/moon", "LAKE": "s3://shop/lake", "TRACKING_URI": "http://mlflow:5000", "REDIS": "redis:6379"}
     given |= {"MODELS": "/etc/moon", "INBOX": "/data/inbox", "WORKERS": "3", "HOST": "0.0.0.0", "PORT": "80"}
     given |= {"FEAST_REGISTRY": "postgresql://feast/moon", "VARIANT": "int8", "BEHAVIORS": "7", "ITEMS_TOKEN": "a-token", "REPAIR": "yes"}
-    numbers = {"CANARY_LATENCY_RATIO": "5", "CANARY_OVERLAP": "0.1", "ALERT_ERRORS": "0.02", "ALERT_P95_MS": "500"}
+    numbers = {"CANARY_LATENCY_RATIO": "5", "CANARY_OVERLAP": "0.1", "ALERT_ERRORS": "0.02", "ALERT_SLOW_MS": "500"}
     numbers |= {"ALERT_RECALL_DROP": "0.3", "ALERT_DRIFT": "0.5", "PROBE_MINUTES": "2", "ROLLBACK_MINUTES": "15"}
     given |= numbers | {"AUTO_ROLLBACK": "on"}
     assert {f"MOON_{name}" for name in given} == {variable(field) for field in Settings.model_fields}

@@ -179,8 +179,8 @@ class Watch:
         lately = seen.requests.lately(self.clock())
         if lately.requests >= LEAST_REQUESTS and lately.failed > limits.alert_errors:
             found["errors"] = f"{lately.failed:.1%} of {lately.requests} requests failed in five minutes, above {limits.alert_errors:.1%}"
-        if lately.requests >= LEAST_REQUESTS and lately.p95 is not None and 1e3 * lately.p95 > limits.alert_p95_ms:
-            found["latency"] = f"95 % of requests take up to {1e3 * lately.p95:,.0f} ms, above {limits.alert_p95_ms:,.0f}"
+        if lately.requests >= LEAST_REQUESTS and lately.p95 is not None and 1e3 * lately.p95 > limits.alert_slow_ms:
+            found["latency"] = f"95 % of requests take up to {1e3 * lately.p95:,.0f} ms, above {limits.alert_slow_ms:,.0f}"
         recall, expected = seen.recall, self.expected
         if recall is not None and expected is not None and recall.recall < expected - limits.alert_recall_drop:
             told = f"recall@10 of {recall.asked} known answers is {recall.recall:.2f}"

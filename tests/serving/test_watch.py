@@ -149,7 +149,7 @@ def test_failures_past_the_limit_are_an_alert_that_is_logged_once_and_ends(
 
 
 def test_a_slow_release_is_an_alert(copied: Settings, clock: Clock) -> None:
-    _, watched = following(copied.replace(alert_p95_ms=300), clock)
+    _, watched = following(copied.replace(alert_slow_ms=300), clock)
     for number in range(100):
         watched.observe(1, 0.4 if number < 10 else 0.01, failed=False)
     watched.check(clock.now())
