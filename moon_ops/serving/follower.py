@@ -110,14 +110,15 @@ class Follower:
 
     def _opened(self, choice: served.Choice) -> Champion | None:
         """The release loaded and tried; None with the reason in ``refused`` if it cannot be served while another one is."""
+        before = self.current or self._last(choice)
         try:
             made = Champion(self.settings, choice.parts)
-            self._try(made)
+            self._try(made, before)
             return made
         except Exception as fault:  # whatever is wrong with a release, it must not end the one that is served
             self._refuse(f"release {choice.release} is not served: {fault}", fault)
-            if self.current is not None:
-                return None
+            if before is not None:
+                return None if before is self.current else before
         for release in served.fallbacks(self.settings, self.registry, choice.release):
             try:
                 return Champion(self.settings, served.parts_of(self.settings, self.registry, release))
@@ -125,9 +126,17 @@ class Follower:
                 log.warning("release %d is not served either: %s", release, fault)
         return None
 
-    def _try(self, candidate: Champion) -> None:
-        """Replay logged queries on what is served and on the candidate; :class:`StageError` if it does badly. Nothing served: no replay."""
-        now = self.current
+    def _last(self, choice: served.Choice) -> Champion | None:
+        """At a start: what was served before it, if the champion is another release, which is to be tried like any."""
+        parts = None if choice.why or served.since(self.settings)[0] in (None, choice.release) else served.recall(self.settings)
+        try:
+            return None if parts is None else Champion(self.settings, parts)
+        except Exception as fault:
+            log.warning("release %s, which was served last, cannot be compared with: %s", parts and parts.release, fault)
+            return None
+
+    def _try(self, candidate: Champion, now: Champion | None) -> None:
+        """Replay logged queries on what is served ``now`` and on the candidate; :class:`StageError` if it does badly."""
         if now is None:
             return
         behind = freshness.of(self.settings, candidate.encoder, dt.datetime.now(dt.UTC))

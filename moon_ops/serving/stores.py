@@ -19,7 +19,7 @@ from moon_ops.lake.tables import active_as_of
 
 log = logging.getLogger(__name__)
 LAKE, ONLINE = "lake", "online store"
-AGAIN_SECONDS = 5.0  # until a store that did not answer is asked again: a Redis that is away takes ten seconds to say so, and a thread
+SLOW_SECONDS, AGAIN_SECONDS = 0.5, 5.0  # a store that takes longer to fail is asked that much later: Redis takes ten seconds, and a thread
 SHOWN = ("title", "category", "price", "image_ids")  # of an item
 
 
@@ -29,27 +29,31 @@ class Stores:
     def __init__(self) -> None:
         self.lost: dict[str, ServiceError] = {}
         self.faults: dict[str, int] = {LAKE: 0, ONLINE: 0}  # questions without an answer, since the process began
-        self._asked_at: dict[str, float] = {}  # a store that is away
+        self._again: dict[str, float] = {}  # when to ask a store again that is away and slow to say so
 
     @contextlib.contextmanager
     def asked(self, store: str) -> Iterator[None]:
-        """Note how a question to a store ends; :class:`ServiceError` if it was not answered, and at once if one was not a moment ago.
+        """Note how a question to a store ends; :class:`ServiceError` if it was not answered, and at once if one took long to fail just now.
 
         The fault is logged once.
         """
-        known = self.lost.get(store)
-        if known is not None and time.monotonic() - self._asked_at[store] < AGAIN_SECONDS:
+        known, began = self.lost.get(store), time.monotonic()
+        if known is not None and began < self._again.get(store, 0.0):
             self.faults[store] += 1
             raise ServiceError(known.problem, action=known.action)
-        self._asked_at[store] = time.monotonic()  # of many requests one asks
+        if store in self._again:
+            self._again[store] = began + AGAIN_SECONDS  # of many requests one asks
         try:
             yield
         except ServiceError as fault:
             self.faults[store] += 1
             if store not in self.lost:
                 log.error("the %s is away: %s", store, fault)
-            self.lost[store], self._asked_at[store] = fault, time.monotonic()
+            self.lost[store] = fault
+            if time.monotonic() - began > SLOW_SECONDS:
+                self._again[store] = time.monotonic() + AGAIN_SECONDS
             raise
+        self._again.pop(store, None)
         if self.lost.pop(store, None) is not None:
             log.warning("the %s answers again", store)
 

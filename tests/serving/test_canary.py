@@ -190,6 +190,9 @@ def test_a_release_that_scores_no_numbers_is_not_served_and_a_rollback_mends_it(
     follower.follow()
     assert len([r for r in caplog.records if "release 2 is not served" in r.getMessage()]) == 1, "tried again, told once"
     assert json.loads((copied.home / "served.json").read_text())["release"] == 1
+    restarted = Follower(copied)
+    restarted.follow()
+    assert (restarted.state().serving, restarted.state().status) == (1, "degraded"), "a restart makes it no better"
     promotion.rollback(copied, WISH)
     follower.follow()
     assert (follower.state().status, registry.alias(CHAMPION)) == ("ready", 1)

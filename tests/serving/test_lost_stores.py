@@ -21,11 +21,6 @@ from moon_ops.settings import Settings
 ASKED = {"user_id": 1, "item_ids": [1, 2], "text": "red lamp"}
 
 
-@pytest.fixture(autouse=True)
-def asked_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stores, "AGAIN_SECONDS", 0.0)
-
-
 @pytest.fixture
 def client(copied: Settings) -> Iterator[TestClient]:
     with TestClient(create_app(copied), raise_server_exceptions=False) as opened:
