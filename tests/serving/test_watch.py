@@ -13,6 +13,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from moon_ops.embeddings import index
+from moon_ops.errors import ServiceError
 from moon_ops.publication import places
 from moon_ops.registry.moves import moves
 from moon_ops.registry.registry import CHAMPION, Registry
@@ -21,6 +22,7 @@ from moon_ops.serving import probe, watch
 from moon_ops.serving.app import create_app
 from moon_ops.serving.follower import Follower
 from moon_ops.serving.rolling import BASELINE_LEAST, BASELINE_SECONDS, Drift, Requests
+from moon_ops.serving.stores import ONLINE
 from moon_ops.serving.watch import Watch
 from moon_ops.settings import Settings
 
@@ -231,7 +233,9 @@ def test_when_a_release_is_not_left(
     if case == "moved on":
         promotion.rollback(copied, WISH)  # the follower has not noticed yet
     if case == "store away":
-        (copied.home / "lake").rename(copied.home / "away")
+        (copied.home / "feature_store" / "online.db").write_bytes(b"no database" * 1000)
+        with pytest.raises(ServiceError), watched.stores.asked(ONLINE):
+            follower.champion().ask_store()
     release = follower.champion().version
     fail(watched, release, 0.5)
     before = len(moves(registry))
