@@ -71,7 +71,7 @@ def promote(settings: Settings, version: int, wish: Wish, *, force: bool = False
                 action="release it again with `moon release`, or go back with `moon rollback`",
             )
         move = _entry(registry, "promote", version, before, wish, known)
-        return _move(settings, registry, replace(move, forced=force), dry_run=dry_run)
+        return _told(settings, registry, replace(move, forced=force), dry_run=dry_run)
 
 
 def rollback(
@@ -93,7 +93,7 @@ def rollback(
         target = _target(settings, registry, known, before, to)
         if target == before:
             return Moved(before, target, None)
-        return _move(settings, registry, _entry(registry, "rollback", target, before, wish, known), dry_run=dry_run)
+        return _told(settings, registry, _entry(registry, "rollback", target, before, wish, known), dry_run=dry_run)
 
 
 def note(settings: Settings, registry: Registry, wish: Wish) -> None:
@@ -153,11 +153,16 @@ def _entry(registry: Registry, kind: Kind, to: int, before: int | None, wish: Wi
     return Move(kind, to, before, wish.by, wish.at, wish.why, evidence, follows=follows)
 
 
-def _move(settings: Settings, registry: Registry, wanted: Move, *, dry_run: bool) -> Moved:
+def _told(settings: Settings, registry: Registry, wanted: Move, *, dry_run: bool) -> Moved:
+    """Make the move; how fresh the release is has been asked before it."""
     encoder = int(manifest_of(registry, wanted.release)["encoder"]["version"])
     behind = freshness.of(settings, encoder, dt.datetime.fromisoformat(wanted.at).astimezone(dt.UTC))
+    return replace(_move(registry, wanted, dry_run=dry_run), freshness=behind)
+
+
+def _move(registry: Registry, wanted: Move, *, dry_run: bool) -> Moved:
     if dry_run:
-        return Moved(wanted.before, wanted.release, None, behind)
+        return Moved(wanted.before, wanted.release, None)
     move = record.claim(registry, wanted)
     if move is None:
         last = record.moves(registry)[-1]
@@ -167,7 +172,7 @@ def _move(settings: Settings, registry: Registry, wanted: Move, *, dry_run: bool
     newest = record.moves(registry)[-1]
     if newest.number != move.number:  # somebody has moved on since: the aliases are to say what is true last
         follow(registry, newest)
-    return Moved(move.before, move.release, move, behind)
+    return Moved(move.before, move.release, move)
 
 
 def _target(settings: Settings, registry: Registry, known: Sequence[Move], champion: int | None, to: int | None) -> int:
