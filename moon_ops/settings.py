@@ -7,6 +7,7 @@ MLflow server. Every ``MOON_`` variable is a field of :class:`Settings`, and not
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
 from pathlib import Path
@@ -22,6 +23,16 @@ PREFIX = "MOON_"
 BEHAVIORS = 100  # of a user's last clicks that the features show by default; a click model may read fewer
 VARIANTS = ("fp32", "int8", "fp16")  # of an encoder's graphs
 MOST = {"port": 65535, "behaviors": 10_000}  # of whole numbers that have a greatest value
+RANGES = {  # of other numbers: the least and the greatest
+    "canary_latency_ratio": (1.0, 1000.0),
+    "canary_overlap": (0.0, 1.0),
+    "alert_errors": (0.0, 1.0),
+    "alert_slow_ms": (1.0, 600_000.0),
+    "alert_recall_drop": (0.0, 1.0),
+    "alert_drift": (0.0, 100.0),
+    "probe_minutes": (0.1, 1440.0),
+    "rollback_minutes": (1.0, 1440.0),
+}
 PACKAGE = Path(__file__).resolve().parent
 ROOT = PACKAGE / "assets" if (PACKAGE / "assets").is_dir() else PACKAGE.parent  # of models/, dags/, …: in a wheel, or a checkout
 
@@ -47,6 +58,15 @@ class Settings(BaseModel):
     variant: str = VARIANTS[0]  # of an encoder's graphs
     behaviors: int = BEHAVIORS  # how many of a user's last clicks the features show
     repair: bool = False  # whether a service moves an alias back that names a release which cannot be served
+    canary_latency_ratio: float = 3.0  # times the champion's median that a candidate may take for logged queries
+    canary_overlap: float = 0.0  # least share of the champion's first results that a candidate must find; 0: never refused for it
+    alert_errors: float = 0.05  # share of requests that may fail
+    alert_slow_ms: float = 2000.0  # that 95 % of requests may take
+    alert_recall_drop: float = 0.2  # by which recall@10 of known answers may fall
+    alert_drift: float = 0.25  # of scores against those of the first hour, population stability index
+    probe_minutes: float = 10.0  # between two looks at known answers
+    auto_rollback: bool = False  # whether a service goes back by itself when a new release fails or finds less
+    rollback_minutes: float = 30.0  # after a switch, in which it may
     items_token: SecretStr = SecretStr("")  # who may send new items to the service; empty: nobody
 
     @classmethod
@@ -115,12 +135,27 @@ class Settings(BaseModel):
         usual = cls.model_fields[name].get_default(call_default_factory=True)
         return whole(PREFIX + name.upper(), value, usual, MOST.get(name))
 
-    @field_validator("repair", mode="before")
+    @field_validator(*RANGES, mode="before")
     @classmethod
-    def _yes_or_no(cls, value: object) -> bool:
-        known = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+    def _number(cls, value: object, info: ValidationInfo) -> float:
+        name = str(info.field_name)
+        usual, (least, most) = cls.model_fields[name].default, RANGES[name]
+        try:
+            number = float(str(value))
+        except ValueError:
+            number = math.nan
+        if not least <= number <= most:
+            problem = f"{variable(name)} = {str(value)!r} is not a number from {least:g} to {most:g}"
+            raise SettingsError(problem, action=f"set {variable(name)} to e.g. {usual:g}")
+        return number
+
+    @field_validator("repair", "auto_rollback", mode="before")
+    @classmethod
+    def _yes_or_no(cls, value: object, info: ValidationInfo) -> bool:
+        known, name = {"true": True, "1": True, "yes": True, "on": True}, variable(str(info.field_name))
+        known |= {"false": False, "0": False, "no": False, "off": False}
         if str(value).lower() not in known:
-            raise SettingsError(f"MOON_REPAIR = {value!r} is neither yes nor no", action="set MOON_REPAIR to yes or no")
+            raise SettingsError(f"{name} = {value!r} is neither yes nor no", action=f"set {name} to yes or no")
         return known[str(value).lower()]
 
     @field_validator("variant")

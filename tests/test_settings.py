@@ -22,7 +22,7 @@ from moon_ops.errors import (
     SettingsError,
     StageError,
 )
-from moon_ops.settings import ROOT, Settings, shown, unknown_variables, variable
+from moon_ops.settings import RANGES, ROOT, Settings, shown, unknown_variables, variable
 
 MODELS = ROOT / "models"
 SECRETS = ("tracking_uri", "redis", "feast_registry", "items_token")
@@ -71,11 +71,15 @@ def test_every_variable_is_read(clean: pytest.MonkeyPatch) -> None:
     given = {"HOME": "/data/moon", "LAKE": "s3://shop/lake", "TRACKING_URI": "http://mlflow:5000", "REDIS": "redis:6379"}
     given |= {"MODELS": "/etc/moon", "INBOX": "/data/inbox", "WORKERS": "3", "HOST": "0.0.0.0", "PORT": "80"}
     given |= {"FEAST_REGISTRY": "postgresql://feast/moon", "VARIANT": "int8", "BEHAVIORS": "7", "ITEMS_TOKEN": "a-token", "REPAIR": "yes"}
+    numbers = {"CANARY_LATENCY_RATIO": "5", "CANARY_OVERLAP": "0.1", "ALERT_ERRORS": "0.02", "ALERT_SLOW_MS": "500"}
+    numbers |= {"ALERT_RECALL_DROP": "0.3", "ALERT_DRIFT": "0.5", "PROBE_MINUTES": "2", "ROLLBACK_MINUTES": "15"}
+    given |= numbers | {"AUTO_ROLLBACK": "on"}
     assert {f"MOON_{name}" for name in given} == {variable(field) for field in Settings.model_fields}
     for name, value in given.items():
         clean.setenv(f"MOON_{name}", value)
     settings = Settings.from_environment()
-    assert (settings.variant, settings.behaviors, settings.repair) == ("int8", 7, True)
+    assert (settings.variant, settings.behaviors, settings.repair, settings.auto_rollback) == ("int8", 7, True, True)
+    assert {name: getattr(settings, name.lower()) for name in numbers} == {name: float(value) for name, value in numbers.items()}
     assert {name: getattr(settings, name).get_secret_value() for name in SECRETS} == {name: given[name.upper()] for name in SECRETS}
     assert (settings.home, settings.models, settings.inbox) == (Path("/data/moon"), Path("/etc/moon"), Path("/data/inbox"))
     assert settings.lake.uri == "s3://shop/lake"
@@ -109,6 +113,16 @@ def test_a_port_that_does_not_exist_is_named(clean: pytest.MonkeyPatch) -> None:
     assert Settings.from_environment().port == 65535
     clean.setenv("MOON_PORT", "65536")
     with pytest.raises(SettingsError, match="MOON_PORT = '65536' is above 65535"):
+        Settings.from_environment()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("alert_errors", "5%"), ("alert_errors", "1.5"), ("canary_latency_ratio", "0.5"), ("probe_minutes", "nan")]
+)
+def test_a_limit_outside_its_range_is_named(clean: pytest.MonkeyPatch, field: str, value: str) -> None:
+    clean.setenv(variable(field), value)
+    least, most = RANGES[field]
+    with pytest.raises(SettingsError, match=rf"{variable(field)} = '{value}' is not a number from {least:g} to {most:g} → set"):
         Settings.from_environment()
 
 
@@ -194,10 +208,11 @@ def test_an_error_keeps_its_action_across_processes(kind: type[MoonError]) -> No
     assert kind.__name__ in str(errors.__doc__)  # the tree is drawn there
 
 
+@pytest.mark.parametrize("name", ["MOON_REPAIR", "MOON_AUTO_ROLLBACK"])
 @pytest.mark.parametrize("value", ["maybe", "2"])
-def test_a_switch_is_yes_or_no(clean: pytest.MonkeyPatch, value: str) -> None:
-    clean.setenv("MOON_REPAIR", value)
-    with pytest.raises(SettingsError, match=r"MOON_REPAIR = .* is neither yes nor no → set MOON_REPAIR to yes or no"):
+def test_a_switch_is_yes_or_no(clean: pytest.MonkeyPatch, name: str, value: str) -> None:
+    clean.setenv(name, value)
+    with pytest.raises(SettingsError, match=rf"{name} = .* is neither yes nor no → set {name} to yes or no"):
         Settings.from_environment()
 
 

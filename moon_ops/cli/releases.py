@@ -13,6 +13,7 @@ from moon_ops.errors import InputError
 
 if TYPE_CHECKING:
     from moon_ops.release.promotion import Moved
+    from moon_ops.settings import Settings
 
 app = typer.Typer()
 
@@ -20,6 +21,7 @@ Home = Annotated[Path | None, typer.Option(help="Where everything is kept; defau
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")]
 Encoder = Annotated[int, typer.Option(help="Version of moon-encoder.")]
 Reason = Annotated[str, typer.Option(help="Why; it is recorded.", show_default=False)]
+Mend = Annotated[bool, typer.Option("--mend", help="First embed and publish what the release lacks; takes minutes.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 
 
@@ -51,6 +53,7 @@ def promote(
     home: Home = None,
     reason: Reason = "",
     force: Annotated[bool, typer.Option(help="In spite of a failed gate, or another champion; needs --reason, and is recorded.")] = False,
+    mend: Mend = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -60,7 +63,10 @@ def promote(
     """
     from moon_ops.release.promotion import promote as stage
 
-    say(_told(stage(settings_of(home), version, wish(reason), force=force, dry_run=dry_run), dry_run=dry_run), as_json)
+    settings = settings_of(home)
+    if mend and not dry_run:
+        _mend(settings, stage(settings, version, wish(reason), force=force, dry_run=True))
+    _say(stage(settings, version, wish(reason), force=force, dry_run=dry_run), dry_run=dry_run, as_json=as_json)
 
 
 @app.command()
@@ -69,16 +75,20 @@ def rollback(
     to: Annotated[int | None, typer.Option(help="Go back to this release; default: the last good one before the champion.")] = None,
     again: Annotated[bool, typer.Option(help="Go back one more, although the last move was a rollback.")] = False,
     reason: Reason = "",
+    mend: Mend = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Go back to the last release that was served before this one. Nothing is recomputed.
+    """Go back to the last release that was served before this one. Nothing is recomputed; what its vectors lack is said, and what mends it.
 
     Example: moon rollback --reason "searches find nothing"
     """
     from moon_ops.release.promotion import rollback as stage
 
-    say(_told(stage(settings_of(home), wish(reason), to=to, again=again, dry_run=dry_run), dry_run=dry_run), as_json)
+    settings = settings_of(home)
+    if mend and not dry_run:
+        _mend(settings, stage(settings, wish(reason), to=to, again=again, dry_run=True))
+    _say(stage(settings, wish(reason), to=to, again=again, dry_run=dry_run), dry_run=dry_run, as_json=as_json)
 
 
 @app.command()
@@ -190,8 +200,20 @@ def diff(
         typer.echo(line)
 
 
-def _told(moved: Moved, *, dry_run: bool) -> dict[str, Any]:
+def _mend(settings: Settings, wanted: Moved) -> None:
+    """Bring the vectors of the release that is to be served up to date, before it is."""
+    if wanted.freshness is not None and wanted.freshness.warning():
+        from moon_ops.release.stages import refresh
+
+        refresh(settings, wanted.freshness.encoder, now=now())
+
+
+def _say(moved: Moved, *, dry_run: bool, as_json: bool) -> None:
     told: dict[str, Any] = {"champion": moved.after, "before": moved.before}
     if moved.move is None:
         told["moved"] = "no: only shown" if dry_run else "no: it is champion already"
-    return told
+    if moved.freshness is not None:
+        told["freshness"] = moved.freshness.told()
+        if warning := moved.freshness.warning():
+            typer.echo(f"warning: release {moved.after}: {warning}", err=True)
+    say(told, as_json)

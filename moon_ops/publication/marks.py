@@ -7,7 +7,6 @@ import datetime as dt
 import hashlib
 import json
 import logging
-from pathlib import Path
 
 from moon_ops.columns import ITEM_VIEW, STATS_VIEW, USER_VIEW
 from moon_ops.embeddings import features, handover, online_store, vector_tables
@@ -15,7 +14,7 @@ from moon_ops.embeddings.generations import turn
 from moon_ops.embeddings.handover import Since
 from moon_ops.files import write_text
 from moon_ops.lake import changes
-from moon_ops.publication.places import published_place
+from moon_ops.publication.places import handed, published_place
 from moon_ops.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -105,8 +104,3 @@ def move_marks(settings: Settings, name: str, before: int, after: int) -> None:
         read = json.loads(place.read_text())
         if read.get(name) == before:
             write_text(place, json.dumps({**read, name: after}))
-
-
-def handed(settings: Settings, view: str) -> Path:
-    """The file that says how much of a view, a table or an index has been handed over."""
-    return settings.home / "tables" / "handed" / f"{view}.json"

@@ -35,3 +35,8 @@ def published_place(settings: Settings, encoder: int) -> Path:
 def tables(settings: Settings, encoder: int) -> Tables:
     """Both representation tables of an encoder; :class:`StageError` before the first publication."""
     return Tables(*(table(settings, kind, encoder) for kind in ("items", "queries")))
+
+
+def handed(settings: Settings, view: str) -> Path:
+    """The file that says how much of a view, a table or an index has been handed over."""
+    return settings.home / "tables" / "handed" / f"{view}.json"

@@ -28,8 +28,8 @@ from moon_ops.files import write_text
 from moon_ops.lake import changes, clocks, statistics
 from moon_ops.lake.schemas import VALIDITY
 from moon_ops.lake.tables import active_as_of, items_as_of
-from moon_ops.publication.marks import ITEMS, SHARED, handed, lake_versions, not_before, published_versions, remember, since_of
-from moon_ops.publication.places import index_place, published_place, table_place
+from moon_ops.publication.marks import ITEMS, SHARED, lake_versions, not_before, published_versions, remember, since_of
+from moon_ops.publication.places import handed, index_place, published_place, table_place
 from moon_ops.recipes.reading import own_features
 from moon_ops.registry.registry import ENCODER, Registry
 from moon_ops.settings import Settings

@@ -7,6 +7,7 @@ comes next finishes a move that was killed in between. Who moves the alias in ML
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,8 @@ from moon_ops.files import locked
 from moon_ops.registry import moves as record
 from moon_ops.registry.moves import Kind, Move
 from moon_ops.registry.registry import CHAMPION, PREVIOUS, Registry, manifest_of
+from moon_ops.release import freshness
+from moon_ops.release.freshness import Freshness
 from moon_ops.release.verification import verify
 from moon_ops.settings import Settings
 
@@ -34,11 +37,15 @@ class Wish:
 
 @dataclass(frozen=True)
 class Moved:
-    """The champion before and after; ``move`` is None where nothing was to be done, or was only to be shown."""
+    """The champion before and after; ``move`` is None where nothing was to be done, or was only to be shown.
+
+    ``freshness``: how far the vectors of the one after lay behind the catalogue, before it was served; None where nothing was to be done.
+    """
 
     before: int | None
     after: int
     move: Move | None
+    freshness: Freshness | None = None
 
 
 def promote(settings: Settings, version: int, wish: Wish, *, force: bool = False, dry_run: bool = False) -> Moved:
@@ -64,24 +71,29 @@ def promote(settings: Settings, version: int, wish: Wish, *, force: bool = False
                 action="release it again with `moon release`, or go back with `moon rollback`",
             )
         move = _entry(registry, "promote", version, before, wish, known)
-        return _move(registry, replace(move, forced=force), dry_run=dry_run)
+        return _told(settings, registry, replace(move, forced=force), dry_run=dry_run)
 
 
-def rollback(settings: Settings, wish: Wish, *, to: int | None = None, again: bool = False, dry_run: bool = False) -> Moved:
+def rollback(
+    settings: Settings, wish: Wish, *, to: int | None = None, again: bool = False, dry_run: bool = False, leaving: int | None = None
+) -> Moved:
     """Go back to the release that was served last before the champion and has not been left by a rollback itself, or to release ``to``.
 
-    Raises :class:`StageError` if there is none, or if the last move was a rollback (two people may be at it) and not ``again``.
+    Raises :class:`StageError` if there is none, if the last move was a rollback (two people may be at it) and not ``again``, or if another
+    release than ``leaving`` is champion by now.
     """
     registry = Registry(settings)
     with _alone(settings):
         known, before = settle(settings, registry, wish)
+        if leaving is not None and before != leaving:
+            raise StageError(f"release {before} is champion by now, not {leaving}", action="look at `moon moves`")
         last = known[-1] if known else None
         if last is not None and last.kind == "rollback" and last.release == before and not again and to is None:
             raise StageError(f"the last move was a rollback already ({last.told()})", action="pass --again to go back one more")
         target = _target(settings, registry, known, before, to)
         if target == before:
             return Moved(before, target, None)
-        return _move(registry, _entry(registry, "rollback", target, before, wish, known), dry_run=dry_run)
+        return _told(settings, registry, _entry(registry, "rollback", target, before, wish, known), dry_run=dry_run)
 
 
 def note(settings: Settings, registry: Registry, wish: Wish) -> None:
@@ -139,6 +151,13 @@ def _entry(registry: Registry, kind: Kind, to: int, before: int | None, wish: Wi
     told = json.dumps(manifest_of(registry, to), sort_keys=True).encode()
     evidence, follows = hashlib.sha256(told).hexdigest(), known[-1].number if known else record.NOTHING
     return Move(kind, to, before, wish.by, wish.at, wish.why, evidence, follows=follows)
+
+
+def _told(settings: Settings, registry: Registry, wanted: Move, *, dry_run: bool) -> Moved:
+    """Make the move; how fresh the release is has been asked before it."""
+    encoder = int(manifest_of(registry, wanted.release)["encoder"]["version"])
+    behind = freshness.of(settings, encoder, dt.datetime.fromisoformat(wanted.at).astimezone(dt.UTC))
+    return replace(_move(registry, wanted, dry_run=dry_run), freshness=behind)
 
 
 def _move(registry: Registry, wanted: Move, *, dry_run: bool) -> Moved:

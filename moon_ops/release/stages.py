@@ -148,3 +148,11 @@ def embed(settings: Settings, encoder: int, *, now: dt.datetime, engine: str = "
     chosen = engines.engine(engine, opened, partial(runtime, theirs, encoder))
     items = produce.embed(settings.lake, opened, encoder, now=now, workers=settings.workers, engine=chosen)
     return items, produce.embed_queries(settings.lake, opened, encoder, now=now, workers=settings.workers, engine=chosen)
+
+
+def refresh(settings: Settings, encoder: int, *, now: dt.datetime) -> None:
+    """Bring an encoder's vectors up to date: embed what has none, and hand it over. Before an old release is served again."""
+    from moon_ops.publication import publication
+
+    embed(settings, encoder, now=now)
+    publication.publish(settings, encoder, now=now)

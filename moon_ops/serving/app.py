@@ -15,24 +15,35 @@ from typing import Annotated, Any
 from fastapi import FastAPI, File, Form, Header, Query, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
+from prometheus_client import CollectorRegistry
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from moon_ops.errors import InputError, MoonError
 from moon_ops.inputs.images import MAX_BYTES
 from moon_ops.lake.tables import image_bytes
-from moon_ops.serving.champion import Champion, titles
+from moon_ops.serving.champion import Champion, Hit
 from moon_ops.serving.follower import Follower
 from moon_ops.serving.guard import Guard
 from moon_ops.serving.live import MOST, Intake, NewItem
-from moon_ops.serving.metrics import exposition
+from moon_ops.serving.metrics import Measured, Traffic, exposition
 from moon_ops.serving.request import Asked, contexts
 from moon_ops.serving.sockets import require_free
+from moon_ops.serving.stores import LAKE, ONLINE, Stores, reading, titles
+from moon_ops.serving.watch import Watch
 from moon_ops.settings import Settings
 
 MOST_FAULTS = 5  # that an answer lists
 MAX_TEXT = 10_000  # characters; an encoder reads a few dozen tokens
 Id = Annotated[int, Field(ge=0, lt=2**63)]
 StrictId = Annotated[Id, Field(strict=True)]  # of JSON, where true is no number
+LOGGING = {  # each line with its time, of the service and of uvicorn alike
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s", "datefmt": "%Y-%m-%dT%H:%M:%S%z"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "stream": "ext://sys.stderr"}},
+    "loggers": {"moon_ops": {"level": "INFO"}, "uvicorn": {"level": "WARNING"}},
+    "root": {"level": "WARNING", "handlers": ["stderr"]},
+}
 PAGE = Path(__file__).parent / "web" / "index.html"
 
 
@@ -58,31 +69,36 @@ class ScoreRequest(BaseModel):
 def create_app(settings: Settings) -> FastAPI:
     """The service for one ``MOON_HOME``; it follows the champion from start-up on."""
     follower = Follower(settings)
-    intake = Intake(settings, follower)
+    intake, watch, registry = Intake(settings, follower), Watch(settings, follower), CollectorRegistry(auto_describe=False)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         follower.start()
+        watch.start()
         if settings.items_token.get_secret_value():
             intake.start()
         yield
         intake.stop()
+        watch.stop()
         follower.stop()
 
     app = FastAPI(title="moon_ops", lifespan=lifespan)
-    app.state.follower = follower
+    app.state.follower, app.state.watch = follower, watch
     app.add_middleware(Guard, token=settings.items_token.get_secret_value())
+    app.add_middleware(Measured, follower=follower, watch=watch, traffic=Traffic(registry))  # around the guard: what it refuses counts
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(MoonError, _refuse)
-    _add_health(app, follower)
-    app.add_api_route("/metrics", exposition(follower), include_in_schema=False)
-    _add_queries(app, follower, settings)
-    _add_items(app, settings)
+    _add_health(app, follower, watch)
+    app.add_api_route("/metrics", exposition(registry, follower, watch), include_in_schema=False)
+    _add_queries(app, follower, settings, watch)
+    _add_items(app, settings, follower.stores)
     _add_intake(app, intake)
     return app
 
 
-def _add_health(app: FastAPI, follower: Follower) -> None:
+def _add_health(app: FastAPI, follower: Follower, watch: Watch) -> None:
+    started = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+
     @app.get("/health")
     def health() -> dict[str, str]:
         """The process is alive."""
@@ -90,29 +106,39 @@ def _add_health(app: FastAPI, follower: Follower) -> None:
 
     @app.get("/ready")
     def ready() -> JSONResponse:
-        """``status`` is ready, degraded (another release than the one asked for is served, and why), or unavailable (503)."""
+        """``status`` is ready, degraded (another release than the one asked for is served, or something is away, and why), or unavailable
+        (503). ``alerts`` are figures past their limit, ``canary`` what the last candidate has shown before it was served or refused.
+        """
         champion, state = follower.current, follower.state()
         body: dict[str, Any] = {"ready": champion is not None, "status": state.status, "asked": state.asked}
         body |= {"release": None, "refused": state.why}
         if champion is not None:
             body |= {"release": champion.version, "encoder": champion.encoder, "contract_id": champion.contract_id}
             body |= {"items": champion.index.header.items, "ctr": (champion.manifest["ctr"] or {}).get("version")}
+        body |= {"started": started, "since": follower.since and follower.since.isoformat(timespec="seconds")}
+        body |= {"alerts": [{"kind": a.kind, "release": a.release, "since": a.at, "text": a.text} for a in watch.alerts()]}
+        body |= {"watch": watch.shown(), "canary": follower.canary and follower.canary.shown()}
         return JSONResponse(body, status_code=200 if champion is not None else 503)
 
 
-def _add_queries(app: FastAPI, follower: Follower, settings: Settings) -> None:
+def _add_queries(app: FastAPI, follower: Follower, settings: Settings, watch: Watch) -> None:
     @app.post("/v1/search")
     def search(
         image: Annotated[UploadFile | None, File()] = None,
         text: Annotated[str, Form(max_length=MAX_TEXT)] = "",
         k: Annotated[int, Form(ge=1, le=200)] = 10,
     ) -> dict[str, Any]:
-        """The k items nearest to a picture, a text, or both."""
-        champion = follower.champion()
-        hits = champion.search(champion.embed(text, _upload(image)), k)
-        known = titles(settings.lake, [h.item_id for h in hits], dt.datetime.now(dt.UTC))
-        items = [{"item_id": h.item_id, "score": h.score, **_shown(known.get(h.item_id, {}))} for h in hits]
-        return {**_signed(champion), "items": items}
+        """The k items nearest to a picture, a text, or both. An item that was ``withdrawn`` since the last publication says so; without
+        the lake they have ids and scores alone, and ``degraded`` says why.
+        """
+        champion, picture = follower.champion(), _upload(image)
+        hits = champion.search(champion.embed(text, picture), k)
+        follower.recent.keep(text, picture)
+        watch.saw(champion.version, "search", [hit.score for hit in hits[:1]])
+        return {
+            **_signed(champion),
+            **_listed(hits, *follower.stores.titles(settings.lake, [h.item_id for h in hits], dt.datetime.now(dt.UTC))),
+        }
 
     @app.post("/v1/embed")
     def embed(image: Annotated[UploadFile | None, File()] = None, text: Annotated[str, Form(max_length=MAX_TEXT)] = "") -> dict[str, Any]:
@@ -129,15 +155,18 @@ def _add_queries(app: FastAPI, follower: Follower, settings: Settings) -> None:
         own, count = champion.scorer.own if champion.scorer else (), len(request.item_ids)
         context = contexts(request.context, request.item_contexts, count, own, dt.datetime.now(dt.UTC))
         asked = Asked(request.query_id, request.text, is_image=picture is not None, vector=query, contexts=context)
-        scores = champion.score(request.user_id, request.item_ids, asked)
+        with follower.stores.asked(ONLINE):
+            scores = champion.score(request.user_id, request.item_ids, asked)
+        watch.saw(champion.version, "score", scores)
         return {**_signed(champion), "scores": [{"item_id": i, "score": s} for i, s in zip(request.item_ids, scores, strict=True)]}
 
 
-def _add_items(app: FastAPI, settings: Settings) -> None:
+def _add_items(app: FastAPI, settings: Settings, stores: Stores) -> None:
     @app.get("/v1/items")
     def items(item_id: Annotated[list[Id], Query(max_length=200)]) -> dict[str, Any]:
         """Titles, prices and pictures of items."""
-        known = titles(settings.lake, item_id, dt.datetime.now(dt.UTC))
+        with stores.asked(LAKE):
+            known = titles(settings.lake, item_id, dt.datetime.now(dt.UTC))
         return {"items": [{"item_id": i, **_shown(known[i])} for i in item_id if i in known]}
 
     @app.get("/v1/images/{image_id}")
@@ -145,7 +174,9 @@ def _add_items(app: FastAPI, settings: Settings) -> None:
         """A picture of the catalogue."""
         if not (len(image_id) == 64 and all(c in "0123456789abcdef" for c in image_id)):
             raise InputError(f"image_id = {image_id!r} is not a sha256 in hex", action="use an image_id that /v1/search returns")
-        for _, content in image_bytes(settings.lake, [image_id]):
+        with stores.asked(LAKE), reading(settings.lake):
+            found = [content for _, content in image_bytes(settings.lake, [image_id])]
+        for content in found:
             kind = "image/png" if content[:4] == b"\x89PNG" else "image/webp" if content[:4] == b"RIFF" else "image/jpeg"
             return Response(content, media_type=kind, headers={"cache-control": "public, max-age=31536000, immutable"})
         return JSONResponse({"error": f"there is no picture {image_id}"}, status_code=404)
@@ -188,6 +219,14 @@ def _signed(champion: Champion) -> dict[str, Any]:
     return {"release": champion.version, "contract_id": champion.contract_id}
 
 
+def _listed(hits: list[Hit], known: dict[int, dict[str, Any]], fault: str) -> dict[str, Any]:
+    """The items found; ``withdrawn``: not on sale any more, which the next publication knows, too. ``fault``: why the lake was silent."""
+    items = [{"item_id": h.item_id, "score": h.score, **_shown(known.get(h.item_id, {}))} for h in hits]
+    if fault:
+        return {"degraded": fault, "items": items}
+    return {"items": [item if item["item_id"] in known else {**item, "withdrawn": True} for item in items]}
+
+
 def _shown(item: dict[str, Any]) -> dict[str, Any]:
     return {name: item.get(name) for name in ("title", "category", "price", "image_ids")}
 
@@ -209,4 +248,4 @@ def serve(settings: Settings) -> None:
     import uvicorn
 
     require_free(settings.host, settings.port)
-    uvicorn.run(create_app(settings), host=settings.host, port=settings.port, log_level="warning")
+    uvicorn.run(create_app(settings), host=settings.host, port=settings.port, log_config=LOGGING)

@@ -6,10 +6,10 @@ A champion is never changed. When the alias moves, another one is loaded, checke
 from __future__ import annotations
 
 import copy
-import datetime as dt
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,19 +18,16 @@ from numpy.typing import NDArray
 
 from moon_ops.ctr.score import Scorer
 from moon_ops.embeddings import features
-from moon_ops.embeddings.index import ItemIndex
+from moon_ops.embeddings.index import HEADER, ItemIndex
 from moon_ops.embeddings.runtime import Runtime
-from moon_ops.errors import InputError, StageError
+from moon_ops.errors import InputError, MoonError, ServiceError, StageError
 from moon_ops.inputs.contract import Sample, require_same
 from moon_ops.inputs.images import decode
 from moon_ops.inputs.regions import views
-from moon_ops.lake.lake import Lake
-from moon_ops.lake.schemas import VALIDITY
-from moon_ops.lake.tables import active_as_of
 from moon_ops.publication import places
 from moon_ops.release.verification import Parts
 from moon_ops.serving.request import Asked, joined
-from moon_ops.settings import Settings
+from moon_ops.settings import Settings, shown
 
 log = logging.getLogger(__name__)
 QUERY = "query"  # the image id of the picture in a request
@@ -92,10 +89,13 @@ class Champion:
         return [Hit(int(i), float(c)) for i, c in zip(ids[0], cosines[0], strict=True) if i >= 0]
 
     def score(self, user_id: int, item_ids: Sequence[int], asked: Asked) -> list[float]:
-        """Click probabilities of the items for this user and query, from Feast's online features and the representation table."""
+        """Click probabilities of the items for this user and query, from Feast's online features and the representation table.
+
+        Raises :class:`ServiceError` if the online store does not answer.
+        """
         if self.scorer is None:
             raise StageError(f"release {self.version} has no click model", action="use /v1/search, or release one trained with `moon ctr`")
-        known = features.online(self.store, self.encoder, item_ids, user_id)
+        known = self._online(item_ids, user_id)
         unknown = [i for i, spu in zip(item_ids, known["spu_id"], strict=True) if spu is None]
         if unknown:
             raise InputError(f"item_ids: {unknown[0]} is no item of the catalogue", action="ask for items that /v1/search returns")
@@ -104,6 +104,32 @@ class Champion:
         if asked.vector is not None:
             columns["query_vector"] = np.repeat(asked.vector[None, :], len(rows), axis=0)
         return [float(p) for p in self.scorer.probabilities(columns)]
+
+    def ask_store(self) -> None:
+        """Whether the online store answers at all; :class:`ServiceError` if it does not."""
+        self._online([0], 0)
+
+    def _online(self, item_ids: Sequence[int], user_id: int) -> dict[str, list[Any]]:
+        try:
+            return features.online(self.store, self.encoder, item_ids, user_id)
+        except MoonError:
+            raise
+        except Exception as fault:  # SQLite's, Redis', Feast's own
+            place = f"MOON_REDIS = {shown(self.settings.redis)}" if self.settings.redis.get_secret_value() else "SQLite in MOON_HOME"
+            problem = (
+                f"the online store ({place}) does not answer ({type(fault).__name__}: {str(fault).splitlines()[0] if str(fault) else ''})"
+            )
+            action = f"start it; if it is empty or gone, run `moon publish --encoder {self.encoder} --full`"
+            raise ServiceError(problem, action=action) from fault
+
+    def files(self) -> list[Path]:
+        """All that a restart would load this release from."""
+        named = [self.parts.encoder / file for file in self.manifest["encoder"]["sha256"]]
+        if self.parts.click_model is not None:
+            named += [self.parts.click_model / file for file in self.manifest["ctr"]["sha256"]]
+        index = places.index_place(self.settings, self.encoder)
+        tables = [places.table_place(self.settings, kind, self.encoder) / "table.json" for kind in ("items", "queries")]
+        return [*named, index / HEADER, *(index / file for file in self.index.header.files), *tables]
 
 
 def _warn_of_fewer(store: FeatureStore, encoder: int, behaviors: int) -> None:
@@ -119,13 +145,3 @@ def linked(settings: Settings, encoder: int) -> list[str]:
     kinds = ("items", "queries")
     links = [places.index_place(settings, encoder), *(places.table_place(settings, kind, encoder) for kind in kinds)]
     return [str(link.resolve()) for link in links]
-
-
-def titles(lake: Lake, item_ids: Sequence[int], when: dt.datetime) -> dict[int, dict[str, Any]]:
-    """Title, category, price and pictures of the items that are on sale at ``when``, by id; of one learned later, as it was learned."""
-    if not item_ids:
-        return {}
-    where = f"item_id IN ({', '.join(str(int(i)) for i in item_ids)})"
-    rows = lake.read("items", list(dict.fromkeys([*VALIDITY, "title", "category", "price", "image_ids"])), where)
-    present = max([when, *rows["created"].to_pylist()])  # a publication shows what the lake has learned, whatever the clock says
-    return {row["item_id"]: row for row in active_as_of(rows, present).to_pylist()}

@@ -14,15 +14,20 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from moon_ops.errors import MoonError, StageError
+from moon_ops.registry import moves as record
 from moon_ops.registry.registry import CHAMPION, Registry
-from moon_ops.release import promotion, served
+from moon_ops.release import freshness, promotion, served
 from moon_ops.release.promotion import Wish
+from moon_ops.serving import canary
+from moon_ops.serving.canary import Canary, Recent
 from moon_ops.serving.champion import Champion, linked
+from moon_ops.serving.stores import Stores
 from moon_ops.settings import Settings
 
 log = logging.getLogger(__name__)
 REFRESH_SECONDS = 0.25  # between looks at three links: new items are searchable that soon after their publication
 AGAIN_SECONDS = 60.0  # until a release that was refused is looked at again
+FILES_SECONDS = 5.0  # between looks at the files that a restart would load
 PATIENCE_SECONDS = 10.0  # a registry that takes longer to answer is reported; at a start, what was served last is served meanwhile
 
 
@@ -41,13 +46,17 @@ class State:
 
 
 class Follower:
-    """Keeps a champion; one that cannot be loaded is reported and not served."""
+    """Keeps a champion; one that cannot be loaded, or does badly on logged queries, is reported and not served."""
 
     def __init__(self, settings: Settings, *, every_seconds: float = 5.0) -> None:
         self.settings, self.every_seconds = settings, every_seconds
         self.current: Champion | None = None
         self.asked: int | None = None
+        self.since: dt.datetime | None = None  # when this process began to serve what it serves
+        self.canary: Canary | None = None  # of the last release that was to take the place of another
+        self.recent, self.stores = Recent(), Stores()
         self._why = self._stale = self._said = ""  # it serves another release; not the newest publication; and what was logged last
+        self._gone = ""  # which files a restart would miss
         self._asking: float | None = None  # since when the registry has owed an answer
         self._again = 0.0  # when to try a release that was refused once more
         self._swap, self._stop = threading.Lock(), threading.Event()
@@ -100,19 +109,48 @@ class Follower:
                 promotion.rollback(self.settings, self._wish(choice.why), to=choice.release)
 
     def _opened(self, choice: served.Choice) -> Champion | None:
-        """The release loaded; None with the reason in ``refused`` if it cannot be while another one is served."""
+        """The release loaded and tried; None with the reason in ``refused`` if it cannot be served while another one is."""
+        before = self.current or self._last(choice)
         try:
-            return Champion(self.settings, choice.parts)
+            made = Champion(self.settings, choice.parts)
+            self._try(made, before)
+            return made
         except Exception as fault:  # whatever is wrong with a release, it must not end the one that is served
             self._refuse(f"release {choice.release} is not served: {fault}", fault)
-            if self.current is not None:
-                return None
+            if before is not None:
+                return None if before is self.current else before
         for release in served.fallbacks(self.settings, self.registry, choice.release):
             try:
                 return Champion(self.settings, served.parts_of(self.settings, self.registry, release))
             except Exception as fault:
                 log.warning("release %d is not served either: %s", release, fault)
         return None
+
+    def _last(self, choice: served.Choice) -> Champion | None:
+        """At a start: what was served before it, if the champion is another release, which is to be tried like any."""
+        parts = None if choice.why or served.since(self.settings)[0] in (None, choice.release) else served.recall(self.settings)
+        try:
+            return None if parts is None else Champion(self.settings, parts)
+        except Exception as fault:
+            log.warning("release %s, which was served last, cannot be compared with: %s", parts and parts.release, fault)
+            return None
+
+    def _try(self, candidate: Champion, now: Champion | None) -> None:
+        """Replay logged queries on what is served ``now`` and on the candidate; :class:`StageError` if it does badly."""
+        if now is None:
+            return
+        behind = freshness.of(self.settings, candidate.encoder, dt.datetime.now(dt.UTC))
+        if behind.warning():
+            log.warning("release %d: %s", candidate.version, behind.warning())
+        found = canary.replay(now, candidate, canary.draw(self.settings.lake, self.recent))
+        returning = any(move.before == candidate.version for move in record.moves(self.registry))
+        why = canary.refusal(found, self.settings, returning=returning)
+        if self.canary is None or self.canary.candidate != found.candidate or not why:  # tried again each minute, told once
+            log.info(found.told())
+        self.canary = found
+        if why:
+            action = "it is tried again each minute; look at `canary` in /ready, then `moon rollback`, or mend it"
+            raise StageError(why, action=action)
 
     def _remembered(self) -> None:
         """Serve what was served last, from this home alone."""
@@ -127,8 +165,9 @@ class Follower:
     def _serve(self, champion: Champion) -> None:
         with self._swap:
             before, self.current = self.current, champion  # one assignment: a request sees the old or the new
-        log.warning("now serving release %d in place of %s", champion.version, before.version if before else "none")
-        served.remember(self.settings, champion.parts, dt.datetime.now(dt.UTC).isoformat(timespec="seconds"))
+            self.since, self._gone = dt.datetime.now(dt.UTC), ""
+        log.info("now serving release %d in place of %s", champion.version, before.version if before else "none")
+        served.remember(self.settings, champion.parts, self.since.isoformat(timespec="seconds"))
 
     def _wish(self, why: str = "") -> Wish:
         return Wish(f"moon serve on {socket.gethostname()}", dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), why)
@@ -154,7 +193,7 @@ class Follower:
         """What is served, what is asked for, and why it is not the same."""
         late = 0.0 if self._asking is None else time.monotonic() - self._asking
         silent = f"the registry has not answered for {late:.0f} seconds" if late > PATIENCE_SECONDS else ""
-        why = "; ".join(part for part in (self._why, self._stale, silent) if part)
+        why = "; ".join(part for part in (self._why, self._stale, self._gone, self.stores.why(), silent) if part)
         return State(None if self.current is None else self.current.version, self.asked, why)
 
     def champion(self) -> Champion:
@@ -183,8 +222,25 @@ class Follower:
             self.follow()
 
     def _open(self) -> None:
+        looked = 0.0
         while not self._stop.wait(REFRESH_SECONDS):
             self.reopen()
+            if time.monotonic() - looked > FILES_SECONDS:
+                self.look_at_files()
+                looked = time.monotonic()
+
+    def look_at_files(self) -> None:
+        """Report files of what is served that are gone from the disk. They are in memory, so it goes on; a restart could not load it."""
+        now = self.current
+        missing = [] if now is None else [file for file in now.files() if not file.is_file()]
+        if now is None or (missing and now.places != linked(self.settings, now.encoder)):  # a publication has replaced them
+            return
+        gone = (
+            f"{missing[0]} is gone{f', and {len(missing) - 1} more' if missing[1:] else ''}: a restart could not load it" if missing else ""
+        )
+        if gone and gone != self._gone:
+            log.error("release %d: %s", now.version, gone)
+        self._gone = gone
 
     def reopen(self) -> None:
         """:meth:`refresh`, and report what hinders it; what is served goes on, and it is tried again in a moment."""

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from moon_ops.registry.registry import CHAMPION, PREVIOUS, Registry
+from moon_ops.release import promotion
 from moon_ops.settings import Settings
 
 HEAVY = {"torch", "transformers", "feast", "mlflow", "pandas", "scipy", "sklearn", "sqlalchemy", "ray", "matplotlib", "onnxruntime"}
@@ -79,6 +80,16 @@ def test_a_command_in_a_hurry_opens_tables_and_nothing_else(copied: Settings, co
     assert "lance" in names
     assert not names & (HEAVY | {"lance.namespace", "duckdb"})
     assert Registry(copied).alias(CHAMPION) == 1
+
+
+def test_a_rollback_that_moves_asks_how_fresh_the_release_is_and_imports_no_more(copied: Settings, make_release: Any) -> None:
+    version, registry = make_release(), Registry(copied)
+    promotion.promote(copied, version, promotion.Wish("test", "2026-06-02T00:00:00+00:00"))
+    ended, names = imported("sys.argv = ['moon', 'rollback']; main()", copied.home)
+    assert ended == 0
+    assert "moon_ops.release.freshness" in names
+    assert not names & (HEAVY | {"lance.namespace", "duckdb"})
+    assert registry.alias(CHAMPION) == 1
 
 
 @pytest.mark.parametrize("command", ["moves", "explain 1", "diff 1 1"])
