@@ -13,6 +13,7 @@ from typing import Any
 from moon_ops.ctr.impressions import has_click_sequences
 from moon_ops.embeddings.due import due
 from moon_ops.errors import GateError, StageError
+from moon_ops.lake import ids
 from moon_ops.lake.ingest import ingest
 from moon_ops.publication import erasure, maintenance, marks, publication
 from moon_ops.recipes.gates import Gates
@@ -139,7 +140,7 @@ def require_complete(encoders: list[int], as_of: str) -> dict[str, int]:
     for encoder in encoders:
         missing = due(settings.lake, encoder, _time(as_of)).rows
         if missing.num_rows:
-            first = missing["item_id"][0].as_py()
+            (first,) = ids.named(settings.lake, "item", [missing["item_id"][0].as_py()])
             raise StageError(
                 f"{missing.num_rows} item versions have no vector under encoder {encoder}, e.g. of item {first}",
                 action="run the refresh again",

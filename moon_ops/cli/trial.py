@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from moon_ops.errors import ServiceError
+from moon_ops.lake import ids
 from moon_ops.lake.tables import image_bytes
 from moon_ops.registry.encoders import encoder_version
 from moon_ops.release import recall
@@ -62,7 +63,7 @@ def searches(settings: Settings, encoder: int, windows: Windows) -> tuple[list[S
         for row in rows:
             content = photographs[queries.samples[row].image_ids[0]]
             found = _ask(client, took, "/v1/search", data={"k": str(FOUND)}, files={"image": ("photograph", content)})["items"]
-            spus = _spus(settings, [i["item_id"] for i in found])
+            spus = [ids.key(i["spu_id"]) for i in found]
             pictures = [_picture(client, item) for item in found]
             out.append(Searched(Image.open(io.BytesIO(content)).convert("RGB"), pictures, [s == queries.spu_ids[row] for s in spus]))
             _ask(client, took, "/v1/embed", files={"image": ("photograph", content)})
@@ -70,7 +71,7 @@ def searches(settings: Settings, encoder: int, windows: Windows) -> tuple[list[S
     return out, {f"{path} p50": 1e3 * float(np.median(times)) for path, times in took.items()}
 
 
-def _score(client: httpx.Client, took: dict[str, list[float]], item_ids: list[int], content: bytes) -> None:
+def _score(client: httpx.Client, took: dict[str, list[float]], item_ids: list[ids.ShopId], content: bytes) -> None:
     """Score what was found, where the release has a click model."""
     if client.get("/ready").json()["ctr"] is not None:
         _ask(client, took, "/v1/score", json={"user_id": 1, "item_ids": item_ids, "image": base64.b64encode(content).decode()})
@@ -91,12 +92,6 @@ def _picture(client: httpx.Client, item: dict[str, Any]) -> Image.Image:
     if not item["image_ids"]:
         return Image.new("RGB", (96, 96), "white")
     return Image.open(io.BytesIO(client.get(f"/v1/images/{item['image_ids'][0]}").content)).convert("RGB")
-
-
-def _spus(settings: Settings, item_ids: list[int]) -> list[int]:
-    rows = settings.lake.read("items", ["item_id", "spu_id"], f"item_id IN ({', '.join(map(str, item_ids))})")
-    known = dict(zip(rows["item_id"].to_pylist(), rows["spu_id"].to_pylist(), strict=True))
-    return [known[i] for i in item_ids]
 
 
 def _wait(client: httpx.Client) -> None:

@@ -24,6 +24,8 @@ from moon_ops.embeddings.as_of import Joined, VectorHistory
 from moon_ops.embeddings.sequences import one
 from moon_ops.errors import InputError, LeakError, StageError
 from moon_ops.inputs.contract import require_same
+from moon_ops.lake import ids
+from moon_ops.lake.ids import KINDS
 
 Ints = NDArray[np.int64]
 Batch = dict[str, NDArray[Any]]
@@ -36,7 +38,7 @@ SEQUENCES = {"item_ids": "item", "query_ids": "query"}  # list features, and who
 class Loader:
     """Rows joined with the features of a service as known strictly before each row's time; values are gathered batch by batch.
 
-    A batch has the rows' own numbers; each feature [B] (numbers; texts as the row numbers of ``values``, 0: nothing; ids -1 where nothing
+    A batch has the rows' own numbers (an id as its key, which :meth:`shop_ids` turns into the shop's id: whole numbers are their own); each feature [B] (numbers; texts as the row numbers of ``values``, 0: nothing; ids -1 where nothing
     was known); each list feature [B, S], newest last, -1 where there was nothing (0 among texts); and for ``vectors`` = item, query,
     item_ids, query_ids the arrays ``item_embedding``, ``query_embedding`` [B, D], ``item_ids_embedding``, ``query_ids_embedding``
     [B, S, D], zeros for what had no vector then. Memory grows with items and users, not with rows times sequence length.
@@ -54,7 +56,7 @@ class Loader:
         seen_by_encoder: bool = False,
         now: dt.datetime | None = None,
     ) -> None:
-        """``rows`` has user_id, item_id, query_id, event_timestamp and what else is wanted in batches, such as label.
+        """``rows`` has user_id, item_id, query_id, event_timestamp and what else is wanted in batches, such as label; ids are the shop's.
 
         Of the last ``behaviors`` clicks (default: 50, or as many as the service shows) the ``top_k`` most similar in content are kept (0:
         all). Raises :class:`StageError` for a service that Feast does not know, :class:`ContractError` for one of vectors of two
@@ -63,7 +65,8 @@ class Loader:
         knows what was bought then. Models may be trained on these (``seen_by_encoder``), never judged.
         """
         _require_sound(vectors, now)
-        table = _table(rows)
+        table = _keyed(_table(rows))
+        self.lake = features.lake_of(store)
         self.service = _service(store, service)
         self.contract_id = _contract(store, self.service)
         self.times = as_of.microseconds(table, "event_timestamp")
@@ -119,6 +122,14 @@ class Loader:
             else:
                 batch[f"{name}_embedding"] = vector[name]
         return batch
+
+    def shop_ids(self, name: str, keys: NDArray[Any]) -> NDArray[np.object_]:
+        """The shop's ids, numbers or texts, of a batch's column of ids, any shape, e.g. ``item_ids`` [B, S]; None where there was nothing."""
+        if name not in KINDS:
+            raise InputError(f"{name} is no column of ids", action=f"name one of {', '.join(KINDS)}")
+        different, at = np.unique(keys, return_inverse=True)
+        known = np.array([*ids.named(self.lake, KINDS[name], different), None], object)[:-1]  # of texts alone numpy would make its own kind
+        return known[at].reshape(np.shape(keys))
 
     def _places(self, chosen: Ints, times: Ints, vector: dict[str, NDArray[np.float32]]) -> dict[str, Ints]:
         """Where the behaviours lie that each row reads, by view."""
@@ -176,6 +187,19 @@ def _table(rows: pd.DataFrame | pa.Table) -> pa.Table:
         if not any(is_kind(kind) for is_kind in PLAIN):
             raise InputError(f"{name} is {kind}: neither numbers, texts nor times", action="drop the column, or turn it into numbers")
     return table
+
+
+def _keyed(rows: pa.Table) -> pa.Table:
+    """Rows with the keys of ids that are texts, floats or unsigned; null and -1 are none."""
+    for name in (n for n in rows.column_names if n in KINDS and n not in SEQUENCES):
+        column = rows[name]
+        if pa.types.is_integer(column.type) and column.type != pa.uint64():
+            continue
+        if pa.types.is_floating(column.type):
+            column = pc.if_else(pc.equal(column, -1), None, column)
+        made = ids.of_column(name, column)
+        rows = rows.set_column(rows.schema.get_field_index(name), name, pa.array(made, mask=made < 0))
+    return rows
 
 
 def _whole(name: str, value: Any, least: int) -> int:

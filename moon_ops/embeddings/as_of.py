@@ -203,12 +203,13 @@ def identifiers(rows: pa.Table, name: str) -> Ints:
     if name not in rows.column_names:
         raise InputError(f"rows have no column {name}", action=f"bring it: the feature service joins by {name}")
     if not pa.types.is_integer(rows[name].type):
-        action = 'use the lake\'s ids; what pandas made floats of is mended by .astype("Int64")'
+        kind = name.removesuffix("_id")
+        action = f'make keys of the shop\'s ids: rows["{name}"] = moon_ops.lake.ids.keys("{kind}", rows["{name}"])'
         raise InputError(f"{name} is {rows[name].type}, not whole numbers", action=action)
     try:
         return pc.fill_null(rows[name].cast(pa.int64()), MISSING).to_numpy()
     except pa.ArrowInvalid as large:
-        raise InputError(f"{name} holds numbers of 2^63 or more", action="use the lake's ids") from large
+        raise InputError(f"{name} holds numbers of 2^63 or more", action=f'make keys of them: moon_ops.lake.ids.keys("{name.removesuffix("_id")}", …)') from large
 
 
 def microseconds(rows: pa.Table, name: str) -> Ints:

@@ -168,6 +168,14 @@ def dataset_of(view: FeatureView) -> lance.LanceDataset:
     return lance.dataset(source.uri)
 
 
+def lake_of(store: FeatureStore) -> Lake:
+    """The lake that the views read: ``ids.named(lake_of(store), "item", keys)`` gives the shop's ids of what Feast shows."""
+    found = [view.batch_source.uri for view in store.list_feature_views() if isinstance(view.batch_source, LanceSource)]
+    if not found or found[0] is None:
+        raise StageError("Feast has no view of a lake", action="run `moon publish` first")
+    return Lake(found[0].rsplit("/", 2)[0])
+
+
 def clicks_of(view: FeatureView) -> ClickSequences | None:
     """The source of a view whose rows are made of clicks when they are read; None for one that shows its table as it is."""
     return view.batch_source if isinstance(view.batch_source, ClickSequences) else None

@@ -16,10 +16,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from moon_ops.errors import InputError
-from moon_ops.lake import clocks, layout, rows
+from moon_ops.lake import clocks, layout, naming, rows
 from moon_ops.lake.intake import Intake
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.layout import ROW, Refusals
+from moon_ops.lake.naming import Names
 from moon_ops.lake.query import newest, sql
 from moon_ops.lake.schemas import SCHEMAS, STAMP
 
@@ -56,19 +57,22 @@ def ingest(source: Path, lake: Lake, *, now: dt.datetime, workers: int = 2, pati
     """
     if not source.is_dir():
         raise InputError(f"DIRECTORY = {source} is not a directory", action="name a directory that holds an items file")
-    refusals = Refusals()
-    raw = {name: rows.read(source, name, refusals) for name in FILES}  # all checked before anything is written
+    refusals, names = Refusals(), Names()
+    raw = {name: rows.read(source, name, refusals, names) for name in FILES}  # all checked before anything is written
     for name, column in TIMED.items():
         late = layout.filled(pc.greater(raw[name][column], pa.scalar(now + FUTURE, STAMP)), False)
         raw[name] = refusals.split(raw[name], late, name, column, f"is in the future (it is {now:%Y-%m-%dT%H:%MZ})")
     with lake.one_writer(patience):  # two ingests at once would each find the other's rows missing
-        return _write(source, lake, raw, refusals, now, workers)
+        return _write(source, lake, raw, names, refusals, now=now, workers=workers)
 
 
-def _write(source: Path, lake: Lake, raw: dict[str, pa.Table], refusals: Refusals, now: dt.datetime, workers: int) -> IngestReport:
-    """Commit pictures, items, users, queries, events and refusals, in this order."""
+def _write(
+    source: Path, lake: Lake, raw: dict[str, pa.Table], names: Names, refusals: Refusals, *, now: dt.datetime, workers: int
+) -> IngestReport:
+    """Commit pictures, ids, items, users, queries, events and refusals, in this order."""
     for name in FILES:
         lake.evolve(name)
+    raw, texts = names.settle(lake, raw, refusals)
     warning = clocks.warning(lake, now)
     intake = Intake(source, lake, refusals, now=now, workers=workers)
     images = intake.store([*_references(raw["items"], "images"), *_references(raw["queries"], "image")])
@@ -76,6 +80,7 @@ def _write(source: Path, lake: Lake, raw: dict[str, pa.Table], refusals: Refusal
     if not items.num_rows and not lake.count("items"):
         _quarantine(lake, refusals, now)
         raise InputError(f"{source}: no item could be used ({_first(refusals)}); the catalogue is empty", action="mend the items file")
+    naming.commit(lake, texts, raw, now)
     fresh, updated = _new_versions(lake, items, raw["events"], now)
     _commit(lake, "items", fresh, now)
     users = _commit(lake, "users", _new_users(lake, raw["users"], raw["events"], now), now) if raw["users"].num_rows else 0

@@ -7,7 +7,6 @@ good ones go on. The three formats mean the same: CSV cells are read as text and
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -189,34 +188,6 @@ def texts(table: pa.Table, name: str, refusals: Refusals, source: str) -> pa.Tab
         what = f"{path}: column '{name}' holds {table[name].type}, not texts"
         raise InputError(f"{what}; nothing was ingested", action=f"write {name} as text") from unfit
     return replace(table, name, pc.if_else(pc.equal(column, pa.scalar("")), pa.scalar(None, pa.string()), column))
-
-
-def stable_id(value: str) -> int:
-    """The 63-bit integer that a string id becomes, the same on every machine and for ever."""
-    if value.isdecimal() and len(value) <= 19 and str(int(value)) == value and int(value) < 2**63:
-        return int(value)  # a parquet writer may have kept "1001" where another wrote a number: they are one item
-    return int.from_bytes(hashlib.blake2b(value.encode(), digest_size=8).digest(), "big") >> 1
-
-
-def ids(table: pa.Table, name: str, refusals: Refusals, source: str, *, required: bool) -> pa.Table:
-    """Replace the id column by int64; texts become numbers (see :func:`stable_id`), a negative number refuses its row."""
-    whole = pa.types.is_integer(table[name].type) and table[name].type != pa.uint64()
-    table = table if whole else _without_fractions(texts(table, name, refusals, source), name)
-    column = table[name]
-    bad = pc.less(column, pa.scalar(0)) if whole else pc.match_substring_regex(column, r"^-\d+$")
-    table = refusals.split(table, filled(bad, required), source, name, "is not an id (a whole number from 0, or a text)")
-    if whole:
-        return replace(table, name, table[name].cast(pa.int64()))
-    encoded = table[name].combine_chunks().dictionary_encode()
-    known = pa.array([stable_id(str(value)) for value in encoded.dictionary.to_pylist()], pa.int64())
-    return replace(table, name, known.take(encoded.indices))
-
-
-def _without_fractions(table: pa.Table, name: str) -> pa.Table:
-    """A column of which every cell ends in ``.0`` held whole numbers, until a writer that had a gap to fill stored them as floats."""
-    if not pc.all(pc.match_substring_regex(table[name], r"^-?\d+\.0$"), min_count=1).as_py():
-        return table
-    return replace(table, name, pc.replace_substring_regex(table[name], r"\.0$", ""))
 
 
 def stamps(table: pa.Table, name: str, refusals: Refusals, source: str, *, required: bool) -> pa.Table:

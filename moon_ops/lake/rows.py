@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from uuid import UUID
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from moon_ops.errors import InputError
-from moon_ops.lake import layout
+from moon_ops.lake import ids, layout
 from moon_ops.lake.layout import ROW, Refusals
+from moon_ops.lake.naming import Names
 from moon_ops.lake.schemas import EVENTS
 
 REQUIRED = {
@@ -27,11 +29,13 @@ OTHERS = {
     "events": ("position",),
     "users": ("timestamp",),
 }
+NUMBERS = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_boolean)
+WHY = "_why"  # a row is refused
 STATES = ("active", "deleted")
 
 
-def read(source: Path, name: str, refusals: Refusals) -> pa.Table:
-    """One file with its columns typed; an optional file that is not there is an empty table."""
+def read(source: Path, name: str, refusals: Refusals, names: Names | None = None) -> pa.Table:
+    """One file with its columns typed, ids as keys (``names`` takes down the shop's); an optional file that is not there is an empty table."""
     path = layout.find(source, name)
     if path is None and name == "items":
         raise InputError(
@@ -42,12 +46,12 @@ def read(source: Path, name: str, refusals: Refusals) -> pa.Table:
     if name == "items" and not table.num_rows:
         raise InputError(f"{path} has no rows: the catalogue is empty and nothing was ingested", action="bring at least one item")
     refusals.bring(name, path or source / name, table)
-    table = {"items": _items, "queries": _queries, "events": _events, "users": _users}[name](_columns(table, name, refusals), refusals)
+    table = {"items": _items, "queries": _queries, "events": _events, "users": _users}[name](_columns(table, name, refusals, names or Names()), refusals)
     return table if name == "events" else layout.unique(table, REQUIRED[name][0], refusals, name)  # of the rows that are good
 
 
-def _columns(table: pa.Table, name: str, refusals: Refusals) -> pa.Table:
-    """The columns that mean something, with ids as whole numbers and texts as texts, and all others together in ``extra``."""
+def _columns(table: pa.Table, name: str, refusals: Refusals, names: Names) -> pa.Table:
+    """The columns that mean something, with ids as keys and texts as texts, and all others together in ``extra``."""
     wanted = dict.fromkeys((*REQUIRED[name], *IDS[name], *TEXTS[name], *OTHERS[name]))
     for column in wanted:
         table = layout.optional(table, column)
@@ -56,11 +60,38 @@ def _columns(table: pa.Table, name: str, refusals: Refusals) -> pa.Table:
     for column in TEXTS[name]:
         table = layout.texts(table, column, refusals, name)
     for column in IDS[name]:
-        table = layout.ids(table, column, refusals, name, required=False)
-    key = KEYS[name]
-    if name in ("items", "queries"):
-        table = table.append_column("source_id", layout.texts(table, key, refusals, name)[key])
-    return layout.ids(table, key, refusals, name, required=True)
+        table = keyed(table, column, refusals, name, names)
+    return keyed(table, KEYS[name], refusals, name, names, required=True, spelled=name in ("items", "queries"))
+
+
+def keyed(
+    table: pa.Table, name: str, refusals: Refusals, source: str, names: Names, *, required: bool = False, spelled: bool = False
+) -> pa.Table:
+    """Replace an id column by its keys (:mod:`moon_ops.lake.ids`), and refuse what is no id; ``spelled``: with a column ``source_id``."""
+    kind = table[name].type
+    if not any(is_kind(kind) for is_kind in NUMBERS):
+        table = layout.texts(_uuids(table, name), name, refusals, source)
+    cells = ids.read(table[name])
+    names.saw(name, cells)
+    whys = pc.coalesce(cells.why, pc.if_else(pc.is_null(cells.keys), ids.NO_ID, pa.scalar(None, pa.string()))) if required else cells.why
+    table = layout.replace(table, name, cells.keys)
+    table = table.append_column("source_id", cells.shop_ids()) if spelled else table
+    if whys.null_count == len(whys):
+        return table
+    table = table.append_column(WHY, whys)
+    for why in pc.unique(whys).drop_null().to_pylist():
+        table = refusals.split(table, layout.filled(pc.equal(table[WHY], pa.scalar(why)), False), source, name, why)
+    return table.drop_columns(WHY)
+
+
+def _uuids(table: pa.Table, name: str) -> pa.Table:
+    """Sixteen bytes, or what Arrow takes for a UUID, as the text that everybody writes."""
+    column = table[name].combine_chunks()
+    column = column.storage if isinstance(column, pa.ExtensionArray) else column
+    if not (pa.types.is_fixed_size_binary(column.type) and column.type.byte_width == 16):
+        return table
+    texts = [None if cell is None else str(UUID(bytes=cell)) for cell in column.to_pylist()]
+    return layout.replace(table, name, pa.array(texts, pa.string()))
 
 
 def _items(table: pa.Table, refusals: Refusals) -> pa.Table:

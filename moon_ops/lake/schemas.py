@@ -71,6 +71,12 @@ SCHEMAS = {  # the tables a shop fills; per-encoder tables are named embeddings/
         pa.field("created", STAMP),
         EXTRA,
     ),
+    "ids": _schema(  # only where the shop has ids that are no whole numbers
+        pa.field("kind", pa.string(), nullable=False),  # item, product, seller, user, query, session
+        pa.field("key", pa.int64(), nullable=False),
+        pa.field("source_id", pa.string(), nullable=False),  # the shop's
+        pa.field("created", STAMP, nullable=False),
+    ),
     "quarantine": _schema(
         pa.field("source", pa.string()),  # file and row number
         pa.field("row", pa.string()),  # the refused row, as JSON

@@ -22,6 +22,7 @@ from moon_ops.embeddings import vector_tables
 from moon_ops.embeddings.vector_tables import KEY, query_table_name, table_name
 from moon_ops.errors import InputError
 from moon_ops.inputs.contract import file_sha256
+from moon_ops.lake.ids import MISSING, of_column
 from moon_ops.registry.registry import ENCODER, Registry
 from moon_ops.settings import Settings
 
@@ -54,7 +55,7 @@ class Brought:
 
 
 def bring(settings: Settings, file: Path, *, trained_until: dt.datetime, now: dt.datetime) -> Brought:
-    """Take the Parquet ``file`` (item_id, embedding) in as the vectors of the items of the lake; called again, it adds what is missing.
+    """Take the Parquet ``file`` (the shop's item_id, embedding) in as the vectors of the items of the lake; called again, it adds what is missing.
 
     ``trained_until`` is the time until when whatever made them has seen behaviour. Raises :class:`InputError` for a file that is not one.
     """
@@ -94,21 +95,20 @@ def _version(settings: Settings, kind: Kind, trained_until: dt.datetime) -> tupl
 
 
 def _read(file: Path) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Ids [N], ascending, and unit vectors [N, D]."""
+    """Keys [N] of items, ascending, and unit vectors [N, D]."""
     try:
         table = pq.read_table(file, columns=["item_id", "embedding"])
-        ids, lists = table["item_id"].combine_chunks().cast(pa.int64()), table["embedding"].combine_chunks()
+        numbers, lists = of_column("item_id", table["item_id"].combine_chunks()), table["embedding"].combine_chunks()
         lengths = pc.unique(pc.list_value_length(lists)).to_pylist()
         values = lists.flatten().cast(pa.float32())
     except (OSError, ValueError, pa.ArrowException) as broken:
         problem = f"{file} holds no columns item_id and embedding ({str(broken).splitlines()[0]})"
         raise InputError(problem, action="bring a Parquet file with both") from broken
-    if not table.num_rows or len(lengths) != 1 or not lengths[0] or ids.null_count:
+    if not table.num_rows or len(lengths) != 1 or not lengths[0] or (numbers == MISSING).any():
         raise InputError(f"{file}: {table.num_rows} rows, lengths of embedding {lengths[:5]}", action="bring vectors of one length")
     vectors = values.to_numpy(zero_copy_only=False).reshape(-1, lengths[0])
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    if not np.isfinite(norms).all() or not (norms > 0).all() or len(pc.unique(ids)) != len(ids):
+    if not np.isfinite(norms).all() or not (norms > 0).all() or len(np.unique(numbers)) != len(numbers):
         raise InputError(f"{file} holds vectors of no length, not of numbers, or two of one item", action="leave these out")
-    numbers = ids.to_numpy().astype(np.int64)
     order = np.argsort(numbers)
     return numbers[order], (vectors / norms)[order]

@@ -90,7 +90,7 @@ def move_marks(settings: Settings, name: str, before: int, after: int) -> None:
     """After a compaction of a table: what had seen all of it, has."""
     encoder = name.rpartition("v")[2]
     views = {
-        "items": [place.stem for place in (settings.home / "tables" / "handed").glob("index-items-v*.json")],
+        "items": [place.stem for place in (settings.home / "tables" / "handed").glob("index-items-v*.json")] + ["shop-ids"],
         f"embeddings/v{encoder}": [f"item_embedding_v{encoder}", f"table-items-v{encoder}", f"index-v{encoder}"],
         f"query_embeddings/v{encoder}": [f"table-queries-v{encoder}"],
         **{f"features/{view}": [view] for view in SHARED},

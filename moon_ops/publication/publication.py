@@ -28,6 +28,7 @@ from moon_ops.files import write_text
 from moon_ops.lake import changes, clocks, statistics
 from moon_ops.lake.schemas import VALIDITY
 from moon_ops.lake.tables import active_as_of, items_as_of
+from moon_ops.publication import shop_ids
 from moon_ops.publication.marks import ITEMS, SHARED, lake_versions, not_before, published_versions, remember, since_of
 from moon_ops.publication.places import handed, index_place, published_place, table_place
 from moon_ops.recipes.reading import own_features
@@ -69,6 +70,7 @@ def publish(settings: Settings, encoder: int, *, now: dt.datetime, behaviour: bo
     for view in (*_shared(settings, store, behaviour=behaviour), f"item_embedding_v{encoder}"):
         with turn(handed(settings, view)):
             changed += _online_view(settings, store, view, now, full=full)
+    shop_ids.publish(settings, now, full=full)  # before the index: what is found has a name
     _table(settings, encoder, "items", now, contract, full=full)
     queries = _table(settings, encoder, "queries", now, contract, full=full)
     with turn(handed(settings, f"index-v{encoder}")):

@@ -79,6 +79,7 @@ class Item:
 
     title: str
     image_id: str | None
+    source_id: str = ""  # the shop's
 
 
 @dataclass(frozen=True)
@@ -305,7 +306,7 @@ def _clusters(vectors: NDArray[np.float32]) -> list[str]:
 
 def _shown(lake: Lake, when: dt.datetime, ids: set[int]) -> dict[int, Item]:
     """Title and first picture of the items."""
-    columns = list(dict.fromkeys(("title", "image_ids", *VALIDITY)))
+    columns = list(dict.fromkeys(("title", "image_ids", "source_id", *VALIDITY)))
     rows = lake.read("items", columns, f"item_id IN ({', '.join(map(str, sorted(ids)))})") if ids else None
     found = active_as_of(rows, when).to_pylist() if rows is not None else []
-    return {row["item_id"]: Item(row["title"], next(iter(row["image_ids"] or ()), None)) for row in found}
+    return {row["item_id"]: Item(row["title"], next(iter(row["image_ids"] or ()), None), row["source_id"] or "") for row in found}

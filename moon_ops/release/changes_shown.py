@@ -67,7 +67,7 @@ def _answer(answer: Answer, changed: Changes, names: tuple[str, str], small: Map
 def _moved(moved: Moved, changed: Changes, names: tuple[str, str], small: Mapping[str, bytes]) -> str:
     asked = _item(moved.item_id, changed, small)
     lines = [(name, side, frozenset[int]()) for name, side in zip(names, (moved.before, moved.after), strict=True)]
-    return _row(asked, f"item {moved.item_id}<br>{moved.common} of 10 neighbours in common", lines, changed, small)
+    return _row(asked, f"item {text(_called(moved.item_id, changed))}<br>{moved.common} of 10 neighbours in common", lines, changed, small)
 
 
 def _row(
@@ -82,6 +82,11 @@ def _row(
 def _item(item: int, changed: Changes, small: Mapping[str, bytes], *, hit: bool = False, kind: str = "") -> str:
     title = changed.items[item].title if item in changed.items else f"item {item}"
     return tile(small.get(_image(changed, item) or ""), title, hit=hit, kind=kind)
+
+
+def _called(item: int, changed: Changes) -> str:
+    """The shop's id of an item."""
+    return (changed.items[item].source_id if item in changed.items else "") or str(item)
 
 
 def _image(changed: Changes, item: int) -> str | None:

@@ -10,17 +10,21 @@ import datetime as dt
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
+import numpy as np
 from fastapi import FastAPI, File, Form, Header, Query, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
+from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from moon_ops.errors import InputError, MoonError
 from moon_ops.inputs.images import MAX_BYTES
+from moon_ops.lake import ids
 from moon_ops.lake.tables import image_bytes
+from moon_ops.publication.shop_ids import ShopIds
 from moon_ops.serving.champion import Champion, Hit
 from moon_ops.serving.follower import Follower
 from moon_ops.serving.guard import Guard
@@ -34,8 +38,9 @@ from moon_ops.settings import Settings
 
 MOST_FAULTS = 5  # that an answer lists
 MAX_TEXT = 10_000  # characters; an encoder reads a few dozen tokens
-Id = Annotated[int, Field(ge=0, lt=2**63)]
-StrictId = Annotated[Id, Field(strict=True)]  # of JSON, where true is no number
+Id = Annotated[int | str, BeforeValidator(ids.clean)]  # the shop's: a number or a text, as :mod:`moon_ops.lake.ids` has them
+GROUPED_FROM = 4  # times k items are looked at for k products, and four times as many again while that is too few
+MOST_GROUPED = 10_000  # items that are looked at: of one product with more variants fewer than k are found
 LOGGING = {  # each line with its time, of the service and of uvicorn alike
     "version": 1,
     "disable_existing_loggers": False,
@@ -57,9 +62,9 @@ class ScoreRequest(BaseModel):
     """Items to score for a user and a query; ``image`` is base64."""
 
     model_config = ConfigDict(extra="forbid")  # a misspelt field would be a request without a query
-    user_id: StrictId
-    item_ids: list[StrictId] = Field(min_length=1, max_length=500)
-    query_id: StrictId | None = None  # the shop's, where the query has been asked before
+    user_id: Id
+    item_ids: list[Id] = Field(min_length=1, max_length=500)
+    query_id: Id | None = None  # the shop's, where the query has been asked before
     text: Annotated[str, AfterValidator(lambda text: _utf8(text))] = Field("", max_length=MAX_TEXT)
     image: str | None = Field(None, max_length=MAX_BYTES * 4 // 3 + 4)
     context: dict[str, Any] = Field({}, max_length=100)  # the click model's context features, e.g. {"position": 1}; of all items
@@ -90,8 +95,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(MoonError, _refuse)
     _add_health(app, follower, watch)
     app.add_api_route("/metrics", exposition(registry, follower, watch), include_in_schema=False)
-    _add_queries(app, follower, settings, watch)
-    _add_items(app, settings, follower.stores)
+    shop_ids = ShopIds(settings)
+    _add_queries(app, follower, settings, watch, shop_ids)
+    _add_items(app, settings, follower.stores, shop_ids)
     _add_intake(app, intake)
     return app
 
@@ -121,24 +127,24 @@ def _add_health(app: FastAPI, follower: Follower, watch: Watch) -> None:
         return JSONResponse(body, status_code=200 if champion is not None else 503)
 
 
-def _add_queries(app: FastAPI, follower: Follower, settings: Settings, watch: Watch) -> None:
+def _add_queries(app: FastAPI, follower: Follower, settings: Settings, watch: Watch, shop_ids: ShopIds) -> None:
     @app.post("/v1/search")
     def search(
         image: Annotated[UploadFile | None, File()] = None,
         text: Annotated[str, Form(max_length=MAX_TEXT)] = "",
         k: Annotated[int, Form(ge=1, le=200)] = 10,
+        group: Annotated[Literal["", "product"], Form()] = "",
     ) -> dict[str, Any]:
-        """The k items nearest to a picture, a text, or both. An item that was ``withdrawn`` since the last publication says so; without
-        the lake they have ids and scores alone, and ``degraded`` says why.
+        """The k items nearest to a picture, a text, or both; with ``group=product`` the nearest item of each of k products. An item that was
+        ``withdrawn`` since the last publication says so; without the lake they have ids and scores alone, and ``degraded`` says why.
         """
         champion, picture = follower.champion(), _upload(image)
-        hits = champion.search(champion.embed(text, picture), k)
+        vector = champion.embed(text, picture)
+        hits = _one_each(champion, vector, k, shop_ids) if group else champion.search(vector, k)
         follower.recent.keep(text, picture)
         watch.saw(champion.version, "search", [hit.score for hit in hits[:1]])
-        return {
-            **_signed(champion),
-            **_listed(hits, *follower.stores.titles(settings.lake, [h.item_id for h in hits], dt.datetime.now(dt.UTC))),
-        }
+        found = follower.stores.titles(settings.lake, [h.item_id for h in hits], dt.datetime.now(dt.UTC))
+        return {**_signed(champion), **_listed(hits, *found, shop_ids)}
 
     @app.post("/v1/embed")
     def embed(image: Annotated[UploadFile | None, File()] = None, text: Annotated[str, Form(max_length=MAX_TEXT)] = "") -> dict[str, Any]:
@@ -154,20 +160,26 @@ def _add_queries(app: FastAPI, follower: Follower, settings: Settings, watch: Wa
         query = champion.embed(request.text, picture) if request.text.strip() or picture else None
         own, count = champion.scorer.own if champion.scorer else (), len(request.item_ids)
         context = contexts(request.context, request.item_contexts, count, own, dt.datetime.now(dt.UTC))
-        asked = Asked(request.query_id, request.text, is_image=picture is not None, vector=query, contexts=context)
+        asked_id = None if request.query_id is None else ids.key(request.query_id)
+        asked = Asked(asked_id, request.text, is_image=picture is not None, vector=query, contexts=context)
+        called = [ids.wire(i) for i in request.item_ids]
         with follower.stores.asked(ONLINE):
-            scores = champion.score(request.user_id, request.item_ids, asked)
+            scores = champion.score(ids.key(request.user_id), [ids.key(i) for i in request.item_ids], asked, called)
         watch.saw(champion.version, "score", scores)
-        return {**_signed(champion), "scores": [{"item_id": i, "score": s} for i, s in zip(request.item_ids, scores, strict=True)]}
+        return {**_signed(champion), "scores": [{"item_id": i, "score": s} for i, s in zip(called, scores, strict=True)]}
 
 
-def _add_items(app: FastAPI, settings: Settings, stores: Stores) -> None:
+def _add_items(app: FastAPI, settings: Settings, stores: Stores, shop_ids: ShopIds) -> None:
     @app.get("/v1/items")
     def items(item_id: Annotated[list[Id], Query(max_length=200)]) -> dict[str, Any]:
-        """Titles, prices and pictures of items."""
+        """Titles, prices, pictures and products of items; ``unknown`` are ids of none that is on sale."""
         with stores.asked(LAKE):
-            known = titles(settings.lake, item_id, dt.datetime.now(dt.UTC))
-        return {"items": [{"item_id": i, **_shown(known[i])} for i in item_id if i in known]}
+            known = titles(settings.lake, [ids.key(i) for i in item_id], dt.datetime.now(dt.UTC))
+        found = [(ids.wire(i), known.get(ids.key(i))) for i in item_id]
+        there = [(i, item) for i, item in found if item is not None]
+        products = shop_ids.product([item["spu_id"] for _, item in there])
+        shown = [{"item_id": i, "spu_id": product, **_shown(item)} for (i, item), product in zip(there, products, strict=True)]
+        return {"items": shown, "unknown": [i for i, item in found if item is None]}
 
     @app.get("/v1/images/{image_id}")
     def image(image_id: str) -> Response:
@@ -219,12 +231,31 @@ def _signed(champion: Champion) -> dict[str, Any]:
     return {"release": champion.version, "contract_id": champion.contract_id}
 
 
-def _listed(hits: list[Hit], known: dict[int, dict[str, Any]], fault: str) -> dict[str, Any]:
+def _one_each(champion: Champion, vector: NDArray[np.float32], k: int, shop_ids: ShopIds) -> list[Hit]:
+    """The nearest item of each of the ``k`` nearest products, best first."""
+    wanted = k * GROUPED_FROM
+    while True:
+        hits = champion.search(vector, wanted)
+        first: dict[int, Hit] = {}
+        for hit, product in zip(hits, shop_ids.products_of([hit.item_id for hit in hits]), strict=True):
+            first.setdefault(product, hit)
+        if len(first) >= k or len(hits) < wanted or wanted >= MOST_GROUPED:
+            return list(first.values())[:k]
+        wanted *= 4
+
+
+def _listed(hits: list[Hit], known: dict[int, dict[str, Any]], fault: str, shop_ids: ShopIds) -> dict[str, Any]:
     """The items found; ``withdrawn``: not on sale any more, which the next publication knows, too. ``fault``: why the lake was silent."""
-    items = [{"item_id": h.item_id, "score": h.score, **_shown(known.get(h.item_id, {}))} for h in hits]
+    keys = [hit.item_id for hit in hits]
+    gone = [key for key in keys if key not in known]
+    product_of = {key: item["spu_id"] for key, item in known.items()} | dict(zip(gone, shop_ids.products_of(gone), strict=True))
+    items = [
+        {"item_id": item, "spu_id": product, "score": hit.score, **_shown(known.get(hit.item_id, {}))}
+        for hit, item, product in zip(hits, shop_ids.item(keys), shop_ids.product([product_of[key] for key in keys]), strict=True)
+    ]
     if fault:
         return {"degraded": fault, "items": items}
-    return {"items": [item if item["item_id"] in known else {**item, "withdrawn": True} for item in items]}
+    return {"items": [item if key in known else {**item, "withdrawn": True} for key, item in zip(keys, items, strict=True)]}
 
 
 def _shown(item: dict[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from moon_ops.errors import InputError, MoonError, ServiceError, StageError
 from moon_ops.inputs.contract import Sample, require_same
 from moon_ops.inputs.images import decode
 from moon_ops.inputs.regions import views
+from moon_ops.lake.ids import ShopId
 from moon_ops.publication import places
 from moon_ops.release.verification import Parts
 from moon_ops.serving.request import Asked, joined
@@ -88,15 +89,15 @@ class Champion:
         ids, cosines = self.index.search(vector[None, :], k, self.contract_id)
         return [Hit(int(i), float(c)) for i, c in zip(ids[0], cosines[0], strict=True) if i >= 0]
 
-    def score(self, user_id: int, item_ids: Sequence[int], asked: Asked) -> list[float]:
+    def score(self, user_id: int, item_ids: Sequence[int], asked: Asked, called: Sequence[ShopId] = ()) -> list[float]:
         """Click probabilities of the items for this user and query, from Feast's online features and the representation table.
 
-        Raises :class:`ServiceError` if the online store does not answer.
+        ``called``: how the request calls the items. Raises :class:`ServiceError` if the online store does not answer.
         """
         if self.scorer is None:
             raise StageError(f"release {self.version} has no click model", action="use /v1/search, or release one trained with `moon ctr`")
         known = self._online(item_ids, user_id)
-        unknown = [i for i, spu in zip(item_ids, known["spu_id"], strict=True) if spu is None]
+        unknown = [i for i, spu in zip(called or item_ids, known["spu_id"], strict=True) if spu is None]
         if unknown:
             raise InputError(f"item_ids: {unknown[0]} is no item of the catalogue", action="ask for items that /v1/search returns")
         rows = self.scorer.encode(joined(known, user_id, item_ids, asked, self.scorer.own), self.tables)

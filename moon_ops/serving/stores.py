@@ -20,7 +20,7 @@ from moon_ops.lake.tables import active_as_of
 log = logging.getLogger(__name__)
 LAKE, ONLINE = "lake", "online store"
 SLOW_SECONDS, AGAIN_SECONDS = 0.5, 5.0  # a store that takes longer to fail is asked that much later: Redis takes ten seconds, and a thread
-SHOWN = ("title", "category", "price", "image_ids")  # of an item
+SHOWN = ("title", "category", "price", "image_ids", "spu_id")  # of an item
 
 
 class Stores:
@@ -87,7 +87,7 @@ def reading(lake: Lake) -> Iterator[None]:
 
 
 def titles(lake: Lake, item_ids: Sequence[int], when: dt.datetime) -> dict[int, dict[str, Any]]:
-    """Title, category, price and pictures of the items that are on sale at ``when``, by id; of one learned later, as it was learned.
+    """Title, category, price, pictures and product of the items that are on sale at ``when``, by id; of one learned later, as it was learned.
 
     Raises :class:`ServiceError` without a lake.
     """

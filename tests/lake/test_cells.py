@@ -11,8 +11,10 @@ import pyarrow as pa
 import pytest
 
 from moon_ops.errors import InputError
-from moon_ops.lake import layout
-from moon_ops.lake.layout import ROW, Refusals, pairs, stable_id, words
+from moon_ops.lake import layout, rows
+from moon_ops.lake.ids import stable_id
+from moon_ops.lake.layout import ROW, Refusals, pairs, words
+from moon_ops.lake.naming import Names
 
 NOON = dt.datetime(2026, 1, 31, 12, tzinfo=dt.UTC)
 
@@ -68,7 +70,7 @@ def test_the_ids_of_texts_are_the_ones_of_every_release() -> None:
 def test_ids_in_any_type_are_the_same_number(cells: pa.Array) -> None:
     content = table(user_id=cells)
     refusals = refusals_of(content)
-    read = layout.ids(content, "user_id", refusals, "items", required=False)["user_id"]
+    read = rows.keyed(content, "user_id", refusals, "items", Names())["user_id"]
     assert read.to_pylist() == [1, 2, None]
     assert read.type == pa.int64()
     assert refusals.rows == []
@@ -76,13 +78,13 @@ def test_ids_in_any_type_are_the_same_number(cells: pa.Array) -> None:
 
 def test_an_id_that_only_sometimes_ends_in_zero_is_a_text() -> None:
     content = table(item_id=["1.0", "1.1"])
-    read = layout.ids(content, "item_id", refusals_of(content), "items", required=True)
+    read = rows.keyed(content, "item_id", refusals_of(content), "items", Names(), required=True)
     assert read["item_id"].to_pylist() == [stable_id("1.0"), stable_id("1.1")]
 
 
 def test_an_unsigned_id_too_large_for_63_bits_stays_distinct() -> None:
     content = table(item_id=pa.array([2**64 - 1, 2**64 - 2, 5], pa.uint64()))
-    read = layout.ids(content, "item_id", refusals_of(content), "items", required=True)["item_id"].to_pylist()
+    read = rows.keyed(content, "item_id", refusals_of(content), "items", Names(), required=True)["item_id"].to_pylist()
     assert read == [stable_id(str(2**64 - 1)), stable_id(str(2**64 - 2)), 5]
 
 
@@ -90,10 +92,10 @@ def test_an_unsigned_id_too_large_for_63_bits_stays_distinct() -> None:
 def test_what_is_no_id_is_refused_as_it_was_written(cells: list[Any]) -> None:
     content = table(item_id=cells)
     refusals = refusals_of(content)
-    assert layout.ids(content, "item_id", refusals, "items", required=True)["item_id"].to_pylist() == [3]
+    assert rows.keyed(content, "item_id", refusals, "items", Names(), required=True)["item_id"].to_pylist() == [3]
     assert reasons(refusals) == [f"item_id = {cell!r} is not an id (a whole number from 0, or a text)" for cell in (cells[0], cells[2])]
     optional = refusals_of(content)
-    assert layout.ids(content, "item_id", optional, "items", required=False)["item_id"].to_pylist() == [3, None]
+    assert rows.keyed(content, "item_id", optional, "items", Names())["item_id"].to_pylist() == [3, None]
     assert len(optional.rows) == 1
 
 
@@ -196,7 +198,7 @@ def test_of_equal_ids_the_first_row_counts() -> None:
 def test_a_refusal_quotes_the_row_of_the_file_and_not_what_became_of_it() -> None:
     content = table(item_id=["sku-1", "sku-2"], tags=[["a"], ["b"]])
     refusals = refusals_of(content)
-    typed = layout.ids(content, "item_id", refusals, "items", required=True)
+    typed = rows.keyed(content, "item_id", refusals, "items", Names(), required=True)
     left = refusals.split(typed, pa.array([False, None]), "items", "item_id", "is odd")
     assert left["item_id"].to_pylist() == [stable_id("sku-1")]
     assert refusals.rows == [

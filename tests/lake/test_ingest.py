@@ -30,7 +30,7 @@ from coat_and_hat import (
 
 from moon_ops.lake.ingest import IngestReport, content_hash, ingest
 from moon_ops.lake.lake import Lake
-from moon_ops.lake.layout import stable_id
+from moon_ops.lake.ids import stable_id
 from moon_ops.lake.schemas import SCHEMAS
 
 FIRST_EVENT = dt.datetime(2026, 5, 2, 10, 0, 1, tzinfo=dt.UTC)  # of the coat, which has no available_from
@@ -233,7 +233,8 @@ def test_the_simulated_shop_goes_in_whole(lake: Lake, shop: Path) -> None:
     raw = {name: pq.read_table(shop / f"{name}.parquet") for name in ("items", "queries", "events")}
     assert {name: lake.count(name) for name in raw} == {name: table.num_rows for name, table in raw.items()}
     assert lake.count("quarantine") == 0
-    assert set(SCHEMAS) == {*TABLES, "users"}
+    assert set(SCHEMAS) == {*TABLES, "users", "ids"}
+    assert not lake.exists("ids"), "whole numbers are their own keys"
     assert not lake.exists("users"), "the simulated shop tells nothing of them"
     named = {name for ids in lake.read("items", ["image_ids"])["image_ids"].to_pylist() for name in ids}
     stored = lake.read("images", ["image_id"])["image_id"].to_pylist()

@@ -1,0 +1,112 @@
+"""Which texts stand behind keys: collected while a shop's files are read, checked against each other, committed before the rows that use them."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from moon_ops.lake import ids
+from moon_ops.lake.ids import KINDS, TABLE, Cells
+from moon_ops.lake.lake import Lake
+from moon_ops.lake.layout import Column, Refusals
+from moon_ops.lake.query import sql
+from moon_ops.lake.schemas import SCHEMAS, STAMP
+
+PAIRS = pa.schema([("key", pa.int64()), ("source_id", pa.string())])
+OWN = {"item": ("items", "item_id"), "query": ("queries", "query_id")}  # tables that have said the shop's id always
+
+
+@dataclass
+class Names:
+    """The ids of a shop's files by kind: the texts among them, and the columns of numbers as they are, which cost nothing."""
+
+    texts: dict[str, list[pa.Table]] = field(default_factory=dict)
+    numbers: dict[str, list[Column]] = field(default_factory=dict)
+
+    def saw(self, column: str, cells: Cells) -> None:
+        """Take down the ids of a column."""
+        kind, is_text = KINDS[column], pc.is_valid(cells.texts)
+        if cells.texts.null_count == len(cells.texts):
+            self.numbers.setdefault(kind, []).append(cells.keys)
+            return
+        self.numbers.setdefault(kind, []).append(cells.keys.filter(pc.invert(is_text)))
+        found = pa.table([cells.keys.filter(is_text), cells.texts.filter(is_text)], schema=PAIRS)
+        self.texts.setdefault(kind, []).append(found.group_by(["key", "source_id"]).aggregate([]))
+
+    def settle(self, lake: Lake, raw: Mapping[str, pa.Table], refusals: Refusals) -> tuple[dict[str, pa.Table], dict[str, pa.Table]]:
+        """The rows without those whose id has the key of another id, which are refused with both named, never merged; and by kind the
+        texts that the lake does not have yet.
+        """
+        tables, fresh = dict(raw), {}
+        if not self.texts and not lake.exists(TABLE):
+            return tables, fresh  # a shop of whole numbers
+        _begin(lake)
+        for kind in {*self.texts, *self.numbers}:
+            clashes, fresh[kind] = self._compared(lake, kind)
+            for key, (first, second) in clashes.items():
+                why = f"has the same key ({key}) as another id: {first!r} and {second!r} cannot both be used, rename one of them"
+                for name, column in ((n, c) for n, t in raw.items() for c in t.column_names if KINDS.get(c) == kind):
+                    bad = pc.fill_null(pc.equal(tables[name][column], key), False)
+                    tables[name] = refusals.split(tables[name], bad, name, column, why)
+            fresh[kind] = fresh[kind].filter(pc.invert(pc.is_in(fresh[kind]["key"], pa.array(list(clashes), pa.int64()))))
+        return tables, fresh
+
+    def _compared(self, lake: Lake, kind: str) -> tuple[dict[int, tuple[str, str]], pa.Table]:
+        """The keys that two ids have, with these; and the texts that are new."""
+        given = pa.concat_tables(self.texts.get(kind, [PAIRS.empty_table()])).group_by(["key", "source_id"]).aggregate([])
+        numbers = pc.unique(pa.chunked_array(self.numbers.get(kind, []), pa.int64())).drop_null()
+        wanted = pa.concat_arrays([given["key"].combine_chunks(), numbers])
+        known = ids.matching(lake, TABLE, "key", wanted, ("source_id",), f"kind = '{kind}'").cast(PAIRS)
+        fresh = given.join(known.select(["key", "source_id"]), ["key", "source_id"], join_type="left anti")
+        written = [given, known, _as_texts(numbers.filter(pc.is_in(numbers, pa.concat_arrays([_keys(given), _keys(known)]))))]
+        if kind in OWN and fresh.num_rows:
+            written.append(_numbers_known(lake, *OWN[kind], fresh))
+        every = pa.concat_tables(written)
+        twice = sql("SELECT key, min(source_id) AS a, max(source_id) AS b FROM ids GROUP BY 1 HAVING a <> b", ids=every)
+        clashes = {row["key"]: (row["a"], row["b"]) for row in twice.to_pylist()}
+        return clashes, fresh
+
+
+def commit(lake: Lake, fresh: Mapping[str, pa.Table], used: Mapping[str, pa.Table], now: dt.datetime) -> int:
+    """Append the texts whose keys the rows ``used`` have; how many."""
+    made = []
+    for kind, texts in fresh.items():
+        columns = [t[c] for t in used.values() for c in t.column_names if KINDS.get(c) == kind]
+        keys = pc.unique(pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.int64()))
+        rows = texts.filter(pc.is_in(texts["key"], keys)).select(["key", "source_id"])
+        kinds, times = pa.array([kind] * rows.num_rows, pa.string()), pa.array([now] * rows.num_rows, STAMP)
+        made.append(pa.table([kinds, *rows.columns, times], schema=SCHEMAS[TABLE]))
+    return lake.append(TABLE, pa.concat_tables(made).combine_chunks()) if made else 0
+
+
+def _begin(lake: Lake) -> None:
+    """Make the table, with what a lake from before it knows of its items and queries."""
+    if lake.exists(TABLE):
+        return
+    parts = []
+    for kind, (table, key) in OWN.items():
+        known = lake.read(table, [key, "source_id", "created"])
+        texts = known.filter(pc.fill_null(pc.not_equal(known["source_id"], known[key].cast(pa.string())), False)).to_pylist()
+        found = {row[key]: row for row in texts if ids.stable_id(row["source_id"]) == row[key]}
+        parts += [{"kind": kind, "key": number, **{n: row[n] for n in ("source_id", "created")}} for number, row in found.items()]
+    lake.append(TABLE, pa.Table.from_pylist(parts, schema=SCHEMAS[TABLE]))
+
+
+def _keys(pairs: pa.Table) -> pa.Array:
+    return pairs["key"].combine_chunks()
+
+
+def _as_texts(numbers: pa.Array) -> pa.Table:
+    return pa.table([numbers, numbers.cast(pa.string())], schema=PAIRS)
+
+
+def _numbers_known(lake: Lake, table: str, column: str, fresh: pa.Table) -> pa.Table:
+    """The numbers in the lake that are their own keys and have the key of a new text."""
+    if not lake.exists(table):
+        return PAIRS.empty_table()
+    found = pc.unique(ids.matching(lake, table, column, _keys(fresh), ())[column]) if fresh.num_rows else pa.array([], pa.int64())
+    return _as_texts(found)
