@@ -13,6 +13,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,50 @@ def released() -> Any:
         run(settings, Choices(size="tiny", encoder=ENCODER), now=NOW)
 
     return Settings.from_environment(once("released", make))
+
+
+def shop_id(kind: str, number: int) -> str:
+    """What a shop of texts calls what the tiny shop calls by a number: SKUs with slashes, UUIDs, unsigned numbers, digits."""
+    forms = (f"{kind}/{number}", str(uuid.UUID(int=number * 7919)), f"Größe {number} & co", str(2**63 + number), f"00{number}", str(number))
+    return forms[number % len(forms)]
+
+
+@pytest.fixture(scope="session")
+def text_shop(shop: Path) -> Path:
+    """The tiny shop with ids of texts, see :func:`shop_id`. Do not write into it."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from moon_ops.lake.ids import KINDS
+
+    def make(place: Path) -> None:
+        shutil.copytree(shop, place)
+        for name in ("items", "queries", "events"):
+            table = pq.read_table(place / f"{name}.parquet")
+            for column in [c for c in table.column_names if c in KINDS]:
+                texts = [None if number is None else shop_id(KINDS[column], number) for number in table[column].to_pylist()]
+                table = table.set_column(table.schema.get_field_index(column), column, pa.array(texts, pa.string()))
+            pq.write_table(table, place / f"{name}.parquet")
+
+    return once("text-shop", make)
+
+
+@pytest.fixture(scope="session")
+def text_home(released: Any, text_shop: Path, moved: Callable[[Any, Path], Any]) -> Any:
+    """A home whose release serves the shop of texts: the released encoder over another lake. Do not write into it."""
+    from moon_ops.lake.ingest import ingest
+    from moon_ops.publication.publication import publish
+    from moon_ops.release import stages
+
+    def make(home: Path) -> None:
+        settings = moved(released, home)
+        for name in ("lake", "feature_store", "tables", "index"):
+            shutil.rmtree(home / name)
+        assert not ingest(text_shop, settings.lake, now=NOW).refused
+        stages.embed(settings, 1, now=NOW)
+        publish(settings, 1, now=NOW)
+
+    return type(released).from_environment(once("text-home", make))
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,7 @@ SEQUENCES = {"item_ids": "item", "query_ids": "query"}  # list features, and who
 class Loader:
     """Rows joined with the features of a service as known strictly before each row's time; values are gathered batch by batch.
 
-    A batch has the rows' own numbers (an id as its key, which :meth:`shop_ids` turns into the shop's id: whole numbers are their own); each feature [B] (numbers; texts as the row numbers of ``values``, 0: nothing; ids -1 where nothing
+    A batch has the rows' own numbers (ids as keys: whole numbers are their own, :meth:`shop_ids` turns others back); each feature [B] (numbers; texts as the row numbers of ``values``, 0: nothing; ids -1 where nothing
     was known); each list feature [B, S], newest last, -1 where there was nothing (0 among texts); and for ``vectors`` = item, query,
     item_ids, query_ids the arrays ``item_embedding``, ``query_embedding`` [B, D], ``item_ids_embedding``, ``query_ids_embedding``
     [B, S, D], zeros for what had no vector then. Memory grows with items and users, not with rows times sequence length.
@@ -124,7 +124,7 @@ class Loader:
         return batch
 
     def shop_ids(self, name: str, keys: NDArray[Any]) -> NDArray[np.object_]:
-        """The shop's ids, numbers or texts, of a batch's column of ids, any shape, e.g. ``item_ids`` [B, S]; None where there was nothing."""
+        """The shop's ids, numbers or texts, of a batch's column of ids, any shape, e.g. ``item_ids`` [B, S]; None for none."""
         if name not in KINDS:
             raise InputError(f"{name} is no column of ids", action=f"name one of {', '.join(KINDS)}")
         different, at = np.unique(keys, return_inverse=True)

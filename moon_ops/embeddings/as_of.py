@@ -209,7 +209,7 @@ def identifiers(rows: pa.Table, name: str) -> Ints:
     try:
         return pc.fill_null(rows[name].cast(pa.int64()), MISSING).to_numpy()
     except pa.ArrowInvalid as large:
-        raise InputError(f"{name} holds numbers of 2^63 or more", action=f'make keys of them: moon_ops.lake.ids.keys("{name.removesuffix("_id")}", …)') from large
+        raise InputError(f"{name} holds numbers of 2^63 or more", action="make keys of them: moon_ops.lake.ids.keys") from large
 
 
 def microseconds(rows: pa.Table, name: str) -> Ints:

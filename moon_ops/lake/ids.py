@@ -1,4 +1,4 @@
-"""The shop's ids and our keys: a whole number below 2^63 is its own key, any other id becomes a 63-bit hash and is kept in the table ``ids``.
+"""The shop's ids and our keys: a whole number below 2^63 is its own key, any other id becomes a 63-bit hash, kept in the table ``ids``.
 
 The shop's id is what goes in and comes out, everywhere; the key is what tables, vectors and Feast join by. ``42`` and ``"42"`` are one id;
 ``"0042"`` is another one, a text. A shop of whole numbers has no table ``ids`` and pays nothing.
@@ -25,6 +25,7 @@ from moon_ops.errors import InputError
 from moon_ops.lake.lake import Lake
 
 ShopId: TypeAlias = "int | str"
+Parsed: TypeAlias = "tuple[int | None, str | None, str | None]"  # key, text and fault of a cell
 KINDS = {"item_id": "item", "spu_id": "product", "seller_id": "seller", "user_id": "user", "query_id": "query", "session_id": "session"}
 KINDS |= {"item_ids": "item", "query_ids": "query"}  # the lists that Feast shows
 TABLE, MISSING = "ids", -1
@@ -35,7 +36,7 @@ NO_ID = "is not an id (a whole number from 0, or a text)"
 FRACTION = "is a number with a fraction, which is no id: write whole numbers or texts"
 LARGE = "is a whole number stored as a float, which does not hold so many digits: write it as a whole number or a text"
 ROUNDED = "was rounded by a spreadsheet: format the column as text and export it again"
-FLOAT = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE]\+?\d{1,3})?", re.ASCII)
+FLOAT = re.compile(r"-?(0|[1-9]\d*)(\.\d+([eE]\+?\d{1,3})?|[eE]\+\d{1,3})?", re.ASCII)  # not 12E4, which no writer makes of a number
 NEGATIVE = re.compile(r"-\d+(\.0+)?", re.ASCII)
 SPREADSHEET = re.compile(r"\d(\.(?P<decimals>\d+))?E\+(?P<exponent>\d{1,3})", re.ASCII)
 
@@ -71,8 +72,8 @@ def clean(value: Any) -> ShopId:
         value = str(value).strip()
         value.encode()  # half a surrogate pair is no text
     number, text, why = _text(value) if isinstance(value, str) and value else _number(value)
-    if why:
-        raise ValueError(f"{value!r} {why}")
+    if number is None:
+        raise ValueError(f"{value!r} {why or NO_ID}")
     return text or number
 
 
@@ -95,7 +96,7 @@ def read(column: pa.ChunkedArray | pa.Array) -> Cells:
     values = encoded.dictionary.to_pylist()
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         floats = _are_floats(values)
-        parts = [_text(value, floats=floats) for value in values]
+        parts = _told_apart([_text(value, floats=floats) for value in values])
     else:
         parts = [_number(value, DIGITS.get(kind, EXACT)) for value in values]
     keys, texts, why = zip(*parts, strict=True) if parts else ((), (), ())
@@ -107,25 +108,26 @@ def _fits(column: pa.Array) -> bool:
     return bool((pc.max(column).as_py() or 0) < 2**63)
 
 
-def _number(value: Any, exact: int = EXACT) -> tuple[int | None, str | None, str | None]:
-    """Key, text and fault of a number; NaN is none of them."""
+def _number(value: Any, exact: int = EXACT) -> Parsed:
+    """A number; NaN is nothing."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, Integral | Real | Decimal):
         return None, None, None if value is None else NO_ID
+    number: Any = value
     if not isinstance(value, Integral):
-        if math.isnan(value):
+        if math.isnan(number):
             return None, None, None
-        if not math.isfinite(value) or value != int(value):
+        if not math.isfinite(number) or number != int(number):
             return None, None, FRACTION
-        if not isinstance(value, Decimal) and abs(value) >= exact:
+        if not isinstance(value, Decimal) and abs(number) >= exact:
             return None, None, LARGE
-    whole = int(value)
+    whole = int(number)
     if whole < 0:
         return None, None, NO_ID
     return (whole, None, None) if whole < 2**63 else (stable_id(str(whole)), str(whole), None)
 
 
-def _text(value: str, *, floats: bool = False) -> tuple[int | None, str | None, str | None]:
-    """Key, text and fault of a text; ``floats``: it stands in a column of numbers that somebody made floats of."""
+def _text(value: str, *, floats: bool = False) -> Parsed:
+    """A text; ``floats``: it stands in a column of numbers that somebody made floats of."""
     if NEGATIVE.fullmatch(value):
         return None, None, NO_ID
     sheet = SPREADSHEET.fullmatch(value)
@@ -137,10 +139,26 @@ def _text(value: str, *, floats: bool = False) -> tuple[int | None, str | None, 
     return made, None if str(made) == value else value, None
 
 
+def _told_apart(parts: list[Parsed]) -> list[Parsed]:
+    """The cells with a fault for each id that has the key of another one."""
+    texts: dict[int, str] = {}
+    for number, text, _ in parts:
+        if number is not None and text is not None:
+            texts.setdefault(number, text)
+    if not texts:
+        return parts
+    return [(None, None, clash(n, texts[n], t or str(n))) if n in texts and texts[n] != t else (n, t, why) for n, t, why in parts]
+
+
+def clash(number: int, first: str, second: str) -> str:
+    """Why neither of two ids may stand for the other."""
+    return f"has the same key ({number}) as another id: {first!r} and {second!r} cannot both be used, rename one of them"
+
+
 def _are_floats(values: Sequence[str | None]) -> bool:
     """Whether texts are whole numbers of which at least one was written as a float, e.g. by pandas where the column has a gap."""
     there = [value for value in values if value is not None]
-    if not any("." in value or "e" in value.lower() for value in there) or not all(FLOAT.fullmatch(value) for value in there):
+    if not any("." in value or "+" in value for value in there) or not all(FLOAT.fullmatch(value) for value in there):
         return False
     return all(Decimal(value) == Decimal(value).to_integral_value() for value in there)
 
@@ -156,15 +174,24 @@ def keys(kind: str, values: Any) -> NDArray[np.int64]:
 def column_of(values: Any) -> pa.Array:
     """The values as an Arrow array; numbers and texts in one column are texts. :class:`InputError` for what is no id."""
     if isinstance(values, pa.Array | pa.ChunkedArray):
-        return values
+        return spelled(values)
     try:
-        return pa.array(values, from_pandas=True)
+        return spelled(pa.array(values, from_pandas=True))
     except (pa.ArrowException, OverflowError):
         pass
     try:
         return pa.array([None if value is None or value != value else str(clean(value)) for value in values], pa.string())
     except ValueError as odd:
         raise InputError(str(odd), action="use the ids of the shop") from odd
+
+
+def spelled(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """Sixteen bytes, or what Arrow takes for a UUID, as the text that everybody writes; any other column as it is."""
+    whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    whole = whole.storage if isinstance(whole, pa.ExtensionArray) else whole
+    if not (pa.types.is_fixed_size_binary(whole.type) and whole.type.byte_width == 16):
+        return column
+    return pa.array([None if cell is None else str(UUID(bytes=cell)) for cell in whole.to_pylist()], pa.string())
 
 
 def of_column(name: str, column: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:

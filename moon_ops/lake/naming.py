@@ -1,4 +1,4 @@
-"""Which texts stand behind keys: collected while a shop's files are read, checked against each other, committed before the rows that use them."""
+"""Which texts stand behind keys: collected while a shop's files are read, told apart, and committed before the rows that use them."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ class Names:
         """The rows without those whose id has the key of another id, which are refused with both named, never merged; and by kind the
         texts that the lake does not have yet.
         """
-        tables, fresh = dict(raw), {}
+        tables, fresh = dict(raw), dict[str, pa.Table]()
         if not self.texts and not lake.exists(TABLE):
             return tables, fresh  # a shop of whole numbers
         _begin(lake)
         for kind in {*self.texts, *self.numbers}:
             clashes, fresh[kind] = self._compared(lake, kind)
             for key, (first, second) in clashes.items():
-                why = f"has the same key ({key}) as another id: {first!r} and {second!r} cannot both be used, rename one of them"
+                why = ids.clash(key, first, second)
                 for name, column in ((n, c) for n, t in raw.items() for c in t.column_names if KINDS.get(c) == kind):
                     bad = pc.fill_null(pc.equal(tables[name][column], key), False)
                     tables[name] = refusals.split(tables[name], bad, name, column, why)
@@ -63,8 +63,9 @@ class Names:
         known = ids.matching(lake, TABLE, "key", wanted, ("source_id",), f"kind = '{kind}'").cast(PAIRS)
         fresh = given.join(known.select(["key", "source_id"]), ["key", "source_id"], join_type="left anti")
         written = [given, known, _as_texts(numbers.filter(pc.is_in(numbers, pa.concat_arrays([_keys(given), _keys(known)]))))]
-        if kind in OWN and fresh.num_rows:
-            written.append(_numbers_known(lake, *OWN[kind], fresh))
+        first = fresh.filter(pc.invert(pc.is_in(fresh["key"], _keys(known))))
+        if kind in OWN and first.num_rows and lake.exists(OWN[kind][0]):  # whoever has the key already is a number
+            written.append(_as_texts(pc.unique(ids.matching(lake, *OWN[kind], _keys(first), ())[OWN[kind][1]])))
         every = pa.concat_tables(written)
         twice = sql("SELECT key, min(source_id) AS a, max(source_id) AS b FROM ids GROUP BY 1 HAVING a <> b", ids=every)
         clashes = {row["key"]: (row["a"], row["b"]) for row in twice.to_pylist()}
@@ -102,11 +103,3 @@ def _keys(pairs: pa.Table) -> pa.Array:
 
 def _as_texts(numbers: pa.Array) -> pa.Table:
     return pa.table([numbers, numbers.cast(pa.string())], schema=PAIRS)
-
-
-def _numbers_known(lake: Lake, table: str, column: str, fresh: pa.Table) -> pa.Table:
-    """The numbers in the lake that are their own keys and have the key of a new text."""
-    if not lake.exists(table):
-        return PAIRS.empty_table()
-    found = pc.unique(ids.matching(lake, table, column, _keys(fresh), ())[column]) if fresh.num_rows else pa.array([], pa.int64())
-    return _as_texts(found)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from uuid import UUID
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -35,7 +34,7 @@ STATES = ("active", "deleted")
 
 
 def read(source: Path, name: str, refusals: Refusals, names: Names | None = None) -> pa.Table:
-    """One file with its columns typed, ids as keys (``names`` takes down the shop's); an optional file that is not there is an empty table."""
+    """One file with its columns typed, ids as keys (``names`` takes down the shop's); an optional file that is missing is an empty table."""
     path = layout.find(source, name)
     if path is None and name == "items":
         raise InputError(
@@ -46,7 +45,8 @@ def read(source: Path, name: str, refusals: Refusals, names: Names | None = None
     if name == "items" and not table.num_rows:
         raise InputError(f"{path} has no rows: the catalogue is empty and nothing was ingested", action="bring at least one item")
     refusals.bring(name, path or source / name, table)
-    table = {"items": _items, "queries": _queries, "events": _events, "users": _users}[name](_columns(table, name, refusals, names or Names()), refusals)
+    table = _columns(table, name, refusals, names or Names())
+    table = {"items": _items, "queries": _queries, "events": _events, "users": _users}[name](table, refusals)
     return table if name == "events" else layout.unique(table, REQUIRED[name][0], refusals, name)  # of the rows that are good
 
 
@@ -70,7 +70,7 @@ def keyed(
     """Replace an id column by its keys (:mod:`moon_ops.lake.ids`), and refuse what is no id; ``spelled``: with a column ``source_id``."""
     kind = table[name].type
     if not any(is_kind(kind) for is_kind in NUMBERS):
-        table = layout.texts(_uuids(table, name), name, refusals, source)
+        table = layout.texts(layout.replace(table, name, ids.spelled(table[name])), name, refusals, source)
     cells = ids.read(table[name])
     names.saw(name, cells)
     whys = pc.coalesce(cells.why, pc.if_else(pc.is_null(cells.keys), ids.NO_ID, pa.scalar(None, pa.string()))) if required else cells.why
@@ -82,16 +82,6 @@ def keyed(
     for why in pc.unique(whys).drop_null().to_pylist():
         table = refusals.split(table, layout.filled(pc.equal(table[WHY], pa.scalar(why)), False), source, name, why)
     return table.drop_columns(WHY)
-
-
-def _uuids(table: pa.Table, name: str) -> pa.Table:
-    """Sixteen bytes, or what Arrow takes for a UUID, as the text that everybody writes."""
-    column = table[name].combine_chunks()
-    column = column.storage if isinstance(column, pa.ExtensionArray) else column
-    if not (pa.types.is_fixed_size_binary(column.type) and column.type.byte_width == 16):
-        return table
-    texts = [None if cell is None else str(UUID(bytes=cell)) for cell in column.to_pylist()]
-    return layout.replace(table, name, pa.array(texts, pa.string()))
 
 
 def _items(table: pa.Table, refusals: Refusals) -> pa.Table:

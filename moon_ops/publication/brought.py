@@ -55,16 +55,16 @@ class Brought:
 
 
 def bring(settings: Settings, file: Path, *, trained_until: dt.datetime, now: dt.datetime) -> Brought:
-    """Take the Parquet ``file`` (the shop's item_id, embedding) in as the vectors of the items of the lake; called again, it adds what is missing.
+    """Take the Parquet ``file`` (item_id, embedding) in as the vectors of the items of the lake; called again, it adds what is missing.
 
     ``trained_until`` is the time until when whatever made them has seen behaviour. Raises :class:`InputError` for a file that is not one.
     """
-    ids, vectors = _read(file)
+    ids, vectors, example = _read(file)
     kind, lake = Kind(vectors.shape[1], f"b-{file_sha256(file)[:12]}"), settings.lake
     items = lake.open("items").to_table(columns=[*KEY, "status"])
     items = items.filter(pc.and_(pc.equal(items["status"], "active"), pc.is_in(items["item_id"], pa.array(ids)))).select(list(KEY))
     if not items.num_rows:
-        problem = f"none of the {len(ids)} ids in {file}, e.g. {ids[0]}, is an item of the lake"
+        problem = f"none of the {len(ids)} ids in {file}, e.g. {example}, is an item of the lake"
         raise InputError(problem, action="ingest the shop that they belong to first")
     version, before = _version(settings, kind, trained_until)
     for name in (table_name(version), query_table_name(version)):
@@ -94,8 +94,8 @@ def _version(settings: Settings, kind: Kind, trained_until: dt.datetime) -> tupl
     return made, ""
 
 
-def _read(file: Path) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Keys [N] of items, ascending, and unit vectors [N, D]."""
+def _read(file: Path) -> tuple[NDArray[np.int64], NDArray[np.float32], object]:
+    """Keys [N] of items, ascending, unit vectors [N, D], and an id as the file has it."""
     try:
         table = pq.read_table(file, columns=["item_id", "embedding"])
         numbers, lists = of_column("item_id", table["item_id"].combine_chunks()), table["embedding"].combine_chunks()
@@ -111,4 +111,4 @@ def _read(file: Path) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     if not np.isfinite(norms).all() or not (norms > 0).all() or len(np.unique(numbers)) != len(numbers):
         raise InputError(f"{file} holds vectors of no length, not of numbers, or two of one item", action="leave these out")
     order = np.argsort(numbers)
-    return numbers[order], (vectors / norms)[order]
+    return numbers[order], (vectors / norms)[order], table["item_id"][0].as_py()

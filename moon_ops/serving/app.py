@@ -135,7 +135,7 @@ def _add_queries(app: FastAPI, follower: Follower, settings: Settings, watch: Wa
         k: Annotated[int, Form(ge=1, le=200)] = 10,
         group: Annotated[Literal["", "product"], Form()] = "",
     ) -> dict[str, Any]:
-        """The k items nearest to a picture, a text, or both; with ``group=product`` the nearest item of each of k products. An item that was
+        """The k items nearest to a picture, a text, or both; with ``group=product`` the nearest of each of k products. An item that was
         ``withdrawn`` since the last publication says so; without the lake they have ids and scores alone, and ``degraded`` says why.
         """
         champion, picture = follower.champion(), _upload(image)

@@ -87,7 +87,7 @@ def reading(lake: Lake) -> Iterator[None]:
 
 
 def titles(lake: Lake, item_ids: Sequence[int], when: dt.datetime) -> dict[int, dict[str, Any]]:
-    """Title, category, price, pictures and product of the items that are on sale at ``when``, by id; of one learned later, as it was learned.
+    """Title, category, price, pictures and product of the items on sale at ``when``, by key; of one learned later, as it was learned.
 
     Raises :class:`ServiceError` without a lake.
     """

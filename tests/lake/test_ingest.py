@@ -28,9 +28,9 @@ from coat_and_hat import (
     versions,
 )
 
+from moon_ops.lake.ids import stable_id
 from moon_ops.lake.ingest import IngestReport, content_hash, ingest
 from moon_ops.lake.lake import Lake
-from moon_ops.lake.ids import stable_id
 from moon_ops.lake.schemas import SCHEMAS
 
 FIRST_EVENT = dt.datetime(2026, 5, 2, 10, 0, 1, tzinfo=dt.UTC)  # of the coat, which has no available_from

@@ -56,7 +56,8 @@ def test_a_click_model_learns_on_brought_vectors(copied: Settings, now: dt.datet
     [
         ({"item_id": [1]}, "holds no columns item_id and embedding"),
         ({"item_id": [1, 2], "embedding": [[1.0], [1.0, 2.0]]}, "lengths of embedding"),
-        ({"item_id": ["a"], "embedding": [[1.0]]}, "holds no columns item_id and embedding"),
+        ({"item_id": ["a"], "embedding": [[1.0]]}, r"none of the 1 ids in .*, e\.g\. a, is an item"),
+        ({"item_id": [-1], "embedding": [[1.0]]}, "item_id = -1 is not an id"),
         ({"item_id": [1], "embedding": [1.0]}, "holds no columns item_id and embedding"),
         ({"item_id": [1], "embedding": [["x"]]}, "holds no columns item_id and embedding"),
         ({"item_id": [1, None], "embedding": [[1.0], [2.0]]}, "bring vectors of one length"),

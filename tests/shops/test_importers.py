@@ -19,9 +19,9 @@ from moon_ops.cli.main import app
 from moon_ops.ctr.impressions import impressions
 from moon_ops.errors import InputError
 from moon_ops.lake import fetch
+from moon_ops.lake.ids import stable_id
 from moon_ops.lake.ingest import ingest
 from moon_ops.lake.lake import Lake
-from moon_ops.lake.ids import stable_id
 from moon_ops.release.windows import windows
 from moon_ops.shops.importers.histories import DAY
 from moon_ops.shops.imports import ImportReport, import_clicks
