@@ -207,7 +207,7 @@ def _settings() -> Settings:
 
 def _finish_erasures(settings: Settings, as_of: str) -> None:
     for receipt in erasure.finish(settings, now=_time(as_of)):
-        log.warning("completed the erasure of item %d, which had been killed", receipt.item_id)
+        log.warning("completed the erasure of %s %s, which had been killed", receipt.kind, receipt.shop_id)
 
 
 def _encoder_to_serve(settings: Settings) -> int | None:

@@ -55,7 +55,7 @@ def repair(settings: Settings, now: dt.datetime) -> Iterator[str]:
     features.open_store(settings)
     if written.read_text() != before:
         yield f"wrote {written}"
-    yield from (f"completed the erasure of item {receipt.item_id}" for receipt in erasure.finish(settings, now=now))
+    yield from (f"completed the erasure of {receipt.kind} {receipt.shop_id}" for receipt in erasure.finish(settings, now=now))
     yield from registration.finish(settings, registry, now)
 
 

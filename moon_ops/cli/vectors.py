@@ -1,4 +1,4 @@
-"""``moon embed``, ``publish``, ``maintain``, ``erase``: the vectors' production, publication and upkeep."""
+"""``moon embed``, ``publish``, ``maintain``, ``erase``, ``restore``: the vectors' production, publication and upkeep."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from moon_ops.cli.terminal import moment, now, say, settings_of
+from moon_ops.errors import InputError
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -95,18 +96,48 @@ def maintain(
 
 @app.command()
 def erase(
-    item_id: Annotated[str, typer.Argument(help="The item, by its number or by the id that the shop gave it.")],
+    item_id: Annotated[str | None, typer.Argument(help="The item, by the id that the shop gave it.", show_default=False)] = None,
+    user: Annotated[str | None, typer.Option(help="Forget a user instead, with all behaviour and the queries that nobody else asked.")] = None,
     home: Home = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask: what is erased cannot be brought back.")] = False,
 ) -> None:
-    """Forget an item everywhere, its own pictures and the behaviour that names it included; prints a receipt of every place.
+    """Forget an item everywhere, its own pictures and the behaviour that names it included, or a user; prints a receipt of every place. An
+    ingest refuses it from then on, until `moon restore` allows it again.
 
-    Example: moon erase 1234 --yes
+    Example: moon erase SKU/1234 --yes
     """
     from moon_ops.publication import erasure
 
     settings = settings_of(home)
-    number = erasure.number_of(settings.lake, item_id)
+    kind, given = _one_of(item_id, user)
+    who = erasure.target(settings.lake, kind, given)
     if not yes:
-        typer.confirm(f"Erase item {item_id} from lake, vectors, online store, tables and index for ever?", abort=True)
-    say(erasure.erase(settings, number, now=now()))
+        typer.confirm(f"Erase {kind} {given} from lake, vectors, online store, tables and index for ever?", abort=True)
+    say(erasure.erase(settings, who, now=now()))
+
+
+@app.command()
+def restore(
+    item_id: Annotated[str | None, typer.Argument(help="The item, by the id that the shop gave it.", show_default=False)] = None,
+    user: Annotated[str | None, typer.Option(help="A user instead.")] = None,
+    query: Annotated[str | None, typer.Option(help="A query instead, which went with a user.")] = None,
+    home: Home = None,
+) -> None:
+    """Let an item, a user or a query that was erased come back with the next file that names it. It brings back nothing by itself.
+
+    Example: moon restore SKU/1234
+    """
+    from moon_ops.publication import erasure
+
+    kind, given = _one_of(item_id, user, query)
+    if not erasure.restore(settings_of(home), kind, given):
+        raise InputError(f"{kind.upper()}_ID = {given} was not erased", action="check the id")
+    say({"allowed": kind, "id": given})
+
+
+def _one_of(item: str | None, user: str | None, query: str | None = None) -> tuple[str, str]:
+    """The kind and the id of the one that is named."""
+    given = [(kind, value) for kind, value in (("item", item), ("user", user), ("query", query)) if value is not None]
+    if len(given) != 1:
+        raise InputError(f"{len(given)} of ITEM_ID, --user and others are given", action="name one item, or one other")
+    return given[0]

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from moon_ops.errors import InputError
-from moon_ops.lake import clocks, layout, naming, rows
+from moon_ops.lake import clocks, layout, naming, rows, tombstones
 from moon_ops.lake.intake import Intake
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.layout import ROW, Refusals
@@ -72,7 +72,7 @@ def _write(
     """Commit pictures, ids, items, users, queries, events and refusals, in this order."""
     for name in FILES:
         lake.evolve(name)
-    raw, texts = names.settle(lake, raw, refusals)
+    raw, texts = names.settle(lake, tombstones.refuse(lake, raw, refusals), refusals)
     warning = clocks.warning(lake, now)
     intake = Intake(source, lake, refusals, now=now, workers=workers)
     images = intake.store([*_references(raw["items"], "images"), *_references(raw["queries"], "image")])

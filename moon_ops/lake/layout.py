@@ -47,11 +47,14 @@ class Refusals:
         path, content = self.files[name]
         self._add(f"{path.name}:{number}", content.slice(number - 1, 1).to_pylist()[0], column, reason)
 
-    def split(self, table: pa.Table, bad: Column, name: str, column: str, reason: str) -> pa.Table:
-        """Refuse the rows where ``bad`` is true or null, quoting the cell, and return the others."""
+    def split(self, table: pa.Table, bad: Column, name: str, column: str, reason: str, *, silent: bool = False) -> pa.Table:
+        """Refuse the rows where ``bad`` is true or null, quoting the cell, and return the others; ``silent``: without any of its content."""
         path, content = self.files[name]
         bad = filled(bad, True)
         numbers = [number or 0 for number in table.filter(bad)[ROW].to_pylist()]
+        if silent:
+            self.rows += [{"source": f"{path.name}:{n}", "row": "{}", "column": column, "reason": f"{column} {reason}"} for n in numbers]
+            return table.filter(pc.invert(bad))
         for number, row in zip(numbers, content.take(pa.array([n - 1 for n in numbers], pa.int64())).to_pylist(), strict=True):
             self._add(f"{path.name}:{number}", row, column, f"{column} = {row.get(column)!r} {reason}")
         return table.filter(pc.invert(bad))

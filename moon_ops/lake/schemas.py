@@ -77,6 +77,11 @@ SCHEMAS = {  # the tables a shop fills; per-encoder tables are named embeddings/
         pa.field("source_id", pa.string(), nullable=False),  # the shop's
         pa.field("created", STAMP, nullable=False),
     ),
+    "erased": _schema(  # what does not come back
+        pa.field("kind", pa.string(), nullable=False),  # item, user, query
+        pa.field("key", pa.int64(), nullable=False),
+        pa.field("created", STAMP, nullable=False),
+    ),
     "quarantine": _schema(
         pa.field("source", pa.string()),  # file and row number
         pa.field("row", pa.string()),  # the refused row, as JSON

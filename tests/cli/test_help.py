@@ -30,6 +30,7 @@ PUBLIC = [
     "doctor",
     "maintain",
     "erase",
+    "restore",
     "explain",
     "verify",
     "moves",

@@ -1,0 +1,60 @@
+"""What was erased and does not come back: the keys of items, users and queries that an ingest refuses, with the time of their erasure.
+
+A refusal keeps nothing of the row: what was erased must not come back in the quarantine either.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from moon_ops.lake import ids
+from moon_ops.lake.ids import KINDS
+from moon_ops.lake.lake import Lake
+from moon_ops.lake.layout import Refusals
+from moon_ops.lake.schemas import SCHEMAS
+
+TABLE = "erased"
+COMMANDS = {"item": "moon restore ITEM_ID", "user": "moon restore --user USER_ID", "query": "moon restore --query QUERY_ID"}
+
+
+def add(lake: Lake, kind: str, keys: Sequence[int], now: dt.datetime) -> None:
+    """Note that these are erased, each once."""
+    there = known(lake, kind, keys)
+    rows = [{"kind": kind, "key": key, "created": now} for key in dict.fromkeys(keys) if key not in there]
+    if rows:
+        lake.append(TABLE, pa.Table.from_pylist(rows, schema=SCHEMAS[TABLE]))
+
+
+def known(lake: Lake, kind: str, keys: Sequence[int]) -> dict[int, dt.datetime]:
+    """Which of the keys are erased, and since when."""
+    if not lake.exists(TABLE):
+        return {}
+    rows = ids.matching(lake, TABLE, "key", pa.array(keys, pa.int64()), ("created",), f"kind = '{kind}'")
+    return dict(zip(rows["key"].to_pylist(), rows["created"].to_pylist(), strict=True))
+
+
+def remove(lake: Lake, kind: str, key: int) -> bool:
+    """Let one come back with the next file that names it; whether it was erased."""
+    if not known(lake, kind, [key]):
+        return False
+    lake.open(TABLE).delete(f"kind = '{kind}' AND key = {key}")
+    return True
+
+
+def refuse(lake: Lake, raw: Mapping[str, pa.Table], refusals: Refusals) -> dict[str, pa.Table]:
+    """The rows that name nothing that was erased; the others are refused, without their content."""
+    tables = dict(raw)
+    if not lake.exists(TABLE):
+        return tables
+    erased = lake.read(TABLE)
+    for kind in pc.unique(erased["kind"]).to_pylist():
+        gone = erased.filter(pc.equal(erased["kind"], kind))["key"].combine_chunks()
+        why = f"names a {kind} that was erased, and does not come back: `{COMMANDS[kind]}` allows it again".replace("a item", "an item")
+        for name, column in ((n, c) for n, t in raw.items() for c in t.column_names if KINDS.get(c) == kind):
+            bad = pc.fill_null(pc.is_in(tables[name][column], gone), False)
+            tables[name] = refusals.split(tables[name], bad, name, column, why, silent=True)
+    return tables
