@@ -63,11 +63,13 @@ def stable_id(value: str) -> int:
 
 def key(shop_id: ShopId) -> int:
     """The key of an id that :func:`clean` has let through."""
-    return stable_id(str(shop_id))
+    return shop_id if isinstance(shop_id, int) else stable_id(shop_id)
 
 
 def clean(value: Any) -> ShopId:
     """An id in the one form in which it comes out, a number or a text; ValueError with the reason for what is no id."""
+    if type(value) is int and 0 <= value < 2**63:  # most of all there are
+        return value
     if isinstance(value, str | UUID):
         value = str(value).strip()
         value.encode()  # half a surrogate pair is no text

@@ -204,7 +204,9 @@ def _forget(settings: Settings, who: Target, name: str, where: str, count: int, 
         changes.mark(settings.lake, name, erasures=changes.erasures(settings.lake) + 1)  # first: who embeds meanwhile looks what is left
     counted = name == statistics.STATS or (who.kind == "user" and name == "events" and settings.lake.exists(statistics.STATS))
     if count and counted:
-        changes.mark(settings.lake, statistics.STATS, events=changes.NOTHING)  # first: if this is killed, they are derived anew all the same
+        changes.mark(
+            settings.lake, statistics.STATS, events=changes.NOTHING
+        )  # first: if this is killed, they are derived anew all the same
     if count:
         settings.lake.open(name).delete(where)
         maintenance.compact(settings, name, deletions=True)

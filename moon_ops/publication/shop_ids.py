@@ -116,8 +116,16 @@ class ShopIds:
         """The shop's ids of products, likewise."""
         return self._shown("product", keys)
 
+    def product_of(self, items: Sequence[int]) -> list[ShopId | None]:
+        """The shop's id of each item's product, as JSON carries it; None where it is not known."""
+        return [None] * len(items) if self.lacking() else list(self.product(self.products_of(items)))
+
+    def lacking(self) -> str:
+        """Why products are not known: an older version has published this home, and nobody since; else empty."""
+        return "" if self._look() else f"items are not grouped by product: {self._place} is not there, run `moon publish`"
+
     def products_of(self, items: Sequence[int]) -> list[int]:
-        """The key of each item's product."""
+        """The key of each item's product; its own where that is not known, see :meth:`lacking`."""
         variants = bool(items) and self._look() and self._variants
         found = self._asked("SELECT item, product FROM product WHERE item IN ({})", items) if variants else {}
         return [found.get(item, item) for item in items]

@@ -32,7 +32,7 @@ from moon_ops.serving.live import MOST, Intake, NewItem
 from moon_ops.serving.metrics import Measured, Traffic, exposition
 from moon_ops.serving.request import Asked, contexts
 from moon_ops.serving.sockets import require_free
-from moon_ops.serving.stores import LAKE, ONLINE, Stores, reading, titles
+from moon_ops.serving.stores import LAKE, ONLINE, SHOWN, Stores, reading, titles
 from moon_ops.serving.watch import Watch
 from moon_ops.settings import Settings
 
@@ -143,8 +143,9 @@ def _add_queries(app: FastAPI, follower: Follower, settings: Settings, watch: Wa
         hits = _one_each(champion, vector, k, shop_ids) if group else champion.search(vector, k)
         follower.recent.keep(text, picture)
         watch.saw(champion.version, "search", [hit.score for hit in hits[:1]])
-        found = follower.stores.titles(settings.lake, [h.item_id for h in hits], dt.datetime.now(dt.UTC))
-        return {**_signed(champion), **_listed(hits, *found, shop_ids)}
+        found, fault = follower.stores.titles(settings.lake, [h.item_id for h in hits], dt.datetime.now(dt.UTC))
+        faults = [fault, shop_ids.lacking() if group else ""]
+        return {**_signed(champion), **_listed(hits, found, "; ".join(filter(None, faults)), shop_ids)}
 
     @app.post("/v1/embed")
     def embed(image: Annotated[UploadFile | None, File()] = None, text: Annotated[str, Form(max_length=MAX_TEXT)] = "") -> dict[str, Any]:
@@ -174,7 +175,7 @@ def _add_items(app: FastAPI, settings: Settings, stores: Stores, shop_ids: ShopI
     def items(item_id: Annotated[list[Id], Query(max_length=200)]) -> dict[str, Any]:
         """Titles, prices, pictures and products of items; ``unknown`` are ids of none that is on sale."""
         with stores.asked(LAKE):
-            known = titles(settings.lake, [ids.key(i) for i in item_id], dt.datetime.now(dt.UTC))
+            known = titles(settings.lake, [ids.key(i) for i in item_id], dt.datetime.now(dt.UTC), (*SHOWN, "spu_id"))
         found = [(ids.wire(i), known.get(ids.key(i))) for i in item_id]
         there = [(i, item) for i, item in found if item is not None]
         products = shop_ids.product([item["spu_id"] for _, item in there])
@@ -247,11 +248,9 @@ def _one_each(champion: Champion, vector: NDArray[np.float32], k: int, shop_ids:
 def _listed(hits: list[Hit], known: dict[int, dict[str, Any]], fault: str, shop_ids: ShopIds) -> dict[str, Any]:
     """The items found; ``withdrawn``: not on sale any more, which the next publication knows, too. ``fault``: why the lake was silent."""
     keys = [hit.item_id for hit in hits]
-    gone = [key for key in keys if key not in known]
-    product_of = {key: item["spu_id"] for key, item in known.items()} | dict(zip(gone, shop_ids.products_of(gone), strict=True))
     items = [
         {"item_id": item, "spu_id": product, "score": hit.score, **_shown(known.get(hit.item_id, {}))}
-        for hit, item, product in zip(hits, shop_ids.item(keys), shop_ids.product([product_of[key] for key in keys]), strict=True)
+        for hit, item, product in zip(hits, shop_ids.item(keys), shop_ids.product_of(keys), strict=True)
     ]
     if fault:
         return {"degraded": fault, "items": items}
@@ -259,7 +258,7 @@ def _listed(hits: list[Hit], known: dict[int, dict[str, Any]], fault: str, shop_
 
 
 def _shown(item: dict[str, Any]) -> dict[str, Any]:
-    return {name: item.get(name) for name in ("title", "category", "price", "image_ids")}
+    return {name: item.get(name) for name in SHOWN}
 
 
 def _upload(image: UploadFile | None) -> bytes | None:

@@ -20,7 +20,7 @@ from moon_ops.lake.tables import active_as_of
 log = logging.getLogger(__name__)
 LAKE, ONLINE = "lake", "online store"
 SLOW_SECONDS, AGAIN_SECONDS = 0.5, 5.0  # a store that takes longer to fail is asked that much later: Redis takes ten seconds, and a thread
-SHOWN = ("title", "category", "price", "image_ids", "spu_id")  # of an item
+SHOWN = ("title", "category", "price", "image_ids")  # of an item
 
 
 class Stores:
@@ -86,8 +86,8 @@ def reading(lake: Lake) -> Iterator[None]:
         raise ServiceError(problem, action="bring it back, or correct MOON_LAKE") from fault
 
 
-def titles(lake: Lake, item_ids: Sequence[int], when: dt.datetime) -> dict[int, dict[str, Any]]:
-    """Title, category, price, pictures and product of the items on sale at ``when``, by key; of one learned later, as it was learned.
+def titles(lake: Lake, item_ids: Sequence[int], when: dt.datetime, columns: Sequence[str] = SHOWN) -> dict[int, dict[str, Any]]:
+    """Title, category, price and pictures of the items on sale at ``when``, by key; of one learned later, as it was learned.
 
     Raises :class:`ServiceError` without a lake.
     """
@@ -95,6 +95,6 @@ def titles(lake: Lake, item_ids: Sequence[int], when: dt.datetime) -> dict[int, 
         return {}
     where = f"item_id IN ({', '.join(str(int(i)) for i in item_ids)})"
     with reading(lake):
-        rows = lake.open("items").to_table(columns=list(dict.fromkeys([*VALIDITY, *SHOWN])), filter=where)
+        rows = lake.open("items").to_table(columns=list(dict.fromkeys([*VALIDITY, *columns])), filter=where)
         present = max([when, *rows["created"].to_pylist()])  # a publication shows what the lake has learned, whatever the clock says
         return {row["item_id"]: row for row in active_as_of(rows, present).to_pylist()}

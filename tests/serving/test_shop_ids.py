@@ -117,6 +117,19 @@ def test_without_the_lake_searches_still_have_the_shops_ids(text_home: Settings,
         assert [(hit["item_id"], hit["spu_id"]) for hit in searched(opened, group="product")] == whole
 
 
+def test_a_home_published_by_an_older_version_is_served_and_says_what_is_lacking(copied: Settings) -> None:
+    shop_ids.place(copied).unlink()
+    with running(copied) as opened:
+        every = opened.post("/v1/search", data={"text": "a mug", "k": "5"}).json()
+        grouped = opened.post("/v1/search", data={"text": "a mug", "k": "5", "group": "product"}).json()
+        assert "degraded" not in every
+        assert [hit["spu_id"] for hit in every["items"]] == [None] * 5
+        assert [hit["item_id"] for hit in grouped["items"]] == [hit["item_id"] for hit in every["items"]]
+        assert "not grouped by product" in grouped["degraded"]
+        shop_ids.publish(copied, dt.datetime.now(dt.UTC), full=False)
+        assert None not in [hit["spu_id"] for hit in opened.post("/v1/search", data={"text": "a mug", "k": "5"}).json()["items"]]
+
+
 def test_an_entity_frame_is_made_of_the_shops_ids(text_home: Settings, catalogue: dict[Any, dict[str, Any]]) -> None:
     store = features.open_store(text_home)
     shop = pd.Series(list(catalogue)[:8])
