@@ -97,9 +97,7 @@ def maintain(
 @app.command()
 def erase(
     item_id: Annotated[str | None, typer.Argument(help="The item, by the id that the shop gave it.", show_default=False)] = None,
-    user: Annotated[
-        str | None, typer.Option(help="Forget a user instead, with all behaviour and the queries that nobody else asked.")
-    ] = None,
+    user: Annotated[str | None, typer.Option(help="A user instead, with all behaviour and the queries that nobody else asked.")] = None,
     home: Home = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask: what is erased cannot be brought back.")] = False,
 ) -> None:

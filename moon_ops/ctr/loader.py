@@ -38,10 +38,11 @@ SEQUENCES = {"item_ids": "item", "query_ids": "query"}  # list features, and who
 class Loader:
     """Rows joined with the features of a service as known strictly before each row's time; values are gathered batch by batch.
 
-    A batch has the rows' own numbers (ids as keys: whole numbers are their own, :meth:`shop_ids` turns others back); each feature [B] (numbers; texts as the row numbers of ``values``, 0: nothing; ids -1 where nothing
-    was known); each list feature [B, S], newest last, -1 where there was nothing (0 among texts); and for ``vectors`` = item, query,
-    item_ids, query_ids the arrays ``item_embedding``, ``query_embedding`` [B, D], ``item_ids_embedding``, ``query_ids_embedding``
-    [B, S, D], zeros for what had no vector then. Memory grows with items and users, not with rows times sequence length.
+    A batch has the rows' own numbers (ids as keys: whole numbers are their own, :meth:`shop_ids` turns others back); each feature [B]
+    (numbers; texts as the row numbers of ``values``, 0: nothing; ids -1 where nothing was known); each list feature [B, S], newest last,
+    -1 where there was nothing (0 among texts); and for ``vectors`` = item, query, item_ids, query_ids the arrays ``item_embedding``,
+    ``query_embedding`` [B, D], ``item_ids_embedding``, ``query_ids_embedding`` [B, S, D], zeros for what had no vector then. Memory grows
+    with items and users, not with rows times sequence length.
     """
 
     def __init__(

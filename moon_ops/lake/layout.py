@@ -48,7 +48,7 @@ class Refusals:
         self._add(f"{path.name}:{number}", content.slice(number - 1, 1).to_pylist()[0], column, reason)
 
     def split(self, table: pa.Table, bad: Column, name: str, column: str, reason: str, *, silent: bool = False) -> pa.Table:
-        """Refuse the rows where ``bad`` is true or null, quoting the cell, and return the others; ``silent``: without any of its content."""
+        """Refuse the rows where ``bad`` is true or null, quoting the cell (``silent``: nothing of the row), and return the others."""
         path, content = self.files[name]
         bad = filled(bad, True)
         numbers = [number or 0 for number in table.filter(bad)[ROW].to_pylist()]

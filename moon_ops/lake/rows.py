@@ -34,7 +34,7 @@ STATES = ("active", "deleted")
 
 
 def read(source: Path, name: str, refusals: Refusals, names: Names | None = None) -> pa.Table:
-    """One file with its columns typed, ids as keys (``names`` takes down the shop's); an optional file that is missing is an empty table."""
+    """One file with its columns typed, ids as keys (``names`` takes down the shop's); an optional file that is not there is empty."""
     path = layout.find(source, name)
     if path is None and name == "items":
         raise InputError(

@@ -1,4 +1,4 @@
-"""Erasure is final: what was erased does not come back from any file, and nothing of it is kept where it is refused. Users are forgotten, too."""
+"""Erasure is final: what was erased comes back from no file, and nothing of it is kept where it is refused. Users are forgotten, too."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def bytes_with(home: Path, *needles: bytes) -> list[Path]:
 
 
 def test_an_erased_item_is_refused_from_then_on_without_a_trace(home: Settings, text_shop: Path, now: dt.datetime) -> None:
-    """Neither the inbox that still has it nor a service brings it back, and the quarantine knows no more than that something was refused."""
+    """Neither the inbox that still has it nor a service brings it back, and the quarantine knows only that something was refused."""
     lake, who = home.lake, target(home.lake, "item", ITEM)
     title = lake.read("items", ["title"], f"item_id = {who.key}")["title"][0].as_py()
     events = lake.count("events"), len(lake.read("events", ["item_id"], f"item_id = {who.key}"))
@@ -62,7 +62,7 @@ def test_an_erased_item_is_refused_from_then_on_without_a_trace(home: Settings, 
     alone = title.encode() if sum(t == title for t in lake.read("items", ["title"])["title"].to_pylist()) == 0 else b"item/6"
     assert bytes_with(home.home, alone) == []
     assert ShopIds(home).item([who.key]) == [str(who.key)]
-    with pytest.raises(InputError, match="no item could be used .*was erased"):
+    with pytest.raises(InputError, match=r"no item could be used .*was erased"):
         Intake(home, Follower(home)).accept([NewItem(item_id=ITEM, title="again")], now + DAY)
     with pytest.raises(InputError, match="ITEM_ID = item/6 is in no place") as again:
         erase(home, who, now=now + DAY)
