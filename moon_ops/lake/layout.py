@@ -126,6 +126,8 @@ def _read_jsonl(path: Path) -> pa.Table:
     """One object a line; a column whose cells differ in type (a price that is a word) is read as text, so that only its row is refused."""
     try:
         table = pyarrow.json.read_json(path)
+        if any(_rounds(table[name]) for name in table.column_names if name.endswith("_id")):
+            raise pa.ArrowInvalid("an id of 2^63 or more, which Arrow makes a float of")
         asread = pa.schema([f.with_type(_untimed(f.type)) for f in table.schema])
         if asread.equals(table.schema):
             return table
@@ -134,6 +136,11 @@ def _read_jsonl(path: Path) -> pa.Table:
         rows = [_object(number, line) for number, line in enumerate(path.read_text("utf-8-sig").split("\n"), 1) if line.strip()]
     names = dict.fromkeys(name for row in rows for name in row)
     return pa.table({name: _cells([row.get(name) for row in rows]) for name in names})
+
+
+def _rounds(column: Column) -> bool:
+    """Whether a column of floats holds a number so large that its last digits may be lost."""
+    return pa.types.is_floating(column.type) and bool((pc.max(column).as_py() or 0) >= 2**53)
 
 
 def _untimed(kind: pa.DataType) -> pa.DataType:

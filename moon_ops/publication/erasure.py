@@ -38,7 +38,7 @@ target = traces.target
 
 @dataclass(frozen=True)
 class Receipt:
-    """How many rows each place held and holds no more. ``elsewhere``: files of the home that show it still and that nobody rewrites, reports
+    """How many rows each place held and holds no more. ``elsewhere``: files of the home that show it still and nobody rewrites, reports
     of releases in MLflow; they have to be deleted by hand.
     """
 

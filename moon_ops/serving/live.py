@@ -16,11 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictFloat, StrictInt, StrictStr
 
 from moon_ops.embeddings import produce
 from moon_ops.errors import InputError, MoonError
 from moon_ops.inputs.images import MAX_BYTES
+from moon_ops.lake.ids import EXACT
 from moon_ops.lake.ingest import IngestReport, ingest
 from moon_ops.publication import marks, publication
 from moon_ops.serving.follower import Follower
@@ -33,6 +34,7 @@ MOST = 200  # items in a request
 MAX_TEXT = 100_000  # characters; an encoder reads a few dozen tokens
 
 
+Id = Annotated[StrictInt | StrictStr, BeforeValidator(lambda given: _whole(given))]  # the ingestion says what else is no id
 Extra = StrictStr | StrictInt | StrictFloat | list[StrictStr]
 
 
@@ -40,18 +42,23 @@ class NewItem(BaseModel):
     """An item with the columns of docs/shop.md; its pictures are given in base64, and columns of the shop's own in ``extra``."""
 
     model_config = ConfigDict(extra="forbid")
-    item_id: StrictInt | StrictStr
+    item_id: Id
     title: Annotated[str, Field(max_length=MAX_TEXT)]
-    spu_id: StrictInt | StrictStr | None = None
+    spu_id: Id | None = None
     category: str | None = None
     brand: str | None = None
     description: Annotated[str, Field(max_length=MAX_TEXT)] | None = None
     attributes: dict[str, str] | None = None
-    seller_id: StrictInt | StrictStr | None = None
+    seller_id: Id | None = None
     price: float | None = None
     status: str | None = None
     extra: dict[str, Extra] | None = None  # columns of the shop's own
     images: list[Annotated[str, Field(max_length=MAX_BYTES * 4 // 3 + 4)]] = Field([], max_length=20)
+
+
+def _whole(given: Any) -> Any:
+    """A whole float, as some clients write every number, as the number."""
+    return int(given) if isinstance(given, float) and given.is_integer() and abs(given) < EXACT else given
 
 
 class Intake:

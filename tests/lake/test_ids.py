@@ -143,6 +143,15 @@ def test_what_went_in_comes_out_of_the_lake(make_shop: Shop, empty: Lake, ending
     assert empty.count("ids") == before
 
 
+def test_large_numbers_in_json_keep_their_digits(make_shop: Shop, empty: Lake) -> None:
+    given = [2**64 - 1, 2**64 - 2, 5]
+    assert ingest(bring(make_shop, "jsonl", given), empty, now=NOW).items == 3
+    assert sorted(empty.read("items")["source_id"].to_pylist()) == sorted(map(str, given))
+    wrong = ingest(make_shop("wrong", items=[{"item_id": 1e17, "title": "Hat"}, {"item_id": 7.0, "title": "Cap"}]), empty, now=NOW)
+    assert (wrong.items, wrong.refused) == (1, {"items.jsonl item_id": 1})
+    assert "whole number stored as a float" in wrong.first_refusal
+
+
 def test_a_product_of_one_item_has_the_items_id(make_shop: Shop, empty: Lake) -> None:
     ingest(make_shop(items=[{"item_id": "a/1", "title": "Hat"}]), empty, now=NOW)
     assert ids.named(empty, "product", empty.read("items")["spu_id"].to_pylist()) == ["a/1"]
