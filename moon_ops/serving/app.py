@@ -144,8 +144,8 @@ def _add_queries(app: FastAPI, follower: Follower, settings: Settings, watch: Wa
         follower.recent.keep(text, picture)
         watch.saw(champion.version, "search", [hit.score for hit in hits[:1]])
         found, fault = follower.stores.titles(settings.lake, [h.item_id for h in hits], dt.datetime.now(dt.UTC))
-        faults = [fault, shop_ids.lacking() if group else ""]
-        return {**_signed(champion), **_listed(hits, found, "; ".join(filter(None, faults)), shop_ids)}
+        lacking = "; ".join(filter(None, (fault, shop_ids.lacking() if group else "")))
+        return {**_signed(champion), **_listed(hits, found, lacking, shop_ids)}
 
     @app.post("/v1/embed")
     def embed(image: Annotated[UploadFile | None, File()] = None, text: Annotated[str, Form(max_length=MAX_TEXT)] = "") -> dict[str, Any]:
@@ -156,8 +156,7 @@ def _add_queries(app: FastAPI, follower: Follower, settings: Settings, watch: Wa
     @app.post("/v1/score")
     def score(request: ScoreRequest) -> dict[str, Any]:
         """Click probabilities of items for a user and a query."""
-        champion = follower.champion()
-        picture = _decoded(request.image)
+        champion, picture = follower.champion(), _decoded(request.image)
         query = champion.embed(request.text, picture) if request.text.strip() or picture else None
         own, count = champion.scorer.own if champion.scorer else (), len(request.item_ids)
         context = contexts(request.context, request.item_contexts, count, own, dt.datetime.now(dt.UTC))
