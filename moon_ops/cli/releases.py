@@ -117,7 +117,7 @@ def status(home: Home = None, as_json: Json = False) -> None:
     from moon_ops.release.status import lines
     from moon_ops.release.status import status as stage
 
-    found = stage(settings_of(home, looking=True))
+    found = stage(settings_of(home, looking=True), now=now())
     if as_json:
         say(found, as_json)
     for line in [] if as_json else lines(found):

@@ -18,7 +18,7 @@ from moon_ops.errors import ContractError, MoonError, ServiceError, StageError
 from moon_ops.publication import erasure, places
 from moon_ops.registry import moves as record
 from moon_ops.registry.registry import CANDIDATE, CHAMPION, PREVIOUS, Registry, manifest_of
-from moon_ops.release import registration, served
+from moon_ops.release import refusals, registration, served
 from moon_ops.release.verification import BROKEN, verify
 from moon_ops.settings import Settings
 
@@ -50,19 +50,19 @@ def examine(settings: Settings, *, now: dt.datetime, url: str = "") -> list[Find
     except BROKEN as fault:  # all that follows reads it
         return [Finding("moves", f"the record cannot be read ({fault})", "bring the registry back from a backup")]
     return [
-        *_alias(settings, registry, url),
+        *_alias(settings, registry, now, url),
         *_releases(settings, registry),
         *_record(registry),
         *_left(settings, registry, now),
     ]
 
 
-def _alias(settings: Settings, registry: Registry, url: str) -> Iterator[Finding]:
+def _alias(settings: Settings, registry: Registry, now: dt.datetime, url: str) -> Iterator[Finding]:
     """The champion against what is to be served, and against what is."""
     to_serve: int | None = None
     loaded, since = served.since(settings)
     try:
-        choice = served.choose(settings, registry)
+        choice = served.choose(settings, registry, now=now)
         to_serve = choice.release
         if choice.why:
             action = f"mend it, or make release {to_serve} champion: `moon rollback`"
@@ -73,6 +73,9 @@ def _alias(settings: Settings, registry: Registry, url: str) -> Iterator[Finding
     if loaded is not None and loaded != to_serve:
         problem = f"a service of this home has loaded release {loaded} last, {since}; release {to_serve} is to be served"
         yield Finding("served", problem, "if a service runs, look at its /ready, or ask it with --url", grave=False)
+    for refusal in refusals.standing(settings, now):
+        if refusal.release == to_serve:
+            yield Finding("served", refusal.told(), "look at /ready of that service; another one serves the release", grave=False)
     if url:
         yield from _service(url, to_serve)
 

@@ -18,7 +18,7 @@ from moon_ops.files import locked
 from moon_ops.registry import moves as record
 from moon_ops.registry.moves import Kind, Move
 from moon_ops.registry.registry import CHAMPION, PREVIOUS, Registry, manifest_of
-from moon_ops.release import freshness
+from moon_ops.release import freshness, refusals
 from moon_ops.release.freshness import Freshness
 from moon_ops.release.verification import verify
 from moon_ops.settings import Settings
@@ -62,6 +62,8 @@ def promote(settings: Settings, version: int, wish: Wish, *, force: bool = False
         known, alias = settle(settings, registry, wish)
         before = known[-1].release if known else alias  # what is served, wherever the alias points
         verify(settings, registry, manifest_of(registry, version), forced=force or version in admitted(known))
+        if force and not dry_run:
+            refusals.forget(settings, release=version)
         if alias == before == version:
             return Moved(before, version, None)
         judged = manifest_of(registry, version)["compared_with"]["release"]

@@ -6,6 +6,7 @@ while MLflow is away.
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from moon_ops.errors import MoonError, StageError
 from moon_ops.files import write_text
 from moon_ops.registry import moves as record
 from moon_ops.registry.registry import CHAMPION, CTR, ENCODER, PREVIOUS, Registry, manifest_of
+from moon_ops.release import refusals
 from moon_ops.release.promotion import admitted
 from moon_ops.release.verification import Parts, verify, verify_files
 from moon_ops.settings import Settings
@@ -45,16 +47,21 @@ def parts_of(settings: Settings, registry: Registry, release: int) -> Parts:
     return Parts(release, manifest, registry.fetch(ENCODER, manifest["encoder"]["version"]), click_model)
 
 
-def choose(settings: Settings, registry: Registry) -> Choice:
+def choose(settings: Settings, registry: Registry, *, now: dt.datetime | None = None) -> Choice:
     """The champion, or the release that was served last and can be; :class:`StageError` if there is none.
 
+    At ``now`` a champion that a service of this home refuses is not chosen, if there is another one; without it, for who tries anew, it is.
     Raises :class:`~moon_ops.errors.ServiceError` if the registry does not answer.
     """
     asked = registry.alias(CHAMPION)
-    why = NO_CHAMPION
+    why, refused = NO_CHAMPION, None
     if asked is not None:
         try:
-            return Choice(parts_of(settings, registry, asked), asked)
+            parts = parts_of(settings, registry, asked)
+            why = refusal(settings, asked, now) if now is not None else ""
+            if not why:
+                return Choice(parts, asked)
+            refused = Choice(parts, asked)
         except MoonError as fault:
             why = f"release {asked} is not served: {fault}"
     for release in fallbacks(settings, registry, asked):
@@ -62,7 +69,15 @@ def choose(settings: Settings, registry: Registry) -> Choice:
             return Choice(parts_of(settings, registry, release), asked, why)
         except MoonError:
             continue
+    if refused is not None:
+        return refused
     raise StageError(why, action="run `moon demo`, or `moon promote RELEASE`")
+
+
+def refusal(settings: Settings, release: int, now: dt.datetime) -> str:
+    """Why no service of this home serves the release, although it could be by its manifest; empty if one does, or none has refused it."""
+    known = [one.told() for one in refusals.standing(settings, now) if one.release == release]
+    return known[0] if known and since(settings)[0] != release else ""
 
 
 def fallbacks(settings: Settings, registry: Registry, asked: int | None) -> Iterator[int]:
