@@ -212,6 +212,9 @@ def _say(moved: Moved, *, dry_run: bool, as_json: bool) -> None:
     told: dict[str, Any] = {"champion": moved.after, "before": moved.before}
     if moved.move is None:
         told["moved"] = "no: only shown" if dry_run else "no: it is champion already"
+    if moved.unchecked:
+        told["unchecked"] = moved.unchecked
+        typer.echo(f"warning: release {moved.after}: {moved.unchecked}", err=True)
     if moved.freshness is not None:
         told["freshness"] = moved.freshness.told()
         if warning := moved.freshness.warning():

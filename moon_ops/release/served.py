@@ -18,8 +18,8 @@ from moon_ops.files import write_text
 from moon_ops.registry import moves as record
 from moon_ops.registry.registry import CHAMPION, CTR, ENCODER, PREVIOUS, Registry, manifest_of
 from moon_ops.release import refusals
-from moon_ops.release.promotion import admitted
-from moon_ops.release.verification import Parts, verify, verify_files
+from moon_ops.release.promotion import checked
+from moon_ops.release.verification import Parts, verify_files
 from moon_ops.settings import Settings
 
 NO_CHAMPION = "there is no champion release"
@@ -42,7 +42,7 @@ class Choice:
 def parts_of(settings: Settings, registry: Registry, release: int) -> Parts:
     """The verified parts of a release; :class:`MoonError` for one that may not or cannot be served."""
     manifest = manifest_of(registry, release)
-    verify(settings, registry, manifest, forced=release in admitted(record.moves(registry)))
+    checked(settings, registry, release, record.moves(registry))
     click_model = registry.fetch(CTR, manifest["ctr"]["version"]) if manifest["ctr"] else None
     return Parts(release, manifest, registry.fetch(ENCODER, manifest["encoder"]["version"]), click_model)
 

@@ -1,4 +1,4 @@
-"""A release that a service refused is known to all: the jobs work for what is served, `moon status` and `moon verify` say so, none for ever."""
+"""A release that a service refused is known to all: the jobs work for what is served, `moon status` and `moon verify` say why."""
 
 from __future__ import annotations
 
