@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from moon_ops.errors import GateError, MoonError, StageError
 from moon_ops.files import locked
 from moon_ops.registry import moves as record
-from moon_ops.registry.moves import Kind, Move
+from moon_ops.registry.moves import Kind, Move, Record
 from moon_ops.registry.registry import CHAMPION, PREVIOUS, Registry, manifest_of
 from moon_ops.release import freshness, refusals
 from moon_ops.release.freshness import Freshness
@@ -107,7 +107,7 @@ def note(settings: Settings, registry: Registry, wish: Wish) -> None:
         settle(settings, registry, wish)
 
 
-def settle(settings: Settings, registry: Registry, wish: Wish) -> tuple[list[Move], int | None]:
+def settle(settings: Settings, registry: Registry, wish: Wish) -> tuple[Record, int | None]:
     """The moves and the champion, as they are once a killed move is finished and a move made in MLflow is noted."""
     known, alias = record.moves(registry), registry.alias(CHAMPION)
     if known and not known[-1].done:
@@ -124,7 +124,7 @@ def settle(settings: Settings, registry: Registry, wish: Wish) -> tuple[list[Mov
     return known, alias
 
 
-def _note(settings: Settings, registry: Registry, found: int, before: int | None, wish: Wish, known: Sequence[Move]) -> bool:
+def _note(settings: Settings, registry: Registry, found: int, before: int | None, wish: Wish, known: Record) -> bool:
     """Write down that somebody has made ``found`` the champion in MLflow; not of a release that cannot be served, and so never was."""
     try:
         checked(settings, registry, found, known)
@@ -158,10 +158,9 @@ def follow(registry: Registry, move: Move) -> None:
     registry.point(CHAMPION, move.release)
 
 
-def _entry(registry: Registry, kind: Kind, to: int, before: int | None, wish: Wish, known: Sequence[Move]) -> Move:
+def _entry(registry: Registry, kind: Kind, to: int, before: int | None, wish: Wish, known: Record) -> Move:
     told = json.dumps(manifest_of(registry, to), sort_keys=True).encode()
-    evidence, follows = hashlib.sha256(told).hexdigest(), known[-1].number if known else record.NOTHING
-    return Move(kind, to, before, wish.by, wish.at, wish.why, evidence, follows=follows)
+    return Move(kind, to, before, wish.by, wish.at, wish.why, hashlib.sha256(told).hexdigest(), follows=known.newest)
 
 
 def _told(settings: Settings, registry: Registry, wanted: Move, unchecked: str, *, dry_run: bool) -> Moved:
