@@ -145,15 +145,12 @@ def _untrained(settings: Settings, steps: Steps, chosen: Choices, times: Any) ->
 def _release(
     settings: Settings, say: list[str], encoder: int, ctr: int | None, times: Any, now: dt.datetime, beside: dict[str, Any]
 ) -> Release:
-    """Judge, register and, where all gates were passed, promote."""
-    from moon_ops.release import evidence, manifest, promotion
+    """Judge and register."""
+    from moon_ops.release import evidence, manifest
 
     made = manifest.release(settings, encoder, ctr, times, now=now, **beside)
     say += evidence.lines([asdict(v) for v in made.verdicts])
-    if made.passed:
-        before = promotion.promote(settings, made.version, wish("moon demo")).before
-        say.append(f"release {made.version} is champion now" + (f", release {before} is previous" if before else ""))
-    else:
+    if not made.passed:
         say.append(f"release {made.version} is registered and not promoted; report: {made.report_at or 'none, see the log'}")
     return made
 
@@ -213,16 +210,18 @@ def _click_models(settings: Settings, steps: Steps, encoder: int, times: Any, se
 
 
 def _serve_and_report(settings: Settings, steps: Steps, encoder: int, times: Any, untrained: dict[str, float], made: Release) -> None:
-    """Ask the champion over HTTP, and add the answers and the charts to the release's report."""
+    """Ask the release over HTTP, promote it if it answers, and add the answers and the charts to its report."""
     from moon_ops.cli.trial import searches
     from moon_ops.registry.registry import RELEASE, Registry
-    from moon_ops.release import page, pictures
+    from moon_ops.release import page, pictures, promotion
 
-    with steps.step("serve", "ask the champion over HTTP, and add it to the report") as say:
+    with steps.step("serve", "ask the release over HTTP, promote it, and add the answers to its report") as say:
         place = settings.home / "report"
         shutil.rmtree(place, ignore_errors=True)  # of the release before
         place.mkdir(parents=True)
-        found, latency = searches(settings, encoder, times)
+        found, latency = searches(settings, encoder, times, release=made.version)
+        before = promotion.promote(settings, made.version, wish("moon demo")).before
+        say.append(f"release {made.version} is champion now" + (f", release {before} is previous" if before else ""))
         pictures.grid(found, place / "searches.png")
         pictures.recall_chart(untrained, made.metrics, place / "recall.png")
         names = ["searches.png", "recall.png"]

@@ -211,16 +211,23 @@ def ctr(
 
 
 @app.command()
-def serve(home: Home = None) -> None:
-    """Serve the champion over HTTP, with a visual search page at /.
+def serve(
+    home: Home = None,
+    release: Annotated[
+        int | None, typer.Option(help="Serve this release, to look at it; not the champion. Moves nothing.", show_default=False)
+    ] = None,
+) -> None:
+    """Serve the champion over HTTP, with a visual search page at /; or one release, to look at before it is promoted.
 
-    Example: moon serve
+    Example: MOON_PORT=8322 moon serve --release 7
     """
     from moon_ops.serving.app import serve as stage
 
     settings = settings_of(home)
+    if release is not None:
+        typer.echo(f"release {release} alone, whatever is champion; nothing is promoted or written down")
     typer.echo(f"visual search: http://{settings.host}:{settings.port}/   requests: http://{settings.host}:{settings.port}/docs")
-    stage(settings)
+    stage(settings, release=release)
 
 
 @app.command()

@@ -28,8 +28,9 @@ WAIT_SECONDS = 60.0
 
 
 @contextmanager
-def running(settings: Settings) -> Iterator[httpx.Client]:
-    """A client of a service started on a free port of this machine, ready to answer; it is stopped at the end."""
+def running(settings: Settings, *, release: int | None = None) -> Iterator[httpx.Client]:
+    """A client of a service of the champion, or of one ``release``, started on a free port of this machine, ready to answer; it is stopped
+    at the end."""
     import uvicorn
 
     from moon_ops.serving.app import create_app
@@ -37,7 +38,7 @@ def running(settings: Settings) -> Iterator[httpx.Client]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    server = uvicorn.Server(uvicorn.Config(create_app(settings), host="127.0.0.1", port=port, log_level="error"))
+    server = uvicorn.Server(uvicorn.Config(create_app(settings, release=release), host="127.0.0.1", port=port, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:
@@ -49,8 +50,9 @@ def running(settings: Settings) -> Iterator[httpx.Client]:
         thread.join(10)
 
 
-def searches(settings: Settings, encoder: int, windows: Windows) -> tuple[list[Searched], dict[str, float]]:
-    """Photographs from after the encoder's training, in a seeded order and not chosen, with the items found; and median latencies [ms]."""
+def searches(settings: Settings, encoder: int, windows: Windows, *, release: int) -> tuple[list[Searched], dict[str, float]]:
+    """Photographs from after the encoder's training, in a seeded order and not chosen, with the items that a release finds; and median
+    latencies [ms]."""
     queries = recall.bought_after(
         settings.lake, windows.trained_until, windows.end, trained_until=encoder_version(settings, encoder).trained_until
     )
@@ -58,7 +60,7 @@ def searches(settings: Settings, encoder: int, windows: Windows) -> tuple[list[S
     photographs = dict(image_bytes(settings.lake, [queries.samples[r].image_ids[0] for r in rows]))
     took: dict[str, list[float]] = {}
     out = []
-    with running(settings) as client:
+    with running(settings, release=release) as client:
         for row in rows:
             content = photographs[queries.samples[row].image_ids[0]]
             found = _ask(client, took, "/v1/search", data={"k": str(FOUND)}, files={"image": ("photograph", content)})["items"]

@@ -84,7 +84,10 @@ def _service(url: str, to_serve: int | None) -> Iterator[Finding]:
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as fault:
         yield Finding("service", f"{url}/ready does not answer as a service does ({fault})", "start it, or correct the address")
         return
-    if serving != to_serve:
+    if answer.get("fixed"):
+        problem = f"{url} serves release {serving} alone, whatever the alias says"
+        yield Finding("service", problem, "ask another one; this was started with --release", grave=False)
+    elif serving != to_serve:
         yield Finding("service", f"{url} serves release {serving}, not {to_serve}", "it follows within seconds; if not, restart it")
     if why:
         yield Finding("service", f"{url} is {answer['status']}: {why}", "look it up in docs/on-call.md")

@@ -39,10 +39,10 @@ class Choice:
         return self.parts.release
 
 
-def parts_of(settings: Settings, registry: Registry, release: int) -> Parts:
-    """The verified parts of a release; :class:`MoonError` for one that may not or cannot be served."""
+def parts_of(settings: Settings, registry: Registry, release: int, *, forced: bool = False) -> Parts:
+    """The verified parts of a release; :class:`MoonError` for one that may not (unless ``forced``) or cannot be served."""
     manifest = manifest_of(registry, release)
-    checked(settings, registry, release, record.moves(registry))
+    checked(settings, registry, release, record.moves(registry), forced=forced)
     click_model = registry.fetch(CTR, manifest["ctr"]["version"]) if manifest["ctr"] else None
     return Parts(release, manifest, registry.fetch(ENCODER, manifest["encoder"]["version"]), click_model)
 

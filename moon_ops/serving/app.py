@@ -21,6 +21,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from moon_ops.errors import InputError, MoonError
 from moon_ops.inputs.images import MAX_BYTES
 from moon_ops.lake.tables import image_bytes
+from moon_ops.serving import fixed
 from moon_ops.serving.champion import Champion, Hit
 from moon_ops.serving.follower import Follower
 from moon_ops.serving.guard import Guard
@@ -66,9 +67,10 @@ class ScoreRequest(BaseModel):
     item_contexts: list[dict[str, Any]] | None = None  # and of each, e.g. [{"relevance": 0.7}, …]
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The service for one ``MOON_HOME``; it follows the champion from start-up on."""
-    follower = Follower(settings)
+def create_app(settings: Settings, *, release: int | None = None) -> FastAPI:
+    """The service for one ``MOON_HOME``; it follows the champion from start-up on, or serves one ``release`` to be looked at."""
+    settings = settings if release is None else fixed.without_effect(settings)
+    follower = Follower(settings) if release is None else fixed.Fixed(settings, release)
     intake, watch, registry = Intake(settings, follower), Watch(settings, follower), CollectorRegistry(auto_describe=False)
 
     @asynccontextmanager
@@ -107,11 +109,12 @@ def _add_health(app: FastAPI, follower: Follower, watch: Watch) -> None:
     @app.get("/ready")
     def ready() -> JSONResponse:
         """``status`` is ready, degraded (another release than the one asked for is served, or something is away, and why), or unavailable
-        (503). ``alerts`` are figures past their limit, ``canary`` what the last candidate has shown before it was served or refused.
+        (503). ``fixed``: it serves one release, whatever the alias says. ``alerts`` are figures past their limit, ``canary`` what the last
+        candidate has shown before it was served or refused.
         """
         champion, state = follower.current, follower.state()
         body: dict[str, Any] = {"ready": champion is not None, "status": state.status, "asked": state.asked}
-        body |= {"release": None, "refused": state.why}
+        body |= {"release": None, "refused": state.why, "fixed": follower.fixed}
         if champion is not None:
             body |= {"release": champion.version, "encoder": champion.encoder, "contract_id": champion.contract_id}
             body |= {"items": champion.index.header.items, "ctr": (champion.manifest["ctr"] or {}).get("version")}
@@ -243,9 +246,11 @@ def _decoded(image: str | None) -> bytes | None:
         raise InputError(f"image is not base64 ({broken})", action="send the picture's bytes in base64") from broken
 
 
-def serve(settings: Settings) -> None:
-    """Serve until interrupted; :class:`ServiceError` if the port is in use."""
+def serve(settings: Settings, *, release: int | None = None) -> None:
+    """Serve until interrupted: the champion, or one ``release``. :class:`ServiceError` if the port is in use."""
     import uvicorn
 
     require_free(settings.host, settings.port)
-    uvicorn.run(create_app(settings), host=settings.host, port=settings.port, log_config=LOGGING)
+    if release is not None:
+        fixed.parts(settings, release)  # one that cannot be served is an error now
+    uvicorn.run(create_app(settings, release=release), host=settings.host, port=settings.port, log_config=LOGGING)

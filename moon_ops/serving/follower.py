@@ -50,6 +50,8 @@ class State:
 class Follower:
     """Keeps a champion; one that cannot be loaded, or does badly on logged queries, is reported and not served."""
 
+    fixed = False  # whether it serves one release, whatever the alias says
+
     def __init__(self, settings: Settings, *, every_seconds: float = 5.0) -> None:
         self.settings, self.every_seconds = settings, every_seconds
         self.current: Champion | None = None
@@ -168,9 +170,13 @@ class Follower:
     def _serve(self, champion: Champion) -> None:
         with self._swap:
             before, self.current = self.current, champion  # one assignment: a request sees the old or the new
-            self.since, self._gone = dt.datetime.now(dt.UTC), ""
+            self.since, self._gone = (since := dt.datetime.now(dt.UTC)), ""
         log.info("now serving release %d in place of %s", champion.version, before.version if before else "none")
-        served.remember(self.settings, champion.parts, self.since.isoformat(timespec="seconds"))
+        self._keep(champion, since)
+
+    def _keep(self, champion: Champion, since: dt.datetime) -> None:
+        """For the next start, and for whoever asks what is served."""
+        served.remember(self.settings, champion.parts, since.isoformat(timespec="seconds"))
 
     def _accepted(self) -> None:
         """What is asked for is served."""
