@@ -68,6 +68,7 @@ class Settings(BaseModel):
     auto_rollback: bool = False  # whether a service goes back by itself when a new release fails or finds less
     rollback_minutes: float = 30.0  # after a switch, in which it may
     items_token: SecretStr = SecretStr("")  # who may send new items to the service; empty: nobody
+    webhook_secret: SecretStr = SecretStr("")  # with which MLflow signs its webhooks; empty: none are taken
 
     @classmethod
     def from_environment(cls, home: Path | None = None, *, looking: bool = False) -> Settings:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from moon_ops.errors import InputError, MoonError
 from moon_ops.inputs.images import MAX_BYTES
 from moon_ops.lake.tables import image_bytes
-from moon_ops.serving import fixed
+from moon_ops.serving import fixed, hooks
 from moon_ops.serving.champion import Champion, Hit
 from moon_ops.serving.follower import Follower
 from moon_ops.serving.guard import Guard
@@ -95,6 +96,8 @@ def create_app(settings: Settings, *, release: int | None = None) -> FastAPI:
     _add_queries(app, follower, settings, watch)
     _add_items(app, settings, follower.stores)
     _add_intake(app, intake)
+    if settings.webhook_secret.get_secret_value():
+        _add_hook(app, follower, settings)
     return app
 
 
@@ -197,6 +200,19 @@ def _add_intake(app: FastAPI, intake: Intake) -> None:
         report = intake.accept(request.items, dt.datetime.now(dt.UTC))
         body = {"new": report.items, "changed": report.updated, "known": report.known, "refused": report.refused}
         return JSONResponse({**body, "first_refusal": report.first_refusal}, status_code=202)
+
+
+def _add_hook(app: FastAPI, follower: Follower, settings: Settings) -> None:
+    secret = settings.webhook_secret.get_secret_value()
+
+    @app.post(hooks.PATH, status_code=202)
+    async def moved(request: Request) -> Response:
+        """MLflow's word that an alias has moved, signed with MOON_WEBHOOK_SECRET: the registry is asked at once."""
+        if not hooks.is_signed(secret, request.headers, await request.body(), time.time()):
+            action = "sign it with MOON_WEBHOOK_SECRET, as MLflow does, and compare the clocks"
+            return JSONResponse({"error": "the signature is wrong, or older than five minutes", "action": action}, status_code=401)
+        follower.wake()
+        return JSONResponse({"status": "the registry is asked"}, status_code=202)
 
 
 def _refuse(_: Request, fault: Exception) -> JSONResponse:

@@ -17,8 +17,8 @@ log = logging.getLogger(__name__)
 
 
 def without_effect(settings: Settings) -> Settings:
-    """The same, but a service with them moves no alias and takes no items in."""
-    return settings.replace(repair=False, auto_rollback=False, items_token="")
+    """The same, but a service with them moves no alias, takes no items in and hears of no alias."""
+    return settings.replace(repair=False, auto_rollback=False, items_token="", webhook_secret="")
 
 
 def parts(settings: Settings, release: int) -> Parts:

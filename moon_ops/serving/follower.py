@@ -63,7 +63,7 @@ class Follower:
         self._gone = ""  # which files a restart would miss
         self._asking: float | None = None  # since when the registry has owed an answer
         self._again = 0.0  # when to try a release that was refused once more
-        self._swap, self._stop = threading.Lock(), threading.Event()
+        self._swap, self._stop, self._wake = threading.Lock(), threading.Event(), threading.Event()
 
     @cached_property
     def registry(self) -> Registry:
@@ -241,11 +241,17 @@ class Follower:
     def stop(self) -> None:
         """Stop following."""
         self._stop.set()
+        self._wake.set()
+
+    def wake(self) -> None:
+        """Ask the registry now: somebody says that an alias has moved. One word while it is being asked is enough."""
+        self._wake.set()
 
     def _ask(self) -> None:
-        self.follow()
-        while not self._stop.wait(self.every_seconds):
+        while not self._stop.is_set():
+            self._wake.clear()  # before the registry is asked: what moves meanwhile is asked for again
             self.follow()
+            self._wake.wait(self.every_seconds)
 
     def _open(self) -> None:
         looked = 0.0

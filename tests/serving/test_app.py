@@ -56,7 +56,7 @@ def test_ready_names_the_release(client: httpx.Client, released: Settings) -> No
     contract = stages.runtime(released, 1).contract_id
     parts = {"release": 1, "encoder": 1, "ctr": 1, "contract_id": contract, "items": 115}
     times, watched = {name: body.pop(name) for name in ("started", "since")}, {name: body.pop(name) for name in ("watch", "canary")}
-    assert body == {"ready": True, "status": "ready", "asked": 1, "refused": "", "alerts": [], **parts}
+    assert body == {"ready": True, "status": "ready", "asked": 1, "refused": "", "fixed": False, "alerts": [], **parts}
     assert watched["canary"] is None, "nothing was served before it"
     assert all(abs(dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(time)) < dt.timedelta(minutes=10) for time in times.values())
     assert client.get("/health").json() == {"status": "ok"}
