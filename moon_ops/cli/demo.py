@@ -96,9 +96,11 @@ def run(settings: Settings, chosen: Choices, *, now: dt.datetime) -> None:
         _serve_and_report(settings, steps, version, times, untrained, made)
     _summary(console, settings, made.metrics, made.champion_metrics, made.champion, time.perf_counter() - started)
     if not made.passed:
+        from moon_ops.release.gates import sentence
+
         failed = next(v for v in made.verdicts if v.stops)
         raise GateError(
-            f"release {made.version} was not promoted: {failed.gate} = {failed.value:.4f}, it must be {failed.rule}",
+            f"release {made.version} was not promoted: {sentence(asdict(failed))}",
             action="bring more data, or look at the figures above",
         )
 

@@ -37,14 +37,18 @@ def release(
     Example: moon release --encoder 1 --ctr 1
     """
     from moon_ops.registry.encoders import encoder_version
+    from moon_ops.release.evidence import summary
     from moon_ops.release.manifest import release as stage
     from moon_ops.release.windows import windows
 
     settings = settings_of(home)
     times = windows(settings.lake, seen_until=encoder_version(settings, encoder).trained_until)
     made = stage(settings, encoder, ctr, times, now=now())
-    at = made.report_at or "none: the log says why"
-    say({"release": made.version, "passed": made.passed, "evidence": [asdict(v) for v in made.verdicts], "report": at}, as_json)
+    verdicts, at = [asdict(v) for v in made.verdicts], made.report_at or "none: the log says why"
+    if as_json:
+        say({"release": made.version, "passed": made.passed, "evidence": verdicts, "report": at}, as_json)
+    for line in [] if as_json else summary(made.version, verdicts, made.champion, made.report_at):
+        typer.echo(line)
 
 
 @app.command()

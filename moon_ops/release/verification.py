@@ -13,7 +13,7 @@ from moon_ops.inputs.contract import file_sha256, require_same
 from moon_ops.lake.lake import Lake
 from moon_ops.publication import places
 from moon_ops.registry.registry import CTR, ENCODER, Registry
-from moon_ops.release.gates import stopping
+from moon_ops.release.gates import sentence, stopping
 from moon_ops.settings import Settings
 
 BROKEN = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError)  # what reading a part says that is not what was written
@@ -77,7 +77,7 @@ def require_passed(manifest: dict[str, Any]) -> None:
     if failed or not manifest["passed"]:
         worst = failed[0] if failed else {"gate": "passed", "value": 0.0, "rule": "true"}
         raise GateError(
-            f"the release did not pass its gates: {worst['gate']} = {worst['value']:.4f}, it must be {worst['rule']}",
+            f"the release did not pass its gates: {sentence(worst)}",
             action="train again, or keep the champion",
         )
 
