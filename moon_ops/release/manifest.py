@@ -123,8 +123,8 @@ def release(
     manifest = {
         "passed": not any(v.stops for v in verdicts),
         "evidence": [asdict(v) for v in verdicts],
-        "notes": _notes(metrics, champion_metrics, found.gaps.get(AUC)),
         "metrics": metrics,
+        "notes": _notes(metrics, champion_metrics, found.gaps.get(AUC)),
         "compared_with": {"release": found.champion, "metrics": champion_metrics},
         "diff": {"release": found.champion, "figures": found.changed.figures, "notes": found.changed.notes},
         "debts": {v.gate: v.debt for v in verdicts},

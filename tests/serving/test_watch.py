@@ -260,7 +260,9 @@ def test_figures_are_told_by_route_and_release(copied: Settings) -> None:
     assert (shown["release"], shown["requests_5m"], shown["failed_5m"]) == (1, 4, 0.0)
     assert 0 < shown["p50_ms"] <= shown["p95_ms"] < 5000
     assert shown["drift"] == {"search": None, "score": None}
-    assert 'moon_requests_total{code="200",release="1",route="/v1/search"} 3.0' in metrics
+    assert 'moon_requests_total{code="200",release="1",route="/v1/search"} 3.0' in metrics, [
+        x for x in metrics.splitlines() if "requests" in x
+    ]
     assert 'moon_requests_total{code="422",release="1",route="/v1/search"} 1.0' in metrics
     assert 'moon_requests_total{code="404",release="1",route="other"} 1.0' in metrics
     assert 'moon_request_seconds_count{release="1",route="/v1/search"} 4.0' in metrics
