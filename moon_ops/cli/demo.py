@@ -90,7 +90,7 @@ def run(settings: Settings, chosen: Choices, *, now: dt.datetime) -> None:
     ctr_version, baseline = _click_models(settings, steps, version, times, chosen.seed)
     zero = {metric_names.untrained(name): value for name, value in untrained.items() if is_whole_recall(name)}
     with steps.step("release", "recall and AUC on what came after training, judged against the gates") as say:
-        beside = {"baseline": baseline, "oracle": shop / "oracle.parquet", "extra": zero}
+        beside = {"baseline": baseline, "oracle": shop / "oracle.parquet", "figures": zero}
         made = _release(settings, say, version, ctr_version, times, now, beside)
     if made.passed:
         _serve_and_report(settings, steps, version, times, untrained, made)
@@ -150,7 +150,7 @@ def _release(
     """Judge and register."""
     from moon_ops.release import evidence, manifest
 
-    made = manifest.release(settings, encoder, ctr, times, now=now, **beside)
+    made = manifest.release(settings, encoder, ctr, times, now=now, shown=manifest.Beside(**beside))
     say += evidence.lines([asdict(v) for v in made.verdicts])
     if not made.passed:
         say.append(f"release {made.version} is registered and not promoted; report: {made.report_at or 'none, see the log'}")

@@ -30,6 +30,7 @@ def release(
     encoder: Encoder,
     home: Home = None,
     ctr: Annotated[int | None, typer.Option(help="Version of moon-ctr; none for a shop without click sequences.")] = None,
+    align: Annotated[bool, typer.Option(help="The click model may be of another encoder: it reads through a map between them.")] = False,
     as_json: Json = False,
 ) -> None:
     """Measure an encoder and a click model against the champion, and register them as the next moon-release.
@@ -43,7 +44,7 @@ def release(
 
     settings = settings_of(home)
     times = windows(settings.lake, seen_until=encoder_version(settings, encoder).trained_until)
-    made = stage(settings, encoder, ctr, times, now=now())
+    made = stage(settings, encoder, ctr, times, now=now(), aligned=align)
     verdicts, at = [asdict(v) for v in made.verdicts], made.report_at or "none: the log says why"
     if as_json:
         say({"release": made.version, "passed": made.passed, "evidence": verdicts, "report": at}, as_json)

@@ -100,7 +100,7 @@ def description(version: int, manifest: Mapping[str, Any]) -> str:
     click_model = f"moon-ctr {manifest['ctr']['version']}" if manifest["ctr"] else "no click model"
     lines += ["", f"moon-encoder {manifest['encoder']['version']}, {click_model}, contract `{manifest['contract_id']}`, trained until"]
     lines[-1] += f" {manifest['trained_until'][:16]}; judged until {manifest['windows']['end'][:16]}."
-    lines += ["", NOT_THE_BUTTON, "", f"Back: `moon rollback`. Why: `moon explain {version}`."]
+    lines += ["", f"{NOT_THE_BUTTON} Back: `moon rollback`. Why: `moon explain {version}`."]
     return "\n".join(lines) + "\n"
 
 

@@ -16,10 +16,10 @@ from typing import Any
 from moon_ops.errors import MoonError, StageError
 from moon_ops.files import write_text
 from moon_ops.registry import moves as record
-from moon_ops.registry.registry import CHAMPION, CTR, ENCODER, PREVIOUS, Registry, manifest_of
+from moon_ops.registry.registry import ALIGNMENT, CHAMPION, CTR, ENCODER, PREVIOUS, Registry, manifest_of
 from moon_ops.release import refusals
 from moon_ops.release.promotion import checked
-from moon_ops.release.verification import Parts, verify_files
+from moon_ops.release.verification import Parts, fetched, verify_files
 from moon_ops.settings import Settings
 
 NO_CHAMPION = "there is no champion release"
@@ -43,8 +43,7 @@ def parts_of(settings: Settings, registry: Registry, release: int, *, forced: bo
     """The verified parts of a release; :class:`MoonError` for one that may not (unless ``forced``) or cannot be served."""
     manifest = manifest_of(registry, release)
     checked(settings, registry, release, record.moves(registry), forced=forced)
-    click_model = registry.fetch(CTR, manifest["ctr"]["version"]) if manifest["ctr"] else None
-    return Parts(release, manifest, registry.fetch(ENCODER, manifest["encoder"]["version"]), click_model)
+    return fetched(registry, release, manifest)
 
 
 def choose(settings: Settings, registry: Registry, *, now: dt.datetime | None = None) -> Choice:
@@ -100,7 +99,7 @@ def remember(settings: Settings, parts: Parts, at: str) -> None:
     if before.get("release") == parts.release and before.get("manifest") == parts.manifest:
         return
     home = settings.home.resolve()
-    folders = {ENCODER: parts.encoder, CTR: parts.click_model}
+    folders = {ENCODER: parts.encoder, CTR: parts.click_model, ALIGNMENT: parts.alignment}
     kept = {name: _relative(folder.resolve(), home) for name, folder in folders.items() if folder is not None}
     write_text(place, json.dumps({"release": parts.release, "since": at, "parts": kept, "manifest": parts.manifest}, indent=2) + "\n")
 
@@ -111,7 +110,7 @@ def recall(settings: Settings) -> Parts | None:
     try:
         kept: dict[str, Any] = json.loads(place.read_text())
         folders = {name: settings.home / folder for name, folder in kept["parts"].items()}
-        parts = Parts(int(kept["release"]), kept["manifest"], folders[ENCODER], folders.get(CTR))
+        parts = Parts(int(kept["release"]), kept["manifest"], folders[ENCODER], folders.get(CTR), folders.get(ALIGNMENT))
         verify_files(parts)
     except (OSError, ValueError, KeyError, TypeError, MoonError):
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from moon_ops.errors import ContractError, GateError, ServiceError, StageError
 from moon_ops.inputs.contract import file_sha256, require_same
 from moon_ops.lake.lake import Lake
 from moon_ops.publication import places
-from moon_ops.registry.registry import CTR, ENCODER, Registry
+from moon_ops.registry.registry import ALIGNMENT, CTR, ENCODER, Registry
 from moon_ops.release.gates import sentence, stopping
 from moon_ops.settings import Settings
 
@@ -27,6 +28,7 @@ class Parts:
     manifest: dict[str, Any]
     encoder: Path
     click_model: Path | None
+    alignment: Path | None = None  # of a click model that reads the vectors through a map
 
 
 def verify(settings: Settings, registry: Registry, manifest: dict[str, Any], *, forced: bool = False, without_lake: bool = False) -> str:
@@ -52,11 +54,10 @@ def _require_parts(settings: Settings, registry: Registry, manifest: dict[str, A
     unchecked = _require_vectors(settings.lake, encoder, contract, without_lake=without_lake)
     require_same(contract, ItemIndex.open(places.index_place(settings, encoder)).header.contract_id, what="manifest and index")
     require_same(contract, places.table(settings, "items", encoder).contract_id, what="manifest and representation table")
-    click_model = None
     if manifest["ctr"]:
-        require_same(contract, registry.tags(CTR, manifest["ctr"]["version"])["contract_id"], what="manifest and click model")
-        click_model = registry.fetch(CTR, manifest["ctr"]["version"])
-    verify_files(Parts(0, manifest, registry.fetch(ENCODER, encoder), click_model))
+        read = manifest["alignment"]["old"] if mapped(manifest) else contract
+        require_same(read, registry.tags(CTR, manifest["ctr"]["version"])["contract_id"], what="manifest and click model")
+    verify_files(fetched(registry, 0, manifest))
     return unchecked
 
 
@@ -69,6 +70,18 @@ def _require_vectors(lake: Lake, encoder: int, contract: str, *, without_lake: b
             raise
         return f"{away.problem}; checked were the files of the models, the index and the table in MOON_HOME alone"
     return ""
+
+
+def mapped(manifest: Mapping[str, Any]) -> bool:
+    """Whether the click model of a release reads its vectors through a map."""
+    return bool((manifest.get("alignment") or {}).get("used"))
+
+
+def fetched(registry: Registry, release: int, manifest: dict[str, Any]) -> Parts:
+    """The parts of a release, as the registry has them."""
+    click_model = registry.fetch(CTR, manifest["ctr"]["version"]) if manifest["ctr"] else None
+    alignment = registry.fetch(ALIGNMENT, manifest["alignment"]["version"]) if mapped(manifest) else None
+    return Parts(release, manifest, registry.fetch(ENCODER, manifest["encoder"]["version"]), click_model, alignment)
 
 
 def require_passed(manifest: dict[str, Any]) -> None:
@@ -84,7 +97,10 @@ def require_passed(manifest: dict[str, Any]) -> None:
 
 def verify_files(parts: Parts) -> None:
     """:class:`ContractError` for a file that is not the one the manifest was made with."""
-    for name, folder, part in ((ENCODER, parts.encoder, parts.manifest["encoder"]), (CTR, parts.click_model, parts.manifest["ctr"])):
+    checked = [(ENCODER, parts.encoder, parts.manifest["encoder"]), (CTR, parts.click_model, parts.manifest["ctr"])]
+    if mapped(parts.manifest):
+        checked.append((ALIGNMENT, parts.alignment, parts.manifest["alignment"]))
+    for name, folder, part in checked:
         for file, expected in part["sha256"].items() if part else ():
             found = file_sha256(folder / file) if folder is not None and (folder / file).is_file() else "nothing"
             if found != expected:

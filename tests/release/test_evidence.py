@@ -27,9 +27,9 @@ def made(changed: dict[str, float], gap: Difference = SAME, **more: Any) -> dict
     figures = {**FIGURES, **changed}
     verdicts = judge(GATES, figures, FIGURES, {RECALL: SAME, AUC: SAME, NEW: gap})
     found = {"evidence": [asdict(v) for v in verdicts], "passed": not any(v.stops for v in verdicts), "metrics": figures}
-    return found | {"compared_with": {"release": 1}, "encoder": {"version": 2}, "ctr": None, "contract_id": "c-1"} | {
-        "trained_until": "2026-01-01T00:00:00+00:00", "windows": {"end": "2026-02-01T00:00:00+00:00"}, **more,
-    }  # fmt: skip
+    found |= {"compared_with": {"release": 1}, "encoder": {"version": 2}, "ctr": None, "contract_id": "c-1"}
+    times = {"trained_until": "2026-01-01T00:00:00+00:00", "created": "2026-02-02T00:00:00+00:00"}
+    return {**found, **times, "windows": {"end": "2026-02-01T00:00:00+00:00"}, **more}
 
 
 def filled(text: str) -> list[str]:
@@ -40,8 +40,8 @@ def test_where_all_is_well_the_page_has_ten_lines() -> None:
     page = filled(evidence.description(2, made({})))
     assert len(page) <= 10
     assert page[0] == "**Release 2: ✅ passed** (compared with release 1)"
-    assert [line.split(" | ")[0] for line in page[3:6]] == [f"| {gate}" for gate in (PARITY, RECALL, AUC)]
-    assert page[6] == "6 more gates passed (slices 1, catalogue 2, space 1, serving 1, drift 1)."
+    assert [line.split(" | ")[0] for line in page[4:7]] == [f"| {gate}" for gate in (PARITY, RECALL, AUC)]
+    assert page[7] == "6 more gates passed (slices 1, catalogue 2, space 1, serving 1, drift 1)."
 
 
 def test_what_failed_and_what_cannot_be_told_stand_in_the_table() -> None:
