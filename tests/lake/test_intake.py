@@ -53,7 +53,7 @@ def test_many_pictures_are_committed_in_pieces_and_each_once(make_shop: Shop, em
 
 
 BAD_PICTURES = [
-    ("broken.png", "it is not a JPEG, PNG or WebP picture"),
+    ("broken.png", "it is not a JPEG, PNG, WebP, GIF, AVIF or HEIC picture"),
     ("half.png", "it cannot be decoded"),
     ("missing.png", "missing.png cannot be read (No such file or directory)"),
     (".", ". cannot be read (Is a directory)"),

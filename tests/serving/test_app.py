@@ -131,7 +131,7 @@ def test_feast_knows_which_features_a_registered_click_model_needs(released: Set
     ("path", "request_", "status", "named"),
     [
         ("/v1/search", {}, 422, "neither text nor image"),
-        ("/v1/search", {"files": {"image": b"not a picture"}}, 422, "not a JPEG, PNG or WebP"),
+        ("/v1/search", {"files": {"image": b"not a picture"}}, 422, "not a JPEG, PNG, WebP"),
         ("/v1/search", {"data": {"text": "mug", "k": "0"}}, 422, "k"),
         ("/v1/score", {"json": {"user_id": 1, "item_ids": [987654]}}, 422, "987654 is no item"),
         ("/v1/score", {"json": {"user_id": 1, "item_ids": []}}, 422, "item_ids"),
