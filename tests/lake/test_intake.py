@@ -57,7 +57,7 @@ def test_bytes_bound_a_piece_as_well(make_shop: Shop, empty: Lake, monkeypatch: 
     pictures = {f"{n}.png": ("red", "green", "blue", "white")[n] for n in range(4)}
     items = [{"item_id": n, "title": "Hat", "images": path} for n, path in enumerate(pictures)]
     shop = make_shop(items=items, pictures=pictures)
-    monkeypatch.setattr("moon_ops.lake.intake.COMMIT_BYTES", (shop / "0.png").stat().st_size + 1)  # full with two of them
+    monkeypatch.setattr("moon_ops.lake.intake.COMMIT_BYTES", (shop / "0.png").stat().st_size * 3 // 2)  # full with two
     assert ingest(shop, empty, now=NOW).images == 4
     assert empty.open("images").version == 2
 
