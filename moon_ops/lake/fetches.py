@@ -36,6 +36,7 @@ class Fetch:
     reason: str | None = None
     tries: int = 0
     next_try: dt.datetime | None = None
+    created: dt.datetime | None = None
 
     def is_fresh(self, now: dt.datetime) -> bool:
         """Whether its picture holds without asking the host."""
@@ -54,14 +55,14 @@ class Fetch:
         held = LATELY if answer.fresh is None else min(dt.timedelta(seconds=min(answer.fresh, LONGEST.total_seconds())), LONGEST)
         kept = (self.etag, self.last_modified) if answer.content is None else (None, None)
         etag, modified = answer.etag or kept[0], answer.last_modified or kept[1]
-        return Fetch(self.address, image_id, etag, modified, fetched_at=now, fresh_until=now + held)
+        return Fetch(self.address, image_id, etag, modified, fetched_at=now, fresh_until=now + held, created=now)
 
     def failed(self, reason: str, now: dt.datetime, retry_after: float | None = None) -> Fetch:
         """After a fault: the next try in ten minutes, then twenty, at most a day; later if the host wants that. Its picture is kept."""
         wait = min(FIRST * 2 ** min(self.tries, 10), LAST)
         if retry_after is not None:
             wait = min(max(wait, dt.timedelta(seconds=min(retry_after, LAST.total_seconds()))), LAST)
-        return replace(self, failed_at=now, reason=reason, tries=self.tries + 1, next_try=now + wait)
+        return replace(self, failed_at=now, reason=reason, tries=self.tries + 1, next_try=now + wait, created=now)
 
 
 def read(lake: Lake, addresses: Sequence[str]) -> dict[str, Fetch]:

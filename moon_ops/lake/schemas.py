@@ -82,6 +82,7 @@ SCHEMAS = {  # the tables a shop fills; per-encoder tables are named embeddings/
         pa.field("reason", pa.string()),
         pa.field("tries", pa.int32()),  # failures in a row
         pa.field("next_try", STAMP),
+        pa.field("created", STAMP),
     ),
     "quarantine": _schema(
         pa.field("source", pa.string()),  # file and row number

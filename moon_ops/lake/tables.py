@@ -47,7 +47,9 @@ def image_bytes(lake: Lake, image_ids: Sequence[str], batch: int = 1024) -> Iter
     images = lake.open("images")
     for start in range(0, len(wanted), batch):
         where = "image_id IN (" + ", ".join(f"'{i}'" for i in wanted[start : start + batch]) + ")"
-        for rows in images.to_batches(columns=["image_id", "bytes"], filter=where, batch_size=AT_ONCE, batch_readahead=1, fragment_readahead=1):
+        for rows in images.to_batches(
+            columns=["image_id", "bytes"], filter=where, batch_size=AT_ONCE, batch_readahead=1, fragment_readahead=1
+        ):
             for image_id, content in zip(rows["image_id"].to_pylist(), rows["bytes"].to_pylist(), strict=True):
                 if content is not None:
                     yield image_id, content

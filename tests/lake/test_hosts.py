@@ -186,7 +186,7 @@ def test_a_picture_is_not_fetched_again_and_then_only_if_it_has_changed(site: Si
     name = images.image_id(site.picture)
     assert record(empty) == {
         **{"address": f"{site.address}/a.png", "image_id": name, "etag": '"1"', "last_modified": None, "fetched_at": NOW},
-        **{"fresh_until": NOW + HOUR, "failed_at": None, "reason": None, "tries": 0, "next_try": None},
+        **{"fresh_until": NOW + HOUR, "failed_at": None, "reason": None, "tries": 0, "next_try": None, "created": NOW},
     }
     ingest(shop, empty, now=NOW + HOUR - MINUTE)
     assert len(site.asked) == 1
