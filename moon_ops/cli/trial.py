@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import socket
 import threading
 import time
@@ -16,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from moon_ops.errors import ServiceError
+from moon_ops.inputs.images import decode
 from moon_ops.lake.tables import image_bytes
 from moon_ops.registry.encoders import encoder_version
 from moon_ops.release import recall
@@ -66,7 +66,7 @@ def searches(settings: Settings, encoder: int, windows: Windows, *, release: int
             found = _ask(client, took, "/v1/search", data={"k": str(FOUND)}, files={"image": ("photograph", content)})["items"]
             spus = _spus(settings, [i["item_id"] for i in found])
             pictures = [_picture(client, item) for item in found]
-            out.append(Searched(Image.open(io.BytesIO(content)).convert("RGB"), pictures, [s == queries.spu_ids[row] for s in spus]))
+            out.append(Searched(decode(content), pictures, [s == queries.spu_ids[row] for s in spus]))
             _ask(client, took, "/v1/embed", files={"image": ("photograph", content)})
             _score(client, took, [i["item_id"] for i in found], content)
     return out, {f"{path} p50": 1e3 * float(np.median(times)) for path, times in took.items()}
@@ -92,7 +92,7 @@ def _picture(client: httpx.Client, item: dict[str, Any]) -> Image.Image:
     """An item's first picture; a blank one for an item without."""
     if not item["image_ids"]:
         return Image.new("RGB", (96, 96), "white")
-    return Image.open(io.BytesIO(client.get(f"/v1/images/{item['image_ids'][0]}").content)).convert("RGB")
+    return decode(client.get(f"/v1/images/{item['image_ids'][0]}").content)
 
 
 def _spus(settings: Settings, item_ids: list[int]) -> list[int]:

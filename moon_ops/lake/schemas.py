@@ -71,6 +71,19 @@ SCHEMAS = {  # the tables a shop fills; per-encoder tables are named embeddings/
         pa.field("created", STAMP),
         EXTRA,
     ),
+    "fetches": _schema(
+        pa.field("address", pa.string(), nullable=False, metadata=PRIMARY),
+        pa.field("image_id", pa.string()),  # the picture that came last
+        pa.field("etag", pa.string()),
+        pa.field("last_modified", pa.string()),
+        pa.field("fetched_at", STAMP),
+        pa.field("fresh_until", STAMP),  # it is not asked for before
+        pa.field("failed_at", STAMP),
+        pa.field("reason", pa.string()),
+        pa.field("tries", pa.int32()),  # failures in a row
+        pa.field("next_try", STAMP),
+        pa.field("created", STAMP),
+    ),
     "quarantine": _schema(
         pa.field("source", pa.string()),  # file and row number
         pa.field("row", pa.string()),  # the refused row, as JSON

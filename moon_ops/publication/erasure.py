@@ -23,7 +23,7 @@ from moon_ops.embeddings.table import RepresentationTable
 from moon_ops.embeddings.vector_tables import excused_table_name, table_name
 from moon_ops.errors import InputError
 from moon_ops.files import TakenError, locked, write_text
-from moon_ops.lake import changes, statistics
+from moon_ops.lake import changes, fetches, statistics
 from moon_ops.lake.lake import Lake
 from moon_ops.publication import maintenance, marks, places, publication
 from moon_ops.settings import Settings
@@ -152,6 +152,7 @@ def _rows(lake: Lake, item_id: int) -> dict[str, str]:
     """Table → which of its rows are the item's. Pictures come first: which are its own is read from the items."""
     own = f"item_id = {item_id}"
     tables = {"images": _pictures(lake, item_id)} if lake.exists("images") else {}
+    tables |= {fetches.TABLE: _fetched(lake, item_id)} if lake.exists(fetches.TABLE) else {}
     tables |= {"quarantine": _refused(lake, item_id)} if lake.exists("quarantine") else {}
     per_encoder = [make(v) for v in features.versions(lake) for make in (table_name, excused_table_name)]
     names = ("items", "events", statistics.PROFILE, statistics.STATS, *per_encoder)
@@ -171,6 +172,15 @@ def _refused(lake: Lake, item_id: int) -> str:
     rows = lake.read("quarantine", ["row"])["row"].unique().to_pylist()
     its = [row.replace("'", "''") for row in rows if str(json.loads(row).get("item_id")) in names]
     return f"row IN ({', '.join(f'{chr(39)}{row}{chr(39)}' for row in its) or 'NULL'})"
+
+
+def _fetched(lake: Lake, item_id: int) -> str:
+    """Addresses of the pictures that it alone shows, and those of its refused rows."""
+    rows = lake.read("quarantine", ["row"], _refused(lake, item_id))["row"].to_pylist() if lake.exists("quarantine") else []
+    cells = [json.loads(row).get("images") for row in rows]
+    named = [word for cell in cells for word in (cell if isinstance(cell, list) else str(cell).split("|"))]
+    quoted = sorted({"'" + str(word).strip().replace("'", "''") + "'" for word in named})
+    return f"{_pictures(lake, item_id)} OR address IN ({', '.join(quoted) or 'NULL'})"
 
 
 def _pictures(lake: Lake, item_id: int) -> str:

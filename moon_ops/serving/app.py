@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from moon_ops.errors import InputError, MoonError
-from moon_ops.inputs.images import MAX_BYTES
+from moon_ops.inputs.images import MAX_BYTES, for_browsers
 from moon_ops.lake.tables import image_bytes
 from moon_ops.serving import fixed, hooks
 from moon_ops.serving.champion import Champion, Hit
@@ -183,7 +183,7 @@ def _add_items(app: FastAPI, settings: Settings, stores: Stores) -> None:
         with stores.asked(LAKE), reading(settings.lake):
             found = [content for _, content in image_bytes(settings.lake, [image_id])]
         for content in found:
-            kind = "image/png" if content[:4] == b"\x89PNG" else "image/webp" if content[:4] == b"RIFF" else "image/jpeg"
+            kind, content = for_browsers(content)
             return Response(content, media_type=kind, headers={"cache-control": "public, max-age=31536000, immutable"})
         return JSONResponse({"error": f"there is no picture {image_id}"}, status_code=404)
 

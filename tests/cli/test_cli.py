@@ -69,7 +69,7 @@ def refused(done: Done) -> str:
     [
         ({"items": [{"item_id": 1}]}, ["items.jsonl", "no column 'title'", "add the column"]),
         ({"events": [{**EVENTS[0], "event": "clik"}]}, ["events", "event = 'clik'", "impression, click, cart, purchase"]),
-        ({"pictures": {"a.png": b"not a picture"}}, ["a.png", "not a JPEG, PNG or WebP"]),
+        ({"pictures": {"a.png": b"not a picture"}}, ["a.png", "not a JPEG, PNG, WebP, GIF, AVIF or HEIC"]),
         ({"items": [ITEMS[0], {**ITEMS[1], "item_id": 1}]}, ["item_id = 1", "there twice"]),
         ({"events": [{**EVENTS[0], "item_id": 99}]}, ["item_id = 99", "no item of the catalogue"]),
     ],

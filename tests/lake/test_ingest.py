@@ -233,8 +233,9 @@ def test_the_simulated_shop_goes_in_whole(lake: Lake, shop: Path) -> None:
     raw = {name: pq.read_table(shop / f"{name}.parquet") for name in ("items", "queries", "events")}
     assert {name: lake.count(name) for name in raw} == {name: table.num_rows for name, table in raw.items()}
     assert lake.count("quarantine") == 0
-    assert set(SCHEMAS) == {*TABLES, "users"}
+    assert set(SCHEMAS) == {*TABLES, "users", "fetches"}
     assert not lake.exists("users"), "the simulated shop tells nothing of them"
+    assert not lake.exists("fetches"), "its pictures are files"
     named = {name for ids in lake.read("items", ["image_ids"])["image_ids"].to_pylist() for name in ids}
     stored = lake.read("images", ["image_id"])["image_id"].to_pylist()
     assert named <= set(stored)
