@@ -219,7 +219,7 @@ def serve(
 ) -> None:
     """Serve the champion over HTTP, with a visual search page at /; or one release, to look at before it is promoted.
 
-    Example: MOON_PORT=8322 moon serve --release 7
+    Example: moon serve --release 7   (beside the service proper: with MOON_PORT=8322)
     """
     from moon_ops.serving.app import serve as stage
 

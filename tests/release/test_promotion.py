@@ -26,7 +26,7 @@ from moon_ops.settings import Settings
     [
         ({"evidence": [FAILED], "passed": False}, r"recall@10 = 0.3000, it must be at least the floor 0.4"),
         ({"evidence": [FAILED], "passed": True}, "did not pass its gates: image_search/recall@10"),
-        ({"evidence": [{**FAILED, "value": float("nan")}], "passed": False}, "image_search/recall@10 = nan"),
+        ({"evidence": [{**FAILED, "value": float("nan")}], "passed": False}, "image_search/recall@10 is not a number, it must be"),
         ({"passed": False}, "did not pass its gates: passed"),
     ],
     ids=["failed", "failed but said to have passed", "not a number", "no evidence against it"],
