@@ -15,6 +15,7 @@ from moon_ops.inputs import images
 from moon_ops.lake import fetch
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.layout import Refusals
+from moon_ops.lake.reading import pictures
 from moon_ops.lake.schemas import SCHEMAS
 
 COMMIT = 4096  # pictures per commit: bounds memory, and what a killed run has to read again
@@ -27,6 +28,7 @@ class Intake:
         self.source, self.lake, self.refusals, self.now, self.workers = source.resolve(), lake, refusals, now, workers
         self._ids: dict[str, str] = {}  # reference → image_id
         self.faults: dict[str, str] = {}  # reference → why it was refused
+        self.paths: set[Path] = set()  # files in the directory that were looked at
 
     def store(self, references: Sequence[str]) -> int:
         """Read every referenced picture, commit those the lake does not have, and return how many these were."""
@@ -38,8 +40,8 @@ class Intake:
         ):
             for start in range(0, len(references), COMMIT):
                 chunk = references[start : start + COMMIT]
-                pictures = [p for p in pool.map(lambda r: self._inspect(r, known), chunk) if p is not None]
-                fresh = {p.image_id: p for p in pictures}
+                found = [p for p in pool.map(lambda r: self._inspect(r, known), chunk) if p is not None]
+                fresh = {p.image_id: p for p in found}
                 if fresh:
                     stored += self.lake.append("images", self._rows(list(fresh.values())))
                     known.update(fresh)
@@ -50,7 +52,7 @@ class Intake:
         """The image ids of the references in a row of table ``name``; those that could not be read are refused and left out."""
         for reference in references:
             if reference in self.faults:
-                self.refusals.add(name, row, column, f"{column} = {reference!r}: {self.faults[reference]}")
+                self.refusals.add(name, row, column, f"{column} = {reference!r}: {self.faults[reference]}", picture=True)
         return [self._ids[r] for r in references if r in self._ids]
 
     def _inspect(self, reference: str, known: set[str | None]) -> images.Picture | None:
@@ -69,7 +71,8 @@ class Intake:
         if fetch.is_address(reference):
             return fetch.fetch(reference, max_bytes=images.MAX_BYTES)
         try:
-            path = (self.source / reference).resolve()
+            path = pictures.place(self.source, reference)
+            self.paths |= {path, self.source / reference}
             if not path.is_relative_to(self.source):
                 raise InputError(f"{reference} lies outside {self.source}", action="bring pictures inside the directory")
             return _bounded(path)
@@ -78,8 +81,8 @@ class Intake:
         except (ValueError, RuntimeError) as odd:  # a zero byte in the name, a link to itself
             raise InputError(f"{reference!r} is no path ({odd})", action="name a file in the directory") from odd
 
-    def _rows(self, pictures: list[images.Picture]) -> pa.Table:
-        rows = [{**vars(picture), "bytes": picture.content, "created": self.now} for picture in pictures]
+    def _rows(self, found: list[images.Picture]) -> pa.Table:
+        rows = [{**vars(picture), "bytes": picture.content, "created": self.now} for picture in found]
         return pa.Table.from_pylist(rows, schema=SCHEMAS["images"])
 
 
