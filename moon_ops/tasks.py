@@ -158,8 +158,10 @@ def ingest_inbox(as_of: str) -> int:
     if settings.inbox is None:
         return 0
     report = ingest(settings.inbox, settings.lake, now=_time(as_of), workers=settings.workers)
-    if report.refused:
-        log.warning("set aside: %s, the first: %s", report.refused, report.first_refusal)
+    if report.refused or report.unread:
+        log.warning("set aside: %s, pictures not read: %s, the first: %s", report.refused, report.unread, report.first_refusal)
+    for note in report.notes:
+        log.warning("%s", note)
     if report.warning:
         log.warning("%s", report.warning)
     return report.items + report.updated

@@ -191,8 +191,9 @@ def _ingest(settings: Settings, steps: Steps, shop: Path, now: dt.datetime) -> N
         report = ingest(shop, settings.lake, now=now, workers=settings.workers)
         new = (("items", report.items), ("pictures", report.images), ("queries", report.queries), ("events", report.events))
         say.append(f"new: {', '.join(f'{count:,} {name}' for name, count in new)}; changed: {report.updated:,}; known: {report.known:,}")
-        if report.refused:
-            say.append(f"set aside: {report.refused}, the first: {report.first_refusal}")
+        if report.refused or report.unread:
+            say.append(f"set aside: {report.refused}, pictures not read: {report.unread}, the first: {report.first_refusal}")
+        say.extend(report.notes)
         say.append(f"wrote {settings.lake.uri}")
 
 

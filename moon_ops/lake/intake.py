@@ -17,6 +17,7 @@ from moon_ops.lake import fetch, fetches
 from moon_ops.lake.hosts import Hosts
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.layout import Refusals
+from moon_ops.lake.reading import pictures
 from moon_ops.lake.schemas import SCHEMAS
 
 COMMIT = 4096  # pictures per commit at most: what a killed run has to read again
@@ -34,6 +35,7 @@ class Intake:
         self._remembered: dict[str, fetches.Fetch] = {}  # by address
         self._noted: dict[str, fetches.Fetch] = {}  # what is new of them and not yet in the lake
         self.faults: dict[str, str] = {}  # reference → why it was refused
+        self.paths: set[Path] = set()  # files in the directory that were looked at
 
     def store(self, references: Sequence[str]) -> int:
         """Read every referenced picture, commit those the lake does not have, and return how many these were."""
@@ -81,7 +83,7 @@ class Intake:
         """The image ids of the references in a row of table ``name``; those that could not be read are refused and left out."""
         for reference in references:
             if reference in self.faults:
-                self.refusals.add(name, row, column, f"{column} = {reference!r}: {self.faults[reference]}")
+                self.refusals.add(name, row, column, f"{column} = {reference!r}: {self.faults[reference]}", picture=True)
         return [self._ids[r] for r in references if r in self._ids]
 
     def _inspect(self, reference: str, hosts: Hosts) -> images.Picture | None:
@@ -123,7 +125,8 @@ class Intake:
 
     def _read(self, reference: str) -> bytes:
         try:
-            path = (self.source / reference).resolve()
+            path = pictures.place(self.source, reference)
+            self.paths.update((path, self.source / reference))
             if not path.is_relative_to(self.source):
                 raise InputError(f"{reference} lies outside {self.source}", action="bring pictures inside the directory")
             return _bounded(path)
@@ -132,8 +135,8 @@ class Intake:
         except (ValueError, RuntimeError) as odd:  # a zero byte in the name, a link to itself
             raise InputError(f"{reference!r} is no path ({odd})", action="name a file in the directory") from odd
 
-    def _rows(self, pictures: list[images.Picture]) -> pa.Table:
-        rows = [{**vars(picture), "bytes": picture.content, "created": self.now} for picture in pictures]
+    def _rows(self, found: list[images.Picture]) -> pa.Table:
+        rows = [{**vars(picture), "bytes": picture.content, "created": self.now} for picture in found]
         return pa.Table.from_pylist(rows, schema=SCHEMAS["images"])
 
 

@@ -36,6 +36,8 @@ SCHEMAS = {  # the tables a shop fills; per-encoder tables are named embeddings/
         pa.field("event_timestamp", STAMP, nullable=False),  # valid from
         pa.field("created", STAMP, nullable=False),  # learned at
         EXTRA,
+        pa.field("available_until", STAMP),  # equal to event_timestamp: an end, see versions.py
+        pa.field("stated", STAMP),  # when the file that says so was taken in first, see seen.py
     ),
     "users": _schema(  # only where the shop tells something of them
         pa.field("user_id", pa.int64(), nullable=False),

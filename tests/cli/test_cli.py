@@ -251,7 +251,7 @@ def test_ingest_twice_is_quiet_and_allow_quarantine_is_zero(moon: Moon, make_sho
     assert again.returncode == 0
     assert re.search(r"^items: 0$", again.stdout, re.M)
     assert re.search(r"^events: 0$", again.stdout, re.M)
-    assert re.search(r"^known: 3$", again.stdout, re.M)
+    assert re.search(r"^known: 4$", again.stdout, re.M)
 
 
 def test_the_installed_command_prints_one_line_and_no_traceback(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_a_picture_that_cannot_be_read_is_left_out_of_its_item(make_shop: Shop, 
     report = ingest(rough, empty, now=NOW)
     assert current(empty, "image_ids") == [([image_id(rough, "a.png")],)]
     assert empty.read("queries", ["text", "image_id"]).to_pylist() == [{"text": "x", "image_id": None}]
-    assert report.refused == {"items.jsonl images": 1, "queries.jsonl image": 1}
+    assert (report.refused, report.unread) == ({}, {"items.jsonl images": 1, "queries.jsonl image": 1})
     aside = {column: (source, why) for source, column, why in set_aside(empty)}
     for column, source in (("images", "items.jsonl:1"), ("image", "queries.jsonl:1")):
         assert aside[column][0] == source
@@ -141,7 +141,7 @@ def test_a_picture_that_cannot_be_read_any_more_is_not_taken_away(make_shop: Sho
     a, b = image_id(shop, "a.png"), image_id(shop, "b.png")
     (shop / "a.png").unlink()
     report = ingest(shop, empty, now=NOW + DAY)
-    assert (report.updated, report.refused) == (0, {"items.jsonl images": 2})
+    assert (report.updated, report.unread) == (0, {"items.jsonl images": 2})
     make_shop(items=[{**coat, "title": "Red coat", "images": "a.png|c.png"}, hat], pictures={"c.png": "green"})
     assert ingest(shop, empty, now=NOW + 2 * DAY).updated == 1
     c = image_id(shop, "c.png")
