@@ -25,6 +25,7 @@ from moon_ops.errors import InputError
 from moon_ops.files import TakenError, locked, write_text
 from moon_ops.lake import changes, fetches, statistics
 from moon_ops.lake.lake import Lake
+from moon_ops.lake.reading.pictures import references
 from moon_ops.publication import maintenance, marks, places, publication
 from moon_ops.settings import Settings
 
@@ -178,8 +179,8 @@ def _fetched(lake: Lake, item_id: int) -> str:
     """Addresses of the pictures that it alone shows, and those of its refused rows."""
     rows = lake.read("quarantine", ["row"], _refused(lake, item_id))["row"].to_pylist() if lake.exists("quarantine") else []
     cells = [json.loads(row).get("images") for row in rows]
-    named = [word for cell in cells for word in (cell if isinstance(cell, list) else str(cell).split("|"))]
-    quoted = sorted({"'" + str(word).strip().replace("'", "''") + "'" for word in named})
+    named = {word for cell in cells if cell is not None for word in references(cell)}
+    quoted = sorted("'" + word.replace("'", "''") + "'" for word in named)
     return f"{_pictures(lake, item_id)} OR address IN ({', '.join(quoted) or 'NULL'})"
 
 
