@@ -41,6 +41,11 @@ def catalogue(name: str) -> str:
     return f"catalogue/{name}"
 
 
+def alignment(name: str, where: str = "") -> str:
+    """A figure of the map from a release's encoder to the champion's."""
+    return f"alignment/{name}{_end(where)}"
+
+
 def space(name: str) -> str:
     """A figure of the catalogue's vectors among themselves."""
     return f"space/{name}"

@@ -5,6 +5,7 @@ Every figure of speed names these. Nothing heavy is imported: a benchmark's head
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from collections.abc import Mapping
@@ -43,8 +44,41 @@ def processor() -> Processor:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use: those that it is bound to, or fewer where its container's share of time is less."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    groups = Path("/proc/self/cgroup")
+    share = quota(groups.read_text() if groups.is_file() else "", Path("/sys/fs/cgroup"))
+    return bound if share is None else max(min(bound, math.ceil(share)), 1)
+
+
+def quota(groups: str, mounted: Path) -> float | None:
+    """Cores' worth of time that the control groups allow, e.g. 1.5; None where nothing limits it.
+
+    ``groups`` is the content of Linux's ``/proc/self/cgroup``, ``mounted`` where its tree lies. A group has what the least of it and the
+    groups around it has; a container sees its own as the root.
+    """
+    found: list[float] = []
+    for fields in (line.split(":", 2) for line in groups.splitlines() if line.count(":") >= 2):
+        _, controllers, path = fields
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        trees = [mounted] if not controllers else [mounted / controllers, mounted / "cpu"]  # version 2, or 1
+        for tree in trees:
+            place = tree / path.lstrip("/")
+            found += [share for at in (place, *place.parents) if at.is_relative_to(tree) and (share := _share(at)) is not None]
+    return min(found, default=None)
+
+
+def _share(group: Path) -> float | None:
+    """A group's own limit: ``cpu.max`` of version 2, or the two files of version 1."""
+    try:
+        if (group / "cpu.max").is_file():
+            allowed, period = (group / "cpu.max").read_text().split()
+        else:
+            allowed, period = ((group / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
+        return int(allowed) / int(period) if int(allowed) > 0 and int(period) > 0 else None
+    except (OSError, ValueError):  # not there, not ours to read, or "max"
+        return None
 
 
 def described(info: str, variables: Mapping[str, str], count: int) -> Processor:

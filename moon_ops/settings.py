@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from moon_ops.errors import SettingsError
 from moon_ops.lake.lake import Lake
+from moon_ops.processor import cores
 
 PREFIX = "MOON_"
 BEHAVIORS = 100  # of a user's last clicks that the features show by default; a click model may read fewer
@@ -52,7 +53,7 @@ class Settings(BaseModel):
     feast_registry: SecretStr = SecretStr("")  # SQLAlchemy's address of Feast's registry; empty: SQLite
     models: Path = ROOT / "models"
     inbox: Path | None = None  # a directory in the ingest layout that moon_new_items looks into
-    workers: int = Field(default_factory=lambda: min(os.cpu_count() or 1, 8))
+    workers: int = Field(default_factory=lambda: min(cores(), 8))
     host: str = "127.0.0.1"
     port: int = 8321
     variant: str = VARIANTS[0]  # of an encoder's graphs
@@ -68,6 +69,7 @@ class Settings(BaseModel):
     auto_rollback: bool = False  # whether a service goes back by itself when a new release fails or finds less
     rollback_minutes: float = 30.0  # after a switch, in which it may
     items_token: SecretStr = SecretStr("")  # who may send new items to the service; empty: nobody
+    webhook_secret: SecretStr = SecretStr("")  # with which MLflow signs its webhooks; empty: none are taken
 
     @classmethod
     def from_environment(cls, home: Path | None = None, *, looking: bool = False) -> Settings:

@@ -159,8 +159,10 @@ def ingest_inbox(as_of: str) -> int:
     if settings.inbox is None:
         return 0
     report = ingest(settings.inbox, settings.lake, now=_time(as_of), workers=settings.workers)
-    if report.refused:
-        log.warning("set aside: %s, the first: %s", report.refused, report.first_refusal)
+    if report.refused or report.unread:
+        log.warning("set aside: %s, pictures not read: %s, the first: %s", report.refused, report.unread, report.first_refusal)
+    for note in report.notes:
+        log.warning("%s", note)
     if report.warning:
         log.warning("%s", report.warning)
     return report.items + report.updated
@@ -169,7 +171,7 @@ def ingest_inbox(as_of: str) -> int:
 def embed_for_champion(as_of: str) -> int:
     """Embed new items for the champion; how many, 0 without a champion (or if an attempt before this one has embedded them)."""
     settings = _settings()
-    encoder = _encoder_to_serve(settings)
+    encoder = _encoder_to_serve(settings, as_of)
     if encoder is None:
         return 0
     items, _ = stages.embed(settings, encoder, now=_time(as_of))
@@ -184,7 +186,7 @@ def publish_for_champion(as_of: str) -> bool:
     """
     settings = _settings()
     _finish_erasures(settings, as_of)
-    encoder = _encoder_to_serve(settings)
+    encoder = _encoder_to_serve(settings, as_of)
     if encoder is None or marks.is_current(settings, encoder, _time(as_of)):
         return False
     log.info("%s", publication.publish(settings, encoder, now=_time(as_of), behaviour=False))
@@ -210,10 +212,11 @@ def _finish_erasures(settings: Settings, as_of: str) -> None:
         log.warning("completed the erasure of %s %s, which had been killed", receipt.kind, receipt.shop_id)
 
 
-def _encoder_to_serve(settings: Settings) -> int | None:
-    """The encoder of what a service serves: the champion's, or that of the last good release where the champion cannot be served."""
+def _encoder_to_serve(settings: Settings, as_of: str | None = None) -> int | None:
+    """The encoder of what a service serves: the champion's, or that of the last good release where the champion cannot be served, or
+    services refuse it at ``as_of``."""
     try:
-        choice = served.choose(settings, Registry(settings))
+        choice = served.choose(settings, Registry(settings), now=_time(as_of) if as_of else None)
     except StageError as none:
         log.warning("%s: nothing to embed with", none)
         return None

@@ -83,6 +83,7 @@ def two_people(dag_home: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     from fastapi.testclient import TestClient
 
     from moon_ops.registry.registry import RELEASE, Registry, manifest_of
+    from moon_ops.release import registration
     from moon_ops.settings import ROOT
 
     shutil.copytree(ROOT / "models", tmp_path / "models")
@@ -111,7 +112,11 @@ def two_people(dag_home: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
         if answer:
             threads.append(threading.Thread(target=give, args=(answer,), daemon=True))
             threads[0].start()
-        return registry.register(RELEASE, registry.start_run("by hand", {}), tmp_path / "parts", {})
+        run_id = registry.start_run("by hand", {})
+        version = registry.register(RELEASE, run_id, tmp_path / "parts", {})
+        registration.keep_vectors(dag_home, version, manifest)
+        registry.finish(run_id)
+        return version
 
     yield make
     for thread in threads:

@@ -120,7 +120,7 @@ def imported() -> set[str]:
 
 def test_every_package_that_a_plain_install_lacks_is_told_of(wheel: Path) -> None:
     providers = {package: set(map(plain, names)) for package, names in importlib.metadata.packages_distributions().items()}
-    brought = {extra: needed(wheel, extra) for extra in ("", "sdk", "serve", "train", "airflow", "ray")}
+    brought = {extra: needed(wheel, extra) for extra in ("", "sdk", "serve", "train", "airflow", "ray", "heic")}
     lacking = {package for package in imported() if not providers.get(package, set()) & brought[""]}
     assert lacking - set(extras.BROUGHT_BY) <= WARM, "which has an error of its own"
     assert not {package for package, extra in extras.BROUGHT_BY.items() if not providers.get(package, set()) & brought[extra]}

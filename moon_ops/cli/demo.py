@@ -90,15 +90,17 @@ def run(settings: Settings, chosen: Choices, *, now: dt.datetime) -> None:
     ctr_version, baseline = _click_models(settings, steps, version, times, chosen.seed)
     zero = {metric_names.untrained(name): value for name, value in untrained.items() if is_whole_recall(name)}
     with steps.step("release", "recall and AUC on what came after training, judged against the gates") as say:
-        beside = {"baseline": baseline, "oracle": shop / "oracle.parquet", "extra": zero}
+        beside = {"baseline": baseline, "oracle": shop / "oracle.parquet", "figures": zero}
         made = _release(settings, say, version, ctr_version, times, now, beside)
     if made.passed:
         _serve_and_report(settings, steps, version, times, untrained, made)
     _summary(console, settings, made.metrics, made.champion_metrics, made.champion, time.perf_counter() - started)
     if not made.passed:
+        from moon_ops.release.gates import sentence
+
         failed = next(v for v in made.verdicts if v.stops)
         raise GateError(
-            f"release {made.version} was not promoted: {failed.gate} = {failed.value:.4f}, it must be {failed.rule}",
+            f"release {made.version} was not promoted: {sentence(asdict(failed))}",
             action="bring more data, or look at the figures above",
         )
 
@@ -145,15 +147,12 @@ def _untrained(settings: Settings, steps: Steps, chosen: Choices, times: Any) ->
 def _release(
     settings: Settings, say: list[str], encoder: int, ctr: int | None, times: Any, now: dt.datetime, beside: dict[str, Any]
 ) -> Release:
-    """Judge, register and, where all gates were passed, promote."""
-    from moon_ops.release import evidence, manifest, promotion
+    """Judge and register."""
+    from moon_ops.release import evidence, manifest
 
-    made = manifest.release(settings, encoder, ctr, times, now=now, **beside)
+    made = manifest.release(settings, encoder, ctr, times, now=now, shown=manifest.Beside(**beside))
     say += evidence.lines([asdict(v) for v in made.verdicts])
-    if made.passed:
-        before = promotion.promote(settings, made.version, wish("moon demo")).before
-        say.append(f"release {made.version} is champion now" + (f", release {before} is previous" if before else ""))
-    else:
+    if not made.passed:
         say.append(f"release {made.version} is registered and not promoted; report: {made.report_at or 'none, see the log'}")
     return made
 
@@ -192,8 +191,9 @@ def _ingest(settings: Settings, steps: Steps, shop: Path, now: dt.datetime) -> N
         report = ingest(shop, settings.lake, now=now, workers=settings.workers)
         new = (("items", report.items), ("pictures", report.images), ("queries", report.queries), ("events", report.events))
         say.append(f"new: {', '.join(f'{count:,} {name}' for name, count in new)}; changed: {report.updated:,}; known: {report.known:,}")
-        if report.refused:
-            say.append(f"set aside: {report.refused}, the first: {report.first_refusal}")
+        if report.refused or report.unread:
+            say.append(f"set aside: {report.refused}, pictures not read: {report.unread}, the first: {report.first_refusal}")
+        say.extend(report.notes)
         say.append(f"wrote {settings.lake.uri}")
 
 
@@ -213,16 +213,18 @@ def _click_models(settings: Settings, steps: Steps, encoder: int, times: Any, se
 
 
 def _serve_and_report(settings: Settings, steps: Steps, encoder: int, times: Any, untrained: dict[str, float], made: Release) -> None:
-    """Ask the champion over HTTP, and add the answers and the charts to the release's report."""
+    """Ask the release over HTTP, promote it if it answers, and add the answers and the charts to its report."""
     from moon_ops.cli.trial import searches
     from moon_ops.registry.registry import RELEASE, Registry
-    from moon_ops.release import page, pictures
+    from moon_ops.release import page, pictures, promotion
 
-    with steps.step("serve", "ask the champion over HTTP, and add it to the report") as say:
+    with steps.step("serve", "ask the release over HTTP, promote it, and add the answers to its report") as say:
         place = settings.home / "report"
         shutil.rmtree(place, ignore_errors=True)  # of the release before
         place.mkdir(parents=True)
-        found, latency = searches(settings, encoder, times)
+        found, latency = searches(settings, encoder, times, release=made.version)
+        before = promotion.promote(settings, made.version, wish("moon demo")).before
+        say.append(f"release {made.version} is champion now" + (f", release {before} is previous" if before else ""))
         pictures.grid(found, place / "searches.png")
         pictures.recall_chart(untrained, made.metrics, place / "recall.png")
         names = ["searches.png", "recall.png"]

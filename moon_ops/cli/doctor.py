@@ -90,9 +90,11 @@ def _runtime() -> Check:
 
 
 def _pictures() -> Check:
+    from moon_ops.inputs.golden_pictures import KEPT, golden_pictures
     from moon_ops.inputs.images import golden_pixels
 
-    return "picture pixels", True, f"golden picture at 64 px: {golden_pixels(64)[:12]}"
+    lacking = "".join(f"; {kind.upper()} is not read: {_absent(kind)}" for kind in KEPT if kind not in golden_pictures())
+    return "picture pixels", True, f"golden picture at 64 px: {golden_pixels(64)[:12]}{lacking}"
 
 
 def _registry(settings: Settings) -> Check:

@@ -13,6 +13,7 @@ BROUGHT_BY = {  # module → the smallest extra that brings it
     **dict.fromkeys(SDK, "sdk"),
     "airflow": "airflow",
     "ray": "ray",
+    "pillow_heif": "heic",
 }
 RELEASES = ("promote", "rollback", "moves", "explain", "diff", "verify", "status")
 SERVING = ("embed", "publish", "evaluate", *RELEASES, "serve", "maintain", "erase", "bring")

@@ -10,12 +10,12 @@ from typing import Annotated, Any
 
 import typer
 
-from moon_ops.cli import releases, studies
+from moon_ops.cli import intake, releases, studies
 from moon_ops.cli import vectors as production
 from moon_ops.cli.extras import not_installed
 from moon_ops.cli.faults import told
 from moon_ops.cli.terminal import Set, Without, moment, now, say, settings_of, stop_at_once
-from moon_ops.errors import InputError, MoonError
+from moon_ops.errors import MoonError
 from moon_ops.startup import start
 
 HELP = """Operate multimodal item embeddings: from a catalogue to a served release of encoder, vectors, index and click model.
@@ -25,8 +25,9 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 app.add_typer(studies.app, name="study")
 app.command("exchange-rate")(studies.exchange_rate)
+app.add_typer(intake.app)  # without a name: its commands are ours
 app.add_typer(releases.app)
-app.add_typer(production.app)  # without a name: its commands are ours
+app.add_typer(production.app)
 
 STARTED = time.perf_counter()  # what a command imports counts
 NEEDLESS = {  # command → packages that its libraries would import only because they are installed, for seconds each
@@ -102,30 +103,6 @@ def import_(
     from moon_ops.shops.imports import import_clicks as stage
 
     say(stage(kind, source, out, users=users))
-
-
-@app.command()
-def ingest(
-    directory: Annotated[Path, typer.Argument(help="A shop's directory: items, queries, events, pictures.")],
-    home: Home = None,
-    allow_quarantine: Annotated[bool, typer.Option(help="Exit with 0 even if rows were set aside.")] = False,
-) -> None:
-    """Take a shop's directory into the lake. Bad rows are set aside in the quarantine table; the good ones are kept.
-
-    Example: moon ingest shop
-    """
-    from moon_ops.lake.ingest import ingest as stage
-
-    settings = settings_of(home)
-    report = stage(directory, settings.lake, now=now(), workers=settings.workers)
-    say(report)
-    if report.refused and not allow_quarantine:
-        counts = ", ".join(f"{count} x {where}" for where, count in report.refused.items())
-        raise InputError(
-            f"{sum(report.refused.values())} rows were set aside ({counts}); the first: {report.first_refusal}; "
-            "all other rows are in the lake",
-            action="mend them and ingest again, or pass --allow-quarantine",
-        )
 
 
 @app.command()
@@ -211,16 +188,23 @@ def ctr(
 
 
 @app.command()
-def serve(home: Home = None) -> None:
-    """Serve the champion over HTTP, with a visual search page at /.
+def serve(
+    home: Home = None,
+    release: Annotated[
+        int | None, typer.Option(help="Serve this release, to look at it; not the champion. Moves nothing.", show_default=False)
+    ] = None,
+) -> None:
+    """Serve the champion over HTTP, with a visual search page at /; or one release, to look at before it is promoted.
 
-    Example: moon serve
+    Example: moon serve --release 7   (beside the service proper: with MOON_PORT=8322)
     """
     from moon_ops.serving.app import serve as stage
 
     settings = settings_of(home)
+    if release is not None:
+        typer.echo(f"release {release} alone, whatever is champion; nothing is promoted or written down")
     typer.echo(f"visual search: http://{settings.host}:{settings.port}/   requests: http://{settings.host}:{settings.port}/docs")
-    stage(settings)
+    stage(settings, release=release)
 
 
 @app.command()

@@ -30,6 +30,7 @@ def release(
     encoder: Encoder,
     home: Home = None,
     ctr: Annotated[int | None, typer.Option(help="Version of moon-ctr; none for a shop without click sequences.")] = None,
+    align: Annotated[bool, typer.Option(help="The click model may be of another encoder: it reads through a map between them.")] = False,
     as_json: Json = False,
 ) -> None:
     """Measure an encoder and a click model against the champion, and register them as the next moon-release.
@@ -37,14 +38,18 @@ def release(
     Example: moon release --encoder 1 --ctr 1
     """
     from moon_ops.registry.encoders import encoder_version
+    from moon_ops.release.evidence import summary
     from moon_ops.release.manifest import release as stage
     from moon_ops.release.windows import windows
 
     settings = settings_of(home)
     times = windows(settings.lake, seen_until=encoder_version(settings, encoder).trained_until)
-    made = stage(settings, encoder, ctr, times, now=now())
-    at = made.report_at or "none: the log says why"
-    say({"release": made.version, "passed": made.passed, "evidence": [asdict(v) for v in made.verdicts], "report": at}, as_json)
+    made = stage(settings, encoder, ctr, times, now=now(), aligned=align)
+    verdicts, at = [asdict(v) for v in made.verdicts], made.report_at or "none: the log says why"
+    if as_json:
+        say({"release": made.version, "passed": made.passed, "evidence": verdicts, "report": at}, as_json)
+    for line in [] if as_json else summary(made.version, verdicts, made.champion, made.report_at):
+        typer.echo(line)
 
 
 @app.command()
@@ -117,7 +122,7 @@ def status(home: Home = None, as_json: Json = False) -> None:
     from moon_ops.release.status import lines
     from moon_ops.release.status import status as stage
 
-    found = stage(settings_of(home, looking=True))
+    found = stage(settings_of(home, looking=True), now=now())
     if as_json:
         say(found, as_json)
     for line in [] if as_json else lines(found):
@@ -212,6 +217,9 @@ def _say(moved: Moved, *, dry_run: bool, as_json: bool) -> None:
     told: dict[str, Any] = {"champion": moved.after, "before": moved.before}
     if moved.move is None:
         told["moved"] = "no: only shown" if dry_run else "no: it is champion already"
+    if moved.unchecked:
+        told["unchecked"] = moved.unchecked
+        typer.echo(f"warning: release {moved.after}: {moved.unchecked}", err=True)
     if moved.freshness is not None:
         told["freshness"] = moved.freshness.told()
         if warning := moved.freshness.warning():

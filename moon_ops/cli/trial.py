@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import socket
 import threading
 import time
@@ -16,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from moon_ops.errors import ServiceError
+from moon_ops.inputs.images import decode
 from moon_ops.lake import ids
 from moon_ops.lake.tables import image_bytes
 from moon_ops.registry.encoders import encoder_version
@@ -29,8 +29,9 @@ WAIT_SECONDS = 60.0
 
 
 @contextmanager
-def running(settings: Settings) -> Iterator[httpx.Client]:
-    """A client of a service started on a free port of this machine, ready to answer; it is stopped at the end."""
+def running(settings: Settings, *, release: int | None = None) -> Iterator[httpx.Client]:
+    """A client of a service of the champion, or of one ``release``, started on a free port of this machine, ready to answer; it is stopped
+    at the end."""
     import uvicorn
 
     from moon_ops.serving.app import create_app
@@ -38,7 +39,7 @@ def running(settings: Settings) -> Iterator[httpx.Client]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    server = uvicorn.Server(uvicorn.Config(create_app(settings), host="127.0.0.1", port=port, log_level="error"))
+    server = uvicorn.Server(uvicorn.Config(create_app(settings, release=release), host="127.0.0.1", port=port, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:
@@ -50,8 +51,9 @@ def running(settings: Settings) -> Iterator[httpx.Client]:
         thread.join(10)
 
 
-def searches(settings: Settings, encoder: int, windows: Windows) -> tuple[list[Searched], dict[str, float]]:
-    """Photographs from after the encoder's training, in a seeded order and not chosen, with the items found; and median latencies [ms]."""
+def searches(settings: Settings, encoder: int, windows: Windows, *, release: int) -> tuple[list[Searched], dict[str, float]]:
+    """Photographs from after the encoder's training, in a seeded order and not chosen, with the items that a release finds; and median
+    latencies [ms]."""
     queries = recall.bought_after(
         settings.lake, windows.trained_until, windows.end, trained_until=encoder_version(settings, encoder).trained_until
     )
@@ -59,13 +61,13 @@ def searches(settings: Settings, encoder: int, windows: Windows) -> tuple[list[S
     photographs = dict(image_bytes(settings.lake, [queries.samples[r].image_ids[0] for r in rows]))
     took: dict[str, list[float]] = {}
     out = []
-    with running(settings) as client:
+    with running(settings, release=release) as client:
         for row in rows:
             content = photographs[queries.samples[row].image_ids[0]]
             found = _ask(client, took, "/v1/search", data={"k": str(FOUND)}, files={"image": ("photograph", content)})["items"]
             spus = [ids.key(i["spu_id"]) for i in found]
             pictures = [_picture(client, item) for item in found]
-            out.append(Searched(Image.open(io.BytesIO(content)).convert("RGB"), pictures, [s == queries.spu_ids[row] for s in spus]))
+            out.append(Searched(decode(content), pictures, [s == queries.spu_ids[row] for s in spus]))
             _ask(client, took, "/v1/embed", files={"image": ("photograph", content)})
             _score(client, took, [i["item_id"] for i in found], content)
     return out, {f"{path} p50": 1e3 * float(np.median(times)) for path, times in took.items()}
@@ -91,7 +93,7 @@ def _picture(client: httpx.Client, item: dict[str, Any]) -> Image.Image:
     """An item's first picture; a blank one for an item without."""
     if not item["image_ids"]:
         return Image.new("RGB", (96, 96), "white")
-    return Image.open(io.BytesIO(client.get(f"/v1/images/{item['image_ids'][0]}").content)).convert("RGB")
+    return decode(client.get(f"/v1/images/{item['image_ids'][0]}").content)
 
 
 def _wait(client: httpx.Client) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
-from moon_ops.ctr.vectors import Ints, Vectors
+from moon_ops.ctr.vectors import Ints, Tables, Vectors
 from moon_ops.errors import ContractError, StageError
 from moon_ops.inputs.contract import require_same
 
@@ -80,6 +80,11 @@ class Aligned:
     def gather(self, rows: Ints) -> NDArray[np.float32]:
         """Vectors [..., E] of row numbers [...]; zeros for -1."""
         return self.alignment.apply(self.vectors.gather(rows))
+
+
+def through(tables: Tables, alignment: Alignment | None) -> Tables:
+    """The tables as a click model reads them: through the map, if there is one."""
+    return tables if alignment is None else Tables(Aligned(tables.items, alignment), Aligned(tables.queries, alignment))
 
 
 def align(new: NDArray[np.float32], old: NDArray[np.float32], contracts: tuple[str, str]) -> Alignment:

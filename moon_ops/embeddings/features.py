@@ -116,7 +116,7 @@ def definitions(lake: Lake, live: Sequence[int], trained_until: Mapping[int, str
     views = {view: {f.column_joined: _TYPES[f.kind] for f in found} for view, found in features.items() if view != ROWS}
     profile = _view(ITEM_VIEW, ITEM, FOREVER, views[ITEM_VIEW], _source(ITEM_VIEW, lake.address(statistics.PROFILE)))
     day = _source(STATS_VIEW, lake.address(statistics.STATS))
-    stats = _view(STATS_VIEW, ITEM, dt.timedelta(days=2), views[STATS_VIEW], day)  # there is a row a day
+    stats = _view(STATS_VIEW, ITEM, FOREVER, views[STATS_VIEW], day)
     shared = [profile, stats]
     if USER_VIEW in views:
         shared.append(_view(USER_VIEW, USER, FOREVER, views[USER_VIEW], _source(USER_VIEW, lake.address(statistics.USERS))))

@@ -8,7 +8,9 @@ B samples, N pictures, V views, S pixels, L tokens, D dimensions.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
+import logging
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,10 +23,12 @@ from tokenizers import Tokenizer
 
 from moon_ops.errors import ContractError, InputError
 from moon_ops.inputs.contract import Contract, Sample, file_sha256
+from moon_ops.inputs.golden_pictures import changed_kinds
 from moon_ops.inputs.regions import golden_views
 from moon_ops.sessions import has_gpu, session
 
 Pixels = NDArray[np.uint8]
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -193,6 +197,23 @@ def _verify(contract: Contract, directory: Path, variant: str) -> None:
             f"pictures are resized to pixels {made[:12]}, but contract {contract.contract_id} is for {contract.golden_pixels[:12]}",
             action="install the Pillow version in constraints.txt, or export the encoder again",
         )
+    if not contract.golden_kinds:
+        _say_older(contract.contract_id)
+    elif changed := changed_kinds(contract.golden_kinds):
+        raise ContractError(
+            f"pictures ({', '.join(changed)}) become other pixels here than where contract {contract.contract_id} was exported",
+            action="install the versions in constraints.txt, or train and export the encoder again",
+        )
+
+
+@functools.cache
+def _say_older(contract_id: str) -> None:
+    """Once per contract and process: its vectors stay comparable but for pictures that were decoded otherwise."""
+    log.warning(
+        "contract %s was exported before transparent pictures became white (they were black), 16-bit grey was scaled and colours were "
+        "converted from their profiles; pictures are decoded by the rules of today → if the shop has such pictures, train and export again",
+        contract_id,
+    )
 
 
 def _certified(contract: Contract, directory: Path, variant: str) -> dict[str, str]:

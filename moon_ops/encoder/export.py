@@ -25,6 +25,7 @@ from moon_ops.encoder.model import Encoder
 from moon_ops.encoder.tokenizer import separator_ids
 from moon_ops.errors import ContractError
 from moon_ops.inputs.contract import Contract, Layout, file_sha256
+from moon_ops.inputs.golden_pictures import golden_kinds
 from moon_ops.inputs.regions import golden_views
 from moon_ops.sessions import session
 
@@ -83,6 +84,7 @@ def export(directory: Path, *, parity_floor: float = 0.999) -> Certificate:
             file.name: file_sha256(file) for file in sorted(directory.glob("*.onnx*"))
         },  # large ones keep weights in a file beside them
         golden_pixels=golden_views(encoder.layout.picture_size, encoder.layout.core_region),
+        golden_kinds=golden_kinds(),
     )
     certificate = certify(encoder, directory, contract.contract_id)
     (directory / "certificate.json").write_text(json.dumps(asdict(certificate), indent=2) + "\n")

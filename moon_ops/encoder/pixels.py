@@ -19,7 +19,7 @@ from moon_ops.inputs.regions import views
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.tables import image_bytes
 
-DECODE_BATCH = 512
+DECODE_BATCH = 64  # encoded pictures in memory: photographs may have megabytes each
 
 
 class PixelStore:

@@ -248,7 +248,8 @@ def _inputs(encoder: Encoder) -> str:
         return text
     return f"""{text}
 A picture is a path, an address, or a PIL picture. The first two are turned upright by their EXIF orientation and read as RGB; do both
-yourself with a PIL picture (`PIL.ImageOps.exif_transpose(picture).convert("RGB")`). A bare string that is the path or the address of a
+yourself with a PIL picture (`PIL.ImageOps.exif_transpose(picture).convert("RGB")`). In training transparent pictures were put on white
+and wide-gamut ones converted to sRGB: do that yourself, too. A bare string that is the path or the address of a
 picture is opened or fetched: pass text that others wrote as `{{"text": text}}`, which is never anything but text.
 """
 

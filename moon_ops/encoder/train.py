@@ -35,6 +35,7 @@ from moon_ops.encoder.sentence import write as write_sentence_files
 from moon_ops.encoder.stage2 import Behaviour, Prepared, Refinement, prepare
 from moon_ops.errors import StageError
 from moon_ops.files import write_text
+from moon_ops.inputs.images import PIXELS
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.tables import items_as_of
 from moon_ops.recipes.encoder import EncoderRecipe
@@ -220,7 +221,7 @@ def _resumed(
 ) -> tuple[Checkpoints, State | None]:
     """The run's checkpoints, and the state to go on from; what another recipe, seed or lake left there is thrown away."""
     shown = [[s.text, s.image_ids] for s in (*pairs.queries, *pairs.items)]
-    content = json.dumps([asdict(recipe), seed, minutes, pairs.query.tolist(), pairs.item.tolist(), shown], sort_keys=True)
+    content = json.dumps([PIXELS, asdict(recipe), seed, minutes, pairs.query.tolist(), pairs.item.tolist(), shown], sort_keys=True)
     identity = hashlib.sha256(content.encode()).hexdigest()
     known = place / "identity"
     if machine.is_main_process:

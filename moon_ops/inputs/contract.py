@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -121,11 +121,13 @@ class Contract:
     pooling: str = "mean over text and picture tokens"
     normalized: bool = True
     precision: str = "fp32"
+    golden_kinds: dict[str, str] = field(default_factory=dict)  # kind of picture → pixels that a tiny one becomes; empty: exported before
 
     @property
     def contract_id(self) -> str:
-        """A short hash of all the fields, e.g. ``c-5f0c31d2a4be``."""
-        return "c-" + hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+        """A short hash of all the fields, e.g. ``c-5f0c31d2a4be``. Contracts of before ``golden_kinds`` keep the id that they had."""
+        content = {name: value for name, value in asdict(self).items() if value or name != "golden_kinds"}
+        return "c-" + hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
     def save(self, directory: Path) -> None:
         """Write ``contract.json``."""

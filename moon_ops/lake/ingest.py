@@ -7,8 +7,6 @@ items, queries and events are committed in this order, so nothing in the lake ev
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,24 +14,26 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from moon_ops.errors import InputError
-from moon_ops.lake import clocks, layout, naming, rows, tombstones
+from moon_ops.lake import clocks, layout, meanings, naming, rows, seen, tombstones, versions
 from moon_ops.lake.intake import Intake
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.layout import ROW, Refusals
+from moon_ops.lake.meanings import Meanings
 from moon_ops.lake.naming import Names
 from moon_ops.lake.query import newest, sql
+from moon_ops.lake.reading import files, pictures
 from moon_ops.lake.schemas import SCHEMAS, STAMP
 
-FILES = ("items", "queries", "events", "users")
-FUTURE = dt.timedelta(days=1)  # clocks differ, and so do zones
-TIMED = {"queries": "timestamp", "events": "timestamp", "users": "timestamp"}  # of what has happened; `available_from` may lie ahead
-COPIED = ("item_id", "source_id", "title", "brand", "description", "seller_id", "price", "status")
-VERSION = ("content_hash", "spu_id", "seller_id", "price", "status", "extra")  # an item of which any of these changed is a new version
+COPIED = ("item_id", "source_id", "title", "brand", "description", "seller_id", "price", "status", "available_until")
 
 
 @dataclass(frozen=True)
 class IngestReport:
-    """What one ingest added; ``known`` rows were in the lake already. ``refused`` counts rows per file and column."""
+    """What one ingest added; ``known`` rows were in the lake already. ``refused`` counts rows per file and column.
+
+    Of every table the rows in its files are those that are new, changed, known or refused. Pictures that could not be read are counted in
+    ``unread``; their rows went in without them.
+    """
 
     source: str
     images: int
@@ -46,67 +46,123 @@ class IngestReport:
     first_refusal: str = ""
     users: int = 0  # new ones, and known ones of whom something else is told
     warning: str = ""  # that this clock, or the one of an earlier ingest, is wrong
+    unread: dict[str, int] = field(default_factory=dict)  # pictures, per file and column
+    withdrawn: int = 0  # items that a full feed does not have any more
+    read: dict[str, str] = field(default_factory=dict, compare=False)  # how each table's file is written
+    notes: tuple[str, ...] = ()  # what was passed over, and why
 
 
-def ingest(source: Path, lake: Lake, *, now: dt.datetime, workers: int = 2, patience: float | None = None) -> IngestReport:
+@dataclass(frozen=True)
+class Feed:
+    """Whether the items file is the whole catalogue, and how large a share of the items in sale it may withdraw; ``once``: the directory
+    will not be there again.
+    """
+
+    full: bool = False
+    most: float = 0.2
+    once: bool = False
+
+
+WHAT_CHANGED = Feed()
+
+
+def ingest(
+    source: Path,
+    lake: Lake,
+    *,
+    now: dt.datetime,
+    workers: int = 2,
+    patience: float | None = None,
+    words: Meanings | None = None,
+    feed: Feed = WHAT_CHANGED,
+) -> IngestReport:
     """Ingest the directory ``source``; ``now`` is the time at which its rows become known.
 
-    Raises :class:`~moon_ops.errors.InputError` for a directory that cannot be used as a whole (no items, a missing column, an
-    empty catalogue), :class:`~moon_ops.errors.ServiceError` if others have been writing for ``patience`` seconds; without it, it waits.
-    Rows that cannot be used go to the ``quarantine`` table, and the rest goes on.
+    ``words`` says what the shop's own words mean, without it the directory's ``moon.toml`` does. Raises
+    :class:`~moon_ops.errors.InputError` for a directory that cannot be used as a whole (no items, a missing column, an
+    empty catalogue, half a feed), :class:`~moon_ops.errors.ServiceError` if others have been writing for ``patience`` seconds; without it,
+    it waits. Rows that cannot be used go to the ``quarantine`` table, and the rest goes on.
     """
-    if not source.is_dir():
-        raise InputError(f"DIRECTORY = {source} is not a directory", action="name a directory that holds an items file")
     refusals, names = Refusals(), Names()
-    raw = {name: rows.read(source, name, refusals, names) for name in FILES}  # all checked before anything is written
-    for name, column in TIMED.items():
-        late = layout.filled(pc.greater(raw[name][column], pa.scalar(now + FUTURE, STAMP)), False)
-        raw[name] = refusals.split(raw[name], late, name, column, f"is in the future (it is {now:%Y-%m-%dT%H:%MZ})")
+    raw = rows.read_all(source, refusals, words or meanings.of(source), names, now=now)  # all checked before anything is written
     with lake.one_writer(patience):  # two ingests at once would each find the other's rows missing
-        return _write(source, lake, raw, names, refusals, now=now, workers=workers)
+        return _write(source, lake, raw, names, refusals, (now, workers, feed))
 
 
 def _write(
-    source: Path, lake: Lake, raw: dict[str, pa.Table], names: Names, refusals: Refusals, *, now: dt.datetime, workers: int
+    source: Path, lake: Lake, raw: dict[str, pa.Table], names: Names, refusals: Refusals, how: tuple[dt.datetime, int, Feed]
 ) -> IngestReport:
     """Commit pictures, ids, items, users, queries, events and refusals, in this order."""
-    for name in FILES:
+    now, workers, feed = how
+    for name in rows.FILES:
         lake.evolve(name)
     raw, texts = names.settle(lake, tombstones.refuse(lake, raw, refusals), refusals)
     warning = clocks.warning(lake, now)
     intake = Intake(source, lake, refusals, now=now, workers=workers)
-    images = intake.store([*_references(raw["items"], "images"), *_references(raw["queries"], "image")])
-    items = _items(raw["items"], intake, _pictures_kept(lake, raw["items"], intake))
-    if not items.num_rows and not lake.count("items"):
-        _quarantine(lake, refusals, now)
-        raise InputError(f"{source}: no item could be used ({_first(refusals)}); the catalogue is empty", action="mend the items file")
+    told, gone, images = _told(lake, raw, intake, feed)
     naming.commit(lake, texts, raw, now)
-    fresh, updated = _new_versions(lake, items, raw["events"], now)
-    _commit(lake, "items", fresh, now)
+    state = "" if feed.once else seen.state(refusals.contents.get("items"))
+    made = versions.made(lake, pa.concat_tables([told, gone]), raw["events"], seen.since(lake, state, now), now)
+    withdrawn = pc.sum(pc.is_in(made.fresh["item_id"], gone["item_id"].combine_chunks())).as_py() or 0
+    _commit(lake, "items", pa.concat_tables([made.fresh, made.ends]), now)
     users = _commit(lake, "users", _new_users(lake, raw["users"], raw["events"], now), now) if raw["users"].num_rows else 0
-    queries = _commit(lake, "queries", _new_queries(lake, _queries(raw["queries"], intake), refusals), now)
+    new, repeated = _new_queries(lake, _queries(raw["queries"], intake), refusals)
+    queries = _commit(lake, "queries", new, now)
     good = _referential(lake, raw["events"], refusals)
     events = _commit(lake, "events", _new_events(lake, good), now)
     _quarantine(lake, refusals, now)
+    seen.remember(lake, state, now)
     return IngestReport(
         source=str(source),
         images=images,
-        items=fresh.num_rows - updated,
-        updated=updated,
+        items=made.fresh.num_rows - made.updated,
+        updated=made.updated - withdrawn,
         queries=queries,
         events=events,
-        known=items.num_rows - fresh.num_rows + good.num_rows - events,
+        known=told.num_rows - made.fresh.num_rows + withdrawn + good.num_rows - events + repeated + raw["users"].num_rows - users,
         users=users,
         refused=refusals.summary(),
         first_refusal=_first(refusals),
         warning=warning,
+        unread=refusals.pictures,
+        withdrawn=withdrawn,
+        read={content.label: ", ".join(content.said) for content in refusals.contents.values()},
+        notes=_notes(source, refusals, intake, made.older),
     )
+
+
+def _told(lake: Lake, raw: dict[str, pa.Table], intake: Intake, feed: Feed) -> tuple[pa.Table, pa.Table, int]:
+    """What the rows say of items, what withdraws those that a full feed does not have, and how many pictures were new."""
+    refusals = intake.refusals
+    gone = versions.missing(lake, refusals, feed.most, intake.now) if feed.full else versions.DESCRIBED.empty_table()
+    described, bare = versions.bare(lake, raw["items"], refusals)
+    images = intake.store([*_references(described, "images"), *_references(raw["queries"], "image")])
+    told = pa.concat_tables([_items(described, intake, _pictures_kept(lake, described, intake)), bare])
+    if not told.num_rows and not lake.count("items"):
+        _quarantine(lake, refusals, intake.now)
+        what = f"no item could be used ({_first(refusals)}); the catalogue is empty"
+        raise InputError(f"{intake.source}: {what}", action="mend the items file")
+    return told, gone, images
+
+
+def _notes(source: Path, refusals: Refusals, intake: Intake, older: int) -> tuple[str, ...]:
+    """What the ingest has passed over, each in a sentence."""
+    found = [note for content in refusals.contents.values() for note in content.notes]
+    if older:
+        which = "rows of the items file, which was taken in before as it is, are older than what the lake has: these items stay as they are"
+        found.append(f"{older} {which} (write the file anew to bring them all the same)")
+    used = {path.resolve() for content in refusals.contents.values() for path in content.paths} | intake.paths
+    return tuple(note for note in (*found, files.passed_over(source.resolve(), used)) if note)
 
 
 def _references(table: pa.Table, column: str) -> list[str]:
     """Every picture that the rows name, in order, each once."""
-    cells = table[column].to_pylist()
-    return list(dict.fromkeys(path for cell in cells for path in layout.words(cell, "|" if column == "images" else "\0")))
+    return list(dict.fromkeys(path for cell in table[column].to_pylist() for path in _named(cell, column)))
+
+
+def _named(cell: object, column: str) -> list[str]:
+    """The pictures that a cell names; a query has one."""
+    return pictures.references(cell if column == "images" or cell is None else [cell])
 
 
 def _items(raw: pa.Table, intake: Intake, kept: dict[int, list[str]]) -> pa.Table:
@@ -120,68 +176,27 @@ def _items(raw: pa.Table, intake: Intake, kept: dict[int, list[str]]) -> pa.Tabl
             intake.refusals.add("items", row[ROW], "attributes", reason)
             continue
         had = kept.get(row["item_id"], [])
-        pictures = intake.ids(layout.words(row["images"], "|"), "items", row[ROW], "images")
+        shown = intake.ids(_named(row["images"], "images"), "items", row[ROW], "images")
         item = {
             **{name: row[name] for name in (*COPIED, "extra")},
             "spu_id": row["item_id"] if row["spu_id"] is None else row["spu_id"],
             "category": layout.words(row["category"], ">"),
             "attributes": attributes,
-            "image_ids": [*had, *(picture for picture in pictures if picture not in had)],
+            "image_ids": [*had, *(picture for picture in shown if picture not in had)],
             "event_timestamp": row["available_from"],
         }
-        made.append({**item, "content_hash": content_hash(item)})
-    kind = pa.schema([f.with_nullable(True) for f in SCHEMAS["items"] if f.name != "created"])
-    return pa.Table.from_pylist(made, schema=kind)
+        made.append({**item, "content_hash": versions.content_hash(item)})
+    return pa.Table.from_pylist(made, schema=versions.DESCRIBED)
 
 
 def _pictures_kept(lake: Lake, raw: pa.Table, intake: Intake) -> dict[int, list[str]]:
     """The pictures that known items have, for those of which one cannot be read now: a host that is down takes no picture away."""
     cells = zip(raw["item_id"].to_pylist(), raw["images"].to_pylist(), strict=True)
-    without = [item for item, cell in cells if any(r in intake.faults for r in layout.words(cell, "|"))]
+    without = [item for item, cell in cells if any(r in intake.faults for r in _named(cell, "images"))]
     if not without:
         return {}
-    known = _current(lake, ["image_ids"])
-    known = known.filter(pc.is_in(known["item_id"], pa.array(without, pa.int64())))
+    known = versions.current(lake, ["image_ids"], pa.array(without, pa.int64()))
     return {row["item_id"]: row["image_ids"] for row in known.select(["item_id", "image_ids"]).to_pylist()}
-
-
-def content_hash(item: dict[str, object]) -> str:
-    """A short hash of what an encoder reads of an item: if it is unchanged, so is the item's vector."""
-    read = [item[name] for name in ("title", "category", "brand", "description", "attributes", "image_ids")]
-    return hashlib.blake2b(json.dumps(read).encode(), digest_size=12).hexdigest()
-
-
-def _current(lake: Lake, columns: list[str]) -> pa.Table:
-    """The newest version of every item in the lake: the one valid last, of those the one learned last, of those the one written last."""
-    return newest(lake.read("items", ["item_id", "event_timestamp", "created", *columns]), "item_id")
-
-
-def _new_versions(lake: Lake, items: pa.Table, events: pa.Table, now: dt.datetime) -> tuple[pa.Table, int]:
-    """The items that the lake does not have as they are, and how many of them are new versions of known ones.
-
-    A new item without ``available_from`` is valid from its first event, which shows that it was there, or else from ``now``.
-    A new version of a known item is valid from ``now``: its ``available_from`` tells when the item came, not when it changed. One
-    that is to come is replaced where it comes, so that a change brings no item forward. Where the clock lies before the moment at which
-    the last version was learned, the new one is learned right after that: what is brought last is what holds.
-    """
-    same = " AND ".join(f"k.{name} IS NOT DISTINCT FROM i.{name}" for name in VERSION)
-    found = sql(
-        f"""SELECT i.item_id, k.event_timestamp AS since, k.created AS learned FROM items i LEFT JOIN k USING (item_id)
-        WHERE k.item_id IS NULL OR NOT ({same})""",
-        items=items.select(["item_id", *VERSION]),
-        k=_current(lake, list(VERSION)),
-    )
-    last = {row["item_id"]: (row["since"], row["learned"]) for row in found.to_pylist()}  # None: not in the lake
-    fresh = items.filter(pc.is_in(items["item_id"], found["item_id"].combine_chunks()))
-    seen = events.group_by("item_id").aggregate([("timestamp", "min")])
-    first = dict(zip(seen["item_id"].to_pylist(), seen["timestamp_min"].to_pylist(), strict=True))
-    since, learned = [], []
-    for item, available in zip(fresh["item_id"].to_pylist(), fresh["event_timestamp"].to_pylist(), strict=True):
-        known, known_since = last[item]
-        learned.append(clocks.after(known_since, now))
-        since.append(max(learned[-1], known) if known else available or first.get(item, now))
-    fresh = layout.replace(fresh, "event_timestamp", pa.array(since, STAMP)).append_column("created", pa.array(learned, STAMP))
-    return fresh, len(last) - found["since"].null_count
 
 
 def _new_users(lake: Lake, users: pa.Table, events: pa.Table, now: dt.datetime) -> pa.Table:
@@ -201,14 +216,15 @@ def _new_users(lake: Lake, users: pa.Table, events: pa.Table, now: dt.datetime) 
 def _queries(raw: pa.Table, intake: Intake) -> pa.Table:
     """The rows of the ``queries`` table, without ``created``; one whose only content was a refused picture is left out."""
     cells = raw.select([ROW, "image"]).to_pylist()
-    found = [intake.ids([cell["image"]], "queries", cell[ROW], "image") if cell["image"] else [] for cell in cells]
+    found = [intake.ids(_named(cell["image"], "image"), "queries", cell[ROW], "image") for cell in cells]
     table = raw.append_column("image_id", pa.array([ids[0] if ids else None for ids in found], pa.string()))
     table = table.rename_columns(["event_timestamp" if n == "timestamp" else n for n in table.column_names])
-    return table.filter(pc.or_(pc.is_valid(table["image_id"]), pc.is_valid(table["text"])))
+    nothing = pc.and_(pc.is_null(table["image_id"]), pc.is_null(table["text"]))
+    return intake.refusals.split(table, nothing, "queries", "image", "cannot be read, and the query has no text")
 
 
-def _new_queries(lake: Lake, queries: pa.Table, refusals: Refusals) -> pa.Table:
-    """The queries whose id the lake does not know; a known id with another content is refused, never overwritten."""
+def _new_queries(lake: Lake, queries: pa.Table, refusals: Refusals) -> tuple[pa.Table, int]:
+    """The queries whose id the lake does not know, and how many it has as they are; a known id with another content is refused."""
     found = sql(
         """SELECT q.query_id, k.text IS NOT DISTINCT FROM q.text AND k.image_id IS NOT DISTINCT FROM q.image_id AS same
         FROM queries q JOIN known k USING (query_id)""",
@@ -217,7 +233,8 @@ def _new_queries(lake: Lake, queries: pa.Table, refusals: Refusals) -> pa.Table:
     )
     other = found.filter(pc.invert(found["same"]))["query_id"].combine_chunks()
     queries = refusals.split(queries, pc.is_in(queries["query_id"], other), "queries", "query_id", "is in the lake with another content")
-    return queries.filter(pc.invert(pc.is_in(queries["query_id"], found["query_id"].combine_chunks())))
+    known = pc.is_in(queries["query_id"], found["query_id"].combine_chunks())
+    return queries.filter(pc.invert(known)), pc.sum(known).as_py() or 0
 
 
 def _referential(lake: Lake, raw: pa.Table, refusals: Refusals) -> pa.Table:

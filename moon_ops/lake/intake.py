@@ -1,10 +1,11 @@
-"""Pictures on their way into the lake: read, decoded once, stored once under their hash."""
+"""Pictures on their way into the lake: read or fetched, decoded once, stored once under their hash."""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,12 +13,16 @@ from tqdm import tqdm
 
 from moon_ops.errors import InputError
 from moon_ops.inputs import images
-from moon_ops.lake import fetch
+from moon_ops.lake import fetch, fetches
+from moon_ops.lake.hosts import Hosts
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.layout import Refusals
+from moon_ops.lake.reading import pictures
 from moon_ops.lake.schemas import SCHEMAS
 
-COMMIT = 4096  # pictures per commit: bounds memory, and what a killed run has to read again
+COMMIT = 4096  # pictures per commit at most: what a killed run has to read again
+COMMIT_BYTES = 64 * 2**20  # and bytes of them: with what Arrow and Lance copy, this is the memory that an ingest needs
+AHEAD = 2  # pictures for each worker that may wait to be committed
 
 
 class Intake:
@@ -26,50 +31,102 @@ class Intake:
     def __init__(self, source: Path, lake: Lake, refusals: Refusals, *, now: dt.datetime, workers: int) -> None:
         self.source, self.lake, self.refusals, self.now, self.workers = source.resolve(), lake, refusals, now, workers
         self._ids: dict[str, str] = {}  # reference → image_id
+        self._known: set[str | None] = set()  # image ids in the lake
+        self._remembered: dict[str, fetches.Fetch] = {}  # by address
+        self._noted: dict[str, fetches.Fetch] = {}  # what is new of them and not yet in the lake
         self.faults: dict[str, str] = {}  # reference → why it was refused
+        self.paths: set[Path] = set()  # files in the directory that were looked at
 
     def store(self, references: Sequence[str]) -> int:
         """Read every referenced picture, commit those the lake does not have, and return how many these were."""
-        known: set[str | None] = set(self.lake.read("images", ["image_id"])["image_id"].to_pylist())
-        stored = 0
-        with (
-            ThreadPoolExecutor(self.workers) as pool,
-            tqdm(total=len(references), desc="pictures", unit="picture") as bar,
-        ):
-            for start in range(0, len(references), COMMIT):
-                chunk = references[start : start + COMMIT]
-                pictures = [p for p in pool.map(lambda r: self._inspect(r, known), chunk) if p is not None]
-                fresh = {p.image_id: p for p in pictures}
-                if fresh:
-                    stored += self.lake.append("images", self._rows(list(fresh.values())))
-                    known.update(fresh)
-                bar.update(len(chunk))
+        self._known = set(self.lake.read("images", ["image_id"])["image_id"].to_pylist())
+        self._remembered = fetches.read(self.lake, [r for r in references if fetch.is_address(r)])
+        stored, batch, weight = 0, dict[str, images.Picture](), 0
+        with tqdm(total=len(references), desc="pictures", unit="picture") as bar:
+            for picture in self._inspected(references):
+                bar.update()
+                if picture is None or picture.image_id in self._known or picture.image_id in batch:
+                    continue
+                batch[picture.image_id] = picture
+                weight += len(picture.content)
+                if len(batch) >= COMMIT or weight >= COMMIT_BYTES:
+                    stored += self._commit(batch)
+                    batch, weight = {}, 0
+        return stored + self._commit(batch)
+
+    def _commit(self, batch: dict[str, images.Picture]) -> int:
+        """Pictures first, then where they came from."""
+        noted = dict(self._noted)  # a worker may add to it meanwhile
+        stored = self.lake.append("images", self._rows(list(batch.values()))) if batch else 0
+        self._known.update(batch)
+        there = {address: note for address, note in noted.items() if note.image_id is None or note.image_id in self._known}
+        fetches.write(self.lake, there.values())
+        for address in there:
+            del self._noted[address]
         return stored
+
+    def _inspected(self, references: Sequence[str]) -> Iterator[images.Picture | None]:
+        """Each reference's picture in order, None if it is known already or refused; few are in memory at a time."""
+        with ThreadPoolExecutor(self.workers) as pool, Hosts() as hosts:
+            waiting: deque[Future[images.Picture | None]] = deque()
+            try:
+                for reference in references:
+                    waiting.append(pool.submit(self._inspect, reference, hosts))
+                    if len(waiting) >= AHEAD * self.workers:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                pool.shutdown(cancel_futures=True)
 
     def ids(self, references: Sequence[str], name: str, row: int, column: str) -> list[str]:
         """The image ids of the references in a row of table ``name``; those that could not be read are refused and left out."""
         for reference in references:
             if reference in self.faults:
-                self.refusals.add(name, row, column, f"{column} = {reference!r}: {self.faults[reference]}")
+                self.refusals.add(name, row, column, f"{column} = {reference!r}: {self.faults[reference]}", picture=True)
         return [self._ids[r] for r in references if r in self._ids]
 
-    def _inspect(self, reference: str, known: set[str | None]) -> images.Picture | None:
+    def _inspect(self, reference: str, hosts: Hosts) -> images.Picture | None:
         """Read one picture; None if it is known already or refused."""
         try:
-            content = self._read(reference)
-            name = images.image_id(content)
-            picture = None if name in known else images.inspect(content, source=reference)
+            return self._fetched(reference, hosts) if fetch.is_address(reference) else self._described(reference, self._read(reference))
         except InputError as fault:
             self.faults[reference] = fault.problem
             return None
+
+    def _described(self, reference: str, content: bytes) -> images.Picture | None:
+        name = images.image_id(content)
+        picture = None if name in self._known else images.inspect(content, source=reference)
         self._ids[reference] = name
         return picture
 
-    def _read(self, reference: str) -> bytes:
-        if fetch.is_address(reference):
-            return fetch.fetch(reference, max_bytes=images.MAX_BYTES)
+    def _fetched(self, address: str, hosts: Hosts) -> images.Picture | None:
+        """What lies at the address: asked for if it is due, and whether it has changed if its picture is in the lake."""
+        before = self._remembered.get(address, fetches.Fetch(address))
+        if before.waits(self.now):
+            problem = f"{before.reason} (asked {before.failed_at:%Y-%m-%d %H:%MZ}, and again after {before.next_try:%Y-%m-%d %H:%MZ})"
+            raise InputError(problem, action="wait, or give another address")
+        have = before.image_id if before.image_id in self._known else None
+        if have and before.is_fresh(self.now):
+            self._ids[address] = have
+            return None
         try:
-            path = (self.source / reference).resolve()
+            answer = hosts.fetch(address, max_bytes=images.MAX_BYTES, known=before.validators() if have else None)
+            if answer.content is None and have is None:
+                raise fetch.FetchError(f"{address} answers that nothing has changed, but was asked for all of it", action="tell its owner")
+            picture = None if answer.content is None else self._described(address, answer.content)
+        except InputError as fault:
+            if not isinstance(fault, fetch.FetchError) or fault.asked or fault.retry_after:
+                self._noted[address] = before.failed(fault.problem, self.now, getattr(fault, "retry_after", None))
+            raise
+        self._ids[address] = have if answer.content is None and have else self._ids[address]
+        self._noted[address] = before.fetched(answer, self._ids[address], self.now)
+        return picture
+
+    def _read(self, reference: str) -> bytes:
+        try:
+            path = pictures.place(self.source, reference)
+            self.paths.update((path, self.source / reference))
             if not path.is_relative_to(self.source):
                 raise InputError(f"{reference} lies outside {self.source}", action="bring pictures inside the directory")
             return _bounded(path)
@@ -78,8 +135,8 @@ class Intake:
         except (ValueError, RuntimeError) as odd:  # a zero byte in the name, a link to itself
             raise InputError(f"{reference!r} is no path ({odd})", action="name a file in the directory") from odd
 
-    def _rows(self, pictures: list[images.Picture]) -> pa.Table:
-        rows = [{**vars(picture), "bytes": picture.content, "created": self.now} for picture in pictures]
+    def _rows(self, found: list[images.Picture]) -> pa.Table:
+        rows = [{**vars(picture), "bytes": picture.content, "created": self.now} for picture in found]
         return pa.Table.from_pylist(rows, schema=SCHEMAS["images"])
 
 

@@ -6,6 +6,7 @@ Arrow and Lance are imported where a table is touched: settings name a lake in c
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,8 @@ class Lake:
             raise self._unreadable(fault) from fault
 
     def _unreadable(self, fault: Exception) -> ServiceError:
-        return ServiceError(f"the lake at {self.uri} cannot be read ({str(fault).splitlines()[0]})", action="check the store")
+        said = re.sub(r", \S+\.rs:\d+:\d+", "", str(fault).splitlines()[0])  # a place in Lance's own source helps nobody
+        return ServiceError(f"the lake at {self.uri} cannot be read ({said})", action="check the store")
 
     def open(self, table: str, *, needs: str = "moon ingest DIRECTORY") -> lance.LanceDataset:
         """The table at its newest version; a :class:`StageError` that names the command to run first when there is none."""

@@ -1,4 +1,4 @@
-"""The ingest layout: a directory with ``items``, ``queries``, ``events`` and ``users`` files and pictures, read into typed columns.
+"""The cells of a shop's files, typed: what a text, a time and a number may be, and which rows are refused for it.
 
 A file-level fault (no such file, a missing column) is an :class:`~moon_ops.errors.InputError`. A row-level fault (a cell that is no
 number, a timestamp that is no time) refuses that row alone: refused rows are collected with the column and the reason, and the
@@ -9,22 +9,21 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
-import pandas as pd
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.json
-import pyarrow.parquet as pq
 
 from moon_ops.errors import InputError
-from moon_ops.lake.schemas import STAMP
+from moon_ops.lake.reading import numbers as amounts
+from moon_ops.lake.reading import times
+from moon_ops.lake.reading.content import Content
+from moon_ops.lake.reading.parts import ROW
 
-ROW = "_row"  # the row's number in its file, from 1
 Column: TypeAlias = "pa.ChunkedArray[Any] | pa.Array[Any]"
 
 
@@ -32,146 +31,64 @@ Column: TypeAlias = "pa.ChunkedArray[Any] | pa.Array[Any]"
 class Refusals:
     """Rows that were not taken: where from, which column, why. Each becomes one row of the ``quarantine`` table.
 
-    A refusal quotes the row as it stands in its file, whatever has been made of it since.
+    A refusal quotes the row as it stands in its file, whatever has been made of it since. Pictures that cannot be read are kept here, too,
+    but counted by themselves: their rows go on without them.
     """
 
     rows: list[dict[str, str]] = field(default_factory=list)
     files: dict[str, tuple[Path, pa.Table]] = field(default_factory=dict)  # table → its file and content
+    contents: dict[str, Content] = field(default_factory=dict)  # table → where its rows stand, and what was recognised
+    counts: dict[str, int] = field(default_factory=dict)  # rows, per file and column
+    pictures: dict[str, int] = field(default_factory=dict)  # pictures, per file and column
+    named: dict[str, pa.Array] = field(default_factory=dict)  # table → the keys of its rows, of most that were refused, too
 
-    def bring(self, name: str, path: Path, content: pa.Table) -> None:
-        """Say what the file of table ``name`` holds, before anything in it is refused."""
+    def bring(self, name: str, path: Path, content: pa.Table, read: Content | None = None) -> None:
+        """Say what the file of table ``name`` holds, before anything in it is refused; what could not be read of it is refused now."""
         self.files[name] = (path, content)
+        if read is not None:
+            self.contents[name] = read
+            for one in read.refused:
+                self._add(name, one.number, one.row, one.column, one.reason)
 
-    def add(self, name: str, number: int, column: str, reason: str) -> None:
-        """Refuse row ``number`` of table ``name``; the row is kept as JSON so that it can be mended and brought again."""
-        path, content = self.files[name]
-        self._add(f"{path.name}:{number}", content.slice(number - 1, 1).to_pylist()[0], column, reason)
+    def add(self, name: str, number: int, column: str, reason: str, *, picture: bool = False) -> None:
+        """Refuse row ``number`` of table ``name``, or only a ``picture`` of it; the row is kept as JSON, to be mended and brought again."""
+        self._add(name, number, self._quoted(name, [number])[0], column, reason, picture=picture)
 
     def split(self, table: pa.Table, bad: Column, name: str, column: str, reason: str, *, silent: bool = False) -> pa.Table:
         """Refuse the rows where ``bad`` is true or null, quoting the cell (``silent``: nothing of the row), and return the others."""
-        path, content = self.files[name]
         bad = filled(bad, True)
+        if not pc.any(bad).as_py():
+            return table
         numbers = [number or 0 for number in table.filter(bad)[ROW].to_pylist()]
         if silent:
-            self.rows += [{"source": f"{path.name}:{n}", "row": "{}", "column": column, "reason": f"{column} {reason}"} for n in numbers]
+            for number in numbers:
+                self._add(name, number, {}, column, f"{column} {reason}")
             return table.filter(pc.invert(bad))
-        for number, row in zip(numbers, content.take(pa.array([n - 1 for n in numbers], pa.int64())).to_pylist(), strict=True):
-            self._add(f"{path.name}:{number}", row, column, f"{column} = {row.get(column)!r} {reason}")
+        for number, row in zip(numbers, self._quoted(name, numbers), strict=True):
+            self._add(name, number, row, column, f"{column} = {row.get(column)!r} {reason}")
         return table.filter(pc.invert(bad))
 
-    def _add(self, source: str, row: dict[str, Any], column: str, reason: str) -> None:
+    def _quoted(self, name: str, numbers: Sequence[int]) -> list[dict[str, Any]]:
+        _, content = self.files[name]
+        return content.take(pa.array(np.searchsorted(content[ROW].to_numpy(), numbers), pa.int64())).to_pylist()
+
+    def _add(self, name: str, number: int, row: dict[str, Any], column: str, reason: str, *, picture: bool = False) -> None:
         kept = json.dumps({name: cell for name, cell in row.items() if name != ROW}, default=str, sort_keys=True)
+        read = self.contents.get(name)
+        source = read.place(number) if read else f"{self.files[name][0].name}:{number}"
         self.rows.append({"source": source, "row": kept, "column": column, "reason": reason})
+        counts = self.pictures if picture else self.counts
+        key = f"{read.label if read else self.files[name][0].name} {column}".strip()
+        counts[key] = counts.get(key, 0) + 1
+
+    def say(self, name: str, what: str) -> None:
+        """Note what was recognised of the cells of table ``name``."""
+        if name in self.contents and what not in self.contents[name].said:
+            self.contents[name].said.append(what)
 
     def summary(self) -> dict[str, int]:
         """How many rows were refused, per ``file column``."""
-        counts: dict[str, int] = {}
-        for row in self.rows:
-            key = f"{row['source'].rpartition(':')[0]} {row['column']}"
-            counts[key] = counts.get(key, 0) + 1
-        return counts
-
-
-def find(directory: Path, name: str) -> Path | None:
-    """The file ``name``.parquet, .jsonl or .csv in the directory; an :class:`InputError` if there are two of them."""
-    found = [path for ending in READERS if (path := directory / f"{name}{ending}").is_file()]
-    if len(found) > 1:
-        raise InputError(
-            f"{directory} holds {' and '.join(p.name for p in found)}: it is not clear which one counts",
-            action="remove all but one",
-        )
-    return found[0] if found else None
-
-
-def read(path: Path, required: tuple[str, ...]) -> pa.Table:
-    """The file's columns as they are, with the row's number in ``_row``; a missing column is an error that names it."""
-    try:
-        table = READERS[path.suffix](path) if path.stat().st_size else empty(required)
-        table = table if table.num_columns else empty(required)  # only blank lines
-        table.validate(full=True)  # the JSON reader lets bytes through that are no UTF-8
-    except (pa.ArrowException, OSError, ValueError) as unreadable:
-        raise InputError(f"{path} cannot be read ({unreadable}); nothing was ingested", action="write the file again") from unreadable
-    names = table.column_names
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise InputError(f"{path} has the column '{twice[0]}' twice; nothing was ingested", action="keep one of them")
-    missing = [name for name in required if name not in names]
-    if missing:
-        raise InputError(
-            f"{path} has no column '{missing[0]}' (it has {', '.join(names)}); nothing was ingested",
-            action=f"add the column {missing[0]}",
-        )
-    table = table.drop_columns(ROW) if ROW in names else table
-    return table.append_column(ROW, pa.array(range(1, table.num_rows + 1), pa.int64()))
-
-
-def empty(names: tuple[str, ...]) -> pa.Table:
-    """A table of texts without rows: what a file says that is not there or has no content."""
-    return pa.schema([(name, pa.string()) for name in names]).empty_table()
-
-
-def _read_csv(path: Path) -> pa.Table:
-    """Every cell as text, an empty one as null: a reader that guesses types would make ``007`` a 7."""
-    return pyarrow.csv.read_csv(
-        path,
-        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-        convert_options=pyarrow.csv.ConvertOptions(
-            default_column_type=pa.string(),  # type: ignore[call-arg, unused-ignore]  # not in the stubs yet
-            strings_can_be_null=True,
-            null_values=[""],
-        ),
-    )
-
-
-def _read_jsonl(path: Path) -> pa.Table:
-    """One object a line; a column whose cells differ in type (a price that is a word) is read as text, so that only its row is refused."""
-    try:
-        table = pyarrow.json.read_json(path)
-        if any(_rounds(table[name]) for name in table.column_names if name.endswith("_id")):
-            raise pa.ArrowInvalid("an id of 2^63 or more, which Arrow makes a float of")
-        asread = pa.schema([f.with_type(_untimed(f.type)) for f in table.schema])
-        if asread.equals(table.schema):
-            return table
-        return pyarrow.json.read_json(path, parse_options=pyarrow.json.ParseOptions(explicit_schema=asread))
-    except pa.ArrowInvalid:
-        rows = [_object(number, line) for number, line in enumerate(path.read_text("utf-8-sig").split("\n"), 1) if line.strip()]
-    names = dict.fromkeys(name for row in rows for name in row)
-    return pa.table({name: _cells([row.get(name) for row in rows]) for name in names})
-
-
-def _rounds(column: Column) -> bool:
-    """Whether a column of floats holds a number so large that its last digits may be lost."""
-    return pa.types.is_floating(column.type) and bool((pc.max(column).as_py() or 0) >= 2**53)
-
-
-def _untimed(kind: pa.DataType) -> pa.DataType:
-    """The type with texts for times: the reader takes any text that looks like one for a time, an id or an attribute too."""
-    if pa.types.is_timestamp(kind):
-        return pa.string()
-    if pa.types.is_list(kind):
-        return pa.list_(_untimed(kind.value_type))
-    if pa.types.is_struct(kind):
-        return pa.struct([f.with_type(_untimed(f.type)) for f in kind.fields])
-    return kind
-
-
-def _object(number: int, line: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as broken:
-        raise ValueError(f"line {number} is not JSON: {broken}") from broken
-    if not isinstance(row, dict):
-        raise ValueError(f"line {number} is not a JSON object")
-    return row
-
-
-def _cells(values: list[Any]) -> pa.Array[Any]:
-    try:
-        return pa.array(values)
-    except (pa.ArrowException, OverflowError):
-        return pa.array([v if v is None or isinstance(v, str) else json.dumps(v) for v in values], pa.string())
-
-
-READERS: dict[str, Callable[[Path], pa.Table]] = {".parquet": pq.read_table, ".jsonl": _read_jsonl, ".csv": _read_csv}
+        return dict(self.counts)
 
 
 def optional(table: pa.Table, name: str) -> pa.Table:
@@ -201,34 +118,39 @@ def texts(table: pa.Table, name: str, refusals: Refusals, source: str) -> pa.Tab
 
 
 def stamps(table: pa.Table, name: str, refusals: Refusals, source: str, *, required: bool) -> pa.Table:
-    """Replace the column by UTC timestamps; one without a zone is read as UTC, one that is no time refuses its row."""
+    """Replace the column by UTC timestamps (see :mod:`~moon_ops.lake.reading.times`); one that is no time refuses its row."""
     column = table[name].combine_chunks()
-    if pa.types.is_timestamp(column.type):  # a zone, if it has one, only says how to show it: what is stored is UTC
-        parsed = column.cast(pa.timestamp("us"), safe=False).cast(STAMP)
-    else:
-        times = pd.to_datetime(pd.Series(column.to_pylist(), dtype="object"), utc=True, errors="coerce", format="ISO8601")
-        parsed = pa.array(times.dt.tz_convert("UTC").dt.floor("us"), STAMP)
+    parsed = times.parsed(column)
     bad = pc.is_null(parsed) if required else pc.and_(pc.is_null(parsed), pc.is_valid(column))
-    table = refusals.split(table, bad, source, name, "is not a time (ISO 8601, e.g. 2026-01-31T12:00:00Z)")
+    table = refusals.split(table, bad, source, name, f"is not a time ({times.FORMS})")
     return replace(table, name, parsed.filter(pc.invert(bad)))
 
 
 def numbers(table: pa.Table, name: str, refusals: Refusals, source: str, *, whole: bool = False) -> pa.Table:
     """Replace the optional column by finite float64, or ``whole`` numbers as int32; a cell that is none refuses its row."""
     column = table[name].combine_chunks()
-    values = pd.to_numeric(pd.Series(column.to_pylist(), dtype="object"), errors="coerce").astype("float64")
-    good = values.abs() < (2**31 if whole else float("inf"))
+    found = amounts.parsed(column)
+    for what in found.said:
+        refusals.say(source, what)
+    for cell, why in found.reasons.items():
+        bad = filled(pc.equal(table[name], pa.scalar(cell)), False)
+        found.values = found.values.filter(pc.invert(bad).combine_chunks())
+        table = refusals.split(table, bad, source, name, why)
+    column, values = table[name].combine_chunks(), found.values
+    bad = pc.and_(pc.is_null(values), pc.is_valid(column))
     if whole:
-        good &= values == values.round()
-    bad = pc.and_(pa.array(~good), pc.is_valid(column))
+        fits = pc.and_(pc.less(pc.abs(values), float(2**31)), pc.equal(values, pc.round(values)))
+        bad = pc.or_(bad, pc.invert(filled(fits, True)))
     table = refusals.split(table, bad, source, name, "is not a whole number" if whole else "is not a number")
-    parsed = pa.array(values, pa.float64(), from_pandas=True).filter(pc.invert(bad))
-    return replace(table, name, parsed.cast(pa.int32() if whole else pa.float64()))
+    return replace(table, name, values.filter(pc.invert(bad)).cast(pa.int32() if whole else pa.float64()))
 
 
 def unique(table: pa.Table, name: str, refusals: Refusals, source: str) -> pa.Table:
     """Keep the first row of each id and refuse the later ones."""
-    again = pa.array(table[name].to_pandas().duplicated())
+    values = table[name].to_numpy()
+    again = np.ones(len(values), bool)
+    again[np.unique(values, return_index=True)[1]] = False
+    again = pa.array(again)
     return refusals.split(table, again, source, name, "is there twice: the first row counts")
 
 

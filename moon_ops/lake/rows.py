@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,8 +11,14 @@ import pyarrow.compute as pc
 from moon_ops.errors import InputError
 from moon_ops.lake import ids, layout
 from moon_ops.lake.layout import ROW, Refusals
+from moon_ops.lake.meanings import PLAIN, STATES, Meanings
 from moon_ops.lake.naming import Names
-from moon_ops.lake.schemas import EVENTS
+from moon_ops.lake.reading import content, files, missing, times
+from moon_ops.lake.schemas import EVENTS, STAMP
+
+FILES = files.TABLES
+FUTURE = dt.timedelta(days=1)  # clocks differ, and so do zones
+TIMED = {"queries": "timestamp", "events": "timestamp", "users": "timestamp"}  # of what has happened; `available_from` may lie ahead
 
 REQUIRED = {
     "items": ("item_id", "title"),
@@ -23,30 +30,58 @@ KEYS = {"items": "item_id", "queries": "query_id", "events": "item_id", "users":
 IDS = {"items": ("spu_id", "seller_id"), "queries": (), "events": ("user_id", "query_id", "session_id"), "users": ()}
 TEXTS = {"items": ("title", "brand", "description", "status"), "queries": ("text", "image"), "events": ("event",), "users": ()}
 OTHERS = {
-    "items": ("price", "available_from", "category", "images", "attributes"),
+    "items": ("price", "available_from", "available_until", "category", "images", "attributes"),
     "queries": (),
     "events": ("position",),
     "users": ("timestamp",),
 }
 NUMBERS = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_boolean)
 WHY = "_why"  # a row is refused
-STATES = ("active", "deleted")
 
 
-def read(source: Path, name: str, refusals: Refusals, names: Names | None = None) -> pa.Table:
-    """One file with its columns typed, ids as keys (``names`` takes down the shop's); an optional file that is not there is empty."""
-    path = layout.find(source, name)
-    if path is None and name == "items":
+def read_all(
+    source: Path, refusals: Refusals, meanings: Meanings = PLAIN, names: Names | None = None, *, now: dt.datetime
+) -> dict[str, pa.Table]:
+    """The tables of a directory, typed, with ids as keys (``names`` takes down the shop's).
+
+    An event, a query and what is told of a user lie between 1995 and tomorrow. Raises :class:`InputError` for a directory
+    that cannot be used as a whole, before anything is written.
+    """
+    if not source.is_dir():
+        raise InputError(f"DIRECTORY = {source} is not a directory", action="name a directory that holds an items file")
+    raw = {name: read(source, name, refusals, meanings, names) for name in FILES}
+    for name, column in TIMED.items():
+        table = raw[name]
+        early = layout.filled(pc.less(table[column], pa.scalar(times.FIRST, STAMP)), False)
+        table = refusals.split(table, early, name, column, f"lies before {times.FIRST:%Y}: a program has filled a gap")
+        late = layout.filled(pc.greater(table[column], pa.scalar(now + FUTURE, STAMP)), False)
+        raw[name] = refusals.split(table, late, name, column, f"is in the future (it is {times.text(now)})")
+    return raw
+
+
+def read(source: Path, name: str, refusals: Refusals, meanings: Meanings = PLAIN, names: Names | None = None) -> pa.Table:
+    """One table's files with their columns typed; an optional table that is not there is empty."""
+    found = files.find(source, name)
+    if found is None and name == "items":
         raise InputError(
             f"{source} has no items.parquet, items.jsonl or items.csv: nothing to ingest",
             action="add the items file",
         )
-    table = layout.read(path, REQUIRED[name]) if path else layout.empty((*REQUIRED[name], ROW))
-    if name == "items" and not table.num_rows:
-        raise InputError(f"{path} has no rows: the catalogue is empty and nothing was ingested", action="bring at least one item")
-    refusals.bring(name, path or source / name, table)
-    table = _columns(table, name, refusals, names or Names())
-    table = {"items": _items, "queries": _queries, "events": _events, "users": _users}[name](table, refusals)
+    known = (*REQUIRED[name], *IDS[name], *TEXTS[name], *OTHERS[name])
+    if found is None:
+        table = content.empty(name, REQUIRED[name]).table
+        refusals.bring(name, source / name, table)
+    else:
+        asread = content.read(found, REQUIRED[name], known, given=meanings.encoding, renamed=meanings.columns)
+        if name == "items" and not asread.rows:
+            raise InputError(
+                f"{source / found.label} has no rows: the catalogue is empty and nothing was ingested", action="bring at least one item"
+            )
+        table = asread.table
+        refusals.bring(name, source / found.label, table, asread)
+    table = _columns(missing.emptied(table), name, refusals, names or Names())
+    refusals.named[name] = table[KEYS[name]].combine_chunks()
+    table = {"items": _items, "queries": _queries, "events": _events, "users": _users}[name](table, refusals, meanings)
     return table if name == "events" else layout.unique(table, REQUIRED[name][0], refusals, name)  # of the rows that are good
 
 
@@ -84,29 +119,34 @@ def keyed(
     return table.drop_columns(WHY)
 
 
-def _items(table: pa.Table, refusals: Refusals) -> pa.Table:
+def _items(table: pa.Table, refusals: Refusals, meanings: Meanings) -> pa.Table:
     table = layout.stamps(table, "available_from", refusals, "items", required=False)
+    table = layout.stamps(table, "available_until", refusals, "items", required=False)
     table = layout.numbers(table, "price", refusals, "items")
     below = layout.filled(pc.less(table["price"], pa.scalar(0.0)), False)
     table = refusals.split(table, below, "items", "price", "is below zero")
-    table = refusals.split(table, pc.is_null(table["title"]), "items", "title", "is empty")
-    table = layout.replace(table, "status", layout.filled(table["status"], "active"))
+    table = layout.replace(table, "status", meanings.meant(layout.filled(table["status"], "active"), meanings.status))
     unknown = pc.invert(pc.is_in(table["status"], pa.array(STATES)))
-    return refusals.split(table, unknown, "items", "status", "is neither active nor deleted")
+    table = refusals.split(table, unknown, "items", "status", "is neither active nor deleted (moon.toml may say which of them it means)")
+    nameless = pc.and_(pc.is_null(table["title"]), pc.equal(table["status"], pa.scalar("active")))
+    return refusals.split(table, nameless, "items", "title", "is empty")  # who withdraws an item need not describe it
 
 
-def _queries(table: pa.Table, refusals: Refusals) -> pa.Table:
+def _queries(table: pa.Table, refusals: Refusals, meanings: Meanings) -> pa.Table:  # noqa: ARG001 - the readers are called alike
     table = layout.stamps(table, "timestamp", refusals, "queries", required=True)
     nothing = pc.and_(pc.is_null(table["text"]), pc.is_null(table["image"]))
     return refusals.split(table, nothing, "queries", "text", "and no image either: the query asks for nothing")
 
 
-def _events(table: pa.Table, refusals: Refusals) -> pa.Table:
+def _events(table: pa.Table, refusals: Refusals, meanings: Meanings) -> pa.Table:
     table = layout.numbers(table, "position", refusals, "events", whole=True)
     table = layout.stamps(table, "timestamp", refusals, "events", required=True)
+    table = layout.replace(table, "event", meanings.meant(table["event"], meanings.events))
     unknown = pc.invert(pc.is_in(table["event"], pa.array(EVENTS)))
-    return refusals.split(table, unknown, "events", "event", f"is not one of {', '.join(EVENTS)}")
+    return refusals.split(
+        table, unknown, "events", "event", f"is not one of {', '.join(EVENTS)} (moon.toml may say which of them it means)"
+    )
 
 
-def _users(table: pa.Table, refusals: Refusals) -> pa.Table:
+def _users(table: pa.Table, refusals: Refusals, meanings: Meanings) -> pa.Table:  # noqa: ARG001 - the readers are called alike
     return layout.stamps(table, "timestamp", refusals, "users", required=False)

@@ -36,6 +36,8 @@ SCHEMAS = {  # the tables a shop fills; per-encoder tables are named embeddings/
         pa.field("event_timestamp", STAMP, nullable=False),  # valid from
         pa.field("created", STAMP, nullable=False),  # learned at
         EXTRA,
+        pa.field("available_until", STAMP),  # equal to event_timestamp: an end, see versions.py
+        pa.field("stated", STAMP),  # when the file that says so was taken in first, see seen.py
     ),
     "users": _schema(  # only where the shop tells something of them
         pa.field("user_id", pa.int64(), nullable=False),
@@ -81,6 +83,19 @@ SCHEMAS = {  # the tables a shop fills; per-encoder tables are named embeddings/
         pa.field("kind", pa.string(), nullable=False),  # item, user, query
         pa.field("key", pa.int64(), nullable=False),
         pa.field("created", STAMP, nullable=False),
+    ),
+    "fetches": _schema(
+        pa.field("address", pa.string(), nullable=False, metadata=PRIMARY),
+        pa.field("image_id", pa.string()),  # the picture that came last
+        pa.field("etag", pa.string()),
+        pa.field("last_modified", pa.string()),
+        pa.field("fetched_at", STAMP),
+        pa.field("fresh_until", STAMP),  # it is not asked for before
+        pa.field("failed_at", STAMP),
+        pa.field("reason", pa.string()),
+        pa.field("tries", pa.int32()),  # failures in a row
+        pa.field("next_try", STAMP),
+        pa.field("created", STAMP),
     ),
     "quarantine": _schema(
         pa.field("source", pa.string()),  # file and row number

@@ -2,7 +2,7 @@
 
 A row's ``event_timestamp`` is the first moment at which its values are known, so a point-in-time join never sees the event it is to
 predict: a click counts from one microsecond after itself, a day's counts from the next midnight.
-Item statistics have a row for every day since an item's first event: a dense history lets the join look back two days, not for ever.
+Item statistics have a row for every day on which something happened to the item, so they do not grow with days on which nothing did.
 Behaviour has a row for every click; the sequences are made of these when they are read (:mod:`moon_ops.embeddings.sequences`).
 """
 
@@ -44,13 +44,10 @@ WITH days AS (
     SELECT item_id, date_trunc('day', event_timestamp) + INTERVAL 1 DAY AS known,
            count(*) FILTER (event = 'impression') AS impressions, count(*) FILTER (event = 'click') AS clicks,
            count(*) FILTER (event = 'purchase') AS purchases
-    FROM events GROUP BY ALL),
-spans AS (
-    SELECT item_id, unnest(generate_series(min(known), (SELECT max(known) FROM days), INTERVAL 1 DAY)) AS known
-    FROM days GROUP BY item_id)
-SELECT item_id, coalesce(sum(impressions) OVER w, 0)::BIGINT AS impressions, coalesce(sum(clicks) OVER w, 0)::BIGINT AS clicks,
-       coalesce(sum(purchases) OVER w, 0)::BIGINT AS purchases, known AS event_timestamp, known AS created
-FROM spans LEFT JOIN days USING (item_id, known) WINDOW w AS (PARTITION BY item_id ORDER BY known) ORDER BY event_timestamp, item_id"""
+    FROM events GROUP BY ALL)
+SELECT item_id, (sum(impressions) OVER w)::BIGINT AS impressions, (sum(clicks) OVER w)::BIGINT AS clicks,
+       (sum(purchases) OVER w)::BIGINT AS purchases, known AS event_timestamp, known AS created
+FROM days WINDOW w AS (PARTITION BY item_id ORDER BY known) ORDER BY event_timestamp, item_id"""
 
 BEHAVIOR_SQL = f"""
 SELECT concat_ws('-', user_id, epoch_us(event_timestamp), item_id, query_id, row_number() OVER (
@@ -73,7 +70,7 @@ class StatisticsReport:
 
 def derive(lake: Lake, *, behaviour: bool = True, own: Sequence[Feature] = ()) -> StatisticsReport:
     """Bring the tables up to date: profiles by the item versions that are new, behaviour by the clicks of users who have clicked since,
-    and the counts of items anew if there are new events: every item gets a row a day.
+    and the counts of items anew if there are new events.
 
     Profiles have the columns that ``own`` declares of a shop's own, beside those that they have had before: declared otherwise than
     before, a column is made anew. Users have a profile where there are such columns of theirs.

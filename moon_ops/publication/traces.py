@@ -12,9 +12,10 @@ import pyarrow.compute as pc
 from moon_ops.embeddings import features
 from moon_ops.embeddings.vector_tables import excused_table_name, query_table_name, table_name
 from moon_ops.errors import InputError
-from moon_ops.lake import ids, statistics
+from moon_ops.lake import fetches, ids, statistics
 from moon_ops.lake.ids import ShopId
 from moon_ops.lake.lake import Lake
+from moon_ops.lake.reading.pictures import references
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ def _of_item(lake: Lake, who: Target) -> dict[str, str]:
     kinds = "kind IN ('item', 'product')" if lake.exists("items") and product_is_alone(lake, who.key) else "kind = 'item'"
     encoders = [make(v) for v in features.versions(lake) for make in (table_name, excused_table_name)]
     tables = {"images": _pictures(lake, who.key)} if lake.exists("images") else {}
+    tables |= {fetches.TABLE: _fetched(lake, who)} if lake.exists(fetches.TABLE) else {}
     tables |= {"quarantine": _refused(lake, who)} if lake.exists("quarantine") else {}
     tables |= {"ids": f"{kinds} AND key = {who.key}"}
     return tables | dict.fromkeys(("items", "events", statistics.PROFILE, statistics.STATS, *encoders), own) | _behaviours(lake, who.key)
@@ -80,7 +82,8 @@ def _of_user(lake: Lake, who: Target) -> dict[str, str]:
     queries, sessions = queries_of(lake, who.key), _theirs(lake, "session_id", who.key)
     asked, own = f"query_id IN {_listed(queries)}", f"user_id = {who.key}"
     named = (("user", [who.key]), ("query", queries), ("session", sessions))
-    tables = {"images": _asked_pictures(lake, queries)} if lake.exists("images") and queries else {}
+    shown = dict.fromkeys(("images", fetches.TABLE), _asked_pictures(lake, queries)) if queries else {}
+    tables = {name: where for name, where in shown.items() if lake.exists(name)}
     tables |= {"quarantine": _refused(lake, who)} if lake.exists("quarantine") else {}
     tables |= {"ids": " OR ".join(f"(kind = '{kind}' AND key IN {_listed(keys)})" for kind, keys in named)}
     tables |= dict.fromkeys(("queries", *(query_table_name(v) for v in features.versions(lake))), asked)
@@ -111,6 +114,14 @@ def _refused(lake: Lake, who: Target) -> str:
     rows = lake.read("quarantine", ["row"])["row"].unique().to_pylist()
     its = [row for row in rows if str(json.loads(row).get(column)) in names]
     return f"row IN ({', '.join(f'{chr(39)}{_quoted(row)}{chr(39)}' for row in its) or 'NULL'})"
+
+
+def _fetched(lake: Lake, who: Target) -> str:
+    """Addresses of the pictures that the item alone shows, and those of its refused rows."""
+    rows = lake.read("quarantine", ["row"], _refused(lake, who))["row"].to_pylist() if lake.exists("quarantine") else []
+    cells = [json.loads(row).get("images") for row in rows]
+    addresses = sorted({address for cell in cells for address in references(cell)})
+    return f"{_pictures(lake, who.key)} OR address IN ({', '.join(f'{chr(39)}{_quoted(a)}{chr(39)}' for a in addresses) or 'NULL'})"
 
 
 def _pictures(lake: Lake, item_id: int) -> str:

@@ -3,14 +3,17 @@
 An entry is a version of the model ``moon-moves``, whose numbers the registry gives out one by one, each once. An entry names the one
 that it follows. If somebody else was quicker, it follows one that is no longer the newest, and counts for nothing: for every reader the
 same. So of many processes that move at once one wins, on one machine or through a server.
+
+An entry that somebody has edited or deleted in MLflow is passed over. Whoever followed it had read it, so what follows it counts on.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Literal
+from typing import Literal, get_args
 
 from moon_ops.registry.registry import MOVES, Registry
 
@@ -43,19 +46,46 @@ class Move:
         return f"release {self.release} {verb}{before}{' (forced)' if self.forced else ''} by {self.by}, {self.at}{reason}"
 
 
-def moves(registry: Registry) -> list[Move]:
-    """The moves that count, oldest first."""
-    found, newest = list[Move](), NOTHING
+class Record(list[Move]):
+    """The moves that count, oldest first. The next one follows entry ``newest``; ``unreadable`` are the numbers of those passed over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.newest, self.unreadable = NOTHING, list[int]()
+
+
+def moves(registry: Registry) -> Record:
+    """The moves that count.
+
+    An entry that cannot be read counted if another one follows it, or if it is done: one that came too late is neither.
+    """
+    entries, found = registry.entries(MOVES), Record()
+    read = {number: _read(number, tags) for number, tags in entries.items()}
+    followed = {move.follows for move in read.values() if move is not None}
+    for number in range(1, max(entries, default=NOTHING) + 1):  # with those that somebody has deleted
+        move = read.get(number)
+        if move is None:
+            found.unreadable += [number] if number in entries else []
+            found.newest = number if number in followed or DONE in entries.get(number, {}) else found.newest
+        elif move.follows == found.newest:
+            found.append(move)
+            found.newest = number
+    return found
+
+
+def _read(number: int, tags: Mapping[str, str]) -> Move | None:
+    """An entry; None for one that no command has written like this."""
     known = {field.name for field in fields(Move)}
-    for number, tags in sorted(registry.entries(MOVES).items()):
-        if ENTRY not in tags:
-            continue
+    try:
         said = {name: value for name, value in json.loads(tags[ENTRY]).items() if name in known}
         move = Move(**{**said, "number": number, "done": DONE in tags})
-        if move.follows == newest:
-            found.append(move)
-            newest = number
-    return found
+        dt.datetime.fromisoformat(move.at)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    before = NOTHING if move.before is None else move.before
+    numbers, texts = (move.release, move.follows, before), (move.by, move.why, move.evidence)
+    sound = all(type(value) is int for value in numbers) and all(isinstance(value, str) for value in texts)
+    return move if sound and isinstance(move.forced, bool) and move.kind in get_args(Kind) else None
 
 
 def claim(registry: Registry, move: Move) -> Move | None:

@@ -27,7 +27,7 @@ from moon_ops.registry.discreet import Discreet
 from moon_ops.registry.file import RegistryFile
 from moon_ops.settings import Settings, shown
 
-ENCODER, CTR, RELEASE = "moon-encoder", "moon-ctr", "moon-release"
+ENCODER, CTR, RELEASE, ALIGNMENT = "moon-encoder", "moon-ctr", "moon-release", "moon-alignment"
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
 MOVES = "moon-moves"  # not a model: the record of what was champion
 EXPERIMENT = "moon"

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from moon_ops.columns import Feature, together
-from moon_ops.ctr import evaluate, metrics
+from moon_ops.ctr import alignment, evaluate, metrics
 from moon_ops.ctr import impressions as shown
+from moon_ops.ctr.alignment import Alignment
 from moon_ops.ctr.score import Scorer
 from moon_ops.ctr.vectors import Tables
 from moon_ops.embeddings import as_of, features
@@ -85,10 +86,17 @@ def evaluate_ctr(
 
 
 def judged_ctr(
-    settings: Settings, encoder: int, model: Path, windows: Windows, *, baseline: Path | None = None, oracle: Path | None = None
+    settings: Settings,
+    encoder: int,
+    model: Path,
+    windows: Windows,
+    *,
+    baseline: Path | None = None,
+    oracle: Path | None = None,
+    through: Alignment | None = None,
 ) -> tuple[dict[str, float], evaluate.Scored]:
-    """:func:`evaluate_ctr`, and the scores that it counts."""
-    scorer, tables = Scorer(model, threads=settings.workers), vectors_known(settings, encoder)
+    """:func:`evaluate_ctr`, and the scores that it counts; ``through`` a map, if the model is of another encoder."""
+    scorer, tables = Scorer(model, threads=settings.workers), alignment.through(vectors_known(settings, encoder), through)
     beside = Scorer(baseline, threads=settings.workers) if baseline is not None else None
     own = together(one.own for one in (scorer, beside) if one is not None)
     joined = impressions(settings, encoder, windows.ctr_until, windows.end, own)

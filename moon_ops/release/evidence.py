@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from moon_ops.metric_names import PARITY
-from moon_ops.release.gates import AUC, FAILED, PASSED, RECALL, TEXT_RECALL, TOO_LITTLE, stopping
+from moon_ops.release.gates import AUC, FAILED, PASSED, RECALL, TEXT_RECALL, TOO_LITTLE, sentence, stopping
 
 SIGNS = {PASSED: "✅ passed", FAILED: "❌ failed", TOO_LITTLE: "⚠️ too little data"}
 REPORT = "With pictures: `report/report.html` among the artifacts of this version's source run."
@@ -58,9 +59,30 @@ def lines(evidence: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for verdict in told(evidence):
         word = _outcome(verdict) if _outcome(verdict) == PASSED or verdict not in stopping(evidence) else "FAILED"
         blocks = "" if verdict.get("blocks", True) else " (does not block)"
-        yield f"{word}  {verdict['gate']} = {verdict['value']:.4f}, must be {verdict['rule']}{blocks}"
+        yield f"{word}  {sentence(verdict, 'must be')}{blocks}"
     if rest := others(evidence):
         yield f"passed  {rest}"
+
+
+def summary(version: int, evidence: Sequence[Mapping[str, Any]], champion: int | None, report_at: str) -> Iterator[str]:
+    """For the terminal, after a release was made: the verdict, each gate that is told, where the report lies, and what to do next."""
+    found = outcome(evidence)
+    beside = f"compared with release {champion}" if champion is not None else "the first release: compared with the floors"
+    yield f"release     {version}: {found}, {beside}"
+    yield from (f"gate        {line}" for line in lines(evidence))
+    yield f"report      {report_at or 'none: the log says why'}"
+    yield from (f"next        {step}" for step in _next(version, found))
+
+
+def _next(version: int, found: str) -> Iterator[str]:
+    forced = f'moon promote {version} --force --reason "…"'
+    if found == PASSED:
+        yield f"look at it: `MOON_PORT=8322 moon serve --release {version}`"
+        yield f'promote it: `moon promote {version} --reason "…"`'
+    elif found == TOO_LITTLE:
+        yield f"wait for more queries and release it again; or promote it, with your name and a reason: `{forced}`"
+    else:
+        yield f"keep the champion, and train again; `moon explain {version}` shows each gate. If it must be: `{forced}`"
 
 
 def description(version: int, manifest: Mapping[str, Any]) -> str:
@@ -78,7 +100,7 @@ def description(version: int, manifest: Mapping[str, Any]) -> str:
     click_model = f"moon-ctr {manifest['ctr']['version']}" if manifest["ctr"] else "no click model"
     lines += ["", f"moon-encoder {manifest['encoder']['version']}, {click_model}, contract `{manifest['contract_id']}`, trained until"]
     lines[-1] += f" {manifest['trained_until'][:16]}; judged until {manifest['windows']['end'][:16]}."
-    lines += ["", NOT_THE_BUTTON, "", f"Back: `moon rollback`. Why: `moon explain {version}`."]
+    lines += ["", f"{NOT_THE_BUTTON} Back: `moon rollback`. Why: `moon explain {version}`."]
     return "\n".join(lines) + "\n"
 
 
@@ -87,7 +109,10 @@ def _row(verdict: Mapping[str, Any]) -> str:
     gap = ""
     if verdict.get("low") is not None:
         gap = f"{verdict['value'] - verdict['champion']:+.4f} [{verdict['low']:+.4f}, {verdict['high']:+.4f}]"
-    return f"| {verdict['gate']} | {verdict['value']:.4f} | {champion} | {gap} | {verdict['rule']} | {_sign(verdict)} |"
+    value = "not a number" if math.isnan(verdict["value"]) else f"{verdict['value']:.4f}"
+    if missing := verdict.get("missing"):
+        value = f"not measured: {missing}"
+    return f"| {verdict['gate']} | {value} | {champion} | {gap} | {verdict['rule']} | {_sign(verdict)} |"
 
 
 def _sign(verdict: Mapping[str, Any]) -> str:

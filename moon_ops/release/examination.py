@@ -17,9 +17,9 @@ from moon_ops.embeddings.index import ItemIndex
 from moon_ops.errors import ContractError, MoonError, ServiceError, StageError
 from moon_ops.publication import erasure, places
 from moon_ops.registry import moves as record
-from moon_ops.registry.registry import CANDIDATE, CHAMPION, PREVIOUS, Registry, manifest_of
-from moon_ops.release import registration, served
-from moon_ops.release.verification import BROKEN, verify
+from moon_ops.registry.registry import CANDIDATE, CHAMPION, MOVES, PREVIOUS, Registry, manifest_of
+from moon_ops.release import refusals, registration, served
+from moon_ops.release.verification import verify
 from moon_ops.settings import Settings
 
 SECONDS = 10.0  # that a service may take to answer
@@ -45,24 +45,20 @@ def examine(settings: Settings, *, now: dt.datetime, url: str = "") -> list[Find
     Raises :class:`ServiceError` if the registry does not answer.
     """
     registry = Registry(settings)
-    try:
-        record.moves(registry)
-    except BROKEN as fault:  # all that follows reads it
-        return [Finding("moves", f"the record cannot be read ({fault})", "bring the registry back from a backup")]
     return [
-        *_alias(settings, registry, url),
+        *_alias(settings, registry, now, url),
         *_releases(settings, registry),
         *_record(registry),
         *_left(settings, registry, now),
     ]
 
 
-def _alias(settings: Settings, registry: Registry, url: str) -> Iterator[Finding]:
+def _alias(settings: Settings, registry: Registry, now: dt.datetime, url: str) -> Iterator[Finding]:
     """The champion against what is to be served, and against what is."""
     to_serve: int | None = None
     loaded, since = served.since(settings)
     try:
-        choice = served.choose(settings, registry)
+        choice = served.choose(settings, registry, now=now)
         to_serve = choice.release
         if choice.why:
             action = f"mend it, or make release {to_serve} champion: `moon rollback`"
@@ -73,6 +69,9 @@ def _alias(settings: Settings, registry: Registry, url: str) -> Iterator[Finding
     if loaded is not None and loaded != to_serve:
         problem = f"a service of this home has loaded release {loaded} last, {since}; release {to_serve} is to be served"
         yield Finding("served", problem, "if a service runs, look at its /ready, or ask it with --url", grave=False)
+    for refusal in refusals.standing(settings, now):
+        if refusal.release == to_serve:
+            yield Finding("served", refusal.told(), "look at /ready of that service; another one serves the release", grave=False)
     if url:
         yield from _service(url, to_serve)
 
@@ -85,7 +84,10 @@ def _service(url: str, to_serve: int | None) -> Iterator[Finding]:
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as fault:
         yield Finding("service", f"{url}/ready does not answer as a service does ({fault})", "start it, or correct the address")
         return
-    if serving != to_serve:
+    if answer.get("fixed"):
+        problem = f"{url} serves release {serving} alone, whatever the alias says"
+        yield Finding("service", problem, "ask another one; this was started with --release", grave=False)
+    elif serving != to_serve:
         yield Finding("service", f"{url} serves release {serving}, not {to_serve}", "it follows within seconds; if not, restart it")
     if why:
         yield Finding("service", f"{url} is {answer['status']}: {why}", "look it up in docs/on-call.md")
@@ -117,6 +119,9 @@ def _same_items(settings: Settings, encoder: int) -> None:
 def _record(registry: Registry) -> Iterator[Finding]:
     """The record of moves: readable, finished, of releases that are what they were when they were promoted, and what the alias says."""
     known = record.moves(registry)
+    for number in known.unreadable:
+        action = f"put its tag `{record.ENTRY}` in MLflow right, or delete version {number} of {MOVES}: what follows it counts all the same"
+        yield Finding("moves", f"entry {number} cannot be read, and is passed over: somebody has edited it", action)
     for move in known:
         try:
             evidence = hashlib.sha256(json.dumps(manifest_of(registry, move.release), sort_keys=True).encode()).hexdigest()

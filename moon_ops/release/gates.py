@@ -38,6 +38,12 @@ if TYPE_CHECKING:
 RECALL, AUC = recall(IMAGE_SEARCH), ctr("auc")
 TEXT_RECALL = recall(TEXT_SEARCH)  # of a shop where nobody searches by picture
 PASSED, FAILED, TOO_LITTLE = "passed", "failed", "too little data"
+MISSING = {  # why a main figure may not be there
+    PARITY: "the encoder has no certificate",
+    RECALL: "no photograph from after its training led to a purchase",
+    TEXT_RECALL: "no words from after its training led to a purchase",
+    AUC: "the release has no click model",
+}
 MEGABYTE = 1e6
 
 
@@ -48,7 +54,7 @@ class Verdict:
     Where both were measured on the same data, ``low`` to ``high`` is the 95 % interval of the difference to the champion, and
     ``detectable`` the least difference that the data could have shown. ``outcome`` of a gate that was not passed is ``too little data``
     if the interval leaves open that the candidate is good enough. ``debt`` is how far it lies below the best release before it.
-    One that does not block is told, and the release may be promoted all the same.
+    One that does not block is told, and the release may be promoted all the same. ``missing`` says why a figure was not measured at all.
     """
 
     gate: str
@@ -63,6 +69,7 @@ class Verdict:
     detectable: float | None = None
     debt: float = 0.0
     blocks: bool = True
+    missing: str = ""
 
     @property
     def stops(self) -> bool:
@@ -73,6 +80,14 @@ class Verdict:
 def stopping(evidence: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The verdicts of a manifest for which the release may not be promoted; in older ones every verdict blocks."""
     return [verdict for verdict in evidence if verdict.get("blocks", True) and not verdict["passed"]]
+
+
+def sentence(verdict: Mapping[str, Any], must: str = "it must be") -> str:
+    """What a gate has found, in words: its value and what that must be, or why there is none."""
+    if not math.isnan(verdict["value"]):
+        return f"{verdict['gate']} = {verdict['value']:.4f}, {must} {verdict['rule']}"
+    missing = verdict.get("missing")
+    return f"{verdict['gate']} was not measured ({missing})" if missing else f"{verdict['gate']} is not a number, {must} {verdict['rule']}"
 
 
 def judge(
@@ -103,6 +118,7 @@ def judge(
         else:
             left = (floor, tolerance, (debts or {}).get(gate, 0.0))
             verdicts.append(_beside(gate, value, best, left, (differences or {}).get(gate)))
+    verdicts = [v if v.gate in candidate else replace(v, missing=MISSING[v.gate]) for v in verdicts]
     main = {verdict.gate for verdict in verdicts}
     for gate, gap in (differences or {}).items():
         if gate not in main and champion is not None and gate in champion:

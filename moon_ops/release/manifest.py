@@ -9,10 +9,12 @@ from __future__ import annotations
 import datetime as dt
 import json
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from moon_ops.ctr.alignment import Alignment
 from moon_ops.ctr.metrics import Difference
 from moon_ops.embeddings import features, vector_tables
 from moon_ops.embeddings.index import ItemIndex
@@ -24,6 +26,7 @@ from moon_ops.recipes.gates import Gates
 from moon_ops.recipes.reading import recipe
 from moon_ops.registry.registry import CHAMPION, CTR, ENCODER, RELEASE, Registry, manifest_of
 from moon_ops.release import (
+    aligning,
     changes,
     clicks,
     evaluation,
@@ -36,6 +39,7 @@ from moon_ops.release import (
     serving_cost,
     stages,
 )
+from moon_ops.release.aligning import Shipped
 from moon_ops.release.comparison import Measured, as_numbers, differences
 from moon_ops.release.gates import AUC, Verdict, judge
 from moon_ops.release.page import Report
@@ -63,16 +67,33 @@ class Release:
     report_at: str = ""
 
 
+@dataclass(frozen=True)
+class Beside:
+    """What a report shows beside a release: the ID-only click model ``baseline``, a simulated shop's ``oracle``, further ``figures``."""
+
+    baseline: Path | None = None
+    oracle: Path | None = None
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
 def measure(
-    settings: Settings, encoder: int, ctr: int | None, windows: Windows, *, baseline: Path | None = None, oracle: Path | None = None
+    settings: Settings,
+    encoder: int,
+    ctr: int | None,
+    windows: Windows,
+    *,
+    shown: Beside | None = None,
+    through: Alignment | None = None,
 ) -> Measured:
-    """Every figure a gate or a report reads: recall, parity and, with a click model, its metrics."""
+    """Every figure a gate or a report reads: recall, parity and, with a click model (``through`` a map, if it is of another encoder), its
+    metrics."""
     registry = Registry(settings)
     searches = evaluation.evaluate(settings, encoder, windows)
     found = {PARITY: float(registry.tags(ENCODER, encoder)["parity_cosine"]), **searches.metrics}
     if ctr is None:
         return Measured(found, searches)
-    figures, scored = clicks.judged_ctr(settings, encoder, registry.fetch(CTR, ctr), windows, baseline=baseline, oracle=oracle)
+    model, beside = registry.fetch(CTR, ctr), shown or Beside()
+    figures, scored = clicks.judged_ctr(settings, encoder, model, windows, baseline=beside.baseline, oracle=beside.oracle, through=through)
     return Measured({**found, **figures}, searches, scored)
 
 
@@ -83,39 +104,65 @@ def release(
     windows: Windows,
     *,
     now: dt.datetime,
-    baseline: Path | None = None,
-    oracle: Path | None = None,
-    extra: dict[str, float] | None = None,
+    shown: Beside | None = None,
+    aligned: bool = False,
 ) -> Release:
-    """Measure, judge and register a release, and let the alias ``candidate`` point to it. ``extra`` figures go into the evidence.
+    """Measure, judge and register a release, and let the alias ``candidate`` point to it. What is ``shown`` beside goes into the evidence.
 
-    Raises :class:`~moon_ops.errors.ContractError` if the click model was trained on another encoder's vectors.
+    Raises :class:`~moon_ops.errors.ContractError` if the click model was trained on another encoder's vectors (not if ``aligned``: then it
+    reads the vectors through a map).
     """
     registry = Registry(settings)
-    champion, known = _judged_against(settings, registry)
-    candidate = measure(settings, encoder, ctr, windows, baseline=baseline, oracle=oracle)
-    beside = _champion_measured(settings, known, windows, now) if champion else None
-    candidate, beside = _with_costs(settings, (encoder, ctr, candidate), (*_versions(known), beside) if beside else None)
-    champion_metrics, gaps = beside.metrics if beside else None, differences(candidate, beside)
-    changed = _changed(settings, encoder, known, candidate, windows)
-    metrics = {**candidate.metrics, **operation.figures(settings, encoder, ctr, windows, now=now), **(extra or {}), **as_numbers(gaps)}
-    metrics |= {**changed.figures, **expected_gain.in_auc(settings, metrics, champion_metrics)}
-    variant, debts = settings.variant, known.get("debts", {})
-    verdicts = judge(recipe(Gates, "gates", settings.models), metrics, champion_metrics, gaps, debts, variant=variant)
+    found = _compared(settings, (encoder, ctr), windows, now, shown or Beside(), aligned=aligned)
+    debts, champion_metrics = found.known.get("debts", {}), found.beside.metrics if found.beside else None
+    metrics = {**found.candidate.metrics, **operation.figures(settings, encoder, ctr, windows, now=now), **as_numbers(found.gaps)}
+    metrics |= {**found.changed.figures, **(shown.figures if shown else {}), **(found.shipped.figures if found.shipped else {})}
+    metrics |= expected_gain.in_auc(settings, metrics, champion_metrics)
+    gates = recipe(Gates, "gates", settings.models)
+    verdicts = judge(gates, metrics, champion_metrics, found.gaps, debts, variant=settings.variant)
     manifest = {
         "passed": not any(v.stops for v in verdicts),
         "evidence": [asdict(v) for v in verdicts],
-        "notes": _notes(metrics, champion_metrics, gaps.get(AUC)),
         "metrics": metrics,
-        "compared_with": {"release": champion, "metrics": champion_metrics},
-        "diff": {"release": champion, "figures": changed.figures, "notes": changed.notes},
+        "notes": _notes(metrics, champion_metrics, found.gaps.get(AUC)),
+        "compared_with": {"release": found.champion, "metrics": champion_metrics},
+        "diff": {"release": found.champion, "figures": found.changed.figures, "notes": found.changed.notes},
         "debts": {v.gate: v.debt for v in verdicts},
         "created": now.isoformat(),
         "windows": {name: moment.isoformat() for name, moment in asdict(windows).items()},
-        **_parts(settings, registry, encoder, ctr),
+        **_parts(settings, registry, encoder, ctr, found.shipped),
     }
     with registration.registering(settings, registry, now):
-        return _registered(settings, registry, manifest, verdicts, changed)
+        return _registered(settings, registry, manifest, verdicts, found.changed)
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """A candidate and the champion that it has to follow, with its manifest; ``shipped``: the map between their encoders."""
+
+    champion: int | None
+    known: dict[str, Any]
+    candidate: Measured
+    beside: Measured | None
+    gaps: dict[str, Difference]
+    changed: changes.Changes
+    shipped: Shipped | None
+
+
+def _compared(
+    settings: Settings, made: tuple[int, int | None], windows: Windows, now: dt.datetime, shown: Beside, *, aligned: bool
+) -> _Compared:
+    """Measure the candidate ``made`` of an encoder and a click model, and the champion on the same queries and impressions."""
+    encoder, ctr = made
+    champion, known = _judged_against(settings, Registry(settings))
+    shipped = aligning.for_release(settings, encoder, ctr, known, windows, wanted=aligned)
+    candidate = measure(settings, encoder, ctr, windows, shown=shown, through=shipped.through if shipped else None)
+    beside = _champion_measured(settings, known, windows, now) if champion else None
+    others = (*_versions(known), beside) if beside else None
+    candidate, beside = _with_costs(settings, (encoder, ctr, candidate), others)
+    shipped = aligning.with_costs(settings, shipped, candidate, windows, (encoder, others[1] if others else None))
+    changed = _changed(settings, encoder, known, candidate, windows)
+    return _Compared(champion, known, candidate, beside, differences(candidate, beside), changed, shipped)
 
 
 def _changed(settings: Settings, encoder: int, known: dict[str, Any], candidate: Measured, windows: Windows) -> changes.Changes:
@@ -150,7 +197,7 @@ def _registered(
     return Release(version, passed, verdicts, manifest["metrics"], champion, beside["metrics"], drawn, at)
 
 
-def _parts(settings: Settings, registry: Registry, encoder: int, ctr: int | None) -> dict[str, Any]:
+def _parts(settings: Settings, registry: Registry, encoder: int, ctr: int | None, shipped: Shipped | None) -> dict[str, Any]:
     """What the release consists of; every part's contract is checked against the encoder's."""
     contract = registry.tags(ENCODER, encoder)["contract_id"]
     require_same(contract, vector_tables.contract_of(settings.lake, encoder), what="encoder and embeddings table")
@@ -167,9 +214,10 @@ def _parts(settings: Settings, registry: Registry, encoder: int, ctr: int | None
         "ctr": None,
     }
     if ctr is not None:
-        require_same(contract, registry.tags(CTR, ctr)["contract_id"], what="encoder and click model")
+        read = contract if shipped is None or not shipped.used else shipped.alignment.old
+        require_same(read, registry.tags(CTR, ctr)["contract_id"], what="encoder and click model")
         parts["ctr"] = _part(registry, CTR, ctr)
-    return parts
+    return {**parts, "alignment": aligning.register(registry, shipped)}
 
 
 def _part(registry: Registry, name: str, version: int) -> dict[str, Any]:
@@ -196,7 +244,7 @@ def _champion_measured(settings: Settings, manifest: dict[str, Any], windows: Wi
     if marks.published_versions(settings, encoder) != marks.lake_versions(settings, encoder):
         publication.publish(settings, encoder, now=now)
     try:
-        return measure(settings, encoder, ctr, windows)
+        return measure(settings, encoder, ctr, windows, through=aligning.of(Registry(settings), manifest))
     except LeakError:
         return Measured({**manifest["metrics"], "recorded": 1.0})
 

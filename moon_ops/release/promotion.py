@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from moon_ops.errors import GateError, MoonError, StageError
 from moon_ops.files import locked
 from moon_ops.registry import moves as record
-from moon_ops.registry.moves import Kind, Move
+from moon_ops.registry.moves import Kind, Move, Record
 from moon_ops.registry.registry import CHAMPION, PREVIOUS, Registry, manifest_of
-from moon_ops.release import freshness
+from moon_ops.release import freshness, refusals
 from moon_ops.release.freshness import Freshness
 from moon_ops.release.verification import verify
 from moon_ops.settings import Settings
@@ -40,12 +40,14 @@ class Moved:
     """The champion before and after; ``move`` is None where nothing was to be done, or was only to be shown.
 
     ``freshness``: how far the vectors of the one after lay behind the catalogue, before it was served; None where nothing was to be done.
+    ``unchecked``: what of the one after could not be checked, because the lake cannot be reached.
     """
 
     before: int | None
     after: int
     move: Move | None
     freshness: Freshness | None = None
+    unchecked: str = ""
 
 
 def promote(settings: Settings, version: int, wish: Wish, *, force: bool = False, dry_run: bool = False) -> Moved:
@@ -61,9 +63,11 @@ def promote(settings: Settings, version: int, wish: Wish, *, force: bool = False
     with _alone(settings):
         known, alias = settle(settings, registry, wish)
         before = known[-1].release if known else alias  # what is served, wherever the alias points
-        verify(settings, registry, manifest_of(registry, version), forced=force or version in admitted(known))
+        unchecked = checked(settings, registry, version, known, forced=force)
+        if force and not dry_run:
+            refusals.forget(settings, release=version)
         if alias == before == version:
-            return Moved(before, version, None)
+            return Moved(before, version, None, unchecked=unchecked)
         judged = manifest_of(registry, version)["compared_with"]["release"]
         if judged != before and not force and version not in record.way_back(known, before):
             raise GateError(
@@ -71,7 +75,7 @@ def promote(settings: Settings, version: int, wish: Wish, *, force: bool = False
                 action="release it again with `moon release`, or go back with `moon rollback`",
             )
         move = _entry(registry, "promote", version, before, wish, known)
-        return _told(settings, registry, replace(move, forced=force), dry_run=dry_run)
+        return _told(settings, registry, replace(move, forced=force), unchecked, dry_run=dry_run)
 
 
 def rollback(
@@ -90,10 +94,11 @@ def rollback(
         last = known[-1] if known else None
         if last is not None and last.kind == "rollback" and last.release == before and not again and to is None:
             raise StageError(f"the last move was a rollback already ({last.told()})", action="pass --again to go back one more")
-        target = _target(settings, registry, known, before, to)
+        target, unchecked = _target(settings, registry, known, before, to)
         if target == before:
-            return Moved(before, target, None)
-        return _told(settings, registry, _entry(registry, "rollback", target, before, wish, known), dry_run=dry_run)
+            return Moved(before, target, None, unchecked=unchecked)
+        entry = _entry(registry, "rollback", target, before, wish, known)
+        return _told(settings, registry, entry, unchecked, dry_run=dry_run)
 
 
 def note(settings: Settings, registry: Registry, wish: Wish) -> None:
@@ -102,7 +107,7 @@ def note(settings: Settings, registry: Registry, wish: Wish) -> None:
         settle(settings, registry, wish)
 
 
-def settle(settings: Settings, registry: Registry, wish: Wish) -> tuple[list[Move], int | None]:
+def settle(settings: Settings, registry: Registry, wish: Wish) -> tuple[Record, int | None]:
     """The moves and the champion, as they are once a killed move is finished and a move made in MLflow is noted."""
     known, alias = record.moves(registry), registry.alias(CHAMPION)
     if known and not known[-1].done:
@@ -119,10 +124,10 @@ def settle(settings: Settings, registry: Registry, wish: Wish) -> tuple[list[Mov
     return known, alias
 
 
-def _note(settings: Settings, registry: Registry, found: int, before: int | None, wish: Wish, known: Sequence[Move]) -> bool:
+def _note(settings: Settings, registry: Registry, found: int, before: int | None, wish: Wish, known: Record) -> bool:
     """Write down that somebody has made ``found`` the champion in MLflow; not of a release that cannot be served, and so never was."""
     try:
-        verify(settings, registry, manifest_of(registry, found), forced=found in admitted(known))
+        checked(settings, registry, found, known)
     except MoonError:
         return False
     noticed = _entry(registry, "noticed", found, before, Wish(IN_MLFLOW if known else BEFORE, wish.at), known)
@@ -133,6 +138,12 @@ def _note(settings: Settings, registry: Registry, found: int, before: int | None
         registry.point(PREVIOUS, before)
     record.finished(registry, move)
     return True
+
+
+def checked(settings: Settings, registry: Registry, release: int, known: Sequence[Move], *, forced: bool = False) -> str:
+    """:func:`verify` of a release; what it leaves unchecked. One that has been champion needs no lake: the way back must be open."""
+    been = any(move.release == release for move in known)
+    return verify(settings, registry, manifest_of(registry, release), forced=forced or release in admitted(known), without_lake=been)
 
 
 def admitted(known: Sequence[Move]) -> set[int]:
@@ -147,17 +158,18 @@ def follow(registry: Registry, move: Move) -> None:
     registry.point(CHAMPION, move.release)
 
 
-def _entry(registry: Registry, kind: Kind, to: int, before: int | None, wish: Wish, known: Sequence[Move]) -> Move:
+def _entry(registry: Registry, kind: Kind, to: int, before: int | None, wish: Wish, known: Record) -> Move:
     told = json.dumps(manifest_of(registry, to), sort_keys=True).encode()
-    evidence, follows = hashlib.sha256(told).hexdigest(), known[-1].number if known else record.NOTHING
-    return Move(kind, to, before, wish.by, wish.at, wish.why, evidence, follows=follows)
+    return Move(kind, to, before, wish.by, wish.at, wish.why, hashlib.sha256(told).hexdigest(), follows=known.newest)
 
 
-def _told(settings: Settings, registry: Registry, wanted: Move, *, dry_run: bool) -> Moved:
-    """Make the move; how fresh the release is has been asked before it."""
+def _told(settings: Settings, registry: Registry, wanted: Move, unchecked: str, *, dry_run: bool) -> Moved:
+    """Make the move; how fresh the release is has been asked before it, unless the lake is known to be away: that may take long."""
     encoder = int(manifest_of(registry, wanted.release)["encoder"]["version"])
-    behind = freshness.of(settings, encoder, dt.datetime.fromisoformat(wanted.at).astimezone(dt.UTC))
-    return replace(_move(registry, wanted, dry_run=dry_run), freshness=behind)
+    behind = Freshness(encoder, unknown="the lake cannot be read")
+    if not unchecked:
+        behind = freshness.of(settings, encoder, dt.datetime.fromisoformat(wanted.at).astimezone(dt.UTC))
+    return replace(_move(registry, wanted, dry_run=dry_run), freshness=behind, unchecked=unchecked)
 
 
 def _move(registry: Registry, wanted: Move, *, dry_run: bool) -> Moved:
@@ -175,17 +187,15 @@ def _move(registry: Registry, wanted: Move, *, dry_run: bool) -> Moved:
     return Moved(move.before, move.release, move)
 
 
-def _target(settings: Settings, registry: Registry, known: Sequence[Move], champion: int | None, to: int | None) -> int:
-    """The release to go back to: the newest of the way back that can be served."""
+def _target(settings: Settings, registry: Registry, known: Sequence[Move], champion: int | None, to: int | None) -> tuple[int, str]:
+    """The release to go back to, the newest of the way back that can be served; and what of it could not be checked."""
     ways = record.way_back(known, champion)
     if to is not None:
-        verify(settings, registry, manifest_of(registry, to), forced=to in admitted(known))
-        return to
+        return to, checked(settings, registry, to, known)
     faults = []
     for release in ways:
         try:
-            verify(settings, registry, manifest_of(registry, release), forced=release in admitted(known))
-            return release
+            return release, checked(settings, registry, release, known)
         except MoonError as fault:
             faults.append(f"release {release}: {fault.problem}")
     problem = f"there is no previous release to roll back to (champion: {champion})" + "".join(f"; {fault}" for fault in faults)

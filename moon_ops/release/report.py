@@ -133,6 +133,8 @@ def _gates(verdicts: Verdicts, champion: int | None, metrics: Mapping[str, float
             said += f"<br><span class='note'>a difference below {number(v['detectable'])} could not have been seen</span>"
         if not v.get("blocks", True):
             said += "<br><span class='note'>reported, stops nothing</span>"
+        if v.get("missing"):
+            said += f"<br><span class='note'>{text(v['missing'])}</span>"
         rows.append([text(v["gate"]), number(v["value"]), number(v.get("champion")), gap, text(v.get("rule", "")), said])
     old = f"release {champion}" if champion is not None else "champion"
     shown = table(["gate", "this release", old, "difference, 95 % interval", "must be", "verdict"], rows, numbers=(1, 2, 3))

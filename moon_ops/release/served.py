@@ -6,6 +6,7 @@ while MLflow is away.
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,9 +16,10 @@ from typing import Any
 from moon_ops.errors import MoonError, StageError
 from moon_ops.files import write_text
 from moon_ops.registry import moves as record
-from moon_ops.registry.registry import CHAMPION, CTR, ENCODER, PREVIOUS, Registry, manifest_of
-from moon_ops.release.promotion import admitted
-from moon_ops.release.verification import Parts, verify, verify_files
+from moon_ops.registry.registry import ALIGNMENT, CHAMPION, CTR, ENCODER, PREVIOUS, Registry, manifest_of
+from moon_ops.release import refusals
+from moon_ops.release.promotion import checked
+from moon_ops.release.verification import Parts, fetched, verify_files
 from moon_ops.settings import Settings
 
 NO_CHAMPION = "there is no champion release"
@@ -37,24 +39,28 @@ class Choice:
         return self.parts.release
 
 
-def parts_of(settings: Settings, registry: Registry, release: int) -> Parts:
-    """The verified parts of a release; :class:`MoonError` for one that may not or cannot be served."""
+def parts_of(settings: Settings, registry: Registry, release: int, *, forced: bool = False) -> Parts:
+    """The verified parts of a release; :class:`MoonError` for one that may not (unless ``forced``) or cannot be served."""
     manifest = manifest_of(registry, release)
-    verify(settings, registry, manifest, forced=release in admitted(record.moves(registry)))
-    click_model = registry.fetch(CTR, manifest["ctr"]["version"]) if manifest["ctr"] else None
-    return Parts(release, manifest, registry.fetch(ENCODER, manifest["encoder"]["version"]), click_model)
+    checked(settings, registry, release, record.moves(registry), forced=forced)
+    return fetched(registry, release, manifest)
 
 
-def choose(settings: Settings, registry: Registry) -> Choice:
+def choose(settings: Settings, registry: Registry, *, now: dt.datetime | None = None) -> Choice:
     """The champion, or the release that was served last and can be; :class:`StageError` if there is none.
 
+    At ``now`` a champion that a service of this home refuses is not chosen, if there is another one; without it, for who tries anew, it is.
     Raises :class:`~moon_ops.errors.ServiceError` if the registry does not answer.
     """
     asked = registry.alias(CHAMPION)
-    why = NO_CHAMPION
+    why, refused = NO_CHAMPION, None
     if asked is not None:
         try:
-            return Choice(parts_of(settings, registry, asked), asked)
+            parts = parts_of(settings, registry, asked)
+            why = refusal(settings, asked, now) if now is not None else ""
+            if not why:
+                return Choice(parts, asked)
+            refused = Choice(parts, asked)
         except MoonError as fault:
             why = f"release {asked} is not served: {fault}"
     for release in fallbacks(settings, registry, asked):
@@ -62,7 +68,15 @@ def choose(settings: Settings, registry: Registry) -> Choice:
             return Choice(parts_of(settings, registry, release), asked, why)
         except MoonError:
             continue
+    if refused is not None:
+        return refused
     raise StageError(why, action="run `moon demo`, or `moon promote RELEASE`")
+
+
+def refusal(settings: Settings, release: int, now: dt.datetime) -> str:
+    """Why no service of this home serves the release, although it could be by its manifest; empty if one does, or none has refused it."""
+    known = [one.told() for one in refusals.standing(settings, now) if one.release == release]
+    return known[0] if known and since(settings)[0] != release else ""
 
 
 def fallbacks(settings: Settings, registry: Registry, asked: int | None) -> Iterator[int]:
@@ -85,7 +99,7 @@ def remember(settings: Settings, parts: Parts, at: str) -> None:
     if before.get("release") == parts.release and before.get("manifest") == parts.manifest:
         return
     home = settings.home.resolve()
-    folders = {ENCODER: parts.encoder, CTR: parts.click_model}
+    folders = {ENCODER: parts.encoder, CTR: parts.click_model, ALIGNMENT: parts.alignment}
     kept = {name: _relative(folder.resolve(), home) for name, folder in folders.items() if folder is not None}
     write_text(place, json.dumps({"release": parts.release, "since": at, "parts": kept, "manifest": parts.manifest}, indent=2) + "\n")
 
@@ -96,7 +110,7 @@ def recall(settings: Settings) -> Parts | None:
     try:
         kept: dict[str, Any] = json.loads(place.read_text())
         folders = {name: settings.home / folder for name, folder in kept["parts"].items()}
-        parts = Parts(int(kept["release"]), kept["manifest"], folders[ENCODER], folders.get(CTR))
+        parts = Parts(int(kept["release"]), kept["manifest"], folders[ENCODER], folders.get(CTR), folders.get(ALIGNMENT))
         verify_files(parts)
     except (OSError, ValueError, KeyError, TypeError, MoonError):
         return None

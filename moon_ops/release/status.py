@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import pyarrow.compute as pc
@@ -12,12 +14,13 @@ from moon_ops.errors import MoonError
 from moon_ops.lake.lake import Lake
 from moon_ops.registry import moves as record
 from moon_ops.registry.registry import CANDIDATE, CHAMPION, PREVIOUS, Registry, manifest_of
-from moon_ops.release import evidence, served
+from moon_ops.release import evidence, refusals, served
 from moon_ops.settings import Settings
 
 
-def status(settings: Settings) -> dict[str, Any]:
-    """The champion with its parts and figures, how many items there are, and how many of them it has vectors for."""
+def status(settings: Settings, *, now: dt.datetime | None = None) -> dict[str, Any]:
+    """The champion with its parts and figures, how many items there are, and how many of them it has vectors for; and what services of
+    this home refuse at ``now``."""
     lake = settings.lake
     if not settings.home.exists():
         return {"champion": None, "candidate": None, "previous": None, "items": 0, "embedded": 0, "metrics": {}}
@@ -38,7 +41,8 @@ def status(settings: Settings) -> dict[str, Any]:
         else None,
         "candidate": registry.alias(CANDIDATE),
         "previous": registry.alias(PREVIOUS),
-        "serving": _serving(settings, registry),
+        "serving": _serving(settings, registry, now),
+        "refused": [asdict(refusal) for refusal in refusals.standing(settings, now)] if now is not None else [],
         "last_move": next((move.told() for move in reversed(record.moves(registry))), None),
         "items": len(items),
         "embedded": len(items & embedded_items(lake, encoder)) if encoder else 0,
@@ -66,6 +70,7 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
     yield f"others      candidate {found['candidate'] or 'none'}, previous {found['previous'] or 'none'}"
     if serving.get("loaded"):
         yield f"loaded      release {serving['loaded']} by a service of this home, {serving['since']}"
+    yield from (f"refused     {refusals.Refusal(**one).told()}" for one in found.get("refused", []))
     if found.get("last_move"):
         yield f"last move   {found['last_move']}"
     yield from (f"gate        {line}" for line in evidence.lines(found.get("gates", [])))
@@ -75,11 +80,11 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
         yield f"lake        {', '.join(counts)}, {found['quarantine']:,} refused rows"
 
 
-def _serving(settings: Settings, registry: Registry) -> dict[str, Any]:
+def _serving(settings: Settings, registry: Registry, now: dt.datetime | None) -> dict[str, Any]:
     """What a service would serve now, why that is not the champion, and what one of this home has loaded last."""
     loaded, since = served.since(settings)
     try:
-        choice = served.choose(settings, registry)
+        choice = served.choose(settings, registry, now=now)
     except MoonError as fault:
         return {"release": None, "degraded": str(fault), "loaded": loaded, "since": since}
     return {"release": choice.release, "degraded": choice.why, "loaded": loaded, "since": since}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,10 +22,11 @@ from prometheus_client import CollectorRegistry
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from moon_ops.errors import InputError, MoonError
-from moon_ops.inputs.images import MAX_BYTES
+from moon_ops.inputs.images import MAX_BYTES, for_browsers
 from moon_ops.lake import ids
 from moon_ops.lake.tables import image_bytes
 from moon_ops.publication.shop_ids import ShopIds
+from moon_ops.serving import fixed, hooks
 from moon_ops.serving.champion import Champion, Hit
 from moon_ops.serving.follower import Follower
 from moon_ops.serving.guard import Guard
@@ -71,9 +73,10 @@ class ScoreRequest(BaseModel):
     item_contexts: list[dict[str, Any]] | None = None  # and of each, e.g. [{"relevance": 0.7}, …]
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The service for one ``MOON_HOME``; it follows the champion from start-up on."""
-    follower = Follower(settings)
+def create_app(settings: Settings, *, release: int | None = None) -> FastAPI:
+    """The service for one ``MOON_HOME``; it follows the champion from start-up on, or serves one ``release`` to be looked at."""
+    settings = settings if release is None else fixed.without_effect(settings)
+    follower = Follower(settings) if release is None else fixed.Fixed(settings, release)
     intake, watch, registry = Intake(settings, follower), Watch(settings, follower), CollectorRegistry(auto_describe=False)
 
     @asynccontextmanager
@@ -99,6 +102,8 @@ def create_app(settings: Settings) -> FastAPI:
     _add_queries(app, follower, settings, watch, shop_ids)
     _add_items(app, settings, follower.stores, shop_ids)
     _add_intake(app, intake)
+    if settings.webhook_secret.get_secret_value():
+        _add_hook(app, follower, settings)
     return app
 
 
@@ -113,11 +118,12 @@ def _add_health(app: FastAPI, follower: Follower, watch: Watch) -> None:
     @app.get("/ready")
     def ready() -> JSONResponse:
         """``status`` is ready, degraded (another release than the one asked for is served, or something is away, and why), or unavailable
-        (503). ``alerts`` are figures past their limit, ``canary`` what the last candidate has shown before it was served or refused.
+        (503). ``fixed``: it serves one release, whatever the alias says. ``alerts`` are figures past their limit, ``canary`` what the last
+        candidate has shown before it was served or refused.
         """
         champion, state = follower.current, follower.state()
         body: dict[str, Any] = {"ready": champion is not None, "status": state.status, "asked": state.asked}
-        body |= {"release": None, "refused": state.why}
+        body |= {"release": None, "refused": state.why, "fixed": follower.fixed}
         if champion is not None:
             body |= {"release": champion.version, "encoder": champion.encoder, "contract_id": champion.contract_id}
             body |= {"items": champion.index.header.items, "ctr": (champion.manifest["ctr"] or {}).get("version")}
@@ -189,7 +195,7 @@ def _add_items(app: FastAPI, settings: Settings, stores: Stores, shop_ids: ShopI
         with stores.asked(LAKE), reading(settings.lake):
             found = [content for _, content in image_bytes(settings.lake, [image_id])]
         for content in found:
-            kind = "image/png" if content[:4] == b"\x89PNG" else "image/webp" if content[:4] == b"RIFF" else "image/jpeg"
+            kind, content = for_browsers(content)
             return Response(content, media_type=kind, headers={"cache-control": "public, max-age=31536000, immutable"})
         return JSONResponse({"error": f"there is no picture {image_id}"}, status_code=404)
 
@@ -206,6 +212,19 @@ def _add_intake(app: FastAPI, intake: Intake) -> None:
         report = intake.accept(request.items, dt.datetime.now(dt.UTC))
         body = {"new": report.items, "changed": report.updated, "known": report.known, "refused": report.refused}
         return JSONResponse({**body, "first_refusal": report.first_refusal}, status_code=202)
+
+
+def _add_hook(app: FastAPI, follower: Follower, settings: Settings) -> None:
+    secret = settings.webhook_secret.get_secret_value()
+
+    @app.post(hooks.PATH, status_code=202)
+    async def moved(request: Request) -> Response:
+        """MLflow's word that an alias has moved, signed with MOON_WEBHOOK_SECRET: the registry is asked at once."""
+        if not hooks.is_signed(secret, request.headers, await request.body(), time.time()):
+            action = "sign it with MOON_WEBHOOK_SECRET, as MLflow does, and compare the clocks"
+            return JSONResponse({"error": "the signature is wrong, or older than five minutes", "action": action}, status_code=401)
+        follower.wake()
+        return JSONResponse({"status": "the registry is asked"}, status_code=202)
 
 
 def _refuse(_: Request, fault: Exception) -> JSONResponse:
@@ -272,9 +291,11 @@ def _decoded(image: str | None) -> bytes | None:
         raise InputError(f"image is not base64 ({broken})", action="send the picture's bytes in base64") from broken
 
 
-def serve(settings: Settings) -> None:
-    """Serve until interrupted; :class:`ServiceError` if the port is in use."""
+def serve(settings: Settings, *, release: int | None = None) -> None:
+    """Serve until interrupted: the champion, or one ``release``. :class:`ServiceError` if the port is in use."""
     import uvicorn
 
     require_free(settings.host, settings.port)
-    uvicorn.run(create_app(settings), host=settings.host, port=settings.port, log_config=LOGGING)
+    if release is not None:
+        fixed.parts(settings, release)  # one that cannot be served is an error now
+    uvicorn.run(create_app(settings, release=release), host=settings.host, port=settings.port, log_config=LOGGING)

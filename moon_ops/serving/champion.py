@@ -16,7 +16,9 @@ import numpy as np
 from feast import FeatureStore
 from numpy.typing import NDArray
 
+from moon_ops.ctr.alignment import FILE, Alignment, through
 from moon_ops.ctr.score import Scorer
+from moon_ops.ctr.vectors import Tables
 from moon_ops.embeddings import features
 from moon_ops.embeddings.index import HEADER, ItemIndex
 from moon_ops.embeddings.runtime import Runtime
@@ -55,11 +57,12 @@ class Champion:
         self.runtime = Runtime(parts.encoder, threads=settings.workers, variant=settings.variant)
         require_same(self.contract_id, self.runtime.contract_id, what="release and encoder")
         self.index = ItemIndex.open(places.index_place(settings, self.encoder))
-        self.tables = places.tables(settings, self.encoder)
+        self.alignment = Alignment.load(parts.alignment / FILE) if parts.alignment is not None else None
+        self.tables = self._tables()
         self.scorer = Scorer(parts.click_model, threads=settings.workers) if parts.click_model else None
         self.store = features.open_store(settings)
         if self.scorer is not None:
-            require_same(self.contract_id, self.scorer.contract_id, what="release and click model")
+            require_same(self.tables.items.contract_id, self.scorer.contract_id, what="release and click model")
             _warn_of_fewer(self.store, self.encoder, int(self.scorer.meta["behaviors"]))
             features.require_columns(features.service(self.store, self.encoder), self.scorer.own)
         self.search(self.embed("warm up", None), 1)
@@ -69,10 +72,15 @@ class Champion:
         fresh = copy.copy(self)
         fresh.places = linked(self.settings, self.encoder)  # before what they lead to: a publication meanwhile is noticed the next time
         fresh.index = ItemIndex.open(places.index_place(self.settings, self.encoder), previous=self.index)
-        fresh.tables = places.tables(self.settings, self.encoder)
-        for what, contract in (("index", fresh.index.header.contract_id), ("representation table", fresh.tables.items.contract_id)):
-            require_same(self.contract_id, contract, what=f"release and {what}")
+        fresh.tables = self._tables()
+        require_same(self.contract_id, fresh.index.header.contract_id, what="release and index")
         return fresh
+
+    def _tables(self) -> Tables:
+        """The vectors as the click model reads them."""
+        opened = places.tables(self.settings, self.encoder)
+        require_same(self.contract_id, opened.items.contract_id, what="release and representation table")
+        return through(opened, self.alignment)
 
     def embed(self, text: str, picture: bytes | None) -> NDArray[np.float32]:
         """The unit vector [D] of a text, a picture, or both; :class:`InputError` for neither, or for a picture that cannot be read."""
@@ -103,7 +111,8 @@ class Champion:
         rows = self.scorer.encode(joined(known, user_id, item_ids, asked, self.scorer.own), self.tables)
         columns = rows.columns(np.arange(len(rows)), self.scorer.inputs)
         if asked.vector is not None:
-            columns["query_vector"] = np.repeat(asked.vector[None, :], len(rows), axis=0)
+            vector = asked.vector[None, :] if self.alignment is None else self.alignment.apply(asked.vector[None, :])
+            columns["query_vector"] = np.repeat(vector, len(rows), axis=0)
         return [float(p) for p in self.scorer.probabilities(columns)]
 
     def ask_store(self) -> None:
@@ -128,6 +137,8 @@ class Champion:
         named = [self.parts.encoder / file for file in self.manifest["encoder"]["sha256"]]
         if self.parts.click_model is not None:
             named += [self.parts.click_model / file for file in self.manifest["ctr"]["sha256"]]
+        if self.parts.alignment is not None:
+            named.append(self.parts.alignment / FILE)
         index = places.index_place(self.settings, self.encoder)
         tables = [places.table_place(self.settings, kind, self.encoder) / "table.json" for kind in ("items", "queries")]
         return [*named, index / HEADER, *(index / file for file in self.index.header.files), *tables]

@@ -5,6 +5,7 @@ Two threads: one asks the registry, which may hang for minutes; the other opens 
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import logging
 import socket
@@ -16,8 +17,9 @@ from functools import cached_property
 from moon_ops.errors import MoonError, StageError
 from moon_ops.registry import moves as record
 from moon_ops.registry.registry import CHAMPION, Registry
-from moon_ops.release import freshness, promotion, served
+from moon_ops.release import freshness, promotion, refusals, served
 from moon_ops.release.promotion import Wish
+from moon_ops.release.refusals import Refusal
 from moon_ops.serving import canary
 from moon_ops.serving.canary import Canary, Recent
 from moon_ops.serving.champion import Champion, linked
@@ -48,6 +50,8 @@ class State:
 class Follower:
     """Keeps a champion; one that cannot be loaded, or does badly on logged queries, is reported and not served."""
 
+    fixed = False  # whether it serves one release, whatever the alias says
+
     def __init__(self, settings: Settings, *, every_seconds: float = 5.0) -> None:
         self.settings, self.every_seconds = settings, every_seconds
         self.current: Champion | None = None
@@ -59,7 +63,7 @@ class Follower:
         self._gone = ""  # which files a restart would miss
         self._asking: float | None = None  # since when the registry has owed an answer
         self._again = 0.0  # when to try a release that was refused once more
-        self._swap, self._stop = threading.Lock(), threading.Event()
+        self._swap, self._stop, self._wake = threading.Lock(), threading.Event(), threading.Event()
 
     @cached_property
     def registry(self) -> Registry:
@@ -78,7 +82,7 @@ class Follower:
             asked = self.registry.alias(CHAMPION)
             new, self.asked = asked != self.asked, asked
             if self.current is not None and self.current.version == asked:
-                self._why = self._said = ""
+                self._accepted()
                 if new:
                     promotion.note(self.settings, self.registry, self._wish())
             elif new or self.current is None or time.monotonic() > self._again:
@@ -101,7 +105,7 @@ class Follower:
                 return
             self._serve(made)
         if not choice.why and self.current is not None and self.current.version == choice.release:
-            self._why = self._said = ""
+            self._accepted()
             promotion.note(self.settings, self.registry, self._wish())
         elif choice.why:
             self._refuse(choice.why, StageError(choice.why, action="look at `moon status`"))
@@ -117,6 +121,7 @@ class Follower:
             return made
         except Exception as fault:  # whatever is wrong with a release, it must not end the one that is served
             self._refuse(f"release {choice.release} is not served: {fault}", fault)
+            self._note_refusal(choice.release, fault)
             if before is not None:
                 return None if before is self.current else before
         for release in served.fallbacks(self.settings, self.registry, choice.release):
@@ -165,9 +170,30 @@ class Follower:
     def _serve(self, champion: Champion) -> None:
         with self._swap:
             before, self.current = self.current, champion  # one assignment: a request sees the old or the new
-            self.since, self._gone = dt.datetime.now(dt.UTC), ""
+            self.since, self._gone = (since := dt.datetime.now(dt.UTC)), ""
         log.info("now serving release %d in place of %s", champion.version, before.version if before else "none")
-        served.remember(self.settings, champion.parts, self.since.isoformat(timespec="seconds"))
+        self._keep(champion, since)
+
+    def _keep(self, champion: Champion, since: dt.datetime) -> None:
+        """For the next start, and for whoever asks what is served."""
+        served.remember(self.settings, champion.parts, since.isoformat(timespec="seconds"))
+
+    def _accepted(self) -> None:
+        """What is asked for is served."""
+        self._why = self._said = ""
+        with contextlib.suppress(OSError):  # a note that cannot be struck out counts for nothing soon
+            refusals.forget(self.settings, by=self._name())
+
+    def _note_refusal(self, release: int, fault: Exception) -> None:
+        """Let the jobs and ``moon status`` know; one that cannot be written down is a refusal all the same."""
+        what = fault.problem if isinstance(fault, MoonError) else f"{type(fault).__name__}: {fault}"
+        try:
+            refusals.note(self.settings, Refusal(release, what, dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), self._name()))
+        except OSError as full:
+            log.warning("that release %d is not served could not be written down (%s)", release, full)
+
+    def _name(self) -> str:
+        return f"{socket.gethostname()}:{self.settings.port}"
 
     def _wish(self, why: str = "") -> Wish:
         return Wish(f"moon serve on {socket.gethostname()}", dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), why)
@@ -215,11 +241,17 @@ class Follower:
     def stop(self) -> None:
         """Stop following."""
         self._stop.set()
+        self._wake.set()
+
+    def wake(self) -> None:
+        """Ask the registry now: somebody says that an alias has moved. One word while it is being asked is enough."""
+        self._wake.set()
 
     def _ask(self) -> None:
-        self.follow()
-        while not self._stop.wait(self.every_seconds):
+        while not self._stop.is_set():
+            self._wake.clear()  # before the registry is asked: what moves meanwhile is asked for again
             self.follow()
+            self._wake.wait(self.every_seconds)
 
     def _open(self) -> None:
         looked = 0.0

@@ -11,8 +11,9 @@ import secrets
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from moon_ops.serving import hooks
+
 MOST_BYTES = 48 * 2**20  # of a request's body: some twenty of the largest pictures
-TOO_LARGE = f"the request has more than {MOST_BYTES // 2**20} MiB"
 DIGITS = 12  # of a length; int() refuses some thousand
 ITEMS = "/v1/items"
 
@@ -33,9 +34,11 @@ class Guard:
             action = "send the header Authorization: Bearer TOKEN" if self.token else "start the service with MOON_ITEMS_TOKEN set"
             await _answer(send, 403, "new items are taken from who knows the token", action)
             return
+        most = hooks.MOST_BYTES if scope["path"].rstrip("/") == hooks.PATH else MOST_BYTES
+        too_large = f"the request has more than {most // 2**20} MiB" if most >= 2**20 else f"the request has more than {most // 2**10} KiB"
         length = headers.get(b"content-length", b"0")
-        if not length.isdigit() or len(length) > DIGITS or int(length) > MOST_BYTES:
-            await _answer(send, 413, TOO_LARGE, "send fewer items, or smaller pictures")
+        if not length.isdigit() or len(length) > DIGITS or int(length) > most:
+            await _answer(send, 413, too_large, "send fewer items, or smaller pictures")
             return
         seen = 0
 
@@ -43,8 +46,8 @@ class Guard:
             nonlocal seen
             message = await receive()
             seen += len(message.get("body", b""))
-            if seen > MOST_BYTES:
-                raise HTTPException(413, TOO_LARGE)  # one without a length; the framework answers
+            if seen > most:
+                raise HTTPException(413, too_large)  # one without a length; the framework answers
             return message
 
         await self.app(scope, counted, send)

@@ -22,7 +22,7 @@ from moon_ops.embeddings import produce
 from moon_ops.errors import InputError, MoonError
 from moon_ops.inputs.images import MAX_BYTES
 from moon_ops.lake.ids import EXACT
-from moon_ops.lake.ingest import IngestReport, ingest
+from moon_ops.lake.ingest import Feed, IngestReport, ingest
 from moon_ops.publication import marks, publication
 from moon_ops.serving.follower import Follower
 from moon_ops.settings import Settings
@@ -86,7 +86,9 @@ class Intake:
         with tempfile.TemporaryDirectory() as folder:
             rows = [_row(Path(folder), number, item) for number, item in enumerate(items)]
             (Path(folder) / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-            report = ingest(Path(folder), self.settings.lake, now=now, workers=self.settings.workers, patience=PATIENCE)
+            report = ingest(
+                Path(folder), self.settings.lake, now=now, workers=self.settings.workers, patience=PATIENCE, feed=Feed(once=True)
+            )
         if report.refused and not report.items + report.updated + report.known:
             raise InputError(f"no item could be used ({report.first_refusal})", action="mend it and send it again")
         if report.warning:

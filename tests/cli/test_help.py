@@ -15,6 +15,8 @@ PUBLIC = [
     "diff",
     "import",
     "ingest",
+    "check",
+    "quarantine",
     "simulate",
     "train",
     "export",

@@ -23,9 +23,9 @@ ITEMS: list[dict[str, Any]] = [
     {"item_id": 4, "title": "<image> Lamp", "images": "red.png"},
 ]
 QUERIES = [
-    {"query_id": 1, "timestamp": "2026-05-02T10:00:00", "text": "red dress"},
-    {"query_id": 2, "timestamp": "2026-05-02T11:00:00", "image": "blue.png"},
-    {"query_id": 3, "timestamp": "2026-05-02T12:00:00", "image": "blue.png", "text": "boots"},
+    {"query_id": 1, "timestamp": "2026-05-01T10:00:00", "text": "red dress"},
+    {"query_id": 2, "timestamp": "2026-05-01T11:00:00", "image": "blue.png"},
+    {"query_id": 3, "timestamp": "2026-05-01T12:00:00", "image": "blue.png", "text": "boots"},
 ]
 PICTURES = {"red.png": "red", "blue.png": "blue", "dots.png": "pink"}
 Shop = Callable[..., Path]

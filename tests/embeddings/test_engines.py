@@ -37,7 +37,7 @@ def lake(make_shop: Callable[..., Path], tmp_path: Path) -> Lake:
     """Forty items, one of which cannot be read, and three queries."""
     filled = Lake(str(tmp_path / "lake"))
     items = [{"item_id": n, "title": f"{COLOURS[n % 4]} thing {n}", "images": f"{COLOURS[n % 4]}.png"} for n in range(1, 41)]
-    queries = [{"query_id": n, "timestamp": "2026-05-02T10:00:00", "text": f"thing {n}"} for n in (1, 2, 3)]
+    queries = [{"query_id": n, "timestamp": "2026-05-01T10:00:00", "text": f"thing {n}"} for n in (1, 2, 3)]
     ingest(make_shop("shop", items=items, queries=queries, pictures={f"{c}.png": c for c in COLOURS}), filled, now=MAY)
     return filled
 

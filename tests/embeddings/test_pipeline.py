@@ -96,7 +96,7 @@ def test_a_picture_that_cannot_be_read_is_left_out(lake: Lake, core_runtime: Run
 @pytest.mark.parametrize(
     ("broken", "reason"),
     [
-        ("text", "it has no text; text: picture: it is not a JPEG, PNG or WebP picture"),
+        ("text", "it has no text; text: picture: it is not a JPEG, PNG, WebP, GIF, AVIF or HEIC picture"),
         ("half", "it has no text; half: picture: it cannot be decoded"),
         ("never seen", "it has no text; never seen: the lake has no such picture"),
     ],

@@ -179,6 +179,25 @@ def test_other_pixels_than_at_export_are_refused(copy_of_encoder: Path) -> None:
         Runtime(copy_of_encoder)
 
 
+def test_pictures_of_a_kind_that_is_decoded_otherwise_are_refused(copy_of_encoder: Path) -> None:
+    contract = Contract.load(copy_of_encoder)
+    assert {"png transparent", "png grey 16", "jpeg cmyk", "webp", "gif", "avif"} <= contract.golden_kinds.keys()
+    black = "00" * (len(contract.golden_kinds["png transparent"]) // 2)
+    replace(contract, golden_kinds={**contract.golden_kinds, "png transparent": black, "jxl": "00"}).save(copy_of_encoder)
+    with pytest.raises(ContractError, match=r"pictures \(png transparent, jxl\) become other pixels here"):
+        Runtime(copy_of_encoder)
+
+
+def test_an_encoder_from_before_the_kinds_is_served_and_says_so_once(copy_of_encoder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    older = replace(Contract.load(copy_of_encoder), golden_kinds={})
+    older.save(copy_of_encoder)
+    for _ in range(2):
+        assert Runtime(copy_of_encoder).contract_id == older.contract_id
+    said = [record.getMessage() for record in caplog.records if record.name == "moon_ops.embeddings.runtime"]
+    assert len(said) == 1
+    assert said[0].startswith(f"contract {older.contract_id} was exported before transparent pictures became white")
+
+
 def test_another_detector_than_at_export_is_refused(core_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Saliency, "padding", 0.2)
     with pytest.raises(ContractError, match="pictures are resized to pixels"):

@@ -32,9 +32,10 @@ def small(make_shop: Any, tmp_path: Any, now: dt.datetime) -> Lake:
     ]
     events.append({"timestamp": "2026-01-02T01:00:00Z", "item_id": 10, "event": "purchase"})  # no query led to it
     filled = Lake(str(tmp_path / "lake"))
-    ingest(make_shop(items=items, queries=queries, events=events), filled, now=now)
+    ingest(make_shop(items=items), filled, now=dt.datetime(2026, 1, 1, tzinfo=dt.UTC))
     renamed = items[0] | {"title": "item 10, renamed"}
     ingest(make_shop("later", items=[renamed]), filled, now=dt.datetime(2026, 1, 5, tzinfo=dt.UTC))
+    ingest(make_shop("behaviour", items=[renamed], queries=queries, events=events), filled, now=now)
     return filled
 
 

@@ -78,6 +78,17 @@ def test_a_saved_contract_is_read_back(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "contract.json").read_text())["contract_id"] == CONTRACT.contract_id
 
 
+def test_a_contract_from_before_the_kinds_of_pictures_keeps_its_id(tmp_path: Path) -> None:
+    """Its vectors are in the lake under this id, and releases name it."""
+    assert CONTRACT.contract_id == "c-f3fc6192344f"
+    CONTRACT.save(tmp_path)
+    path = tmp_path / "contract.json"
+    content = json.loads(path.read_text())
+    del content["golden_kinds"]
+    path.write_text(json.dumps(content))
+    assert Contract.load(tmp_path) == CONTRACT
+
+
 @pytest.mark.parametrize("name", FIELDS)
 def test_an_edited_field_is_refused(tmp_path: Path, name: str) -> None:
     CONTRACT.save(tmp_path)

@@ -15,6 +15,7 @@ from moon_ops.lake import layout, rows
 from moon_ops.lake.ids import stable_id
 from moon_ops.lake.layout import ROW, Refusals, pairs, words
 from moon_ops.lake.naming import Names
+from moon_ops.lake.reading import times
 
 NOON = dt.datetime(2026, 1, 31, 12, tzinfo=dt.UTC)
 
@@ -123,6 +124,19 @@ def test_texts_lose_the_space_around_them_and_blanks_are_nothing() -> None:
         ["2026-01-31 12:00", None],
         ["2026-01-31T14:00:00.000000+02:00", None],
         ["2026-01-31T12:00:00.000000999Z", None],  # nanoseconds are cut
+        ["2026-01-31 12:00:00 UTC", None],
+        ["2026-01-31 13:00:00,000 +0100", None],
+        ["2026-01-31T07:00:00-0500", None],
+        ["2026/1/31 13:00 Europe/Berlin", None],
+        ["20260131T120000Z", None],
+        ["31/Jan/2026:13:00:00 +0100", None],
+        ["Sat, 31 Jan 2026 12:00:00 GMT", None],
+        ["1769860800", None],
+        ["1769860800000", None],
+        ["1769860800000000999", None],
+        [1769860800, None],
+        [1769860800000000, None],
+        [1769860800.0, None],
         pa.array([NOON.replace(tzinfo=None), None], pa.timestamp("s")),
         pa.array([NOON, None], pa.timestamp("ms", tz="Europe/Berlin")),
         pa.array([1769860800_000000_999, None], pa.timestamp("ns")),
@@ -138,7 +152,7 @@ def test_times_in_any_form_are_the_same_moment(cells: Any) -> None:
     assert read.type == pa.timestamp("us", tz="UTC")
     assert refusals.rows == []
     layout.stamps(content, "timestamp", refusals, "items", required=True)
-    assert reasons(refusals) == ["timestamp = None is not a time (ISO 8601, e.g. 2026-01-31T12:00:00Z)"]
+    assert reasons(refusals) == [f"timestamp = None is not a time ({times.FORMS})"]
 
 
 def test_a_date_is_its_midnight() -> None:
@@ -147,15 +161,31 @@ def test_a_date_is_its_midnight() -> None:
     assert read["timestamp"].to_pylist() == [NOON.replace(hour=0)]
 
 
-@pytest.mark.parametrize("cell", ["yesterday", "31.01.2026", "2026-02-30", "1769860800", 1769860800, 1.5, True])
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "yesterday",
+        "now",
+        "epoch",
+        "infinity",
+        "31.01.2026",
+        "01/02/2026",
+        "2026-01-31 12:00 EST",
+        "Jan 31, 2026 11:00 PM",
+        "2026-02-30",
+        "12345",
+        12345,
+        1.5,
+        True,
+    ],
+)
 def test_what_is_no_time_is_refused_and_the_others_keep_theirs(cell: Any) -> None:
-    """Seconds since 1970 too: nobody can tell them from milliseconds."""
     content = table(timestamp=[cell]) if not isinstance(cell, str) else table(timestamp=["2026-01-30", cell, "2026-01-31T12:00"])
     for required in (True, False):
         refusals = refusals_of(content)
         read = layout.stamps(content, "timestamp", refusals, "items", required=required)
         assert read["timestamp"].to_pylist()[1:] == ([NOON] if isinstance(cell, str) else [])
-        assert reasons(refusals) == [f"timestamp = {cell!r} is not a time (ISO 8601, e.g. 2026-01-31T12:00:00Z)"]
+        assert reasons(refusals) == [f"timestamp = {cell!r} is not a time ({times.FORMS})"]
 
 
 @pytest.mark.parametrize(
@@ -170,7 +200,7 @@ def test_numbers_in_any_type_are_the_same(cells: Any) -> None:
     assert refusals.rows == []
 
 
-@pytest.mark.parametrize("cell", ["cheap", "9,50", "$9", "nan", "inf", "1e400", float("nan"), float("inf")])
+@pytest.mark.parametrize("cell", ["cheap", "9,50,1", "nan", "inf", "1e400", "9 or 10", float("inf")])
 def test_what_is_no_number_is_refused_and_the_others_keep_theirs(cell: Any) -> None:
     content = table(price=["1", cell, "3"] if isinstance(cell, str) else [1.0, cell, 3.0])
     refusals = refusals_of(content)

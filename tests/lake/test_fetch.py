@@ -90,7 +90,7 @@ def shop() -> Iterator[Shop]:
 
 
 def test_the_bytes_come_as_they_are(shop: Shop) -> None:
-    assert fetch(f"{shop.address}/picture", max_bytes=len(PICTURE), public=anyone) == PICTURE
+    assert fetch(f"{shop.address}/picture", max_bytes=len(PICTURE), public=anyone).content == PICTURE
     assert shop.asked == [("/picture", f"127.0.0.1:{shop.server_port}")]
 
 
@@ -163,12 +163,12 @@ def test_the_connection_goes_to_the_address_that_was_checked(shop: Shop, monkeyp
         return resolve(host, *arguments, **options)
 
     monkeypatch.setattr(socket, "getaddrinfo", once)
-    assert fetch(f"http://shop.example:{shop.server_port}/picture", max_bytes=10_000, public=anyone) == PICTURE
+    assert fetch(f"http://shop.example:{shop.server_port}/picture", max_bytes=10_000, public=anyone).content == PICTURE
     assert shop.asked == [("/picture", f"shop.example:{shop.server_port}")]
 
 
 def test_a_redirect_is_followed(shop: Shop) -> None:
-    assert fetch(f"{shop.address}/hops/2", max_bytes=10_000, public=anyone) == PICTURE
+    assert fetch(f"{shop.address}/hops/2", max_bytes=10_000, public=anyone).content == PICTURE
     assert [path for path, _ in shop.asked] == ["/hops/2", "/hops/1", "/hops/0", "/picture"]
 
 

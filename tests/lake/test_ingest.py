@@ -29,9 +29,10 @@ from coat_and_hat import (
 )
 
 from moon_ops.lake.ids import stable_id
-from moon_ops.lake.ingest import IngestReport, content_hash, ingest
+from moon_ops.lake.ingest import IngestReport, ingest
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.schemas import SCHEMAS
+from moon_ops.lake.versions import content_hash
 
 FIRST_EVENT = dt.datetime(2026, 5, 2, 10, 0, 1, tzinfo=dt.UTC)  # of the coat, which has no available_from
 
@@ -47,11 +48,13 @@ def test_every_cell_arrives(make_shop: Shop, empty: Lake) -> None:
             **{"item_id": 1, "spu_id": 1, "source_id": "1", "title": "Wool coat", "category": ["Clothes", "Coats"], "brand": None},
             **{"description": None, "attributes": [], "seller_id": None, "price": 99.5, "status": "active"},
             **{"image_ids": [a, b], "event_timestamp": FIRST_EVENT, "created": NOW, "extra": None},
+            **{"available_until": None, "stated": NOW},
         },
         {
             **{"item_id": 2, "spu_id": 2, "source_id": "2", "title": "Hat", "category": [], "brand": None},
             **{"description": None, "attributes": [("colour", "red")], "seller_id": None, "price": None, "status": "active"},
             **{"image_ids": [a], "event_timestamp": dt.datetime(2026, 5, 1, tzinfo=dt.UTC), "created": NOW, "extra": None},
+            **{"available_until": None, "stated": NOW},
         },
     ]
     ten = dt.datetime(2026, 5, 2, 10, tzinfo=dt.UTC)
@@ -101,7 +104,7 @@ def test_the_same_shop_in_another_format_is_known(make_shop: Shop, empty: Lake, 
         else:
             pa.table(cells).to_pandas().to_csv(other / f"{name}.csv", index=False)  # pandas writes whole numbers with gaps as 7.0
     report = ingest(other, empty, now=NOW + DAY)
-    assert report == IngestReport(str(other), images=0, items=0, updated=0, queries=0, events=0, known=5)
+    assert report == IngestReport(str(other), images=0, items=0, updated=0, queries=0, events=0, known=7)
     assert versions(empty) == before
 
 
@@ -124,7 +127,7 @@ def test_the_same_directory_twice_changes_nothing(make_shop: Shop, empty: Lake) 
     first = ingest(shop, empty, now=NOW)
     before, rows = versions(empty), counts(empty)
     again = ingest(shop, empty, now=NOW + DAY)
-    assert again == IngestReport(str(shop), 0, 0, 0, 0, 0, known=5, refused=first.refused, first_refusal=first.first_refusal)
+    assert again == IngestReport(str(shop), 0, 0, 0, 0, 0, known=7, refused=first.refused, first_refusal=first.first_refusal)
     assert versions(empty) == before
     assert counts(empty) == rows == {"images": 2, "items": 2, "queries": 2, "events": 3, "quarantine": 1}
 
@@ -132,7 +135,7 @@ def test_the_same_directory_twice_changes_nothing(make_shop: Shop, empty: Lake) 
 def test_a_changed_title_is_a_new_version_from_now_on(make_shop: Shop, empty: Lake) -> None:
     ingest(make_shop(**GOOD), empty, now=NOW)
     report = ingest(make_shop(items=[ITEMS[0], {**ITEMS[1], "title": "Red hat"}]), empty, now=NOW + DAY)
-    assert (report.items, report.updated, report.known) == (0, 1, 4)
+    assert (report.items, report.updated, report.known) == (0, 1, 6)
     assert empty.count("items") == 3
     assert current(empty, "title", when=NOW + DAY - dt.timedelta(microseconds=1)) == [("Wool coat",), ("Hat",)]
     assert current(empty, "title", "event_timestamp", when=NOW + DAY) == [("Wool coat", FIRST_EVENT), ("Red hat", NOW + DAY)]
@@ -233,9 +236,10 @@ def test_the_simulated_shop_goes_in_whole(lake: Lake, shop: Path) -> None:
     raw = {name: pq.read_table(shop / f"{name}.parquet") for name in ("items", "queries", "events")}
     assert {name: lake.count(name) for name in raw} == {name: table.num_rows for name, table in raw.items()}
     assert lake.count("quarantine") == 0
-    assert set(SCHEMAS) == {*TABLES, "users", "ids", "erased"}
+    assert set(SCHEMAS) == {*TABLES, "users", "fetches", "ids", "erased"}
     assert not lake.exists("ids"), "whole numbers are their own keys"
     assert not lake.exists("users"), "the simulated shop tells nothing of them"
+    assert not lake.exists("fetches"), "its pictures are files"
     named = {name for ids in lake.read("items", ["image_ids"])["image_ids"].to_pylist() for name in ids}
     stored = lake.read("images", ["image_id"])["image_id"].to_pylist()
     assert named <= set(stored)

@@ -14,7 +14,7 @@ from coat_and_hat import DAY, HAT, NOW, Shop, current, image_id, set_aside
 from PIL import Image
 
 from moon_ops.inputs import images
-from moon_ops.lake import fetch
+from moon_ops.lake import fetch, hosts
 from moon_ops.lake.ingest import ingest
 from moon_ops.lake.lake import Lake
 
@@ -52,8 +52,18 @@ def test_many_pictures_are_committed_in_pieces_and_each_once(make_shop: Shop, em
     assert current(empty, "image_ids") == [([image_id(shop, path)],) for path in pictures]
 
 
+def test_bytes_bound_a_piece_as_well(make_shop: Shop, empty: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """4,096 pictures of three megabytes would be twelve gigabytes."""
+    pictures = {f"{n}.png": ("red", "green", "blue", "white")[n] for n in range(4)}
+    items = [{"item_id": n, "title": "Hat", "images": path} for n, path in enumerate(pictures)]
+    shop = make_shop(items=items, pictures=pictures)
+    monkeypatch.setattr("moon_ops.lake.intake.COMMIT_BYTES", (shop / "0.png").stat().st_size * 3 // 2)  # full with two
+    assert ingest(shop, empty, now=NOW).images == 4
+    assert empty.open("images").version == 2
+
+
 BAD_PICTURES = [
-    ("broken.png", "it is not a JPEG, PNG or WebP picture"),
+    ("broken.png", "it is not a JPEG, PNG, WebP, GIF, AVIF or HEIC picture"),
     ("half.png", "it cannot be decoded"),
     ("missing.png", "missing.png cannot be read (No such file or directory)"),
     (".", ". cannot be read (Is a directory)"),
@@ -85,7 +95,7 @@ def test_a_picture_that_cannot_be_read_is_left_out_of_its_item(make_shop: Shop, 
     report = ingest(rough, empty, now=NOW)
     assert current(empty, "image_ids") == [([image_id(rough, "a.png")],)]
     assert empty.read("queries", ["text", "image_id"]).to_pylist() == [{"text": "x", "image_id": None}]
-    assert report.refused == {"items.jsonl images": 1, "queries.jsonl image": 1}
+    assert (report.refused, report.unread) == ({}, {"items.jsonl images": 1, "queries.jsonl image": 1})
     aside = {column: (source, why) for source, column, why in set_aside(empty)}
     for column, source in (("images", "items.jsonl:1"), ("image", "queries.jsonl:1")):
         assert aside[column][0] == source
@@ -131,7 +141,7 @@ def test_a_picture_that_cannot_be_read_any_more_is_not_taken_away(make_shop: Sho
     a, b = image_id(shop, "a.png"), image_id(shop, "b.png")
     (shop / "a.png").unlink()
     report = ingest(shop, empty, now=NOW + DAY)
-    assert (report.updated, report.refused) == (0, {"items.jsonl images": 2})
+    assert (report.updated, report.unread) == (0, {"items.jsonl images": 2})
     make_shop(items=[{**coat, "title": "Red coat", "images": "a.png|c.png"}, hat], pictures={"c.png": "green"})
     assert ingest(shop, empty, now=NOW + 2 * DAY).updated == 1
     c = image_id(shop, "c.png")
@@ -150,7 +160,8 @@ def test_a_picture_by_address_is_fetched_once_and_kept_when_its_host_is_down(
         def log_message(self, *arguments: Any) -> None:
             asked.append(self.path)
 
-    monkeypatch.setattr(fetch, "fetch", partial(fetch.fetch, public=lambda ip: True))
+    monkeypatch.setattr(fetch, "is_public", lambda ip: True)
+    monkeypatch.setattr(hosts, "PAUSE_SECONDS", 0.0)
     shop = make_shop(pictures={"a.png": "red"})
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Answer, directory=shop)) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))

@@ -21,7 +21,7 @@ from moon_ops.embeddings import features, online_store
 from moon_ops.embeddings.index import ItemIndex
 from moon_ops.errors import InputError
 from moon_ops.files import locked
-from moon_ops.lake import changes, ids, statistics
+from moon_ops.lake import changes, fetches, ids, statistics
 from moon_ops.lake.schemas import SCHEMAS
 from moon_ops.lake.tables import items_as_of
 from moon_ops.publication import erasure, maintenance, marks, places, publication
@@ -49,10 +49,17 @@ def erased(copied: Settings, now: dt.datetime) -> tuple[Settings, dict[str, Any]
     publication.publish(copied, 1, now=now)
     clicked = copied.lake.read("events", ["item_id"], "event = 'click'")["item_id"].to_pylist()
     item = next(row for row in items_as_of(copied.lake, now).to_pylist() if row["item_id"] in clicked)
-    refused = {"source": "items:7", "row": json.dumps({"item_id": item["source_id"] or item["item_id"], "title": "it's a secret"})}
+    refused = {
+        "source": "items:7",
+        "row": json.dumps(
+            {"item_id": item["source_id"] or item["item_id"], "title": "it's a secret", "images": "http://a.example/lost.png"}
+        ),
+    }
     other = {"source": "items:8", "row": json.dumps({"item_id": "another", "title": "kept"})}
     rows = [{**row, "column": "images", "reason": "broken", "created": now} for row in (refused, other)]
     copied.lake.append("quarantine", pa.Table.from_pylist(rows, schema=SCHEMAS["quarantine"]))
+    known = (("shown", item["image_ids"][0]), ("lost", None), ("another", "f" * 64))
+    fetches.write(copied.lake, [fetches.Fetch(f"http://a.example/{name}.png", image_id) for name, image_id in known])
     click = copied.lake.read("events", where=f"event = 'click' AND item_id = {item['item_id']}").to_pylist()[0]
     lone = pa.Table.from_pylist([{**click, "user_id": LONE, "query_id": None}], schema=SCHEMAS["events"])
     copied.lake.append("events", lone)
@@ -81,6 +88,13 @@ def test_neither_refused_rows_nor_a_lone_users_sequence_name_it(erased: tuple[Se
     assert settings.lake.count("quarantine") >= 1
     assert bytes_with(settings.home, b"it's a secret") == []
     assert behaviour(settings)["item_ids"] == [None]
+
+
+def test_addresses_of_its_pictures_are_forgotten(erased: tuple[Settings, dict[str, Any], Receipt]) -> None:
+    settings, _, receipt = erased
+    assert receipt.places["lake/fetches"] == 2
+    assert settings.lake.read("fetches")["address"].to_pylist() == ["http://a.example/another.png"]
+    assert bytes_with(settings.home, b"http://a.example/lost.png") == bytes_with(settings.home, b"http://a.example/shown.png") == []
 
 
 def test_no_place_knows_the_item_any_more(erased: tuple[Settings, dict[str, Any], Receipt], now: dt.datetime) -> None:

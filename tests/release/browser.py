@@ -56,6 +56,15 @@ def list_of_releases(page: Page, server: str, picture: Path | None = None) -> st
     return " ".join(page.get_by_role("main").inner_text().split()).replace(" :", ":")
 
 
+def read_report(page: Page, server: str, run: tuple[str, str], picture: Path | None = None) -> str:
+    """The report of a release where MLflow shows a run's artifacts; ``run`` is its experiment and its id. What it says."""
+    page.goto(f"{server}/#/experiments/{run[0]}/runs/{run[1]}/artifacts/report/report.html")
+    shown = page.frame_locator("iframe").locator("body")
+    shown.get_by_text("Compared with release").first.wait_for()
+    _pictured(page, picture)
+    return shown.inner_text()
+
+
 def _pictured(page: Page, picture: Path | None) -> None:
     """A picture of the page as it is seen, without MLflow's assistant beside it."""
     close = page.get_by_role("button", name="Close", exact=True)

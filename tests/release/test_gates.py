@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 
 import pytest
 
 from moon_ops.ctr.metrics import Difference
 from moon_ops.recipes.gates import Gates
 from moon_ops.recipes.reading import recipe
-from moon_ops.release.gates import AUC, PARITY, RECALL, TEXT_RECALL, Verdict, judge
+from moon_ops.release.gates import AUC, PARITY, RECALL, TEXT_RECALL, Verdict, judge, sentence
 from moon_ops.settings import ROOT
 
 GATES = Gates("gates", recall_floor=0.1, auc_floor=0.52, recall_tolerance=0.01, auc_tolerance=0.005, parity_floor=0.999)
@@ -98,6 +99,22 @@ def test_a_shop_that_is_searched_by_text_alone_is_judged_by_text() -> None:
 
 def test_a_release_without_a_click_model_does_not_follow_one_with() -> None:
     assert passed({PARITY: 1.0, RECALL: 0.5}, GOOD) == {PARITY: True, RECALL: True, AUC: False}
+    assert (
+        sentence(asdict(judge(GATES, {PARITY: 1.0, RECALL: 0.5}, GOOD)[2])) == "ctr/auc was not measured (the release has no click model)"
+    )
+
+
+def test_a_gate_says_what_it_has_found() -> None:
+    """A number, none because nothing was measured, and one that is none."""
+    found = [sentence(asdict(verdict)) for verdict in judge(GATES, {RECALL: 0.05, AUC: math.nan}, None)]
+    assert found == [
+        f"{PARITY} was not measured (the encoder has no certificate)",
+        f"{RECALL} = 0.0500, it must be at least the floor 0.1",
+        f"{AUC} is not a number, it must be at least the floor 0.52",
+    ]
+    assert sentence(asdict(judge(GATES, {PARITY: 1.0}, None)[1])).startswith(f"{RECALL} was not measured (no photograph from after")
+    before = {"gate": "ctr/auc", "value": 0.4, "rule": "at least 0.5", "passed": False}  # as an older manifest has it
+    assert sentence(before) == "ctr/auc = 0.4000, it must be at least 0.5"
 
 
 def test_a_champion_without_a_click_model_leaves_the_floor() -> None:

@@ -106,6 +106,9 @@ def test_a_night_on_call(four: Settings, tmp_path: Path) -> None:
             assert until(service, lambda now: now["release"] == 1)[0]["status"] == "ready"
             assert "✅ passed (compared with release 1)" in browser.look_at(page, server, 2, tmp_path / "release.png")
             assert "❌ failed (compared with release 1)" in browser.look_at(page, server, 3, tmp_path / "failed.png")
+            run_id = Registry(four).client.get_model_version("moon-release", "3").run_id
+            run = (Registry(four).client.get_run(run_id).info.experiment_id, run_id)
+            assert "Release 3 failed" in browser.read_report(page, server, run, tmp_path / "report.png")
             assert "gate: failed" in browser.list_of_releases(page, server, tmp_path / "list.png")
             browser.make_champion(page, server, 2, tmp_path / "champion.png")
             ready, _ = until(service, lambda now: now["release"] == 2)

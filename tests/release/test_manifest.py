@@ -15,7 +15,7 @@ from moon_ops.metric_names import catalogue, leakage, serving, space
 from moon_ops.registry.encoders import encoder_version
 from moon_ops.registry.registry import CANDIDATE, CHAMPION, CTR, ENCODER, Registry, manifest_of
 from moon_ops.release.gates import AUC, PARITY, RECALL, TEXT_RECALL
-from moon_ops.release.manifest import FILES, release
+from moon_ops.release.manifest import FILES, Beside, release
 from moon_ops.release.windows import Windows, windows
 from moon_ops.settings import Settings
 
@@ -27,7 +27,7 @@ def times(copied: Settings) -> Windows:
 
 def test_a_second_release_is_compared_with_the_champion(copied: Settings, times: Windows, now: dt.datetime) -> None:
     """Of the same parts: so all its figures are the champion's, and it passes by the tolerance."""
-    made = release(copied, 1, 1, times, now=now, extra={"mine": 0.5})
+    made = release(copied, 1, 1, times, now=now, shown=Beside(figures={"mine": 0.5}))
     registry = Registry(copied)
     manifest = manifest_of(registry, made.version)
     first = manifest_of(registry, 1)

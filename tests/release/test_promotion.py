@@ -26,7 +26,7 @@ from moon_ops.settings import Settings
     [
         ({"evidence": [FAILED], "passed": False}, r"recall@10 = 0.3000, it must be at least the floor 0.4"),
         ({"evidence": [FAILED], "passed": True}, "did not pass its gates: image_search/recall@10"),
-        ({"evidence": [{**FAILED, "value": float("nan")}], "passed": False}, "image_search/recall@10 = nan"),
+        ({"evidence": [{**FAILED, "value": float("nan")}], "passed": False}, "image_search/recall@10 is not a number, it must be"),
         ({"passed": False}, "did not pass its gates: passed"),
     ],
     ids=["failed", "failed but said to have passed", "not a number", "no evidence against it"],
@@ -58,7 +58,9 @@ def test_a_job_says_no_to_a_failed_release_and_promotes_the_other(
 ) -> None:
     monkeypatch.setenv("MOON_HOME", str(copied.home))
     assert (make_release(passed=False), make_release()) == (2, 3)
-    assert (jobs.promote(2, WISH.at), registry.alias(CHAMPION)) == (False, 1)
+    with pytest.raises(GateError, match="the release did not pass its gates"):
+        jobs.require_passed(2)
+    assert (jobs.require_passed(3), registry.alias(CHAMPION)) == (3, 1)
     assert (jobs.promote(3, WISH.at), registry.alias(CHAMPION)) == (True, 3)
     assert jobs.live_encoders() == [1]
     assert jobs.require_complete([1], now.isoformat()) == {"encoders": 1, "items": 115}

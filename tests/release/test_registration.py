@@ -11,6 +11,7 @@ import pytest
 from moon_ops.registry.registry import CANDIDATE, RELEASE, Registry, manifest_of
 from moon_ops.release import manifest as making
 from moon_ops.release import registration
+from moon_ops.release.changes import Changes
 from moon_ops.settings import Settings
 
 LATER = dt.timedelta(hours=2)
@@ -21,7 +22,7 @@ def register(settings: Settings, now: dt.datetime, **changed: Any) -> int:
     registry = Registry(settings)
     content = {**manifest_of(registry, 1), "compared_with": {"release": 1, "metrics": None}, **changed}
     with registration.registering(settings, registry, now):
-        return making._registered(settings, registry, content)
+        return making._registered(settings, registry, content, [], Changes()).version
 
 
 def kept(settings: Settings) -> set[str]:

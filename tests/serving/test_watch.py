@@ -260,9 +260,12 @@ def test_figures_are_told_by_route_and_release(copied: Settings) -> None:
     assert (shown["release"], shown["requests_5m"], shown["failed_5m"]) == (1, 4, 0.0)
     assert 0 < shown["p50_ms"] <= shown["p95_ms"] < 5000
     assert shown["drift"] == {"search": None, "score": None}
-    assert 'moon_requests_total{code="200",release="1",route="/v1/search"} 3.0' in metrics
-    assert 'moon_requests_total{code="422",release="1",route="/v1/search"} 1.0' in metrics
-    assert 'moon_requests_total{code="404",release="1",route="other"} 1.0' in metrics
+    told = {line for line in metrics.splitlines() if line.startswith("moon_requests_total")}
+    assert told >= {
+        'moon_requests_total{code="200",release="1",route="/v1/search"} 3.0',
+        'moon_requests_total{code="422",release="1",route="/v1/search"} 1.0',
+        'moon_requests_total{code="404",release="1",route="other"} 1.0',
+    }
     assert 'moon_request_seconds_count{release="1",route="/v1/search"} 4.0' in metrics
     assert 'moon_alert{kind="errors"} 0.0' in metrics
     assert f"moon_probe_recall_at_10 {shown['recall_at_10']}" in metrics

@@ -13,6 +13,7 @@ from threading import Thread
 from PIL import Image
 from tqdm import tqdm
 
+from moon_ops.processor import cores
 from moon_ops.shops.simulated.drawing import Look, cutout, studio_picture
 from moon_ops.shops.simulated.parameters import STUDIO
 from moon_ops.shops.simulated.photograph import photograph
@@ -60,7 +61,7 @@ def draw_missing(items: Sequence[Item], photographs: Mapping[int, Sequence[int]]
     orders = [order for order in _orders(items, photographs, out, seed) if len(order)]
     missing = sum(map(len, orders))
     if workers is None:
-        workers = 1 if missing < FEW else os.cpu_count() or 1
+        workers = 1 if missing < FEW else cores()
     with tqdm(total=missing, unit="picture", desc="pictures") as bar:
         for order, _ in zip(orders, _draw_all(orders, workers), strict=True):
             bar.update(len(order))

@@ -1,0 +1,149 @@
+"""What an ingest of a directory would do, said without a lake: the same readers and the same reasons, and nothing is written."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from moon_ops.lake import fetch, layout, meanings, rows
+from moon_ops.lake.layout import ROW, Refusals
+from moon_ops.lake.meanings import Meanings
+from moon_ops.lake.query import sql
+from moon_ops.lake.reading import files, pictures
+
+LEARNED = ("click", "cart", "purchase")  # events that say what was meant by a query
+SHOWN = 10  # reasons that are told
+
+
+@dataclass
+class Check:
+    """What would become of a directory.
+
+    ``tables`` has the rows by their fate; ``pictures`` the files found and missing, and the addresses, which are not asked; ``lacking``
+    what a stage needs and the directory does not have.
+    """
+
+    source: str
+    read: dict[str, str] = field(default_factory=dict)
+    tables: dict[str, dict[str, int]] = field(default_factory=dict)
+    pictures: dict[str, int] = field(default_factory=dict)
+    pairs: int = 0  # of query and item that the encoder could learn from
+    reasons: list[str] = field(default_factory=list)
+    refused: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    lacking: dict[str, str] = field(default_factory=dict)
+
+
+def check(source: Path, *, now: dt.datetime, words: Meanings | None = None) -> Check:
+    """Read the directory as an ingest would; :class:`~moon_ops.errors.InputError` where the ingest would end with one.
+
+    Without a lake each row counts as new, and an event or a withdrawal must name an item and a query of this directory.
+    """
+    refusals = Refusals()
+    raw = rows.read_all(source, refusals, words or meanings.of(source), now=now)
+    items = _items(raw["items"], refusals)
+    found = Check(str(source), pictures={"found": 0, "missing": 0, "addresses": 0})
+    used = _pictures(source.resolve(), raw | {"items": items}, refusals, found)
+    events = _events(raw["events"], items, raw["queries"], refusals)
+    tables = raw | {"items": items, "events": events}
+    for name, content in refusals.contents.items():
+        found.read[content.label] = ", ".join(content.said)
+        distinct = len(_distinct(tables[name])) if name == "events" else tables[name].num_rows
+        found.tables[name] = {
+            "rows": content.rows,
+            "new": distinct,
+            "twice": tables[name].num_rows - distinct,
+            "refused": content.rows - tables[name].num_rows,
+        }
+        found.notes += content.notes
+        used |= {path.resolve() for path in content.paths}
+    found.pairs = _pairs(events)
+    found.refused, found.reasons = refusals.summary(), [f"{r['source']}: {r['reason']}" for r in refusals.rows[:SHOWN]]
+    found.notes += [over] if (over := files.passed_over(source.resolve(), used)) else []
+    found.lacking = lacking(events, raw["queries"], items, found)
+    return found
+
+
+def _items(table: pa.Table, refusals: Refusals) -> pa.Table:
+    nameless = pc.is_null(table["title"])
+    table = refusals.split(table, nameless, "items", "title", "is empty, and no such item is known that could be withdrawn")
+    odd = []
+    for row in table.select(["attributes", ROW]).to_pylist():
+        try:
+            layout.pairs(row["attributes"])
+        except ValueError:
+            refusals.add("items", row[ROW], "attributes", f"attributes = {row['attributes']!r} is not an object")
+            odd.append(row[ROW])
+    return table.filter(pc.invert(pc.is_in(table[ROW], pa.array(odd, pa.int64()))))
+
+
+def _pictures(source: Path, tables: dict[str, pa.Table], refusals: Refusals, found: Check) -> set[Path]:
+    """Count the pictures that rows name, each once; the files among them."""
+    used: set[Path] = set()
+    known: dict[str, str] = {}
+    for name, column in (("items", "images"), ("queries", "image")):
+        for number, cell in zip(tables[name][ROW].to_pylist(), tables[name][column].to_pylist(), strict=True):
+            for reference in pictures.references(cell if column == "images" or cell is None else [cell]):
+                if reference not in known:
+                    known[reference] = _fate(source, reference, used)
+                    found.pictures[known[reference]] += 1
+                if known[reference] == "missing":
+                    refusals.add(name, number, column, f"{column} = {reference!r}: there is no such file", picture=True)
+    return used
+
+
+def _fate(source: Path, reference: str, used: set[Path]) -> str:
+    if fetch.is_address(reference):
+        return "addresses"
+    try:
+        path = pictures.place(source, reference)
+        there = path.is_relative_to(source) and path.is_file()
+    except (OSError, ValueError, RuntimeError):
+        return "missing"
+    used |= {path, source / reference} if there else set()
+    return "found" if there else "missing"
+
+
+def _events(table: pa.Table, items: pa.Table, queries: pa.Table, refusals: Refusals) -> pa.Table:
+    strange = pc.invert(pc.is_in(table["item_id"], items["item_id"].combine_chunks()))
+    table = refusals.split(table, strange, "events", "item_id", "is no item of this directory")
+    asked = queries["query_id"].combine_chunks()
+    lost = pc.and_(pc.is_valid(table["query_id"]), pc.invert(pc.is_in(table["query_id"], asked)))
+    return refusals.split(table, lost, "events", "query_id", "is no query of this directory")
+
+
+def _distinct(events: pa.Table) -> Any:
+    names = [name for name in events.column_names if name not in ("extra", ROW)]
+    return sql(f"SELECT DISTINCT {', '.join(names)} FROM events", events=events)
+
+
+def _pairs(events: pa.Table) -> int:
+    learned = events.filter(pc.and_(pc.is_valid(events["query_id"]), pc.is_in(events["event"], pa.array(LEARNED))))
+    return learned.group_by(["query_id", "item_id"]).aggregate([]).num_rows
+
+
+def lacking(events: pa.Table, queries: pa.Table, items: pa.Table, found: Check) -> dict[str, str]:
+    """Stage → what it needs and does not find here. What the lake has already may make up for it."""
+    said = {}
+    kinds = set(events["event"].unique().to_pylist())
+    users = len(events["user_id"].drop_null().unique())
+    if not queries.num_rows:
+        said["train"] = "no queries: an encoder learns from what was asked and then clicked"
+    elif not found.pairs:
+        said["train"] = "no click, cart or purchase with the query_id of a known query"
+    if not users:
+        said["ctr"] = "no event has a user_id: no click model is trained"
+    elif missing := sorted({"impression", "click"} - kinds):
+        said["ctr"] = f"no event is of the kind {' or '.join(missing)}: a click model needs both"
+    if "purchase" not in kinds and events.num_rows:
+        said["gates"] = "no purchases: the encoder is judged by clicks and carts"
+    if not found.pictures["found"] + found.pictures["addresses"]:
+        said["images"] = "no item has a picture: the vectors are of texts alone"
+    if not pc.any(pc.is_valid(items["price"])).as_py():
+        said["features"] = "no item has a price"
+    return said

@@ -1,0 +1,170 @@
+"""The rows of one table as they stand in its files, whatever these are: which rows there are, where each stands, what was recognised."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from moon_ops.errors import InputError
+from moon_ops.lake.reading import delimited, encoding, files, json_lines
+from moon_ops.lake.reading.delimited import bare
+from moon_ops.lake.reading.files import Found
+from moon_ops.lake.reading.parts import ROW, Part, Refused
+
+INDEX = re.compile(r"__index_level_\d+__|Unnamed: 0|_reason|")  # what pandas adds unasked, and `moon quarantine`
+
+
+@dataclass
+class Content:
+    """A table's rows. ``table`` has the number of each in ``_row``, counted through its files; ``rows`` counts the refused ones, too."""
+
+    label: str
+    table: pa.Table
+    rows: int = 0
+    refused: list[Refused] = field(default_factory=list)
+    starts: list[tuple[int, str]] = field(default_factory=list)  # rows that lie before a file, and the file
+    said: list[str] = field(default_factory=list)  # what was recognised of it
+    notes: list[str] = field(default_factory=list)  # what may be wrong with it
+    paths: tuple[Path, ...] = ()
+
+    def place(self, number: int) -> str:
+        """Where a row stands, e.g. ``events.csv:7``."""
+        before, label = max((start for start in self.starts if start[0] < number), default=(0, self.label))
+        return f"{label}:{number - before}"
+
+
+def empty(label: str, names: Sequence[str]) -> Content:
+    """What a file says that is not there or has no content: a table of texts without rows."""
+    return Content(label, pa.schema([*((name, pa.string()) for name in names), (ROW, pa.int64())]).empty_table())
+
+
+def read(
+    found: Found, required: Sequence[str], known: Collection[str], *, given: str | None = None, renamed: dict[str, str] | None = None
+) -> Content:
+    """All rows of a table's files, with the ``known`` columns under their own names whatever the case of their letters.
+
+    ``given`` is the encoding, if the shop says it; ``renamed`` its names of columns → ours. A column of ``required`` that is not there, one
+    that is there twice, and a file that cannot be read to its end, is an :class:`InputError`.
+    """
+    names = (*known, *map(bare, renamed or ()))
+    parts = [_named(_part(path, found, names, given), known, renamed or {}, required) for path in found.paths]
+    content = empty(found.label, required)
+    tables = []
+    for part in parts:
+        table = part.table
+        if content.rows:
+            table = table.set_column(table.schema.get_field_index(ROW), ROW, pc.add(table[ROW], content.rows))
+        tables.append(table)
+        content.refused += [Refused(one.number + content.rows, one.row, one.column, one.reason) for one in part.refused]
+        content.starts.append((content.rows, part.label))
+        content.notes += part.notes
+        content.rows += part.rows
+    content.table = together(tables)
+    how = list(dict.fromkeys(part.how for part in parts))
+    content.said = [*how, *([f"{len(parts)} files"] if len(parts) > 1 else [])]
+    content.paths = found.paths
+    return content
+
+
+def _part(path: Path, found: Found, known: Collection[str], given: str | None) -> Part:
+    """One file; :class:`InputError` where it is cut, or no such file at all."""
+    label, kind = found.called(path), files.kind(path)
+    try:
+        if not path.stat().st_size:
+            return Part(label, path, f"{kind}, empty")
+        if kind == "Parquet":
+            return _parquet(path, label)
+        return _text(path, label, known, given)
+    except (pa.ArrowException, OSError, ValueError, EOFError) as unreadable:
+        why = "the file is cut" if "truncated" in str(unreadable).lower() else str(unreadable)
+        raise InputError(f"{path} cannot be read ({why}); nothing was ingested", action="write the file again") from unreadable
+
+
+def _text(path: Path, label: str, known: Collection[str], given: str | None) -> Part:
+    """A CSV or JSON file in the encoding that it names, or in another if it is none that is good in that."""
+    asked = encoding.known(given) if given else encoding.recognise(path)
+    reader = delimited.read if files.kind(path) == "CSV" else json_lines.read
+    part = None
+    with contextlib.suppress(UnicodeEncodeError):  # a column's name has half a character
+        part = reader(path, label, asked, known)
+    if (part is None or part.halves) and not given and asked == encoding.UTF8 and (likely := encoding.guess(path)) != asked:
+        part = reader(path, label, likely, known)
+    if part is None:
+        raise ValueError("a column's name holds half a character: if it is no UTF-8, name its encoding")
+    return part
+
+
+def _parquet(path: Path, label: str) -> Part:
+    with pq.ParquetFile(path) as file:
+        table = file.read()
+    table.validate(full=True)
+    table = json_lines.numbered(table)
+    return Part(
+        label,
+        path,
+        "Parquet",
+        table.num_rows,
+        pa.table({name: _plain(table[name]) for name in table.column_names})
+        if len(set(table.column_names)) == table.num_columns
+        else table,
+    )
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The column in a type that the other formats have: no dictionaries, no large or viewed texts."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return _plain(column.cast(kind.value_type))
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return column.cast(pa.string())
+    return column
+
+
+def _named(part: Part, known: Collection[str], renamed: dict[str, str], required: Sequence[str]) -> Part:
+    """The part with its columns called as they are meant, and all of ``required``; of a file without columns, none."""
+    ours = {bare(theirs): name for theirs, name in renamed.items()}
+    names = [name for name in part.table.column_names if name != ROW]
+    if not names:
+        part.table = empty(part.label, required).table
+        return part
+    meant = [ours.get(bare(n), bare(n) if bare(n) in known else n) for n in names]
+    if twice := [name for name in meant if meant.count(name) > 1]:
+        raise InputError(f"{part.path} has the column '{twice[0]}' twice; nothing was ingested", action="keep one of them")
+    if missing := [name for name in required if name not in meant]:
+        raise InputError(
+            f"{part.path} has no column '{missing[0]}' (it has {', '.join(names)}; it was read as {part.how}); nothing was ingested",
+            action=f"add the column {missing[0]}, or name it in moon.toml",
+        )
+    part.table = part.table.rename_columns([*meant, ROW] if part.table.column_names[-1] == ROW else part.table.column_names)
+    part.refused = [
+        Refused(r.number, {dict(zip(names, meant, strict=True)).get(n, n): c for n, c in r.row.items()}, r.column, r.reason)
+        for r in part.refused
+    ]
+    if index := [name for name in meant if INDEX.fullmatch(name)]:
+        part.table = part.table.drop_columns(index)
+        part.how += f", without the column '{index[0]}'"
+    return part
+
+
+def together(tables: Sequence[pa.Table]) -> pa.Table:
+    """The rows of all tables; a column that is of several types in them is read as texts."""
+    try:
+        return pa.concat_tables(tables, promote_options="permissive")
+    except pa.ArrowException:
+        return pa.concat_tables([_as_texts(table, tables) for table in tables], promote_options="permissive")
+
+
+def _as_texts(table: pa.Table, tables: Sequence[pa.Table]) -> pa.Table:
+    for name in table.column_names:
+        kinds = {str(other.schema.field(name).type) for other in tables if name in other.column_names} - {"null"}
+        if len(kinds) > 1:
+            texts = json_lines.cells([*table[name].to_pylist(), "x", 1])[:-2]  # of several types: as texts
+            table = table.set_column(table.schema.get_field_index(name), name, texts)
+    return table

@@ -1,0 +1,145 @@
+"""Bytes → text: compression by the file's ending, the encoding by a mark at its beginning or by what stands in it.
+
+What is no text in its encoding becomes lone surrogates, which no good text holds: so a row with half a character can be told from the
+others, and is refused alone.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+import pyarrow as pa
+
+from moon_ops.errors import InputError
+
+UTF8, WESTERN = "utf-8", "cp1252"
+NAMES = {"utf-8-sig": "UTF-8", "utf-8": "UTF-8", "utf-16": "UTF-16", "utf-16-le": "UTF-16", "utf-16-be": "UTF-16", "cp1252": "Windows-1252"}
+MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+PACKED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}  # ending → how Arrow calls it
+ENOUGH = 24  # letters beyond ASCII from which their language, and so the encoding, can be told
+SAMPLE = 64 * 1024  # bytes of lines with such letters
+SIGNS = "€‚„…‘’“”•–—™œŒžŽšŠ°²³µ´·½¼¾§©®«»£¥¿¡ß"
+LETTERS = "äöüÄÖÜéèêëàáâåãæçíìîïñóòôõøúùûÿÉÈÊÀÁÅÆÇÍÑÓØÚ"
+BROKEN = re.compile("[ÃÂâ][\x80-\xbf€‚„…‘’“”•–—™œŒžŽšŠ]|[ÃÂðÿ]")  # how UTF-8 looks when it is read as Windows-1252
+
+
+def opened(path: Path) -> pa.NativeFile:
+    """The file's bytes, decompressed; a cut file is an OSError when its end is reached."""
+    return pa.input_stream(str(path), compression=PACKED.get(path.suffix.lower()))
+
+
+def recognise(path: Path) -> str:
+    """The encoding that the first bytes show: by a mark, by the zeros that UTF-16 puts between Latin letters, else UTF-8."""
+    with opened(path) as stream:
+        head = stream.read(4096)
+    for mark, name in MARKS:
+        if head.startswith(mark):
+            return name
+    half = len(head) // 2
+    for offset, name in ((1, "utf-16-le"), (0, "utf-16-be")):
+        if half and head[offset::2].count(0) > 0.3 * half > 3 * head[1 - offset :: 2].count(0):
+            return name
+    return UTF8
+
+
+def known(name: str) -> str:
+    """Python's name of an encoding; :class:`InputError` for one that nobody knows."""
+    try:
+        return codecs.lookup(name).name
+    except LookupError as unknown:
+        raise InputError(f"encoding = {name!r} is unknown", action="write utf-8, utf-16 or windows-1252, for example") from unknown
+
+
+def text(path: Path, encoding: str) -> TextIO:
+    """The file's text, line ends as they are; what is no text in the encoding becomes lone surrogates."""
+    errors = "surrogatepass" if encoding.startswith(("utf-16", "utf-32")) else "surrogateescape"
+    return io.TextIOWrapper(io.BufferedReader(_Raw(opened(path)), 2**18), encoding, errors, newline="")
+
+
+class _Raw(io.RawIOBase):
+    """An Arrow stream as Python's own text reader wants it."""
+
+    def __init__(self, stream: pa.NativeFile) -> None:
+        self.stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        found = self.stream.read(len(buffer))
+        buffer[: len(found)] = found
+        return len(found)
+
+    def close(self) -> None:
+        self.stream.close()
+        super().close()
+
+
+def whole(value: str) -> bool:
+    """Whether a text has no half characters."""
+    return value.isascii() or not any("\ud800" <= sign <= "\udfff" for sign in value)
+
+
+def guess(path: Path) -> str:
+    """The encoding of a file that is no clean UTF-8: UTF-8 with broken rows, or another.
+
+    A file with letters that are UTF-8 is UTF-8. Else charset-normalizer is asked, if there are enough letters to tell; of few, Windows-1252
+    is taken if all of them are letters and signs there that people write.
+    """
+    strange, good = _strange(path)
+    if good or not strange:
+        return UTF8
+    sample = b"\n".join(strange)
+    beyond = sum(byte > 127 for byte in sample)
+    found = _most_likely(sample) if beyond >= ENOUGH else None
+    if found and not found.startswith(("cp125", "latin", "iso8859", "mac", "cp4", "cp8", "cp1", "utf", "ascii")):
+        return found
+    if found in ("cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257"):
+        return found
+    shown = sample.decode(WESTERN, "replace")
+    plausible = all(sign in SIGNS or sign in LETTERS for sign in shown if not sign.isascii())
+    return WESTERN if plausible and not BROKEN.search(shown) else UTF8
+
+
+def _strange(path: Path) -> tuple[list[bytes], int]:
+    """Lines that are no UTF-8, at most :data:`SAMPLE` bytes of them, and how many lines have letters that are."""
+    strange: list[bytes] = []
+    good = size = 0
+    for line in _lines(path):
+        if line.isascii():
+            continue
+        try:
+            line.decode()
+            good += 1
+        except UnicodeDecodeError:
+            if size < SAMPLE:
+                strange.append(line)
+                size += len(line)
+    return strange, good
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    with opened(path) as stream:
+        rest = b""
+        while chunk := stream.read(2**20):
+            *lines, rest = (rest + chunk).split(b"\n")
+            yield from lines
+        yield rest
+
+
+def _most_likely(sample: bytes) -> str | None:
+    from charset_normalizer import from_bytes
+
+    best = from_bytes(sample).best()
+    return None if best is None else codecs.lookup(best.encoding).name

@@ -1,0 +1,118 @@
+"""JSON, one object a line, or one list of objects: every cell as it is written, in columns of one type each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.json
+
+from moon_ops.lake.reading import encoding as encodings
+from moon_ops.lake.reading.parts import ROW, Part
+
+
+def read(path: Path, label: str, encoding: str, names: Collection[str]) -> Part:
+    """The file's columns. Arrow reads it, unless a row of it is odd, or ids among the ``names`` are numbers that Arrow would round."""
+    part = Part(label, path, f"JSON lines, {encodings.NAMES.get(encoding, encoding)}")
+    table = _fast(path, [name for name in names if name.endswith("_id")]) if encoding in ("utf-8", "utf-8-sig") else None
+    table = _slow(path, encoding, part) if table is None else numbered(table)
+    part.table, part.rows = table, part.rows or table.num_rows
+    return part
+
+
+def numbered(table: pa.Table) -> pa.Table:
+    """The table with the numbers of its rows, in place of a column of that name."""
+    table = table.drop_columns(ROW) if ROW in table.column_names else table
+    return table.append_column(ROW, pa.array(range(1, table.num_rows + 1), pa.int64()))
+
+
+def _fast(path: Path, ids: Collection[str]) -> pa.Table | None:
+    """What Arrow makes of the file; None where it cannot, or where ids would be floats."""
+    try:
+        with encodings.opened(path) as stream:
+            table = pyarrow.json.read_json(stream)
+        asread = pa.schema([f.with_type(_untimed(f.type)) for f in table.schema])
+        if not asread.equals(table.schema):
+            with encodings.opened(path) as stream:
+                table = pyarrow.json.read_json(stream, parse_options=pyarrow.json.ParseOptions(explicit_schema=asread))
+        table.validate(full=True)  # the reader lets bytes through that are no UTF-8
+    except (pa.ArrowInvalid, ValueError):
+        return None
+    rounded = any(pa.types.is_floating(f.type) and f.name.lower() in ids for f in table.schema)
+    return None if rounded or not table.num_columns else table
+
+
+def _untimed(kind: pa.DataType) -> pa.DataType:
+    """The type with texts for times: the reader takes any text that looks like one for a time, an id or an attribute too."""
+    if pa.types.is_timestamp(kind):
+        return pa.string()
+    if pa.types.is_list(kind):
+        return pa.list_(_untimed(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([f.with_type(_untimed(f.type)) for f in kind.fields])
+    return kind
+
+
+def _slow(path: Path, encoding: str, part: Part) -> pa.Table:
+    """Row by row: what cannot be a row of a table is refused by itself."""
+    rows: list[dict[str, Any]] = []
+    numbers: list[int] = []
+    for part.rows, row in enumerate(_objects(path, encoding), 1):
+        if not _legible(row):
+            part.refuse_half(part.rows, row)
+            continue
+        rows.append(row)
+        numbers.append(part.rows)
+    names = dict.fromkeys(name for row in rows for name in row if name != ROW)
+    table = pa.table({name: cells([row.get(name) for row in rows]) for name in names})
+    return table.append_column(ROW, pa.array(numbers, pa.int64())) if names else table
+
+
+def _objects(path: Path, encoding: str) -> Iterator[dict[str, Any]]:
+    with encodings.text(path, encoding) as stream:
+        for number, line in enumerate(stream, 1):
+            if number == 1 and line.lstrip("\ufeff \t").startswith("["):
+                yield from (_object(f"entry {n}", one) for n, one in enumerate(_list(line + stream.read()), 1))
+                return
+            if line.strip():
+                yield _object(f"line {number}", _loaded(f"line {number}", line))
+
+
+def _list(content: str) -> list[Any]:
+    found = _loaded("the list", content)
+    return found if isinstance(found, list) else [found]
+
+
+def _loaded(where: str, content: str) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as broken:
+        raise ValueError(f"{where} is not JSON: {broken}") from broken
+
+
+def _object(where: str, row: Any) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise ValueError(f"{where} is not a JSON object")
+    return row
+
+
+def _legible(row: dict[str, Any]) -> bool:
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def cells(values: list[Any]) -> pa.Array[Any]:
+    """Cells of one type as such; those of several types as texts, so that only the rows are refused whose cells do not fit."""
+    try:
+        rounded = any(isinstance(v, float) for v in values) and any(isinstance(v, int) and abs(v) > 2**53 for v in values)
+        if not rounded:  # ids among other numbers
+            return pa.array(values)
+    except (pa.ArrowException, OverflowError):
+        pass
+    return pa.array([v if v is None or isinstance(v, str) else json.dumps(v) for v in values], pa.string())
