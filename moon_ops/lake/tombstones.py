@@ -5,8 +5,11 @@ A refusal keeps nothing of the row: what was erased must not come back in the qu
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -46,15 +49,39 @@ def remove(lake: Lake, kind: str, key: int) -> bool:
 
 
 def refuse(lake: Lake, raw: Mapping[str, pa.Table], refusals: Refusals) -> dict[str, pa.Table]:
-    """The rows that name nothing that was erased; the others are refused, without their content."""
+    """The rows that name nothing that was erased; the others are refused, without their content, which goes from those that were refused
+    for something else, too.
+    """
     tables = dict(raw)
     if not lake.exists(TABLE):
         return tables
     erased = lake.read(TABLE)
-    for kind in pc.unique(erased["kind"]).to_pylist():
-        gone = erased.filter(pc.equal(erased["kind"], kind))["key"].combine_chunks()
-        why = f"names a {kind} that was erased, and does not come back: `{COMMANDS[kind]}` allows it again".replace("a item", "an item")
+    gone = {kind: erased.filter(pc.equal(erased["kind"], kind))["key"].combine_chunks() for kind in pc.unique(erased["kind"]).to_pylist()}
+    _hush(refusals, {kind: set(keys.to_pylist()) for kind, keys in gone.items()})
+    for kind, keys in gone.items():
         for name, column in ((n, c) for n, t in raw.items() for c in t.column_names if KINDS.get(c) == kind):
-            bad = pc.fill_null(pc.is_in(tables[name][column], gone), False)
-            tables[name] = refusals.split(tables[name], bad, name, column, why, silent=True)
+            bad = pc.fill_null(pc.is_in(tables[name][column], keys), False)
+            tables[name] = refusals.split(tables[name], bad, name, column, _why(kind), silent=True)
     return tables
+
+
+def _why(kind: str) -> str:
+    return f"names {'an' if kind == 'item' else 'a'} {kind} that was erased, and does not come back: `{COMMANDS[kind]}` allows it again"
+
+
+def _hush(refusals: Refusals, gone: Mapping[str, set[int]]) -> None:
+    """Take the content from refused rows that name what was erased."""
+    for refused in refusals.rows:
+        for name, cell in json.loads(refused["row"]).items():
+            kind = KINDS.get(name, "")
+            if kind in gone and not gone[kind].isdisjoint(_keys(cell)):
+                refused |= {"row": "{}", "reason": f"{name} {_why(kind)}"}
+                break
+
+
+def _keys(cell: Any) -> set[int]:
+    """What a cell may stand for: ``6.0`` is 6 in a column of numbers."""
+    cell = cell.strip() if isinstance(cell, str) else cell
+    with contextlib.suppress(ValueError, pa.ArrowException, OverflowError):
+        return {ids.key(ids.clean(cell)), *ids.read(pa.array([cell])).keys.drop_null().to_pylist()}
+    return set()

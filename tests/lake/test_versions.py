@@ -53,6 +53,14 @@ def test_a_full_feed_withdraws_what_it_lacks_and_brings_it_back_when_it_has_it(m
     assert (report.withdrawn, report.updated, sold(empty, NOW + 3 * DAY)) == (0, 2, list(range(1, 11)))
 
 
+def test_half_a_feed_names_an_item_by_the_shops_id(make_shop: Shop, empty: Lake) -> None:
+    ingest(make_shop(items=[{"item_id": f"SKU/{n}", "title": "Hat"} for n in range(3)]), empty, now=NOW)
+    with pytest.raises(InputError, match=r"2 of 3 items in sale are not in it, e\.g\. SKU/[12]: more"):
+        ingest(make_shop(items=[{"item_id": "SKU/0", "title": "Hat"}]), empty, now=NOW, feed=FULL)
+    assert ingest(make_shop(items=[{"item_id": "SKU/0", "title": "Hat"}]), empty, now=NOW, feed=Feed(full=True, most=0.7)).withdrawn == 2
+    assert set(empty.read("items")["source_id"].to_pylist()) == {"SKU/0", "SKU/1", "SKU/2"}
+
+
 def test_half_a_feed_withdraws_nothing_unless_that_is_said(make_shop: Shop, empty: Lake) -> None:
     ingest(make_shop(items=THINGS), empty, now=NOW)
     half = make_shop(items=[{"item_id": 77, "title": "new"}, *THINGS[:5]])

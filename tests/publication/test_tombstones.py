@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import lance
+import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
 from moon_ops.cli.main import app
 from moon_ops.embeddings import features
 from moon_ops.errors import InputError
-from moon_ops.lake import ids, statistics
+from moon_ops.lake import fetches, ids, quarantine, statistics
+from moon_ops.lake.fetches import Fetch
 from moon_ops.lake.ingest import ingest
 from moon_ops.lake.lake import Lake
+from moon_ops.lake.schemas import SCHEMAS
 from moon_ops.publication import erasure, maintenance, places, publication, traces
 from moon_ops.publication.erasure import erase, restore, target
 from moon_ops.publication.shop_ids import ShopIds
@@ -101,6 +104,16 @@ def lone_user(lake: Lake) -> tuple[int, list[int]]:
     raise AssertionError("the shop has no such user")
 
 
+def lone_picture(lake: Lake, query: int) -> str:
+    """Show a picture from an address in a query, and another one elsewhere; what the first is known as."""
+    (row,) = lake.read("queries", where=f"query_id = {query}").to_pylist()
+    own, other = "e" * 64, "f" * 64
+    lake.open("queries").delete(f"query_id = {query}")
+    lake.append("queries", pa.Table.from_pylist([row | {"image_id": own}], schema=SCHEMAS["queries"]))
+    fetches.write(lake, [Fetch("http://a.example/theirs.png", own), Fetch("http://a.example/another.png", other)])
+    return own
+
+
 def test_a_user_is_forgotten_with_the_queries_that_are_theirs(home: Settings, text_shop: Path, now: dt.datetime) -> None:
     lake = home.lake
     user, queries = lone_user(lake)
@@ -112,8 +125,11 @@ def test_a_user_is_forgotten_with_the_queries_that_are_theirs(home: Settings, te
     counted = {i: lake.read(statistics.STATS, ["clicks"], f"item_id = {i}")["clicks"].to_pylist()[-1] for i in set(clicked)}
     (home.home / "checkpoints" / "x.partial").mkdir(parents=True)
     (home.home / "checkpoints" / "x.partial" / "pixels-0.u8").write_bytes(b"pixels")
+    picture = lone_picture(lake, queries[0])
     receipt = erase(home, target(lake, "user", str(name)), now=now)
     assert receipt.kind == "user"
+    assert lake.read("fetches")["address"].to_pylist() == ["http://a.example/another.png"]
+    assert bytes_with(home.home, picture.encode()) == []
     for place in ("lake/events", "lake/queries", "lake/query_embeddings/v1", "lake/ids", "lake/features/user_behavior", "online store"):
         assert receipt.places[place] >= 1, place
     assert receipt.places["pixels of trainings"] == 1
@@ -140,6 +156,24 @@ def test_a_user_is_forgotten_with_the_queries_that_are_theirs(home: Settings, te
     assert restore(home, "user", str(name))
     assert all(restore(home, "query", str(one)) for one in called)
     assert ingest(text_shop, lake, now=now + 2 * DAY).queries == len(queries)
+
+
+def test_a_row_that_is_refused_for_something_else_is_not_kept_either(make_shop: Shop, tmp_path: Path, now: dt.datetime) -> None:
+    home = Settings(home=tmp_path / "home")
+    good = [{"item_id": "SKU/1", "title": "Hat"}, {"item_id": 7, "title": "Cap"}, {"item_id": 8, "title": "Scarf"}]
+    ingest(make_shop(items=good), home.lake, now=now)
+    for given in ("SKU/1", "7"):
+        erase(home, target(home.lake, "item", given), now=now)
+    made = make_shop("again")
+    (made / "items.csv").write_text("item_id,title,price\nSKU/1,secret,cheap\n7.0,secret,dear\n8,Scarf,secret-no\n9,secret\n7,secret\n")
+    report = ingest(made, home.lake, now=now + DAY)
+    assert report.refused == {"items.csv price": 3, "items.csv": 2}
+    rows = home.lake.read("quarantine").sort_by("source").to_pylist()
+    assert [row["row"] == "{}" for row in rows] == [True, True, False, False, True]
+    assert "secret" not in "".join(row["row"] + row["reason"] for row in rows if row["row"] == "{}")
+    assert all("names an item that was erased" in row["reason"] for row in rows if row["row"] == "{}")
+    (file,) = quarantine.write_csv(quarantine.refused(home.lake), tmp_path / "mend.csv")
+    assert [line.partition(",")[0] for line in file.read_text().splitlines()[1:]] == ["8", "9"], "nothing is left of the others to mend"
 
 
 def test_the_command_line_erases_and_restores(make_shop: Shop, tmp_path: Path) -> None:
