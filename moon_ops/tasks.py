@@ -15,7 +15,7 @@ from moon_ops.embeddings.due import due
 from moon_ops.errors import GateError, StageError
 from moon_ops.lake import ids
 from moon_ops.lake.ingest import ingest
-from moon_ops.publication import erasure, maintenance, marks, publication
+from moon_ops.publication import erasure, maintenance, marks, places, publication
 from moon_ops.recipes.gates import Gates
 from moon_ops.recipes.reading import recipe
 from moon_ops.registry.encoders import encoder_version
@@ -204,7 +204,9 @@ def maintain(keep_days: float) -> dict[str, int]:
 def _settings() -> Settings:
     """What the environment says. A task is the entry point of its process: MLflow is imported after this, when a registry is asked."""
     start()
-    return Settings.from_environment()
+    settings = Settings.from_environment()
+    places.require_lake(settings)  # with its disk unmounted a task would begin a second one
+    return settings
 
 
 def _finish_erasures(settings: Settings, as_of: str) -> None:

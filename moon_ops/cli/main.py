@@ -200,7 +200,7 @@ def serve(
     """
     from moon_ops.serving.app import serve as stage
 
-    settings = settings_of(home)
+    settings = settings_of(home, lake=False)
     if release is not None:
         typer.echo(f"release {release} alone, whatever is champion; nothing is promoted or written down")
     typer.echo(f"visual search: http://{settings.host}:{settings.port}/   requests: http://{settings.host}:{settings.port}/docs")
@@ -219,7 +219,7 @@ def doctor(
     """
     from moon_ops.cli import doctor
 
-    settings, bad = settings_of(home, looking=not repair), 0
+    settings, bad = settings_of(home, looking=not repair, lake=False), 0
     for done in doctor.repair(settings, now()) if repair else ():
         typer.echo(f"done {done}")
     for name, good, detail in doctor.examine(settings, now()):

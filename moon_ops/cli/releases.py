@@ -68,7 +68,7 @@ def promote(
     """
     from moon_ops.release.promotion import promote as stage
 
-    settings = settings_of(home)
+    settings = settings_of(home, lake=False)
     if mend and not dry_run:
         _mend(settings, stage(settings, version, wish(reason), force=force, dry_run=True))
     _say(stage(settings, version, wish(reason), force=force, dry_run=dry_run), dry_run=dry_run, as_json=as_json)
@@ -90,7 +90,7 @@ def rollback(
     """
     from moon_ops.release.promotion import rollback as stage
 
-    settings = settings_of(home)
+    settings = settings_of(home, lake=False)
     if mend and not dry_run:
         _mend(settings, stage(settings, wish(reason), to=to, again=again, dry_run=True))
     _say(stage(settings, wish(reason), to=to, again=again, dry_run=dry_run), dry_run=dry_run, as_json=as_json)
@@ -128,7 +128,7 @@ def status(home: Home = None, as_json: Json = False) -> None:
     for line in [] if as_json else lines(found):
         typer.echo(line)
     serving = found.get("serving", {"degraded": "", "release": None})
-    if serving["degraded"] and (found["champion"], serving["release"]) != (None, None):
+    if found.get("lake_away") or (serving["degraded"] and (found["champion"], serving["release"]) != (None, None)):
         raise typer.Exit(1)
 
 

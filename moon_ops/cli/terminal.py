@@ -70,13 +70,20 @@ def now() -> dt.datetime:
     return dt.datetime.now(dt.UTC)
 
 
-def settings_of(home: Path | None, *, looking: bool = False) -> Settings:
+def settings_of(home: Path | None, *, looking: bool = False, lake: bool = True) -> Settings:
     """What the environment says; :class:`SettingsError` names a variable that is wrong, or a home that cannot be written to unless the
     command is only ``looking``. Imported here: ``--help`` needs none of it.
+
+    Raises :class:`~moon_ops.errors.ServiceError` where the lake is away, unless the command is only looking or needs no ``lake``.
     """
     from moon_ops.settings import Settings
 
-    return Settings.from_environment(home, looking=looking)
+    settings = Settings.from_environment(home, looking=looking)
+    if lake and not looking:
+        from moon_ops.publication.places import require_lake
+
+        require_lake(settings)
+    return settings
 
 
 def moment(text: str | None) -> dt.datetime | None:

@@ -7,19 +7,18 @@ for each release and stands in its evidence. D dimensions of the new space, E of
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save_file
 
 from moon_ops.ctr.vectors import Ints, Tables, Vectors
 from moon_ops.errors import ContractError, StageError
 from moon_ops.inputs.contract import require_same
 
-FILE = "alignment.safetensors"
+FILE = "alignment.npz"
 LEAST = 20  # items to fit a map on
 HELD_OUT = 5  # every fifth item judges the map
 PENALTIES = (0.0, 1e-3, 1e-2, 1e-1, 1.0)  # of ridge regression, in units of the mean of the spectrum; the held-out items choose
@@ -42,18 +41,16 @@ class Alignment:
 
     def save(self, directory: Path) -> Path:
         """Write it; the file."""
-        about = {"new": self.new, "old": self.old, "cosine": repr(self.cosine)}
-        save_file({"matrix": np.ascontiguousarray(self.matrix)}, directory / FILE, about)
+        np.savez(directory / FILE, matrix=self.matrix, new=self.new, old=self.old, cosine=self.cosine)
         return directory / FILE
 
     @classmethod
     def load(cls, file: Path) -> Alignment:
         """Read it; :class:`ContractError` for a file that is none."""
         try:
-            with safe_open(file, "numpy") as opened:
-                about = opened.metadata()
-            return cls(load_file(file)["matrix"], about["new"], about["old"], float(about["cosine"]))
-        except (OSError, KeyError, TypeError, ValueError, SafetensorError) as broken:
+            with np.load(file, allow_pickle=False) as read:
+                return cls(read["matrix"], str(read["new"]), str(read["old"]), float(read["cosine"]))
+        except (OSError, KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as broken:
             raise ContractError(f"{file} is no alignment of two encoders ({broken})", action="make the release again") from broken
 
 

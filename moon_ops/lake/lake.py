@@ -53,6 +53,9 @@ class Lake:
         """The table at its newest version; a :class:`StageError` that names the command to run first when there is none."""
         found = self._dataset(table)
         if found is None:
+            if table != "items" and not self.exists("items"):
+                problem = f"the lake at {self.uri} has neither items nor a table '{table}'"
+                raise StageError(problem, action="is its disk mounted? A new lake begins with `moon ingest DIRECTORY`")
             raise StageError(f"the lake at {self.uri} has no table '{table}' yet", action=f"run `{needs}` first")
         return found
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from moon_ops.ctr.vectors import Tables
 from moon_ops.embeddings.table import RepresentationTable
-from moon_ops.errors import StageError
+from moon_ops.errors import ServiceError, StageError
 from moon_ops.settings import Settings
 
 
@@ -40,3 +40,17 @@ def tables(settings: Settings, encoder: int) -> Tables:
 def handed(settings: Settings, view: str) -> Path:
     """The file that says how much of a view, a table or an index has been handed over."""
     return settings.home / "tables" / "handed" / f"{view}.json"
+
+
+def lake_away(settings: Settings) -> str:
+    """Why the lake is not the one that this home has published from, for a lake on a disk; empty if nothing speaks against it."""
+    published = any((settings.home / "tables").glob("published-v*.json"))
+    if not published or "://" in settings.lake.uri or Path(settings.lake.address("items")).exists():
+        return ""
+    return f"the lake at {settings.lake.uri} holds no items, but this home has published some"
+
+
+def require_lake(settings: Settings) -> None:
+    """:class:`ServiceError` where the lake is away: whoever wrote now would begin a second one in its place."""
+    if away := lake_away(settings):
+        raise ServiceError(away, action="bring the lake back (is its disk mounted?); to begin anew, name an empty MOON_HOME")

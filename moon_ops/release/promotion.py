@@ -152,8 +152,8 @@ def admitted(known: Sequence[Move]) -> set[int]:
 
 
 def follow(registry: Registry, move: Move) -> None:
-    """Let the aliases say what the record says."""
-    if move.before is not None:
+    """Let the aliases say what the record says; what the alias named and nobody ever served is not ``previous``."""
+    if move.before in {known.release for known in record.moves(registry) if known.number != move.number}:
         registry.point(PREVIOUS, move.before)
     registry.point(CHAMPION, move.release)
 
@@ -198,7 +198,9 @@ def _target(settings: Settings, registry: Registry, known: Sequence[Move], champ
             return release, checked(settings, registry, release, known)
         except MoonError as fault:
             faults.append(f"release {release}: {fault.problem}")
+    left = [str(release) for release in dict.fromkeys(move.release for move in reversed(known)) if release not in (*ways, champion)]
     problem = f"there is no previous release to roll back to (champion: {champion})" + "".join(f"; {fault}" for fault in faults)
+    problem += f"; {', '.join(left)} {'was' if len(left) == 1 else 'were'} left by a rollback" if left else ""
     raise StageError(problem, action="promote another release, or name one with --to")
 
 

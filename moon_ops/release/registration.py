@@ -17,6 +17,7 @@ import lance
 from moon_ops.embeddings import vector_tables
 from moon_ops.errors import MoonError
 from moon_ops.files import TakenError, locked
+from moon_ops.registry.moves import moves
 from moon_ops.registry.registry import CANDIDATE, RELEASE, Registry, manifest_of
 from moon_ops.release import evidence
 from moon_ops.settings import Settings
@@ -38,10 +39,10 @@ def complete(settings: Settings, registry: Registry, version: int, manifest: dic
     """All that a release needs besides its files: its page, its vectors' tag, and the alias ``candidate``. Again is fine."""
     registry.describe(RELEASE, version, evidence.description(version, manifest))
     keep_vectors(settings, version, manifest)
-    waiting, champion = registry.alias(CANDIDATE), manifest["compared_with"]["release"]
+    waiting, been = registry.alias(CANDIDATE), {move.release for move in moves(registry)}
     if waiting is not None and waiting > version:  # a newer one has taken its place since
         return
-    if manifest["passed"] or waiting is None or waiting == champion or not manifest_of(registry, waiting)["passed"]:
+    if manifest["passed"] or waiting is None or waiting in been or not manifest_of(registry, waiting)["passed"]:
         registry.point(CANDIDATE, version)  # one that failed takes no place from one that waits
 
 

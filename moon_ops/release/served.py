@@ -70,7 +70,7 @@ def choose(settings: Settings, registry: Registry, *, now: dt.datetime | None = 
             continue
     if refused is not None:
         return refused
-    raise StageError(why, action="run `moon demo`, or `moon promote RELEASE`")
+    raise StageError(why, action="run `moon rollback`, or `moon promote RELEASE`; for a first release `moon demo`")
 
 
 def refusal(settings: Settings, release: int, now: dt.datetime) -> str:

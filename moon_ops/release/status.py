@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from moon_ops.embeddings import vector_tables
 from moon_ops.errors import MoonError
 from moon_ops.lake.lake import Lake
+from moon_ops.publication import places
 from moon_ops.registry import moves as record
 from moon_ops.registry.registry import CANDIDATE, CHAMPION, PREVIOUS, Registry, manifest_of
 from moon_ops.release import evidence, refusals, served
@@ -28,11 +29,12 @@ def status(settings: Settings, *, now: dt.datetime | None = None) -> dict[str, A
     champion = registry.alias(CHAMPION)
     manifest = manifest_of(registry, champion) if champion else None
     encoder = manifest["encoder"]["version"] if manifest else None
-    items = active_items(lake)
+    items, serving = active_items(lake), _serving(settings, registry, now)
+    encoder = encoder or serving["encoder"]
     return {
         "champion": {
             "release": champion,
-            "encoder": encoder,
+            "encoder": manifest["encoder"]["version"],
             "ctr": manifest["ctr"]["version"] if manifest["ctr"] else None,
             "contract_id": manifest["contract_id"],
             "trained_until": manifest["trained_until"],
@@ -41,7 +43,8 @@ def status(settings: Settings, *, now: dt.datetime | None = None) -> dict[str, A
         else None,
         "candidate": registry.alias(CANDIDATE),
         "previous": registry.alias(PREVIOUS),
-        "serving": _serving(settings, registry, now),
+        "serving": serving,
+        "lake_away": places.lake_away(settings),
         "refused": [asdict(refusal) for refusal in refusals.standing(settings, now)] if now is not None else [],
         "last_move": next((move.told() for move in reversed(record.moves(registry))), None),
         "items": len(items),
@@ -59,9 +62,14 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
     """:func:`status` for people: what is served and whether all is well first, then how good it is, then how much there is."""
     champion, serving = found["champion"], found.get("serving", {})
     if serving.get("degraded") and (champion or serving["release"]):
-        yield f"DEGRADED    release {serving['release']} is to be served, because {serving['degraded']}"
-    if champion is None:
-        yield "champion    none: run `moon demo`, or `moon promote RELEASE`"
+        to_serve = f"release {serving['release']}" if serving["release"] else "no release"
+        yield f"DEGRADED    {to_serve} is to be served, because {serving['degraded']}"
+    if found.get("lake_away"):
+        yield f"DEGRADED    {found['lake_away']}: bring it back (is its disk mounted?)"
+    if champion is None and (serving.get("release") or serving.get("loaded")):
+        yield "champion    none: somebody took the alias away; `moon rollback` brings it back"
+    elif champion is None:
+        yield "champion    none: run `moon promote RELEASE`, or `moon demo` for a first one"
     else:
         click_model = f"moon-ctr {champion['ctr']}" if champion["ctr"] else "no click model"
         parts = f"moon-encoder {champion['encoder']}, {click_model}, contract {champion['contract_id']}"
@@ -86,8 +94,9 @@ def _serving(settings: Settings, registry: Registry, now: dt.datetime | None) ->
     try:
         choice = served.choose(settings, registry, now=now)
     except MoonError as fault:
-        return {"release": None, "degraded": str(fault), "loaded": loaded, "since": since}
-    return {"release": choice.release, "degraded": choice.why, "loaded": loaded, "since": since}
+        return {"release": None, "encoder": None, "degraded": str(fault), "loaded": loaded, "since": since}
+    found = {"release": choice.release, "encoder": served.encoder_of(choice), "degraded": choice.why}
+    return {**found, "loaded": loaded, "since": since}
 
 
 def active_items(lake: Lake) -> set[int]:

@@ -66,6 +66,7 @@ class Champion:
             _warn_of_fewer(self.store, self.encoder, int(self.scorer.meta["behaviors"]))
             features.require_columns(features.service(self.store, self.encoder), self.scorer.own)
         self.search(self.embed("warm up", None), 1)
+        self.seen = self._seen()
 
     def refreshed(self) -> Champion:
         """The same release after another publication: index and tables are opened anew, what has not changed is kept."""
@@ -74,6 +75,7 @@ class Champion:
         fresh.index = ItemIndex.open(places.index_place(self.settings, self.encoder), previous=self.index)
         fresh.tables = self._tables()
         require_same(self.contract_id, fresh.index.header.contract_id, what="release and index")
+        fresh.seen = fresh._seen()
         return fresh
 
     def _tables(self) -> Tables:
@@ -131,6 +133,20 @@ class Champion:
             )
             action = f"start it; if it is empty or gone, run `moon publish --encoder {self.encoder} --full`"
             raise ServiceError(problem, action=action) from fault
+
+    def _seen(self) -> dict[Path, int]:
+        """The size in bytes of each file that a restart would load, as it is now."""
+        return {file: file.stat().st_size for file in self.files() if file.is_file()}
+
+    def changed(self) -> str:
+        """What a restart could not load any more: a file that is gone, or of another size than it was; empty if all is as it was."""
+        gone = [file for file in self.files() if not file.is_file()]
+        other = [file for file, size in self.seen.items() if file.is_file() and file.stat().st_size != size]
+        if not gone and not other:
+            return ""
+        more = len(gone) + len(other) - 1
+        what = f"{gone[0]} is gone" if gone else f"{other[0]} has changed"
+        return f"{what}{f', and {more} more' if more else ''}: a restart could not load it"
 
     def files(self) -> list[Path]:
         """All that a restart would load this release from."""

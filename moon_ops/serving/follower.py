@@ -262,14 +262,11 @@ class Follower:
                 looked = time.monotonic()
 
     def look_at_files(self) -> None:
-        """Report files of what is served that are gone from the disk. They are in memory, so it goes on; a restart could not load it."""
+        """Report files of what is served that are gone or changed. It goes on from memory; a restart could not load it."""
         now = self.current
-        missing = [] if now is None else [file for file in now.files() if not file.is_file()]
-        if now is None or (missing and now.places != linked(self.settings, now.encoder)):  # a publication has replaced them
+        gone = "" if now is None else now.changed()
+        if now is None or (gone and now.places != linked(self.settings, now.encoder)):  # a publication has replaced them
             return
-        gone = (
-            f"{missing[0]} is gone{f', and {len(missing) - 1} more' if missing[1:] else ''}: a restart could not load it" if missing else ""
-        )
         if gone and gone != self._gone:
             log.error("release %d: %s", now.version, gone)
         self._gone = gone

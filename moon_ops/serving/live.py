@@ -23,7 +23,7 @@ from moon_ops.errors import InputError, MoonError
 from moon_ops.inputs.images import MAX_BYTES
 from moon_ops.lake.ids import EXACT
 from moon_ops.lake.ingest import Feed, IngestReport, ingest
-from moon_ops.publication import marks, publication
+from moon_ops.publication import marks, places, publication
 from moon_ops.serving.follower import Follower
 from moon_ops.settings import Settings
 
@@ -83,6 +83,7 @@ class Intake:
         """Commit the items to the lake; :class:`InputError` with the reason if none of them can be used,
         :class:`~moon_ops.errors.ServiceError` if others keep the lake busy.
         """
+        places.require_lake(self.settings)
         with tempfile.TemporaryDirectory() as folder:
             rows = [_row(Path(folder), number, item) for number, item in enumerate(items)]
             (Path(folder) / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -63,9 +63,9 @@ def test_it_is_kept_in_a_file(tmp_path: Path) -> None:
     read = Alignment.load(made.save(tmp_path))
     assert (read.new, read.old, read.cosine) == ("c-new", "c-old", 0.9)
     assert np.array_equal(read.matrix, made.matrix)
-    (tmp_path / "alignment.safetensors").write_bytes(b"broken")
+    (tmp_path / "alignment.npz").write_bytes(b"broken")
     with pytest.raises(ContractError, match="is no alignment of two encoders"):
-        Alignment.load(tmp_path / "alignment.safetensors")
+        Alignment.load(tmp_path / "alignment.npz")
 
 
 def test_too_few_items_are_refused() -> None:

@@ -44,7 +44,12 @@ def test_a_home_that_is_whole(copied: Settings, now: dt.datetime) -> None:
 
 def test_a_home_at_its_beginning_is_no_fault(fresh_mlflow: Path, now: dt.datetime) -> None:
     assert examine(Settings.from_environment(fresh_mlflow.parent), now=now) == [
-        Finding("champion", "there is no champion release", "run `moon demo`, or `moon promote RELEASE`", grave=False)
+        Finding(
+            "champion",
+            "there is no champion release",
+            "run `moon rollback`, or `moon promote RELEASE`; for a first release `moon demo`",
+            grave=False,
+        )
     ]
 
 

@@ -128,6 +128,16 @@ def test_files_that_a_restart_would_miss_are_noticed_while_it_runs(copied: Setti
         assert follower.state().status == "ready"
 
 
+def test_a_file_that_was_cut_is_noticed_while_it_runs(copied: Settings) -> None:
+    follower = Follower(copied)
+    follower.follow()
+    file = follower.champion().parts.encoder / "tower.onnx"
+    file.write_bytes(file.read_bytes()[:1000])
+    follower.look_at_files()
+    assert follower.state().status == "degraded"
+    assert f"{file} has changed: a restart could not load it" in follower.refused
+
+
 def test_a_new_publication_is_no_missing_file(copied: Settings, now: dt.datetime) -> None:
     from moon_ops.publication import publication
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -250,8 +251,10 @@ def test_when_a_release_is_not_left(
 
 def test_figures_are_told_by_route_and_release(copied: Settings) -> None:
     with TestClient(create_app(copied), raise_server_exceptions=False) as client:
+        while client.get("/ready").status_code != 200:
+            time.sleep(0.1)
         for _ in range(3):
-            client.post("/v1/search", data={"text": "red lamp"})
+            assert client.post("/v1/search", data={"text": "red lamp"}).status_code == 200
         client.post("/v1/search", data={"k": "0"})
         client.get("/nowhere")
         app: Any = client.app
@@ -265,7 +268,7 @@ def test_figures_are_told_by_route_and_release(copied: Settings) -> None:
         'moon_requests_total{code="200",release="1",route="/v1/search"} 3.0',
         'moon_requests_total{code="422",release="1",route="/v1/search"} 1.0',
         'moon_requests_total{code="404",release="1",route="other"} 1.0',
-    }
+    }, sorted(told)
     assert 'moon_request_seconds_count{release="1",route="/v1/search"} 4.0' in metrics
     assert 'moon_alert{kind="errors"} 0.0' in metrics
     assert f"moon_probe_recall_at_10 {shown['recall_at_10']}" in metrics
