@@ -192,7 +192,7 @@ def test_a_picture_is_not_fetched_again_and_then_only_if_it_has_changed(site: Si
     assert len(site.asked) == 1
     report = ingest(shop, empty, now=NOW + HOUR)
     assert [asked.get("if-none-match") for asked in site.asked] == [None, '"1"']
-    assert (report.images, report.updated, report.refused) == (0, 0, {})
+    assert (report.images, report.updated, report.refused, report.unread) == (0, 0, {}, {})
     assert (record(empty)["fetched_at"], record(empty)["etag"]) == (NOW + HOUR, '"1"')
     site.picture, site.etag = png("blue"), '"2"'
     report = ingest(shop, empty, now=NOW + DAY)
@@ -232,7 +232,7 @@ def test_what_failed_is_remembered_with_reason_and_next_try(site: Site, shop: Pa
     ingest(shop, empty, now=NOW)
     site.answers = [(404, {})] * 3
     for when, wait, tries in ((NOW + DAY, 10, 1), (NOW + DAY + HOUR, 20, 2), (NOW + DAY + 2 * HOUR, 40, 3)):
-        assert ingest(shop, empty, now=when).refused == {"items.jsonl images": 1}
+        assert ingest(shop, empty, now=when).unread == {"items.jsonl images": 1}
         row = record(empty)
         assert (row["tries"], row["next_try"], row["failed_at"]) == (tries, when + wait * MINUTE, when)
         assert row["reason"].endswith("/a.png could not be fetched (404 Not Found)")
@@ -243,7 +243,7 @@ def test_what_failed_is_remembered_with_reason_and_next_try(site: Site, shop: Pa
         "could not be fetched (404 Not Found) (asked 2026-06-02 02:00Z, and again after 2026-06-02 02:40Z)"
     )
     assert current(empty, "image_ids", when=when + HOUR) == [([images.image_id(site.picture)],)]  # it keeps the picture that it had
-    assert ingest(shop, empty, now=when + HOUR).refused == {}
+    assert ingest(shop, empty, now=when + HOUR).unread == {}
     assert (record(empty)["tries"], record(empty)["reason"], record(empty)["next_try"]) == (0, None, None)
     assert site.asked[-1]["if-none-match"] == '"1"'
 
