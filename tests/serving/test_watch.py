@@ -10,8 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import prometheus_client
 import pytest
 from fastapi.testclient import TestClient
+from prometheus_client.values import MutexValue
 
 from moon_ops.embeddings import index
 from moon_ops.errors import ServiceError
@@ -257,7 +259,8 @@ def counted(metrics: str) -> dict[str, float]:
     return {labels: float(count) for labels, count in found}
 
 
-def test_figures_are_told_by_route_and_release(copied: Settings) -> None:
+def test_figures_are_told_by_route_and_release(copied: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prometheus_client.values, "ValueClass", MutexValue)  # MLflow's server makes its process share counters by name
     with TestClient(create_app(copied), raise_server_exceptions=False) as client:
         while client.get("/ready").status_code != 200:
             time.sleep(0.1)
