@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import datetime as dt
+import logging
 import os
 import shutil
 import sqlite3
@@ -103,6 +104,15 @@ def once(name: str, make: Callable[[Path], object]) -> Path:
             make(place)
             done.touch()
     return place
+
+
+@pytest.fixture(autouse=True)
+def heard() -> None:
+    """Airflow and MLflow configure logging for their whole process, and so for the tests after theirs: it is as it was for each."""
+    logging.getLogger().setLevel(logging.WARNING)
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith("moon_ops") and isinstance(logger, logging.Logger):
+            logger.disabled = False
 
 
 @pytest.fixture(scope="session")

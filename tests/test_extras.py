@@ -172,10 +172,10 @@ with TestClient(create_app(Settings(home=pathlib.Path(sys.argv[1])))) as client:
 
 
 @pytest.mark.slow
-def test_serving_alone_searches_and_scores(only: Run, released: Settings) -> None:
-    done = only("serve", "python", "-c", SERVE, str(released.home))
+def test_serving_alone_searches_and_scores(only: Run, copied: Settings) -> None:
+    done = only("serve", "python", "-c", SERVE, str(copied.home))
     assert done.stdout.split() == ["200", "3", "3"], done.stderr
-    done = only("serve", "moon", "train", MOON_HOME=str(released.home))
+    done = only("serve", "moon", "train", MOON_HOME=str(copied.home))
     assert done.stderr.startswith("moon: moon train needs torch, which is not installed → ")
 
 

@@ -54,8 +54,8 @@ class Lake:
         found = self._dataset(table)
         if found is None:
             if table != "items" and not self.exists("items"):
-                problem = f"the lake at {self.uri} has neither items nor a table '{table}'"
-                raise StageError(problem, action="is its disk mounted? A new lake begins with `moon ingest DIRECTORY`")
+                problem = f"the lake at {self.uri} has no table '{table}' yet, and no items"
+                raise StageError(problem, action=f"run `{needs}` first; or, if there was a lake, is its disk mounted?")
             raise StageError(f"the lake at {self.uri} has no table '{table}' yet", action=f"run `{needs}` first")
         return found
 

@@ -49,7 +49,7 @@ def test_a_table_not_written_yet_is_empty_with_its_schema(empty: Lake, table: st
 def test_a_table_that_a_stage_needs_names_the_command(empty: Lake) -> None:
     with pytest.raises(StageError, match="has no table 'items' yet → run `moon ingest DIRECTORY` first"):
         empty.open("items")
-    with pytest.raises(StageError, match="has no table 'embeddings/v7' yet → run `moon embed --encoder 7` first"):
+    with pytest.raises(StageError, match="has no table 'embeddings/v7' yet, and no items → run `moon embed --encoder 7` first"):
         empty.open("embeddings/v7", needs="moon embed --encoder 7")
     with pytest.raises(StageError, match="'embeddings/v7'"):
         empty.read("embeddings/v7")

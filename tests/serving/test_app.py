@@ -7,7 +7,7 @@ import datetime as dt
 import io
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -34,8 +34,9 @@ LONE = b'{"user_id": 1, "item_ids": [1], "text": "\\ud800"}'  # half a surrogate
 
 
 @pytest.fixture(scope="module")
-def client(released: Settings) -> Iterator[httpx.Client]:
-    with running(released) as opened:
+def client(released: Settings, moved: Callable[..., Settings], tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """Of a service of a copy: a service remembers in its home what it has served."""
+    with running(moved(released, tmp_path_factory.mktemp("served") / "home")) as opened:
         yield opened
 
 

@@ -183,5 +183,5 @@ def test_a_refresh_does_not_undo_a_switch(copied: Settings, make_release: Make, 
 
 def test_nothing_to_serve_is_an_error_that_says_so(tmp_path: Path) -> None:
     settings = Settings.from_environment(tmp_path / "empty")
-    with pytest.raises(StageError, match=r"there is no champion release → run `moon demo`"):
+    with pytest.raises(StageError, match=r"there is no champion release → run `moon rollback`"):
         served.choose(settings, Registry(settings))

@@ -10,8 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import prometheus_client
 import pytest
 from fastapi.testclient import TestClient
+from prometheus_client.values import MutexValue
 
 from moon_ops.embeddings import index
 from moon_ops.errors import ServiceError
@@ -249,26 +251,36 @@ def test_when_a_release_is_not_left(
         assert said(caplog, f"release {release} is not left, although 50.0%") == 1
 
 
-def test_figures_are_told_by_route_and_release(copied: Settings) -> None:
+def counted(metrics: str) -> dict[str, float]:
+    """Requests by their labels."""
+    found = (
+        line.removeprefix("moon_requests_total").rsplit(" ", 1) for line in metrics.splitlines() if line.startswith("moon_requests_total")
+    )
+    return {labels: float(count) for labels, count in found}
+
+
+def test_figures_are_told_by_route_and_release(copied: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prometheus_client.values, "ValueClass", MutexValue)  # MLflow's server makes its process share counters by name
     with TestClient(create_app(copied), raise_server_exceptions=False) as client:
         while client.get("/ready").status_code != 200:
             time.sleep(0.1)
-        for _ in range(3):
-            assert client.post("/v1/search", data={"text": "red lamp"}).status_code == 200
-        client.post("/v1/search", data={"k": "0"})
-        client.get("/nowhere")
+        before = counted(client.get("/metrics").text)
+        codes = [client.post("/v1/search", data={"text": "red lamp"}).status_code for _ in range(3)]
+        codes += [client.post("/v1/search", data={"k": "0"}).status_code, client.get("/nowhere").status_code]
         app: Any = client.app
         app.state.watch.check(dt.datetime.now(dt.UTC))
         shown, metrics = client.get("/ready").json()["watch"], client.get("/metrics").text
     assert (shown["release"], shown["requests_5m"], shown["failed_5m"]) == (1, 4, 0.0)
     assert 0 < shown["p50_ms"] <= shown["p95_ms"] < 5000
     assert shown["drift"] == {"search": None, "score": None}
-    told = {line for line in metrics.splitlines() if line.startswith("moon_requests_total")}
-    assert told >= {
-        'moon_requests_total{code="200",release="1",route="/v1/search"} 3.0',
-        'moon_requests_total{code="422",release="1",route="/v1/search"} 1.0',
-        'moon_requests_total{code="404",release="1",route="other"} 1.0',
-    }, sorted(told)
+    after = counted(metrics)
+    assert codes == [200, 200, 200, 422, 404]
+    asked = {labels: count - before.get(labels, 0.0) for labels, count in after.items() if '"/ready"' not in labels}
+    assert {labels: count for labels, count in asked.items() if count and '"/metrics"' not in labels} == {
+        '{code="200",release="1",route="/v1/search"}': 3.0,
+        '{code="422",release="1",route="/v1/search"}': 1.0,
+        '{code="404",release="1",route="other"}': 1.0,
+    }, (before, after)
     assert 'moon_request_seconds_count{release="1",route="/v1/search"} 4.0' in metrics
     assert 'moon_alert{kind="errors"} 0.0' in metrics
     assert f"moon_probe_recall_at_10 {shown['recall_at_10']}" in metrics

@@ -128,7 +128,7 @@ def test_amazon_takes_verified_reviews_for_purchases(
     tmp_path: Path, imported: Import, jpeg: Callable[[str], bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(fetch, "fetch", lambda address, *, max_bytes: asked.append(address) or jpeg("red"))
+    monkeypatch.setattr(fetch, "fetch", lambda address, **_: asked.append(address) or fetch.Fetched(jpeg("red")))
     report = imported("amazon2023")
     assert counts(report) == (3, 2, 0, 0, 4, 2, 0, 0)
     lake = ingested(report, tmp_path)
