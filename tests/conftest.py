@@ -55,44 +55,7 @@ SHIPPED = ("moon_ops", "models", "dags", "feature_repo")  # in a wheel
 PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input")
 NOW = dt.datetime(2026, 6, 1, tzinfo=dt.UTC)
 ENCODER = "moon-nano"
-MINI = """
-family = "smolvlm"
-vocabulary = 700
-
-[inputs]
-picture_size = 16
-max_text_tokens = 16
-
-[vision]
-hidden_size = 32
-intermediate_size = 32
-num_hidden_layers = 1
-num_attention_heads = 2
-patch_size = 4
-
-[text]
-hidden_size = 32
-intermediate_size = 32
-num_hidden_layers = 1
-num_attention_heads = 2
-num_key_value_heads = 2
-
-[training]
-batch = 8
-learning_rate = 2e-3
-warmup_steps = 1
-
-[stage1]
-steps = 2
-
-[stage2a]
-steps = 12
-
-[stage2b]
-steps = 4
-least_entities = 0
-queue = 16
-"""
+MINI = ROOT / "tests" / "mini.toml"  # a recipe of which all three stages take a second or two
 
 
 def once(name: str, make: Callable[[Path], object]) -> Path:
@@ -284,7 +247,7 @@ def workshop(lake: Any, fresh_mlflow: Path, tmp_path: Path) -> Any:
 
     models, home = tmp_path / "models", tmp_path / "home"
     models.mkdir()
-    (models / "mini.toml").write_text(MINI)
+    shutil.copy(MINI, models)
     home.mkdir()
     shutil.copy(fresh_mlflow, home)
     return Settings.from_environment(home).replace(lake=lake, models=models, workers=1)
