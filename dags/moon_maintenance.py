@@ -11,6 +11,8 @@ from typing import Any
 
 from airflow.sdk import Param, dag, task
 
+AS_OF = "{{ dag_run.run_after.isoformat() }}"  # set in every kind of run, unlike the data interval
+
 
 @dag(
     schedule="0 1 * * 6",
@@ -26,12 +28,12 @@ def moon_maintenance() -> None:
     """Compaction and retention."""
 
     @task
-    def maintain(params: Any = None) -> dict[str, int]:
+    def maintain(as_of: str, params: Any = None) -> dict[str, int]:
         from moon_ops import tasks as jobs
 
-        return jobs.maintain(params["keep_days"])
+        return jobs.maintain(params["keep_days"], as_of)
 
-    maintain()
+    maintain(AS_OF)
 
 
 moon_maintenance()

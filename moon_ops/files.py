@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -51,6 +52,21 @@ def _take(descriptor: int, how: int, patience: float | None) -> None:
             if time.monotonic() - began >= patience:
                 raise TakenError(f"somebody else has held a lock for {patience:g} seconds", action="try again later") from None
             time.sleep(POLL_SECONDS)
+
+
+def link(source: Path, target: Path) -> None:
+    """A second name for a file, which nobody may change then; a copy where the file system has no hard links."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        raise
+    except OSError:  # another file system, or one without links
+        partial = target.with_name(f".{target.name}-{os.getpid()}-{threading.get_ident()}")
+        try:
+            shutil.copyfile(source, partial)
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def write_text(place: Path, content: str, *, mode: int = 0o666) -> None:

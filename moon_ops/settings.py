@@ -6,6 +6,7 @@ MLflow server. Every ``MOON_`` variable is a field of :class:`Settings`, and not
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import math
 import os
@@ -47,6 +48,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, hide_input_in_errors=True, validate_default=True)
 
     home: Path = Path(".moon")
+    locks: SecretStr = SecretStr("")  # a Postgres server that keeps several machines apart; empty: there is one machine
     lake: Annotated[Lake, NoDecode] = Field(default_factory=lambda known: Lake(str(known["home"] / "lake")))
     tracking_uri: SecretStr = Field(default_factory=lambda known: SecretStr(f"sqlite:///{known['home'] / 'mlflow.db'}"))  # or http(s)://…
     redis: SecretStr = SecretStr("")  # host:port of the online store, and its password; empty: SQLite
@@ -101,12 +103,26 @@ class Settings(BaseModel):
             raise SettingsError(f"MOON_HOME = {at} is a file, so nothing can be kept there", action="name a directory")
         return at
 
+    @field_validator("locks")
+    @classmethod
+    def _postgres(cls, locks: SecretStr) -> SecretStr:
+        if locks.get_secret_value() and not re.match(r"postgres(ql)?(\+\w+)?://", locks.get_secret_value()):
+            problem = f"MOON_LOCKS = {shown(locks)!r} is no address of a Postgres server"
+            raise SettingsError(problem, action="set MOON_LOCKS to e.g. postgresql://user:password@host/database, or leave it empty")
+        return locks
+
     @field_validator("lake", mode="before")
     @classmethod
     def _address(cls, lake: object) -> object:
         if isinstance(lake, str):
             return Lake(lake if "://" in lake else str(Path(lake).absolute()))
         return lake
+
+    @field_validator("lake")
+    @classmethod
+    def _locked(cls, lake: Lake, info: ValidationInfo) -> Lake:
+        """The lake takes its turns where the settings say."""
+        return dataclasses.replace(lake, locks=info.data.get("locks", SecretStr("")))
 
     @field_validator("tracking_uri")
     @classmethod

@@ -15,12 +15,12 @@ from moon_ops.embeddings.due import due
 from moon_ops.errors import GateError, StageError
 from moon_ops.lake import ids
 from moon_ops.lake.ingest import ingest
-from moon_ops.publication import erasure, maintenance, marks, places, publication
+from moon_ops.publication import erasure, maintenance, places, publication, sharing
 from moon_ops.recipes.gates import Gates
 from moon_ops.recipes.reading import recipe
 from moon_ops.registry.encoders import encoder_version
 from moon_ops.registry.registry import CANDIDATE, CHAMPION, PREVIOUS, Registry, manifest_of
-from moon_ops.release import clicks, evidence, examination, promotion, served, stages, verification
+from moon_ops.release import checkpoints, clicks, evidence, examination, promotion, served, stages, verification
 from moon_ops.release.manifest import release as make_release
 from moon_ops.release.status import active_items
 from moon_ops.release.windows import Windows, windows
@@ -31,15 +31,17 @@ log = logging.getLogger(__name__)
 
 
 def train(as_of: str, recipe: str, seed: int) -> str:
-    """Train on what was known at ``as_of``; the checkpoint's directory."""
+    """Train on what was known at ``as_of``; the checkpoint's name."""
     settings = _settings()
     times = windows(settings.lake, end=_time(as_of))
-    return stages.train(settings, recipe, trained_until=times.trained_until, seed=seed).checkpoint
+    trained = stages.train(settings, recipe, trained_until=times.trained_until, seed=seed)
+    return checkpoints.keep(settings, Path(trained.checkpoint))
 
 
 def export(checkpoint: str) -> int:
     """Export and register a checkpoint; the encoder's version."""
-    return stages.export(_settings(), Path(checkpoint))
+    settings = _settings()
+    return stages.export(settings, checkpoints.find(settings, checkpoint))
 
 
 def embed(encoder: int, as_of: str) -> int:
@@ -187,15 +189,15 @@ def publish_for_champion(as_of: str) -> bool:
     settings = _settings()
     _finish_erasures(settings, as_of)
     encoder = _encoder_to_serve(settings, as_of)
-    if encoder is None or marks.is_current(settings, encoder, _time(as_of)):
+    if encoder is None or sharing.is_current(settings, encoder, _time(as_of)):
         return False
     log.info("%s", publication.publish(settings, encoder, now=_time(as_of), behaviour=False))
     return True
 
 
-def maintain(keep_days: float) -> dict[str, int]:
+def maintain(keep_days: float, as_of: str) -> dict[str, int]:
     """Compact the lake and remove old versions; how many files and versions are gone."""
-    done = maintenance.maintain(_settings(), keep=dt.timedelta(days=keep_days))
+    done = maintenance.maintain(_settings(), keep=dt.timedelta(days=keep_days), now=_time(as_of))
     for kept in done:
         log.info("%s", kept)
     return {"files": sum(k.fragments - k.fragments_after for k in done), "versions": sum(k.versions_removed for k in done)}

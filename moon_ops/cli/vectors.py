@@ -90,7 +90,7 @@ def maintain(
     """
     from moon_ops.publication import maintenance
 
-    for kept in maintenance.maintain(settings_of(home), keep=dt.timedelta(days=keep_days)):
+    for kept in maintenance.maintain(settings_of(home), keep=dt.timedelta(days=keep_days), now=dt.datetime.now(dt.UTC)):
         say(kept, as_json)
 
 

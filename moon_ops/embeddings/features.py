@@ -71,7 +71,7 @@ def _write(settings: Settings, filled: dict[str, Any]) -> None:
 
 def open_store(settings: Settings) -> FeatureStore:
     """The feature store of the settings; opening it writes its configuration, and creates an empty registry when there is none."""
-    with _alone(settings.home):
+    with _alone(settings.home), settings.lake.turn("features"):
         filled = configuration(settings)
         _write(settings, filled)
         store = FeatureStore(repo_path=str(REPO), config=RepoConfig(**filled, repo_path=REPO))

@@ -8,12 +8,15 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import SecretStr
+
 from moon_ops.errors import ServiceError, StageError
 from moon_ops.files import TakenError, locked
+from moon_ops.locks import among_machines
 
 if TYPE_CHECKING:
     import lance
@@ -25,6 +28,12 @@ class Lake:
     """The address under which the tables lie, e.g. ``.moon/lake`` or ``s3://shop/lake``."""
 
     uri: str
+    locks: SecretStr = field(default=SecretStr(""), repr=False, compare=False)  # where machines take turns
+
+    @property
+    def remote(self) -> bool:
+        """Whether several machines can reach it: an object store, not a directory."""
+        return "://" in self.uri
 
     def address(self, table: str) -> str:
         """Where ``table`` is, e.g. ``embeddings/v3`` → ``.moon/lake/embeddings/v3.lance``."""
@@ -80,17 +89,20 @@ class Lake:
         """Wait until nobody else derives ``table``."""
         return self._locked(f"derive-{table.rpartition('/')[2]}.lock", None)
 
+    def turn(self, name: str, *, shared: bool = False, patience: float | None = None) -> contextlib.AbstractContextManager[None]:
+        """Wait until no other machine does what ``name`` says; of one machine alone nothing is held. :class:`TakenError` as in files."""
+        return among_machines(self.locks.get_secret_value(), f"{self.uri}/{name}", shared=shared, patience=patience)
+
     @contextlib.contextmanager
     def _locked(self, name: str, patience: float | None, *, shared: bool = False) -> Iterator[None]:
-        """Hold a lock among the processes of this machine; an object store is not locked."""
-        if "://" in self.uri:
-            yield
-            return
-        place = Path(self.uri)
-        place.mkdir(parents=True, exist_ok=True)
+        """Hold a lock among the processes of this machine, or of all machines if a server of locks is named."""
         with contextlib.ExitStack() as held:
             try:
-                held.enter_context(locked(place / name, shared=shared, patience=patience))
+                held.enter_context(self.turn(name, shared=shared, patience=patience))
+                if not self.remote:
+                    place = Path(self.uri)
+                    place.mkdir(parents=True, exist_ok=True)
+                    held.enter_context(locked(place / name, shared=shared, patience=patience))
             except TakenError:
                 problem = f"somebody else has been writing to the lake for {patience:g} seconds"
                 raise ServiceError(problem, action="try again later") from None

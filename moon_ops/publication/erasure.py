@@ -26,7 +26,7 @@ from moon_ops.files import TakenError, locked, write_text
 from moon_ops.lake import changes, statistics, tombstones
 from moon_ops.lake.ids import ShopId
 from moon_ops.lake.lake import Lake
-from moon_ops.publication import maintenance, marks, places, publication, shop_ids, traces
+from moon_ops.publication import maintenance, marks, places, publication, sharing, shop_ids, traces
 from moon_ops.publication.traces import Target
 from moon_ops.settings import Settings
 
@@ -58,7 +58,7 @@ def erase(settings: Settings, who: Target | int, *, now: dt.datetime) -> Receipt
     who = Target("item", who, who) if isinstance(who, int) else who
     place = settings.home / "receipts"
     place.mkdir(parents=True, exist_ok=True)
-    with locked(settings.home / LOCK):  # whoever finishes a killed erasure does not meet one that runs
+    with locked(settings.home / LOCK), settings.lake.turn("erasure"):  # whoever finishes a killed erasure does not meet one that runs
         return _erased(settings, who, now, place)
 
 
@@ -84,7 +84,7 @@ def finish(settings: Settings, *, now: dt.datetime) -> list[Receipt]:
     """Complete the erasures that were killed; those that run now are left to whoever runs them."""
     if not unfinished(settings):
         return []
-    with contextlib.suppress(TakenError), locked(settings.home / LOCK, patience=0):
+    with contextlib.suppress(TakenError), locked(settings.home / LOCK, patience=0), settings.lake.turn("erasure", patience=0):
         return [_erased(settings, who, now, settings.home / "receipts") for who in unfinished(settings)]
     return []
 
@@ -104,6 +104,7 @@ def _erased(settings: Settings, who: Target, now: dt.datetime, place: Path) -> R
     begun.first = dict(begun.places)
     _erase(settings, who, now, begun, again=True)
     begun.note("pixels of trainings", _pixels(settings))
+    begun.note("publications", sharing.tidy(settings.lake, dt.timedelta(0), now))
     receipt = Receipt(who.kind, who.shop_id, now.isoformat(), begun.places, _shown(settings, titles))
     _write(place / f"{prefix}{called}-{now:%Y%m%dT%H%M%S}.json", asdict(receipt))
     begun.path.unlink()
@@ -177,13 +178,14 @@ def _erase(settings: Settings, who: Target, now: dt.datetime, begun: Begun, *, a
     if who.kind == "item":
         begun.note("tables/shop_ids", shop_ids.forget(settings, who.key, product=alone))
     store = features.open_store(settings)
-    with contextlib.ExitStack() as turns:  # whoever hands a view over now read it before, and may still bring it
+    with sharing.turn(settings), contextlib.ExitStack() as turns:  # whoever hands a view over now read it before, and may still bring it
         for view in marks.views(settings, features.versions(lake)):
             turns.enter_context(view)
         known = online_store.forget(store, "user_id", sorted(begun.users))
         known += online_store.forget(store, "item_id", [who.key]) if who.kind == "item" else 0
     begun.note("online store", known)
     for encoder in features.versions(lake):
+        sharing.fetch(settings, encoder)
         made = places.table_place(settings, "items", encoder).exists()  # a first publication may have been killed after it
         if made and (found + known or not again):  # the users' other behaviour goes back to the online store, too
             _withdraw(settings, encoder, who, now, begun.note)

@@ -15,7 +15,7 @@ from moon_ops.embeddings.vector_tables import excused_table_name, query_table_na
 from moon_ops.lake import changes, statistics
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.schemas import SCHEMAS
-from moon_ops.publication import marks
+from moon_ops.publication import marks, sharing
 from moon_ops.settings import Settings
 
 FRAGMENTS = 32  # a table of more is compacted: each is a file to open
@@ -33,11 +33,18 @@ class Kept:
     bytes_removed: int
 
 
-def maintain(settings: Settings, *, keep: dt.timedelta, fragments: int | None = None) -> list[Kept]:
+def maintain(settings: Settings, *, keep: dt.timedelta, now: dt.datetime, fragments: int | None = None) -> list[Kept]:
     """Compact every table of more than ``fragments`` files, and remove versions older than ``keep`` that no release has tagged."""
-    lake = settings.lake
-    with lake.one_writer():
-        return [_maintain(settings, name, keep, FRAGMENTS if fragments is None else fragments) for name in tables(lake)]
+    lake, encoders = settings.lake, features.versions(settings.lake)
+    with lake.one_writer(), sharing.turn(settings):
+        held = [encoder for encoder in encoders if sharing.holds(settings, encoder)]
+        for encoder in held:
+            sharing.fetch_in_turn(settings, encoder)
+        done = [_maintain(settings, name, keep, FRAGMENTS if fragments is None else fragments) for name in tables(lake)]
+        for encoder in held:  # their marks have moved
+            sharing.share(settings, encoder, now)
+        sharing.tidy(lake, keep, now)
+    return done
 
 
 def tables(lake: Lake) -> Iterator[str]:

@@ -28,7 +28,7 @@ from moon_ops.files import write_text
 from moon_ops.lake import changes, clocks, statistics
 from moon_ops.lake.schemas import VALIDITY
 from moon_ops.lake.tables import active_as_of, items_as_of
-from moon_ops.publication import shop_ids
+from moon_ops.publication import sharing, shop_ids
 from moon_ops.publication.marks import ITEMS, SHARED, lake_versions, not_before, published_versions, remember, since_of
 from moon_ops.publication.places import handed, index_place, published_place, table_place
 from moon_ops.recipes.reading import own_features
@@ -56,8 +56,16 @@ def publish(settings: Settings, encoder: int, *, now: dt.datetime, behaviour: bo
     """Hand over what has changed under the encoder; everything with ``full``, or where nothing was handed over before.
 
     Without ``behaviour`` the statistics of users and items stay as they are: new items have none yet. What the lake has learned is there,
-    even if ``now`` lies before (:mod:`moon_ops.lake.clocks`).
+    even if ``now`` lies before (:mod:`moon_ops.lake.clocks`). Of several machines one publishes at a time (:mod:`.sharing`).
     """
+    with sharing.turn(settings):
+        sharing.fetch_in_turn(settings, encoder)
+        done = _publish(settings, encoder, now, behaviour=behaviour, full=full)
+        sharing.share(settings, encoder, now)
+    return done
+
+
+def _publish(settings: Settings, encoder: int, now: dt.datetime, *, behaviour: bool, full: bool) -> Published:
     lake, contract = settings.lake, vector_tables.contract_of(settings.lake, encoder)
     now = clocks.present(lake, now)
     versions = lake_versions(settings, encoder)  # as they are before anything is read

@@ -21,9 +21,10 @@ import pyarrow.compute as pc
 
 from moon_ops.embeddings.generations import turn
 from moon_ops.errors import ServiceError
-from moon_ops.lake import changes, ids
+from moon_ops.lake import changes, ids, tombstones
 from moon_ops.lake.ids import ShopId
 from moon_ops.lake.query import newest
+from moon_ops.publication import traces
 from moon_ops.publication.marks import remember, since_of
 from moon_ops.publication.places import handed
 from moon_ops.settings import Settings
@@ -81,6 +82,19 @@ def forget(settings: Settings, key: int, *, product: bool) -> int:
     with turn(handed(settings, VIEW)), _written(place(settings)) as connection, connection:
         gone = connection.execute("DELETE FROM name WHERE kind IN (?, ?) AND key = ?", (*kinds, key)).rowcount
         return gone + connection.execute("DELETE FROM product WHERE item = ?", (key,)).rowcount
+
+
+def forget_erased(settings: Settings) -> None:
+    """Remove the items that another machine has erased."""
+    erased = settings.lake.read(tombstones.TABLE, ["key"], where="kind = 'item'")["key"].to_pylist()
+    if not erased or not place(settings).is_file():
+        return
+    with contextlib.closing(sqlite3.connect(place(settings), timeout=60)) as connection:
+        kept = "SELECT key FROM name WHERE key IN ({0}) UNION SELECT item FROM product WHERE item IN ({0})"
+        listed = ", ".join(str(int(key)) for key in erased)
+        left = [key for (key,) in connection.execute(kept.format(listed))]
+    for key in left:
+        forget(settings, key, product=traces.product_is_alone(settings.lake, key))
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from moon_ops.lake.lake import Lake
 from moon_ops.lake.schemas import STAMP
 from moon_ops.lake.tables import items_as_of
 from moon_ops.metric_names import catalogue
-from moon_ops.publication import places
+from moon_ops.publication import places, sharing
 from moon_ops.settings import Settings
 
 
@@ -32,6 +32,7 @@ def of_catalogue(settings: Settings, encoder: int, end: dt.datetime, *, now: dt.
     embedded = _items(lake, vector_tables.table_name(encoder))
     excused = np.setdiff1d(np.intersect1d(_items(lake, vector_tables.excused_table_name(encoder)), on_sale), embedded)
     wanted = np.setdiff1d(on_sale, excused)
+    sharing.fetch(settings, encoder)
     indexed = ItemIndex.open(places.index_place(settings, encoder)).items()
     held = wanted[places.table(settings, "items", encoder).rows(wanted) >= 0]
     found = {catalogue("on_sale"): float(len(on_sale)), catalogue("excused"): float(len(excused))}

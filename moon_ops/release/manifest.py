@@ -21,7 +21,7 @@ from moon_ops.embeddings.index import ItemIndex
 from moon_ops.errors import LeakError, StageError
 from moon_ops.inputs.contract import file_sha256, require_same
 from moon_ops.metric_names import PARITY
-from moon_ops.publication import marks, places, publication
+from moon_ops.publication import marks, places, publication, sharing
 from moon_ops.recipes.gates import Gates
 from moon_ops.recipes.reading import recipe
 from moon_ops.registry.registry import CHAMPION, CTR, ENCODER, RELEASE, Registry, manifest_of
@@ -113,6 +113,7 @@ def release(
     reads the vectors through a map).
     """
     registry = Registry(settings)
+    sharing.fetch(settings, encoder)
     found = _compared(settings, (encoder, ctr), windows, now, shown or Beside(), aligned=aligned)
     debts, champion_metrics = found.known.get("debts", {}), found.beside.metrics if found.beside else None
     metrics = {**found.candidate.metrics, **operation.figures(settings, encoder, ctr, windows, now=now), **as_numbers(found.gaps)}
@@ -241,6 +242,7 @@ def _champion_measured(settings: Settings, manifest: dict[str, Any], windows: Wi
     """The champion's figures on the candidate's windows; those it was released with if it was trained into these windows."""
     encoder, ctr = _versions(manifest)
     stages.embed(settings, encoder, now=now)  # it is judged on the catalogue of today, as it would be served
+    sharing.fetch(settings, encoder)
     if marks.published_versions(settings, encoder) != marks.lake_versions(settings, encoder):
         publication.publish(settings, encoder, now=now)
     try:

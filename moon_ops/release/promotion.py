@@ -206,7 +206,7 @@ def _target(settings: Settings, registry: Registry, known: Sequence[Move], champ
 
 @contextlib.contextmanager
 def _alone(settings: Settings) -> Iterator[None]:
-    """One move at a time on this machine; of several machines the record tells who was first."""
+    """One move at a time on this machine, or on all that share a server of locks; without one the record tells who was first."""
     settings.home.mkdir(parents=True, exist_ok=True)
-    with locked(settings.home / "moves.lock"):
+    with locked(settings.home / "moves.lock"), settings.lake.turn("moves"):
         yield

@@ -29,8 +29,8 @@ TAG = "release-"  # of the version of the vectors' table that a release was meas
 
 @contextlib.contextmanager
 def registering(settings: Settings, registry: Registry, now: dt.datetime) -> Iterator[None]:
-    """One release at a time on this machine; what a killed one has left is completed first."""
-    with locked(settings.home / "release.lock"):
+    """One release at a time; what a killed one has left is completed first."""
+    with locked(settings.home / "release.lock"), settings.lake.turn("release"):
         _finish(settings, registry, _killed(registry, now))
         yield
 
@@ -55,7 +55,7 @@ def keep_vectors(settings: Settings, version: int, manifest: dict[str, Any]) -> 
 
 def finish(settings: Settings, registry: Registry, now: dt.datetime) -> list[str]:
     """Complete or close what killed commands have left, unless somebody registers at the moment; what was done, a line each."""
-    with contextlib.suppress(TakenError), locked(settings.home / "release.lock", patience=0):
+    with contextlib.suppress(TakenError), locked(settings.home / "release.lock", patience=0), settings.lake.turn("release", patience=0):
         done = _finish(settings, registry, _killed(registry, now))
         for table, tag in _strange_tags(settings, registry):
             lance.dataset(settings.lake.address(table)).tags.delete(tag)

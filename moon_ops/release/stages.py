@@ -144,7 +144,7 @@ def runtime(settings: Settings, encoder: int) -> Runtime:
 def embed(settings: Settings, encoder: int, *, now: dt.datetime, engine: str = "local") -> tuple[EmbedReport, EmbedReport]:
     """Embed the items and the queries that have no vector yet under the encoder, on this machine or on a ``ray`` cluster."""
     opened = runtime(settings, encoder)
-    secrets = ("items_token", "webhook_secret", "redis", "feast_registry")  # of which a worker of a cluster needs none
+    secrets = ("items_token", "webhook_secret", "redis", "feast_registry", "locks")  # of which a worker of a cluster needs none
     theirs = settings.replace(workers=1, **dict.fromkeys(secrets, ""))
     chosen = engines.engine(engine, opened, partial(runtime, theirs, encoder))
     items = produce.embed(settings.lake, opened, encoder, now=now, workers=settings.workers, engine=chosen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from moon_ops.embeddings.index import ItemIndex
 from moon_ops.errors import ContractError, GateError, ServiceError, StageError
 from moon_ops.inputs.contract import file_sha256, require_same
 from moon_ops.lake.lake import Lake
-from moon_ops.publication import places
+from moon_ops.publication import places, sharing
 from moon_ops.registry.registry import ALIGNMENT, CTR, ENCODER, Registry
 from moon_ops.release.gates import sentence, stopping
 from moon_ops.settings import Settings
@@ -50,6 +51,8 @@ def verify(settings: Settings, registry: Registry, manifest: dict[str, Any], *, 
 
 def _require_parts(settings: Settings, registry: Registry, manifest: dict[str, Any], *, without_lake: bool) -> str:
     contract, encoder = manifest["contract_id"], manifest["encoder"]["version"]
+    with contextlib.suppress(ServiceError):  # what this home has is checked below; whether the lake must answer, too
+        sharing.fetch(settings, encoder)
     require_same(contract, registry.tags(ENCODER, encoder)["contract_id"], what="manifest and encoder")
     unchecked = _require_vectors(settings.lake, encoder, contract, without_lake=without_lake)
     require_same(contract, ItemIndex.open(places.index_place(settings, encoder)).header.contract_id, what="manifest and index")

@@ -14,7 +14,8 @@ import time
 from dataclasses import dataclass
 from functools import cached_property
 
-from moon_ops.errors import MoonError, StageError
+from moon_ops.errors import MoonError, ServiceError, StageError
+from moon_ops.publication import sharing
 from moon_ops.registry import moves as record
 from moon_ops.registry.registry import CHAMPION, Registry
 from moon_ops.release import freshness, promotion, refusals, served
@@ -23,12 +24,13 @@ from moon_ops.release.refusals import Refusal
 from moon_ops.serving import canary
 from moon_ops.serving.canary import Canary, Recent
 from moon_ops.serving.champion import Champion, linked
-from moon_ops.serving.stores import Stores
+from moon_ops.serving.stores import LAKE, Stores
 from moon_ops.settings import Settings
 
 log = logging.getLogger(__name__)
 REFRESH_SECONDS = 0.25  # between looks at three links: new items are searchable that soon after their publication
 AGAIN_SECONDS = 60.0  # until a release that was refused is looked at again
+FETCH_SECONDS = 2.0  # where several machines publish
 FILES_SECONDS = 5.0  # between looks at the files that a restart would load
 PATIENCE_SECONDS = 10.0  # a registry that takes longer to answer is reported; at a start, what was served last is served meanwhile
 
@@ -208,12 +210,19 @@ class Follower:
     def refresh(self) -> None:
         """Open the newest publication of what is served, if there is one since."""
         now = self.current
+        if now is not None:
+            self._fetch(now.encoder)
         if now is None or now.places == linked(self.settings, now.encoder):
             return
         fresh = now.refreshed()
         with self._swap:
             if self.current is now:  # else another release has taken its place meanwhile
                 self.current = fresh
+
+    def _fetch(self, encoder: int) -> None:
+        """What another machine has published; while the lake is away, what is here stays."""
+        with contextlib.suppress(ServiceError), self.stores.asked(LAKE):
+            sharing.fetch(self.settings, encoder)
 
     def state(self) -> State:
         """What is served, what is asked for, and why it is not the same."""
@@ -255,11 +264,15 @@ class Follower:
 
     def _open(self) -> None:
         looked = 0.0
-        while not self._stop.wait(REFRESH_SECONDS):
+        while not self._stop.wait(self._pause()):
             self.reopen()
             if time.monotonic() - looked > FILES_SECONDS:
                 self.look_at_files()
                 looked = time.monotonic()
+
+    def _pause(self) -> float:
+        """Between looks for a publication: another machine's is asked for over the network."""
+        return FETCH_SECONDS if self.settings.lake.remote else REFRESH_SECONDS
 
     def look_at_files(self) -> None:
         """Report files of what is served that are gone or changed. It goes on from memory; a restart could not load it."""

@@ -23,7 +23,7 @@ from moon_ops.errors import InputError, MoonError
 from moon_ops.inputs.images import MAX_BYTES
 from moon_ops.lake.ids import EXACT
 from moon_ops.lake.ingest import Feed, IngestReport, ingest
-from moon_ops.publication import marks, places, publication
+from moon_ops.publication import places, publication, sharing
 from moon_ops.serving.follower import Follower
 from moon_ops.settings import Settings
 
@@ -104,7 +104,7 @@ class Intake:
             return False
         lake = self.settings.lake
         made = produce.embed(lake, champion.runtime, champion.encoder, now=now, workers=self.settings.workers)
-        if not made.looked_at and marks.is_current(self.settings, champion.encoder, now):
+        if not made.looked_at and sharing.is_current(self.settings, champion.encoder, now):
             return False
         publication.publish(self.settings, champion.encoder, now=now, behaviour=False)
         self.follower.refresh()

@@ -159,7 +159,7 @@ def test_a_compaction_loses_nothing_and_repeats_nothing(current: Settings, now: 
         change(current, [item], now + hour * HOUR, title=f"umbrella {hour}")
         refresh(current, now + hour * HOUR)
     before = len(current.lake.open("embeddings/v1").get_fragments())
-    done = {kept.table: kept for kept in maintenance.maintain(current, keep=dt.timedelta(days=7), fragments=1)}
+    done = {kept.table: kept for kept in maintenance.maintain(current, keep=dt.timedelta(days=7), now=now + 9 * HOUR, fragments=1)}
     assert done["embeddings/v1"].fragments == before > done["embeddings/v1"].fragments_after == 1
     assert due(current.lake, 1).looked_at == 0
     assert publication.publish(current, 1, now=now + 6 * HOUR).changed == 0
