@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from moon_ops.embeddings.vector_tables import excused_table_name, table_name
-from moon_ops.errors import MoonError
+from moon_ops.errors import MoonError, in_a_line
 from moon_ops.files import remembered
 from moon_ops.lake import changes
 from moon_ops.lake.schemas import VALIDITY
@@ -68,7 +68,7 @@ def of(settings: Settings, encoder: int, now: dt.datetime) -> Freshness:
     except MoonError as fault:
         return Freshness(encoder, unknown=fault.problem)
     except (OSError, ValueError, KeyError) as fault:
-        return Freshness(encoder, unknown=str(fault).splitlines()[0] if str(fault) else type(fault).__name__)
+        return Freshness(encoder, unknown=in_a_line(fault))
 
 
 def _of(settings: Settings, encoder: int, now: dt.datetime) -> Freshness:
