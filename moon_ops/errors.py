@@ -72,3 +72,8 @@ class InstallError(MoonError):
 
 class ServiceError(MoonError):
     """A port, a server, a database or a registry cannot be used now."""
+
+
+def in_a_line(fault: BaseException) -> str:
+    """The first line of what a fault says; its class where it says nothing."""
+    return next((line for line in str(fault).splitlines() if line.strip()), type(fault).__name__)

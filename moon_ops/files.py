@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
+import logging
 import os
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from moon_ops.errors import StageError
 
+log = logging.getLogger(__name__)
 POLL_SECONDS = 0.05  # between two tries for a lock
 
 
@@ -54,21 +57,6 @@ def _take(descriptor: int, how: int, patience: float | None) -> None:
             time.sleep(POLL_SECONDS)
 
 
-def link(source: Path, target: Path) -> None:
-    """A second name for a file, which nobody may change then; a copy where the file system has no hard links."""
-    try:
-        os.link(source, target)
-    except FileExistsError:
-        raise
-    except OSError:  # another file system, or one without links
-        partial = target.with_name(f".{target.name}-{os.getpid()}-{threading.get_ident()}")
-        try:
-            shutil.copyfile(source, partial)
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
-
-
 def write_text(place: Path, content: str, *, mode: int = 0o666) -> None:
     """Replace a file in one step; it is on the disk, whole, when this returns. ``mode`` as far as the process's umask allows."""
     write(place, lambda file: file.write(content.encode()), mode=mode)
@@ -87,8 +75,72 @@ def write(place: Path, fill: Callable[[BinaryIO], object], *, mode: int = 0o666)
     except BaseException:
         scratch.unlink(missing_ok=True)
         raise
-    directory = os.open(place.parent, os.O_RDONLY)
+    _sync(place.parent)  # else the new name may be lost with the power
+
+
+def put(fresh: Path, place: Path) -> None:
+    """Give a file or a directory that is complete its name: all of it is on the disk before it is found there."""
+    sync(fresh)
+    fresh.replace(place)
+    _sync(place.parent)
+
+
+def sync(place: Path) -> None:
+    """Have a file, or a directory with all that is in it, on the disk when this returns."""
+    if place.is_dir():
+        for inner in place.iterdir():
+            if not inner.is_symlink():
+                sync(inner)
+    _sync(place)
+
+
+def _sync(place: Path) -> None:
+    descriptor = os.open(place, os.O_RDONLY)
     try:
-        os.fsync(directory)  # else the new name may be lost with the power
+        os.fsync(descriptor)
     finally:
-        os.close(directory)
+        os.close(descriptor)
+
+
+def link(source: Path, target: Path) -> None:
+    """A second name for a file, which nobody may change then; a copy where the file system has no hard links."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        raise
+    except OSError:  # another file system, or one without links
+        partial = target.with_name(f".{target.name}-{os.getpid()}-{threading.get_ident()}")
+        try:
+            shutil.copyfile(source, partial)
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def remembered(place: Path, then: str) -> dict[str, Any] | None:
+    """A JSON object that can be found out again: None where the file is not there; also, with a warning that says what happens ``then``,
+    where it is empty or cut, as a power failure leaves it.
+    """
+    try:
+        return _object(place)
+    except FileNotFoundError:
+        return None
+    except ValueError as damaged:
+        log.warning("%s cannot be read (%s): %s", place, damaged, then)
+        return None
+
+
+def required(place: Path, action: str) -> dict[str, Any]:
+    """A JSON object that nothing else can tell; :class:`StageError` with what to do where the file is empty, cut, or not there."""
+    try:
+        return _object(place)
+    except (FileNotFoundError, ValueError) as damaged:
+        why = "is not there" if isinstance(damaged, FileNotFoundError) else f"cannot be read ({damaged})"
+        raise StageError(f"{place} {why}", action=action) from damaged
+
+
+def _object(place: Path) -> dict[str, Any]:
+    content = json.loads(place.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"it holds {type(content).__name__} instead of an object")
+    return content

@@ -14,7 +14,7 @@ from moon_ops.ctr.impressions import has_click_sequences
 from moon_ops.embeddings.due import due
 from moon_ops.errors import GateError, StageError
 from moon_ops.lake import ids
-from moon_ops.lake.ingest import ingest
+from moon_ops.lake.ingest import Feed, ingest
 from moon_ops.publication import erasure, maintenance, places, publication, sharing
 from moon_ops.recipes.gates import Gates
 from moon_ops.recipes.reading import recipe
@@ -155,19 +155,20 @@ def verify(as_of: str) -> int:
     return examination.require_whole(_settings(), now=_time(as_of))
 
 
-def ingest_inbox(as_of: str) -> int:
-    """Take ``MOON_INBOX`` into the lake, if it is set; how many items are new or changed."""
-    settings = _settings()
+def ingest_inbox(as_of: str, *, full_feed: bool = False, withdraw_at_most: float = 0.2) -> int:
+    """Take ``MOON_INBOX`` into the lake, if it is set; how many items are new, changed or withdrawn. ``full_feed``: its items file is the
+    whole catalogue; of the items in sale it may withdraw the share ``withdraw_at_most``."""
+    settings, feed = _settings(), Feed(full_feed, withdraw_at_most)
     if settings.inbox is None:
         return 0
-    report = ingest(settings.inbox, settings.lake, now=_time(as_of), workers=settings.workers)
+    report = ingest(settings.inbox, settings.lake, now=_time(as_of), workers=settings.workers, feed=feed)
     if report.refused or report.unread:
         log.warning("set aside: %s, pictures not read: %s, the first: %s", report.refused, report.unread, report.first_refusal)
     for note in report.notes:
         log.warning("%s", note)
     if report.warning:
         log.warning("%s", report.warning)
-    return report.items + report.updated
+    return report.items + report.updated + report.withdrawn
 
 
 def embed_for_champion(as_of: str) -> int:

@@ -241,3 +241,43 @@ def test_maintenance_merges_what_many_commits_left(dag_home: Any, run_dag: Any, 
     assert len(dag_home.lake.open("embeddings/v1").get_fragments()) == 1
     assert dag_home.lake.count("embeddings/v1") == rows
     assert "release-1" in dag_home.lake.open("embeddings/v1").tags.list()
+
+
+def test_what_lies_in_the_inbox_undoes_no_correction_and_no_erasure(
+    dag_home: Any, run_dag: Any, make_shop: Any, monkeypatch: pytest.MonkeyPatch, now: dt.datetime
+) -> None:
+    from moon_ops.lake.tables import items_as_of
+    from moon_ops.publication.erasure import erase
+    from moon_ops.publication.traces import target
+    from moon_ops.serving.follower import Follower
+    from moon_ops.serving.live import Intake, NewItem
+
+    day = dt.timedelta(days=1)
+    monkeypatch.setenv("MOON_INBOX", str(make_shop(items=[{"item_id": 910_000 + n, "title": f"lamp {n}"} for n in range(3)])))
+    assert run_dag("moon_new_items", now + 4 * day)["ingest"] == 3
+    Intake(dag_home, Follower(dag_home)).accept([NewItem(item_id=910_000, title="corrected")], now + 5 * day)
+    erase(dag_home, target(dag_home.lake, "item", "910001"), now=now + 5 * day)
+    for as_of in (now + 6 * day, now + 4.5 * day, now + 4 * day):  # the last two: runs that were cleared, and run again
+        assert run_dag("moon_new_items", as_of)["ingest"] == 0
+        sold = {row["item_id"]: row["title"] for row in items_as_of(dag_home.lake, now + 7 * day).to_pylist()}
+        assert {item: title for item, title in sold.items() if item >= 910_000} == {910_000: "corrected", 910_002: "lamp 2"}
+
+
+def test_the_inbox_may_be_the_full_feed(
+    dag_home: Any, dagbag: Any, run_dag: Any, make_shop: Any, monkeypatch: pytest.MonkeyPatch, now: dt.datetime
+) -> None:
+    from moon_ops import tasks
+    from moon_ops.errors import InputError
+    from moon_ops.release.status import active_items
+
+    monkeypatch.setenv("MOON_INBOX", str(make_shop(items=[{"item_id": 910_002, "title": "lamp 2"}])))
+    later, sold = now + dt.timedelta(days=8), active_items(dag_home.lake)
+    assert run_dag("moon_new_items", later, {"full_feed": True}, ends="failed")["ingest"] == "failed"
+    assert active_items(dag_home.lake) == sold
+    with pytest.raises(InputError, match=r"is to be the full feed, but .* may be cut; nothing was ingested"):
+        tasks.ingest_inbox(later.isoformat(), full_feed=True)
+    for wrong in ({"full_feed": "yes"}, {"withdraw_at_most": 2}):
+        with pytest.raises(ValueError, match="Invalid input for param"):
+            run_dag("moon_new_items", later, wrong)
+    assert run_dag("moon_new_items", later, {"full_feed": True, "withdraw_at_most": 1})["ingest"] >= len(sold) - 1
+    assert active_items(dag_home.lake) == {910_002}

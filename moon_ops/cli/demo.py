@@ -21,7 +21,7 @@ from rich.table import Table
 from moon_ops import metric_names
 from moon_ops.cli.terminal import wish
 from moon_ops.errors import GateError, InputError
-from moon_ops.files import write_text
+from moon_ops.files import required, write_text
 from moon_ops.metric_names import GAIN, ID_ONLY, IMAGE_SEARCH, KS, LEAKED, ORACLE, TEXT_SEARCH, ctr, is_whole_recall, recall
 from moon_ops.publication import publication
 from moon_ops.settings import ROOT, Settings
@@ -162,8 +162,8 @@ def _shop(settings: Settings, steps: Steps, chosen: Choices) -> Path:
     data, size = chosen.data, chosen.size
     shop = data.absolute() if data is not None else settings.home / f"shop-{size}"
     marker = settings.home / "demo.json"
-    if marker.is_file() and json.loads(marker.read_text())["shop"] != str(shop):
-        known = json.loads(marker.read_text())["shop"]
+    action = f"remove it if {shop} is the shop that was ingested here, else set MOON_HOME to another directory"
+    if marker.is_file() and (known := required(marker, action).get("shop")) != str(shop):
         raise InputError(
             f"MOON_HOME = {settings.home} holds the shop of {known}, not of {shop}", action="set MOON_HOME to another directory"
         )

@@ -47,11 +47,8 @@ def ingest(
     from moon_ops.lake.ingest import Feed
     from moon_ops.lake.ingest import ingest as stage
 
-    if not 0 <= withdraw_at_most <= 1:
-        raise InputError(f"--withdraw-at-most {withdraw_at_most:g} is no share", action="give a number from 0 to 1")
-    settings = settings_of(home)
+    feed, settings = Feed(full_feed, withdraw_at_most), settings_of(home)
     words = meanings.of(directory, events=event or (), status=status or (), encoding=encoding)
-    feed = Feed(full_feed, withdraw_at_most)
     report = stage(directory, settings.lake, now=now(), workers=settings.workers, words=words, feed=feed)
     say(report)
     if (report.refused or report.unread) and not allow_quarantine:

@@ -49,7 +49,13 @@ def _feast(settings: Settings) -> Check:
                 return "feast", True, f"{shown(settings.feast_registry)} answers"
         except Exception as fault:  # each driver has classes of its own
             problem = f"MOON_FEAST_REGISTRY = {shown(settings.feast_registry)} does not answer ({type(fault).__name__})"
-            return "feast", False, f"{problem} → start it, or correct the address"
+            if isinstance(fault, ImportError):
+                problem, action = f"the driver for {shown(settings.feast_registry)} is not installed ({fault})", "install it with pip"
+            elif isinstance(fault, sqlalchemy.exc.OperationalError):
+                action = "start it"
+            else:
+                action = "correct the address"
+            return "feast", False, f"{problem} → {action}"
     from moon_ops.embeddings import features
 
     place = settings.home / "feature_store" / "registry.db"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from moon_ops.ctr.vectors import Tables
 from moon_ops.ctr.vocabulary import Vocabulary
 from moon_ops.embeddings.as_of import Joined
 from moon_ops.errors import ContractError
+from moon_ops.files import required
 from moon_ops.inputs.contract import require_same
 from moon_ops.sessions import session
 
@@ -28,7 +28,7 @@ class Scorer:
     def __init__(self, directory: Path, *, threads: int = 2) -> None:
         if not (directory / "ctr.json").is_file():
             raise ContractError(f"{directory} holds no ctr.json: it is not a click model", action="train it with `moon ctr`")
-        self.meta: dict[str, Any] = json.loads((directory / "ctr.json").read_text())
+        self.meta: dict[str, Any] = required(directory / "ctr.json", "train the click model again with `moon ctr`")
         self.vocabulary = Vocabulary.load(directory)
         self._session = session(directory / GRAPH, threads=threads)
         self.inputs = [i.name for i in self._session.get_inputs()]

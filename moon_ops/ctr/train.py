@@ -23,6 +23,7 @@ from moon_ops.ctr.vocabulary import WORD_ROWS, Vocabulary
 from moon_ops.embeddings.as_of import Joined
 from moon_ops.encoder.export import quiet_exporter
 from moon_ops.errors import ContractError, InputError
+from moon_ops.files import put
 from moon_ops.recipes.ctr import CtrRecipe
 
 PARITY = 1e-4  # greatest difference of a probability between eager and exported
@@ -96,7 +97,7 @@ def train(
     about = replace(about, parity=_parity(model, rows, fresh))
     _write(about, fresh, "ctr.json")
     shutil.rmtree(out, ignore_errors=True)
-    fresh.rename(out)
+    put(fresh, out)
     shutil.rmtree(working, ignore_errors=True)
     return about
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from moon_ops.columns import STANDARD, Feature, id_features, list_features
 from moon_ops.embeddings.as_of import Joined
 from moon_ops.errors import ContractError
+from moon_ops.files import required
 
 PRICE_BUCKETS = 10
 WORD_ROWS = 2048
@@ -120,7 +121,7 @@ class Vocabulary:
         path = directory / "vocabulary.json"
         if not path.is_file():
             raise ContractError(f"{directory} holds no vocabulary.json: it is not a click model", action="train it with `moon ctr`")
-        content = json.loads(path.read_text())
+        content = required(path, "train the click model again with `moon ctr`")
         return cls(**{**content, "own": tuple(Feature(**one) for one in content.get("own", ()))})
 
 

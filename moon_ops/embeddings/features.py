@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import json
+import re
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,16 @@ import lance
 import pyarrow as pa
 import yaml
 from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, RepoConfig, ValueType
+from feast.errors import FeastObjectNotFoundException
 from feast.infra.data_sources.contrib.lance.lance_source import LanceSource
 from feast.types import Array, Float32, Float64, Int64, String
+from pydantic import SecretStr
+from sqlalchemy.exc import SQLAlchemyError
 
 from moon_ops.columns import ITEM_VIEW, ROWS, STATS_VIEW, USER_VIEW, Feature, by_view
 from moon_ops.embeddings.sequences import STORED, ClickSequences
 from moon_ops.embeddings.vector_tables import contract_of, query_table_name, table_name
-from moon_ops.errors import InputError, StageError
+from moon_ops.errors import InputError, ServiceError, StageError, in_a_line
 from moon_ops.files import locked, write_text
 from moon_ops.lake import statistics
 from moon_ops.lake.lake import Lake
@@ -71,8 +75,8 @@ def _write(settings: Settings, filled: dict[str, Any]) -> None:
 
 def open_store(settings: Settings) -> FeatureStore:
     """The feature store of the settings; opening it writes its configuration, and creates an empty registry when there is none."""
-    with _alone(settings.home), settings.lake.turn("features"):
-        filled = configuration(settings)
+    filled = configuration(settings)
+    with _alone(settings.home), settings.lake.turn("features"), answering(filled["registry"]["path"]):
         _write(settings, filled)
         store = FeatureStore(repo_path=str(REPO), config=RepoConfig(**filled, repo_path=REPO))
         if elsewhere(settings):
@@ -156,7 +160,7 @@ def _source(name: str, uri: str) -> LanceSource:
 
 def apply(store: FeatureStore, home: Path, things: Sequence[Thing]) -> None:
     """Register the objects; what is registered and not named stays as it is."""
-    with _alone(home):
+    with _alone(home), answering(str(store.config.registry.path)):
         store.refresh_registry()
         store.apply(list(things))
 
@@ -205,11 +209,28 @@ def online(store: FeatureStore, version: int, item_ids: Sequence[int], user_id: 
 def service(store: FeatureStore, version: int) -> FeatureService:
     """The feature service of an encoder; :class:`StageError` if it was never published."""
     try:
-        return store.get_feature_service(service_name(version))
-    except Exception as missing:  # Feast has a class of its own per registry
+        with answering(str(store.config.registry.path)):
+            return store.get_feature_service(service_name(version))
+    except FeastObjectNotFoundException as missing:
         raise StageError(
             f"Feast has no feature service {service_name(version)}", action=f"run `moon publish --encoder {version}`"
         ) from missing
+
+
+@contextlib.contextmanager
+def answering(address: str) -> Iterator[None]:
+    """:class:`ServiceError` where Feast's registry, the database at ``address``, does not answer, or its file is broken."""
+    try:
+        yield
+    except (SQLAlchemyError, sqlite3.Error) as fault:
+        file = address.startswith("sqlite:")
+        said = in_a_line(getattr(fault, "orig", None) or fault)
+        if file and re.search("locked|full|readonly", said):
+            raise  # a fault of the machine, which is told as one
+        where = address.removeprefix("sqlite:///") if file else shown(SecretStr(address))
+        problem = f"Feast's registry ({where}) {'cannot be read' if file else 'does not answer'}: {shown(SecretStr(said))}"
+        mend = "`moon doctor` says what is wrong with it" if file else "start it, or correct MOON_FEAST_REGISTRY"
+        raise ServiceError(problem, action=mend) from fault
 
 
 def require_behaviors(store: FeatureStore, service: FeatureService, wanted: int) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from moon_ops.files import TakenError, locked
+from moon_ops.files import TakenError, locked, put
 
 Opened = TypeVar("Opened")
 
@@ -78,6 +78,6 @@ def swap(fresh: Path, place: Path) -> None:
     link = place.with_name(f".{place.name}-link-{os.getpid()}")
     link.unlink(missing_ok=True)
     link.symlink_to(fresh.name)
-    link.replace(place)
+    put(link, place)
     if before is not None and before != fresh:
         shutil.rmtree(before, ignore_errors=True)

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -34,6 +33,7 @@ from moon_ops.embeddings import index_kinds as kinds
 from moon_ops.embeddings.generations import fresh_directory, held, settled, swap
 from moon_ops.embeddings.index_kinds import Base, Choice, Delta
 from moon_ops.errors import ContractError, InputError, StageError
+from moon_ops.files import link
 from moon_ops.inputs.contract import file_sha256, require_same
 
 CHANGED_AT_MOST = 0.1  # delta and tombstones, of the base's items
@@ -69,7 +69,7 @@ class IndexHeader:
         """The header in the directory ``at``; :class:`StageError` if this version did not write it."""
         content = json.loads((at / HEADER).read_text())
         if set(content) != set(cls.__dataclass_fields__):
-            raise StageError(f"{at / HEADER} was written by another version of moon_ops", action="run `moon publish` again")
+            raise StageError(f"{at / HEADER} was written by another version of moon_ops", action="run `moon publish --full`")
         return cls(**content)
 
 
@@ -166,7 +166,7 @@ def update(directory: Path, ids: Ids, vectors: Vectors, removed: Ids, contract_i
         if len(ids) and vectors.shape[1] != header.dim:
             raise InputError(f"vectors: {vectors.shape[1]} dimensions, the index has {header.dim}", action="pass vectors of one encoder")
         for name in _base_files(header):
-            os.link(at / name, fresh / name)
+            link(at / name, fresh / name)
         header = _write_delta(at, fresh, header, ids, vectors, np.asarray(removed, np.int64))
         swap(fresh, directory)
     return header

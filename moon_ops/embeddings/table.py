@@ -8,8 +8,6 @@ A refresh writes the new vectors beside a base that both generations share (hard
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 
 from moon_ops.embeddings.generations import fresh_directory, settled, swap, turn
 from moon_ops.errors import ContractError, StageError
+from moon_ops.files import link
 from moon_ops.inputs.contract import require_same
 
 MISSING = -1
@@ -129,7 +128,7 @@ class RepresentationTable:
         base = directory.resolve()
         with fresh_directory(directory) as fresh:
             for name in ("ids.npy", "vectors.f32"):
-                _link(base / name, fresh / name)
+                link(base / name, fresh / name)
             np.save(fresh / "newer_ids.npy", newer[0])
             np.save(fresh / "newer_vectors.npy", newer[1])
             _finish(fresh, directory, old.dim, contract_id, len(old.ids), len(newer[0]))
@@ -162,10 +161,3 @@ def _find(known: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int
 def _finish(fresh: Path, directory: Path, dim: int, contract_id: str, items: int, newer: int) -> None:
     (fresh / "table.json").write_text(json.dumps({"contract_id": contract_id, "items": items, "newer": newer, "dim": dim}) + "\n")
     swap(fresh, directory)
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(source, target)

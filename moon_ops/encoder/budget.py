@@ -29,7 +29,7 @@ from moon_ops.encoder.pairs import Pairs
 from moon_ops.encoder.pixels import PixelStore
 from moon_ops.encoder.stage2 import Behaviour
 from moon_ops.errors import InputError
-from moon_ops.files import write_text
+from moon_ops.files import remembered, write_text
 from moon_ops.processor import processor
 from moon_ops.recipes.encoder import EncoderRecipe
 
@@ -131,7 +131,7 @@ def within(budget: Budget, recipe: EncoderRecipe, place: Path, machine: Accelera
     Of several processes all measure, because a step needs them all, and the first one decides.
     """
     known = place / "steps.json"
-    steps: list[int | None] = [json.loads(known.read_text()) if known.is_file() else None]
+    steps: list[int | None] = [(remembered(known, "the steps are fitted to this machine anew") or {}).get("steps")]
     broadcast_object_list(steps)
     if steps[0] is not None:
         return recipe.with_steps(steps[0])
@@ -142,7 +142,7 @@ def within(budget: Budget, recipe: EncoderRecipe, place: Path, machine: Accelera
     broadcast_object_list(steps)
     chosen = recipe.with_steps(int(steps[0] or 0))
     if machine.is_main_process:
-        write_text(known, json.dumps(steps[0]))
+        write_text(known, json.dumps({"steps": steps[0]}))
         tqdm.write(said(pace, chosen, budget, machine.mixed_precision), file=sys.stderr)
     return chosen
 

@@ -6,16 +6,21 @@ A checkpoint is written beside its place and named by one rename, so there is al
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from moon_ops.files import write_text
+from moon_ops.files import put, remembered, write_text
+
+log = logging.getLogger(__name__)
+ANEW = "the training begins anew"
 
 
 @dataclass
@@ -39,8 +44,8 @@ class Checkpoints:
     def newest(self) -> Path | None:
         """The newest whole checkpoint; None, too, where a run was killed while it replaced the one of that name."""
         pointer = self.directory / "newest"
-        place = self.directory / pointer.read_text() if pointer.is_file() else None
-        return place if place is not None and place.is_dir() else None
+        name = pointer.read_text() if pointer.is_file() else ""
+        return self.directory / name if name and (self.directory / name).is_dir() else None
 
     def save(self, state: State, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
         """Write weights, optimizers and ``state``."""
@@ -57,17 +62,19 @@ class Checkpoints:
         save_file({n: t.detach().cpu().contiguous() for n, t in state.tensors.items()}, partial / "stage.safetensors")
         (partial / "state.json").write_text(json.dumps(about))
         shutil.rmtree(place, ignore_errors=True)
-        partial.rename(place)
+        put(partial, place)
         before = self.newest
         write_text(self.directory / "newest", name)
         if before is not None and before != place:
             shutil.rmtree(before, ignore_errors=True)
 
     def read(self) -> State | None:
-        """The newest state, without weights; None where there is no checkpoint."""
+        """The newest state, without weights; None where there is no checkpoint, or one of its files was cut."""
         if (newest := self.newest) is None:
             return None
-        about = json.loads((newest / "state.json").read_text())
+        about = remembered(newest / "state.json", ANEW)
+        if about is None or not _whole(newest):
+            return None
         return State(about["stage"], about["step"], about["losses"], load_file(newest / "stage.safetensors"), about["scaler"])
 
     def restore(self, model: nn.Module) -> None:
@@ -85,6 +92,18 @@ class Checkpoints:
         about = json.loads((self.newest / "state.json").read_text())
         for number, (optimizer, numbers) in enumerate(zip(optimizers, about["optimizers"], strict=True)):
             optimizer.load_state_dict(_nested(load_file(self.newest / f"optimizer-{number}.safetensors"), numbers))
+
+
+def _whole(checkpoint: Path) -> bool:
+    """Whether each file of tensors is as long as its header says."""
+    for place in sorted(checkpoint.glob("*.safetensors")):
+        try:
+            with safe_open(place, "pt"):
+                pass
+        except (SafetensorError, OSError) as damaged:
+            log.warning("%s cannot be read (%s): %s", place, damaged, ANEW)
+            return False
+    return True
 
 
 def distinct(model: nn.Module) -> dict[str, Tensor]:

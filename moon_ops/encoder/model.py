@@ -28,6 +28,7 @@ from moon_ops.encoder import qwen, smolvlm
 from moon_ops.encoder.experts import GuidedExperts
 from moon_ops.encoder.tokenizer import PAD, as_pretrained, separator_ids, train
 from moon_ops.errors import ContractError, InputError
+from moon_ops.files import required
 from moon_ops.inputs.contract import Layout
 from moon_ops.recipes.encoder import EncoderRecipe, Experts
 
@@ -135,7 +136,7 @@ class Encoder(nn.Module):
             raise InputError(
                 f"{directory} holds no layout.json: it is not a saved encoder", action="name a directory that `moon train` wrote"
             )
-        about = json.loads((directory / "layout.json").read_text())
+        about = required(directory / "layout.json", "train the encoder again with `moon train`")
         family, experts = about.pop("family"), about.pop("experts")
         _same_contract(directory)
         model = FAMILIES[family].load(directory)

@@ -34,7 +34,7 @@ from moon_ops.encoder.sentence import Card
 from moon_ops.encoder.sentence import write as write_sentence_files
 from moon_ops.encoder.stage2 import Behaviour, Prepared, Refinement, prepare
 from moon_ops.errors import StageError
-from moon_ops.files import write_text
+from moon_ops.files import put, write_text
 from moon_ops.inputs.images import PIXELS
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.tables import items_as_of
@@ -245,4 +245,4 @@ def _save(encoder: Encoder, recipe: EncoderRecipe, report: TrainReport, out: Pat
     write_sentence_files(encoder, scratch, Card(*about, metrics={}, licence="other", place=out.name))
     if out.exists():
         shutil.rmtree(out)
-    scratch.rename(out)
+    put(scratch, out)

@@ -23,6 +23,7 @@ from moon_ops.lake.naming import Names
 from moon_ops.lake.query import newest, sql
 from moon_ops.lake.reading import files, pictures
 from moon_ops.lake.schemas import SCHEMAS, STAMP
+from moon_ops.lake.seen import Taken
 
 COPIED = ("item_id", "source_id", "title", "brand", "description", "seller_id", "price", "status", "available_until")
 
@@ -55,12 +56,16 @@ class IngestReport:
 @dataclass(frozen=True)
 class Feed:
     """Whether the items file is the whole catalogue, and how large a share of the items in sale it may withdraw; ``once``: the directory
-    will not be there again.
+    will not be there again. :class:`InputError` for what is no share.
     """
 
     full: bool = False
     most: float = 0.2
     once: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.most <= 1:
+            raise InputError(f"withdraw at most {self.most:g}: this is no share", action="give a number from 0 to 1")
 
 
 WHAT_CHANGED = Feed()
@@ -97,21 +102,20 @@ def _write(
     for name in rows.FILES:
         lake.evolve(name)
     raw, texts = names.settle(lake, tombstones.refuse(lake, raw, refusals), refusals)
-    warning = clocks.warning(lake, now)
+    warning, taken = clocks.warning(lake, now), seen.taken(lake, refusals, now, once=feed.once)
     intake = Intake(source, lake, refusals, now=now, workers=workers)
     told, gone, images = _told(lake, raw, intake, feed)
     naming.commit(lake, texts, raw, now)
-    state = "" if feed.once else seen.state(refusals.contents.get("items"))
-    made = versions.made(lake, pa.concat_tables([told, gone]), raw["events"], seen.since(lake, state, now), now)
+    made = versions.made(lake, pa.concat_tables([told, gone]), raw["events"], _said(taken, raw["items"], gone), now)
     withdrawn = pc.sum(pc.is_in(made.fresh["item_id"], gone["item_id"].combine_chunks())).as_py() or 0
     _commit(lake, "items", pa.concat_tables([made.fresh, made.ends]), now)
-    users = _commit(lake, "users", _new_users(lake, raw["users"], raw["events"], now), now) if raw["users"].num_rows else 0
+    users, late = _users(lake, raw, taken, now)
     new, repeated = _new_queries(lake, _queries(raw["queries"], intake), refusals)
     queries = _commit(lake, "queries", new, now)
     good = _referential(lake, raw["events"], refusals)
     events = _commit(lake, "events", _new_events(lake, good), now)
     _quarantine(lake, refusals, now)
-    seen.remember(lake, state, now)
+    taken.remember(lake)
     return IngestReport(
         source=str(source),
         images=images,
@@ -127,7 +131,7 @@ def _write(
         unread=refusals.pictures,
         withdrawn=withdrawn,
         read={content.label: ", ".join(content.said) for content in refusals.contents.values()},
-        notes=_notes(source, refusals, intake, made.older),
+        notes=_notes(source, refusals, intake, {"items": made.older, "users": late}),
     )
 
 
@@ -145,12 +149,22 @@ def _told(lake: Lake, raw: dict[str, pa.Table], intake: Intake, feed: Feed) -> t
     return told, gone, images
 
 
-def _notes(source: Path, refusals: Refusals, intake: Intake, older: int) -> tuple[str, ...]:
+def _said(taken: Taken, items: pa.Table, gone: pa.Table) -> pa.Table:
+    """When it was said first what the items are: by the file of each, and by all of them that others are not there any more."""
+    at, again = taken.whole("items")
+    missing = pa.table(
+        {"item_id": gone["item_id"], "said": pa.array([at] * len(gone), STAMP), "again": pa.array([again] * len(gone), pa.bool_())}
+    )
+    return pa.concat_tables([taken.said("items", items, "item_id"), missing])
+
+
+def _notes(source: Path, refusals: Refusals, intake: Intake, older: dict[str, int]) -> tuple[str, ...]:
     """What the ingest has passed over, each in a sentence."""
     found = [note for content in refusals.contents.values() for note in content.notes]
-    if older:
-        which = "rows of the items file, which was taken in before as it is, are older than what the lake has: these items stay as they are"
-        found.append(f"{older} {which} (write the file anew to bring them all the same)")
+    for name, count in older.items():
+        if count:
+            which = f"rows of the {name} file, which was taken in before as it is, are older than what the lake has"
+            found.append(f"{count} {which}: these {name} stay as they are (write the file anew to bring them all the same)")
     used = {path.resolve() for content in refusals.contents.values() for path in content.paths} | intake.paths
     return tuple(note for note in (*found, files.passed_over(source.resolve(), used)) if note)
 
@@ -199,18 +213,30 @@ def _pictures_kept(lake: Lake, raw: pa.Table, intake: Intake) -> dict[int, list[
     return {row["item_id"]: row["image_ids"] for row in known.select(["item_id", "image_ids"]).to_pylist()}
 
 
-def _new_users(lake: Lake, users: pa.Table, events: pa.Table, now: dt.datetime) -> pa.Table:
+def _users(lake: Lake, raw: dict[str, pa.Table], taken: Taken, now: dt.datetime) -> tuple[int, int]:
+    """Commit what is told of users; how many rows are new, and how many say what is not true any more."""
+    if not raw["users"].num_rows:
+        return 0, 0
+    found = _new_users(lake, raw["users"], raw["events"], taken.said("users", raw["users"], "user_id"), now)
+    new = found.filter(pc.invert(found["older"])).drop_columns("older")
+    return _commit(lake, "users", new, now), found.num_rows - new.num_rows
+
+
+def _new_users(lake: Lake, users: pa.Table, events: pa.Table, said: pa.Table, now: dt.datetime) -> pa.Table:
     """The users of whom something else is told than the lake knows, valid from ``timestamp``; without one a new user's row is valid from
     the user's first event, which shows that there was one, and a changed row from ``now``, or right after the row that it changes.
+    ``older`` rows stand in a file that was taken in before the lake learned what it has.
     """
     query = """
     WITH first AS (SELECT user_id, min(timestamp) AS seen FROM events GROUP BY 1)
-    SELECT u.user_id, u.extra, coalesce(u.timestamp, CASE WHEN k.user_id IS NULL THEN first.seen END,
+    SELECT u.user_id, u.extra, coalesce(s.again AND k.created > s.said, false) AS older,
+        greatest($now, s.said, k.created + INTERVAL 1 MICROSECOND) AS created,
+        coalesce(u.timestamp, CASE WHEN k.user_id IS NULL THEN first.seen END,
         CASE WHEN k.event_timestamp > $now THEN k.event_timestamp + INTERVAL 1 MICROSECOND END, $now) AS event_timestamp
-    FROM users u LEFT JOIN known k USING (user_id) LEFT JOIN first USING (user_id)
+    FROM users u JOIN said s USING (user_id) LEFT JOIN known k USING (user_id) LEFT JOIN first USING (user_id)
     WHERE k.user_id IS NULL OR k.extra IS DISTINCT FROM u.extra ORDER BY u.user_id"""
     known = newest(lake.read("users", ["user_id", "event_timestamp", "created", "extra"]), "user_id")
-    return sql(query, {"now": now}, users=users, known=known, events=events.select(["user_id", "timestamp"]))
+    return sql(query, {"now": now}, users=users, said=said, known=known, events=events.select(["user_id", "timestamp"]))
 
 
 def _queries(raw: pa.Table, intake: Intake) -> pa.Table:

@@ -56,8 +56,8 @@ def current(lake: Lake, columns: list[str], ids: pa.Array | None = None) -> pa.T
     return newest(table.filter(pc.invert(_ending(table))), "item_id")
 
 
-def made(lake: Lake, items: pa.Table, events: pa.Table, said: dt.datetime, now: dt.datetime) -> Made:
-    """The items that the lake does not have as they are, as a file says that was taken in first at ``said``.
+def made(lake: Lake, items: pa.Table, events: pa.Table, said: pa.Table, now: dt.datetime) -> Made:
+    """The items that the lake does not have as they are, as files say that were taken in first at ``said`` (with ``item_id``, ``again``).
 
     A new item without ``available_from`` is valid from its first event, which shows that it was there, or else from ``now``.
     A new version of a known item is valid from ``now``: its ``available_from`` tells when the item came, not when it changed. One
@@ -69,27 +69,30 @@ def made(lake: Lake, items: pa.Table, events: pa.Table, said: dt.datetime, now: 
     same += " AND (k.status = i.status OR coalesce(i.available_until <= $now, false))"  # what is over is over
     found = sql(
         f"""SELECT i.item_id, k.event_timestamp AS since, k.created AS learned,
-            coalesce(k.stated > $said AND k.stated <= $now, false) AS older
-        FROM items i LEFT JOIN k USING (item_id) WHERE k.item_id IS NULL OR NOT ({same})""",
-        {"said": said, "now": now},
+            coalesce(s.again AND k.stated > s.said, false) AS older,
+            CASE WHEN k.stated >= s.said THEN k.stated + INTERVAL 1 MICROSECOND ELSE s.said END AS stated
+        FROM items i JOIN said s USING (item_id) LEFT JOIN k USING (item_id) WHERE k.item_id IS NULL OR NOT ({same})""",
+        {"now": now},
+        said=said,
         items=items.select(["item_id", *VERSION]),
         k=current(lake, [*VERSION, "stated"]),
     )
     older = pc.sum(found["older"]).as_py() or 0
     found = found.filter(pc.invert(found["older"]))
-    last = {row["item_id"]: (row["since"], row["learned"]) for row in found.to_pylist()}  # None: not in the lake
+    last = {row["item_id"]: (row["since"], row["learned"], row["stated"]) for row in found.to_pylist()}  # since None: not in the lake
     fresh = items.filter(pc.is_in(items["item_id"], found["item_id"].combine_chunks()))
     seen = events.group_by("item_id").aggregate([("timestamp", "min")])
     first = dict(zip(seen["item_id"].to_pylist(), seen["timestamp_min"].to_pylist(), strict=True))
-    since, learned = [], []
+    since, learned, stated = [], [], []
     for item, available in zip(fresh["item_id"].to_pylist(), fresh["event_timestamp"].to_pylist(), strict=True):
-        known, known_since = last[item]
+        known, known_since, told = last[item]
+        stated.append(told)
         learned.append(clocks.after(known_since, now))
         since.append(max(learned[-1], known) if known else available or first.get(item, now))
     fresh = layout.replace(fresh, "event_timestamp", pa.array(since, STAMP)).append_column("created", pa.array(learned, STAMP))
     over = layout.filled(pc.less_equal(fresh["available_until"], fresh["event_timestamp"]), False)
     fresh = layout.replace(fresh, "status", pc.if_else(over, pa.scalar("deleted"), fresh["status"]))
-    fresh = fresh.append_column("stated", pa.array([said] * fresh.num_rows, STAMP))
+    fresh = fresh.append_column("stated", pa.array(stated, STAMP))
     return Made(fresh, _ends(lake, fresh), len(last) - found["since"].null_count, older)
 
 

@@ -22,7 +22,7 @@ from moon_ops.embeddings import features, online_store
 from moon_ops.embeddings.index import ItemIndex
 from moon_ops.embeddings.table import RepresentationTable
 from moon_ops.errors import InputError
-from moon_ops.files import TakenError, locked, write_text
+from moon_ops.files import TakenError, locked, remembered, write_text
 from moon_ops.lake import changes, statistics, tombstones
 from moon_ops.lake.ids import ShopId
 from moon_ops.lake.lake import Lake
@@ -31,6 +31,7 @@ from moon_ops.publication.traces import Target
 from moon_ops.settings import Settings
 
 LOCK = "erase.lock"  # one erasure at a time
+ANEW = "what the killed run had found is counted anew"
 LONGEST = 100  # characters of an id in a file's name
 Note = Callable[[str, int], int]  # takes down how many rows a place holds; with what a killed run has found there
 target = traces.target
@@ -77,7 +78,7 @@ def unfinished(settings: Settings) -> list[Target]:
 def _target_of(place: Path) -> Target:
     """Whose erasure a file says was begun."""
     kind, _, key = place.name.partition(".")[0].rpartition("-")
-    return Target(kind or "item", int(key), json.loads(place.read_text()).get("shop_id", int(key)))
+    return Target(kind or "item", int(key), (remembered(place, ANEW) or {}).get("shop_id", int(key)))
 
 
 def finish(settings: Settings, *, now: dt.datetime) -> list[Receipt]:
@@ -137,7 +138,7 @@ class Begun:
     """What an erasure has found, on disk before it is removed: the run that completes a killed one knows it, too."""
 
     def __init__(self, path: Path, who: Target) -> None:
-        known: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+        known: dict[str, Any] = remembered(path, ANEW) or {}
         self.path, self.who, self.places = path, who, dict[str, int](known.get("places", {}))
         self.users, self.titles = set[int](known.get("users", [])), set[str](known.get("titles", []))
         self.first: dict[str, int] | None = None  # what the first pass has found, once it is over

@@ -12,7 +12,7 @@ from moon_ops.columns import ITEM_VIEW, STATS_VIEW, USER_VIEW
 from moon_ops.embeddings import features, handover, online_store, vector_tables
 from moon_ops.embeddings.generations import turn
 from moon_ops.embeddings.handover import Since
-from moon_ops.files import write_text
+from moon_ops.files import remembered, write_text
 from moon_ops.lake import changes
 from moon_ops.publication.places import handed, published_place
 from moon_ops.settings import Settings
@@ -43,9 +43,8 @@ def lake_state(settings: Settings, encoder: int) -> str:
 
 
 def published_versions(settings: Settings, encoder: int) -> dict[str, int] | None:
-    """What the encoder's last complete publication read, None if there was none."""
-    place = published_place(settings, encoder)
-    return json.loads(place.read_text()) if place.is_file() else None
+    """What the encoder's last complete publication read, None if there was none, or if the file that says so was cut."""
+    return remembered(published_place(settings, encoder), "the encoder counts as not published, until it is published again")
 
 
 def is_current(settings: Settings, encoder: int, now: dt.datetime) -> bool:
@@ -97,10 +96,10 @@ def move_marks(settings: Settings, name: str, before: int, after: int) -> None:
     }
     for view in views.get(name, []):
         place = handed(settings, view)
-        known = json.loads(place.read_text()) if place.is_file() else {}
+        known = remembered(place, "all of it is handed over again") or {}
         if known.get("mark") == before:
             write_text(place, json.dumps({**known, "mark": after}))
     for place in (settings.home / "tables").glob("published-v*.json"):
-        read = json.loads(place.read_text())
+        read = remembered(place, "the encoder counts as not published, until it is published again") or {}
         if read.get(name) == before:
             write_text(place, json.dumps({**read, name: after}))

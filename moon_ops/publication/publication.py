@@ -8,6 +8,7 @@ turns view by view: a new item waits for the view that the nightly refresh is ha
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import json
 import logging
 from collections.abc import Sequence
@@ -37,6 +38,7 @@ from moon_ops.settings import Settings
 
 log = logging.getLogger(__name__)
 DAMAGED = (ValueError, OSError, EOFError, KeyError, TypeError)  # what reading a file says that is not what was written
+NO_DAMAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE)  # nor would all of it be written then
 
 
 @dataclass(frozen=True)
@@ -85,13 +87,18 @@ def _publish(settings: Settings, encoder: int, now: dt.datetime, *, behaviour: b
         try:
             header = _index(settings, encoder, now, contract, full=full)
         except DAMAGED as fault:
-            if full:
+            if full or _of_the_machine(fault):
                 raise
             log.warning("%s cannot be read (%s): it is made anew", index_place(settings, encoder), fault)
             header = _index(settings, encoder, now, contract, full=True)
     place = published_place(settings, encoder)
     write_text(place, json.dumps(versions))  # last: a killed publication is published again
     return Published(encoder, contract, header.items, queries, f"{header.kind}: {header.reason}", changed, settings.behaviors)
+
+
+def _of_the_machine(fault: BaseException) -> bool:
+    """Whether it says nothing of what was read: a full disk, a place that may not be written."""
+    return isinstance(fault, OSError) and fault.errno in NO_DAMAGE
 
 
 def _declared(settings: Settings) -> tuple[Feature, ...]:
@@ -150,7 +157,7 @@ def _table(settings: Settings, encoder: int, kind: str, now: dt.datetime, contra
         try:
             return _refreshed_table(settings, encoder, kind, now, contract, full=full)
         except DAMAGED as fault:
-            if full:
+            if full or _of_the_machine(fault):
                 raise
             log.warning("%s cannot be read (%s): it is made anew", place, fault)
             return _refreshed_table(settings, encoder, kind, now, contract, full=True)

@@ -12,6 +12,8 @@ import shutil
 import sqlite3
 from pathlib import Path
 
+from moon_ops.files import put
+
 ROOT = "mlartifacts"  # of the files of all versions, in a home
 ADDRESSES = (
     ("experiments", "artifact_location"),
@@ -75,4 +77,4 @@ def _bring(tables: sqlite3.Connection, before: list[str], home: Path) -> None:
         if any(theirs.is_relative_to(old) for old in before) and not ours.exists() and theirs.is_dir():
             scratch = ours.with_name(f".{ours.name}-{os.getpid()}")
             shutil.copytree(theirs, scratch, dirs_exist_ok=True)
-            scratch.rename(ours)
+            put(scratch, ours)

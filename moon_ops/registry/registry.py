@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from moon_ops.errors import ServiceError, StageError
-from moon_ops.files import locked
+from moon_ops.files import locked, put, sync
 from moon_ops.metric_names import stored
 from moon_ops.registry import moved
 from moon_ops.registry.discreet import Discreet
@@ -142,6 +142,8 @@ class Registry:
         place = name.removeprefix("moon-")
         self.client.log_artifacts(run_id, str(directory), place)
         source = self.client.get_run(run_id).info.artifact_uri.rstrip("/") + "/" + place
+        if source.startswith("/"):
+            sync(Path(source))  # before a version names it
         version = self.client.create_model_version(name, source=source, run_id=run_id, tags=dict(tags), await_creation_for=0)
         return int(version.version)
 
@@ -174,7 +176,7 @@ class Registry:
             partial.mkdir(parents=True, exist_ok=True)
             repository.download_artifacts("", dst_path=str(partial))
             try:
-                partial.rename(target)
+                put(partial, target)
             except OSError:  # another process of this machine was faster
                 if not target.exists():
                     raise

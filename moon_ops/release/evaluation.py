@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from moon_ops.embeddings import vector_tables
 from moon_ops.embeddings.pipeline import embed_stream
 from moon_ops.embeddings.runtime import Runtime
+from moon_ops.files import required
 from moon_ops.inputs.contract import Sample, item_sample
 from moon_ops.lake.tables import items_as_of
 from moon_ops.metric_names import is_whole_recall
@@ -49,7 +49,7 @@ def evaluate_parts(settings: Settings, encoder: int, windows: Windows) -> tuple[
     samples = [rows[i] for i in ids.tolist()]
     alone = {suffix: _embedded(settings, opened, some) for suffix, some in recall.modalities(samples).items()}
     metrics |= parts(queries, asked, ids, spus, samples, alone)
-    about = json.loads((Registry(settings).fetch(ENCODER, encoder) / "recipe.json").read_text())
+    about = required(Registry(settings).fetch(ENCODER, encoder) / "recipe.json", "export the encoder again")
     return metrics, recall.by_prefix(queries, asked, spus, items, about["training"].get("prefixes", ()))
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from moon_ops.errors import StageError
+from moon_ops.files import remembered
 from moon_ops.metric_names import IMAGE_SEARCH, recall
 from moon_ops.settings import Settings
 
@@ -20,20 +20,23 @@ EXPECTED = "exchange_rate/expected_auc_gain"
 def worth(settings: Settings, gained: float, outcome: str = "overall") -> tuple[float, float, float]:
     """What ``gained`` recall@10 is worth in AUC, with its interval, by the last measured rate; :class:`StageError` if there is none for
     this ``outcome``."""
-    place = settings.home / "exchange_rate.json"
-    if not place.is_file():
+    known = _measured(settings)
+    if known is None:
         raise StageError("the exchange rate was never measured", action="run `moon exchange-rate`")
-    known: list[Mapping[str, Any]] = json.loads(place.read_text())["slopes"]
-    rate = next((r for r in known if r["metric"] == RECALL and r["outcome"] == outcome), None)
+    rate = next((r for r in known["slopes"] if r["metric"] == RECALL and r["outcome"] == outcome), None)
     if rate is None:
         raise StageError(f"the exchange rate was not measured on {outcome}", action="run `moon exchange-rate` on a window that has such")
     low, high = sorted((gained * rate["low"], gained * rate["high"]))
     return gained * rate["slope"], low, high
 
 
+def _measured(settings: Settings) -> dict[str, Any] | None:
+    return remembered(settings.home / "exchange_rate.json", "it counts as never measured, until `moon exchange-rate` is run again")
+
+
 def in_auc(settings: Settings, candidate: Mapping[str, float], champion: Mapping[str, float] | None) -> dict[str, float]:
     """What a candidate's recall above the champion's should be worth, for its evidence; empty where rate or recall is not known."""
-    if champion is None or RECALL not in candidate or RECALL not in champion or not (settings.home / "exchange_rate.json").is_file():
+    if champion is None or RECALL not in candidate or RECALL not in champion or _measured(settings) is None:
         return {}
     found = worth(settings, candidate[RECALL] - champion[RECALL])
     return {EXPECTED + end: figure for end, figure in zip(("", "_low", "_high"), found, strict=True)}

@@ -7,14 +7,14 @@ heavy is imported: `moon rollback` asks this at three in the morning.
 from __future__ import annotations
 
 import datetime as dt
-import json
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from moon_ops.embeddings.vector_tables import excused_table_name, table_name
-from moon_ops.errors import MoonError
+from moon_ops.errors import MoonError, in_a_line
+from moon_ops.files import remembered
 from moon_ops.lake import changes
 from moon_ops.lake.schemas import VALIDITY
 from moon_ops.lake.tables import active_as_of
@@ -68,7 +68,7 @@ def of(settings: Settings, encoder: int, now: dt.datetime) -> Freshness:
     except MoonError as fault:
         return Freshness(encoder, unknown=fault.problem)
     except (OSError, ValueError, KeyError) as fault:
-        return Freshness(encoder, unknown=str(fault).splitlines()[0] if str(fault) else type(fault).__name__)
+        return Freshness(encoder, unknown=in_a_line(fault))
 
 
 def _of(settings: Settings, encoder: int, now: dt.datetime) -> Freshness:
@@ -94,10 +94,9 @@ def _of(settings: Settings, encoder: int, now: dt.datetime) -> Freshness:
 
 def _handed(settings: Settings, view: str) -> tuple[int, dt.datetime | None]:
     """Up to which fragment, and as of when, a reader has been given what there was."""
-    place = handed(settings, view)
-    if not place.is_file():
+    known = remembered(handed(settings, view), "all of it is handed over again")
+    if known is None:
         return changes.NOTHING, None
-    known = json.loads(place.read_text())
     return int(known["mark"]), dt.datetime.fromisoformat(known["when"])
 
 

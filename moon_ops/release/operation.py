@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 
 from moon_ops.embeddings import vector_tables
+from moon_ops.files import required
 from moon_ops.metric_names import leakage, recall_loss
 from moon_ops.registry.registry import CTR, ENCODER, Registry
 from moon_ops.release import coverage, drift
@@ -40,7 +40,7 @@ def variants(registry: Registry, encoder: int) -> dict[str, float]:
     for variant in VARIANTS[1:]:
         place = directory / f"certificate.{variant}.json"
         if place.is_file():
-            certificate = json.loads(place.read_text())
+            certificate = required(place, f"make it again with `moon export CHECKPOINT --variant {variant}`")
             found[recall_loss(variant)] = float(max(certificate["recall_loss"], certificate["recall_loss_mixed"]))
     return found
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from moon_ops.errors import MoonError, StageError
-from moon_ops.files import write_text
+from moon_ops.files import remembered, write_text
 from moon_ops.registry import moves as record
 from moon_ops.registry.registry import ALIGNMENT, CHAMPION, CTR, ENCODER, PREVIOUS, Registry, manifest_of
 from moon_ops.release import refusals
@@ -95,7 +95,7 @@ def encoder_of(choice: Choice) -> int:
 def remember(settings: Settings, parts: Parts, at: str) -> None:
     """Keep what is served, for the next start and for whoever asks."""
     place = _place(settings)
-    before = json.loads(place.read_text()) if place.is_file() else {}
+    before = remembered(place, "it is written anew") or {}
     if before.get("release") == parts.release and before.get("manifest") == parts.manifest:
         return
     home = settings.home.resolve()

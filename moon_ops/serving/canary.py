@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from moon_ops.errors import in_a_line
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.tables import image_bytes
 from moon_ops.serving.request import Asked
@@ -86,7 +87,7 @@ def draw(lake: Lake, recent: Recent) -> Queries:
     try:
         return Queries(_of_lake(lake), recent.all())
     except Exception as fault:  # of Lance's many
-        return Queries([], recent.all(), f"the lake's queries cannot be read ({str(fault).splitlines()[0]})")
+        return Queries([], recent.all(), f"the lake's queries cannot be read ({in_a_line(fault)})")
 
 
 def _of_lake(lake: Lake) -> list[Logged]:

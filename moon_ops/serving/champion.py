@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 from feast import FeatureStore
 from numpy.typing import NDArray
+from sqlalchemy.exc import SQLAlchemyError
 
 from moon_ops.ctr.alignment import FILE, Alignment, through
 from moon_ops.ctr.score import Scorer
@@ -22,7 +24,7 @@ from moon_ops.ctr.vectors import Tables
 from moon_ops.embeddings import features
 from moon_ops.embeddings.index import HEADER, ItemIndex
 from moon_ops.embeddings.runtime import Runtime
-from moon_ops.errors import InputError, MoonError, ServiceError, StageError
+from moon_ops.errors import InputError, MoonError, ServiceError, StageError, in_a_line
 from moon_ops.inputs.contract import Sample, require_same
 from moon_ops.inputs.images import decode
 from moon_ops.inputs.regions import views
@@ -128,11 +130,11 @@ class Champion:
             raise
         except Exception as fault:  # SQLite's, Redis', Feast's own
             place = f"MOON_REDIS = {shown(self.settings.redis)}" if self.settings.redis.get_secret_value() else "SQLite in MOON_HOME"
-            problem = (
-                f"the online store ({place}) does not answer ({type(fault).__name__}: {str(fault).splitlines()[0] if str(fault) else ''})"
-            )
-            action = f"start it; if it is empty or gone, run `moon publish --encoder {self.encoder} --full`"
-            raise ServiceError(problem, action=action) from fault
+            away = isinstance(fault, (OSError, sqlite3.Error, SQLAlchemyError)) or type(fault).__module__.startswith("redis")
+            what = "does not answer" if away else "gave an answer that cannot be read"
+            problem = f"the online store ({place}) {what} ({type(fault).__name__}: {in_a_line(fault)})"
+            full = f"run `moon publish --encoder {self.encoder} --full`"
+            raise ServiceError(problem, action=f"start it; if it is empty or gone, {full}" if away else full) from fault
 
     def _seen(self) -> dict[Path, int]:
         """The size in bytes of each file that a restart would load, as it is now."""

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from moon_ops.errors import MoonError, ServiceError
+from moon_ops.errors import MoonError, ServiceError, in_a_line
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.schemas import VALIDITY
 from moon_ops.lake.tables import active_as_of
@@ -82,7 +82,7 @@ def reading(lake: Lake) -> Iterator[None]:
             f"the lake at {lake.uri} cannot be read ({gone.problem})", action="bring it back, or correct MOON_LAKE"
         ) from gone
     except (OSError, ValueError) as fault:
-        problem = f"the lake at {lake.uri} cannot be read ({str(fault).splitlines()[0]})"
+        problem = f"the lake at {lake.uri} cannot be read ({in_a_line(fault)})"
         raise ServiceError(problem, action="bring it back, or correct MOON_LAKE") from fault
 
 

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from moon_ops.errors import InputError
+from moon_ops.files import put, write_text
 from moon_ops.shops.simulated import tables
 from moon_ops.shops.simulated.behaviour import KINDS, Day, live
 from moon_ops.shops.simulated.catalogue import Catalogue, stock
@@ -142,9 +143,7 @@ def _write_readme(readme: Path, identity: str, days: int) -> None:
 - `items`, `queries`, `events` (.parquet) and `images/`: the ingest layout. A session has one query, with the same id.
 - `oracle.parquet`: the true click probability of every impression. For judging models, never for training them.
 """
-    partial = readme.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(readme)
+    write_text(readme, text)
 
 
 @contextmanager
@@ -157,7 +156,7 @@ def _new_tables(out: Path) -> Iterator[dict[str, pq.ParquetWriter]]:
         }
         yield writers
     for name in _SCHEMAS:
-        (out / f"{name}.partial").replace(out / f"{name}.parquet")
+        put(out / f"{name}.partial", out / f"{name}.parquet")
 
 
 @dataclass

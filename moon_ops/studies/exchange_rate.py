@@ -17,7 +17,7 @@ import numpy as np
 from scipy import stats
 
 from moon_ops.errors import StageError
-from moon_ops.files import write_text
+from moon_ops.files import remembered, required, write_text
 from moon_ops.metric_names import IMAGE_SEARCH, LOSS, TEXT_SEARCH, WITHIN_PRODUCT, recall
 from moon_ops.publication import marks, places
 from moon_ops.publication.brought import RECIPE as BROUGHT
@@ -101,11 +101,10 @@ def _point(settings: Settings, encoder: int, arm: ClickArm, seeds: Sequence[int]
     key = f"{contract}-{windows.trained_until:%Y%m%d%H%M}-{windows.end:%Y%m%d%H%M}-{marks.lake_state(settings, encoder)}"
     place = settings.home / "studies" / "exchange-rate" / f"{key}.json"
     place.parent.mkdir(parents=True, exist_ok=True)
-    if place.is_file():
-        found = json.loads(place.read_text())
-    else:
+    found = remembered(place, "it is measured anew")
+    if found is None:
         found, _ = evaluation.evaluate_parts(settings, encoder, windows)
-        about = json.loads((Registry(settings).fetch(ENCODER, encoder) / "training.json").read_text())
+        about = required(Registry(settings).fetch(ENCODER, encoder) / "training.json", "export the encoder again")
         found[LOSS] = float(about.get("last_loss", math.nan))
         write_text(place, json.dumps(found) + "\n")
     judged = click_study.run(settings, encoder, [arm], seeds, windows)

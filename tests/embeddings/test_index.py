@@ -231,7 +231,7 @@ def test_nothing_to_update_and_nothing_left_are_refused(place: Path) -> None:
 
 def test_an_index_of_another_layout_names_the_command(place: Path) -> None:
     (place / "index.json").write_text('{"contract_id": "c-one", "kind": "flat"}')
-    with pytest.raises(StageError, match=r"written by another version .* `moon publish`"):
+    with pytest.raises(StageError, match=r"written by another version .* `moon publish --full`"):
         ItemIndex.open(place)
 
 

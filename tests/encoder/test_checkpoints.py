@@ -112,9 +112,9 @@ def test_killed_while_saving_leaves_the_checkpoint_before(
 
         real_save = module.save_file
         patched.setattr(module, "save_file", save_half)
-        late = {WRITES: "write_text", WRITES + 1: "rename", WRITES + 2: "replace"}.get(killed_at)
-        if late:
-            patched.setattr(Path, late, die)
+        late: dict[int, tuple[Any, str]] = {WRITES: (Path, "write_text"), WRITES + 1: (module, "put"), WRITES + 2: (module, "write_text")}
+        if killed_at in late:
+            patched.setattr(*late[killed_at], die)
         with pytest.raises(KeyboardInterrupt):
             kept.save(State("stage1", 2, [1.0, 2.0]), model, optimizers)
     state = Checkpoints(tmp_path).read()
@@ -139,7 +139,7 @@ def test_killed_while_a_checkpoint_of_the_same_name_is_replaced_there_is_none(
     kept = Checkpoints(tmp_path)
     kept.save(State("ctr", 0, []), model, optimizers)
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "rename", Mock(side_effect=KeyboardInterrupt))
+        patched.setattr(module, "put", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             kept.save(State("ctr", 0, [1.0]), model, optimizers)
     assert kept.read() is None

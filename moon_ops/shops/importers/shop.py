@@ -13,7 +13,6 @@ written, and neither are its events.
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from moon_ops.errors import InputError
+from moon_ops.files import link, put, write_text
 from moon_ops.shops.importers import files
 
 WORK = "work.partial"  # in the shop's directory: the database, what it spills, and tables that are not whole yet
@@ -107,12 +107,7 @@ def _place(source: Path, target: Path) -> None:
     if target.exists():  # of a run that was killed
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without links
-        partial = target.with_name(f"{target.name}.partial")
-        shutil.copyfile(source, partial)
-        partial.replace(target)
+    link(source, target)
 
 
 @contextlib.contextmanager
@@ -150,9 +145,7 @@ def _claim(out: Path, identity: str) -> None:
         problem = f"OUT = {out} holds something else ({found[0] if found else 'no README.md of an import'})"
         raise InputError(f"{problem}; nothing was imported", action="give an empty directory")
     out.mkdir(parents=True, exist_ok=True)
-    partial = readme.with_suffix(".partial")
-    partial.write_text(f"{identity}\n\nMade by `moon import`, in the ingest layout: `moon ingest` takes it in.\n", encoding="utf-8")
-    partial.replace(readme)
+    write_text(readme, f"{identity}\n\nMade by `moon import`, in the ingest layout: `moon ingest` takes it in.\n")
 
 
 def write(draft: Draft, source: Path) -> dict[str, int]:
@@ -174,7 +167,7 @@ def write(draft: Draft, source: Path) -> dict[str, int]:
         target = files.literal(draft.work / f"{name}.parquet")
         draft.run(f"COPY ({query}) TO {target} (FORMAT parquet, COMPRESSION zstd)")
     for path in sorted(draft.work.glob("*.parquet"), reverse=True):  # items last: without it there is nothing to ingest
-        path.replace(draft.out / path.name)
+        put(path, draft.out / path.name)
     kinds = dict(draft.database.sql("SELECT event, count(*) FROM kept GROUP BY event").fetchall())
     return {
         "users": draft.count("SELECT count(DISTINCT user_id) FROM kept"),
