@@ -71,6 +71,8 @@ class Settings(BaseModel):
     auto_rollback: bool = False  # whether a service goes back by itself when a new release fails or finds less
     rollback_minutes: float = 30.0  # after a switch, in which it may
     items_token: SecretStr = SecretStr("")  # who may send new items to the service; empty: nobody
+    alert_webhook: SecretStr = SecretStr("")  # an address that a failed DAG is posted to; empty: none
+    alert_email: str = ""  # whom it is mailed to, by Airflow's connection smtp_default
     webhook_secret: SecretStr = SecretStr("")  # with which MLflow signs its webhooks; empty: none are taken
 
     @classmethod

@@ -28,6 +28,7 @@ BELOW = {  # room → the rooms it may import, besides itself: in the order data
     "inputs": {"errors"},
     "lake": {"errors", "files", "locks", "columns", "inputs"},
     "settings": {"errors", "processor", "lake"},
+    "alerts": {"settings"},
     "encoder": {"errors", "files", "processor", "sessions", "ranks", "recipes", "inputs", "lake"},
     "embeddings": {"errors", "startup", "sessions", "files", "columns", "settings", "inputs", "lake"},
     "ctr": {"errors", "files", "metric_names", "sessions", "columns", "recipes", "inputs", "lake", "encoder", "embeddings"},

@@ -25,7 +25,7 @@ from moon_ops.errors import (
 from moon_ops.settings import RANGES, ROOT, Settings, shown, unknown_variables, variable
 
 MODELS = ROOT / "models"
-SECRETS = ("tracking_uri", "redis", "feast_registry", "items_token", "webhook_secret", "locks")
+SECRETS = ("tracking_uri", "redis", "feast_registry", "items_token", "webhook_secret", "locks", "alert_webhook")
 
 
 @pytest.fixture
@@ -74,6 +74,7 @@ def test_every_variable_is_read(clean: pytest.MonkeyPatch) -> None:
     numbers = {"CANARY_LATENCY_RATIO": "5", "CANARY_OVERLAP": "0.1", "ALERT_ERRORS": "0.02", "ALERT_SLOW_MS": "500"}
     numbers |= {"ALERT_RECALL_DROP": "0.3", "ALERT_DRIFT": "0.5", "PROBE_MINUTES": "2", "ROLLBACK_MINUTES": "15"}
     given |= numbers | {"AUTO_ROLLBACK": "on", "WEBHOOK_SECRET": "a-secret", "LOCKS": "postgresql://moon:secret@postgres/moon"}
+    given |= {"ALERT_WEBHOOK": "https://chat.example.com/hook", "ALERT_EMAIL": "oncall@example.com"}
     assert {f"MOON_{name}" for name in given} == {variable(field) for field in Settings.model_fields}
     for name, value in given.items():
         clean.setenv(f"MOON_{name}", value)
@@ -164,6 +165,7 @@ def test_secrets_are_never_shown(clean: pytest.MonkeyPatch) -> None:
     clean.setenv("MOON_ITEMS_TOKEN", "geheim")
     clean.setenv("MOON_WEBHOOK_SECRET", "geheim")
     clean.setenv("MOON_LOCKS", "postgresql://moon:geheim@postgres/moon")
+    clean.setenv("MOON_ALERT_WEBHOOK", "https://chat.example.com/geheim")
     settings = Settings.from_environment()
     assert all(getattr(settings, name).get_secret_value() for name in SECRETS)
     for text in (repr(settings), str(settings), str(settings.lake), f"{settings.model_dump()}", settings.model_dump_json()):
