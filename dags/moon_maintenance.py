@@ -9,9 +9,16 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from airflow.sdk import Param, dag, task
+from airflow.sdk import AsyncCallback, DeadlineAlert, DeadlineReference, Param, dag, task
 
 AS_OF = "{{ dag_run.run_after.isoformat() }}"  # set in every kind of run, unlike the data interval
+
+
+def tell(context: Any) -> None:
+    """Say that a task has failed for good, where the settings want it."""
+    from moon_ops import alerts
+
+    alerts.failed(context)
 
 
 @dag(
@@ -19,8 +26,20 @@ AS_OF = "{{ dag_run.run_after.isoformat() }}"  # set in every kind of run, unlik
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     catchup=False,
     max_active_runs=1,
-    default_args={"owner": "moon", "retries": 2, "retry_delay": timedelta(minutes=5), "retry_exponential_backoff": 2.0},
+    default_args={
+        "owner": "moon",
+        "retries": 2,
+        "retry_delay": timedelta(minutes=5),
+        "retry_exponential_backoff": 2.0,
+        "execution_timeout": timedelta(hours=6),
+        "on_failure_callback": tell,
+    },
     params={"keep_days": Param(7, type="number", minimum=0, description="Versions of tables that are younger stay.")},
+    deadline=DeadlineAlert(
+        reference=DeadlineReference.DAGRUN_QUEUED_AT,
+        interval=timedelta(hours=8),
+        callback=AsyncCallback("moon_ops.alerts.late", kwargs={"dag": "moon_maintenance", "after": "8 hours"}),
+    ),
     doc_md=__doc__,
     tags=["moon"],
 )

@@ -19,12 +19,24 @@ AS_OF = "{{ dag_run.run_after.isoformat() }}"  # set in every kind of run, unlik
 STARTED_BY = "{{ dag_run.triggering_user_name or 'moon_promote' }}"
 
 
+def tell(context: Any) -> None:
+    """Say that a task has failed for good, where the settings want it."""
+    from moon_ops import alerts
+
+    alerts.failed(context)
+
+
 @dag(
     schedule=None,
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     catchup=False,
     max_active_runs=1,
-    default_args={"owner": "moon", "retries": 0},
+    default_args={
+        "owner": "moon",
+        "retries": 0,
+        "execution_timeout": timedelta(minutes=30),
+        "on_failure_callback": tell,
+    },
     params={
         "release": Param(0, type="integer", minimum=0, description="The release to promote; 0: the candidate."),
         "reason": Param("", type="string", description="Why; kept in the record of moves."),
@@ -52,6 +64,7 @@ def moon_promote() -> None:
         subject="Promote release {{ ti.xcom_pull(task_ids='check')['release'] }}?",
         body="{{ ti.xcom_pull(task_ids='check')['evidence'] }}",
         response_timeout=timedelta(hours=12),
+        execution_timeout=timedelta(hours=13),
     )
 
     @task(trigger_rule="none_failed_min_one_success")

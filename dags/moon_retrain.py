@@ -13,10 +13,18 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from airflow.sdk import Asset, Param, dag, task
+from airflow.sdk import Asset, AsyncCallback, DeadlineAlert, DeadlineReference, Param, dag, task
 
 RELEASE = Asset(name="moon_release", uri="moon://release", group="moon")
+TRAINING = "moon_training"  # a pool of one slot: two trainings at once would take twice as long
 AS_OF = "{{ dag_run.run_after.isoformat() }}"  # set in every kind of run, unlike the data interval
+
+
+def tell(context: Any) -> None:
+    """Say that a task has failed for good, where the settings want it."""
+    from moon_ops import alerts
+
+    alerts.failed(context)
 
 
 @dag(
@@ -24,20 +32,32 @@ AS_OF = "{{ dag_run.run_after.isoformat() }}"  # set in every kind of run, unlik
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     catchup=False,
     max_active_runs=1,
-    default_args={"owner": "moon", "retries": 2, "retry_delay": timedelta(minutes=1), "retry_exponential_backoff": 2.0},
+    default_args={
+        "owner": "moon",
+        "retries": 2,
+        "retry_delay": timedelta(minutes=1),
+        "retry_exponential_backoff": 2.0,
+        "execution_timeout": timedelta(hours=1),
+        "on_failure_callback": tell,
+    },
     params={
         "encoder": Param("moon-tiny", type="string", description="Encoder recipe in models/."),
         "click_model": Param("ctr-cube", type="string", description="Click recipe in models/."),
         "seed": Param(0, type="integer", minimum=0),
         "promote": Param(True, type="boolean", description="Promote the release if its gates pass."),
     },
+    deadline=DeadlineAlert(
+        reference=DeadlineReference.DAGRUN_QUEUED_AT,
+        interval=timedelta(hours=48),
+        callback=AsyncCallback("moon_ops.alerts.late", kwargs={"dag": "moon_retrain", "after": "48 hours"}),
+    ),
     doc_md=__doc__,
     tags=["moon"],
 )
 def moon_retrain() -> None:
     """Train, export, embed, publish, ctr, release, gates, promote."""
 
-    @task
+    @task(pool=TRAINING, execution_timeout=timedelta(hours=24))
     def train(as_of: str, params: Any = None) -> str:
         from moon_ops import tasks as jobs
 
@@ -49,7 +69,7 @@ def moon_retrain() -> None:
 
         return jobs.export(checkpoint)
 
-    @task
+    @task(execution_timeout=timedelta(hours=12))
     def embed(encoder: int, as_of: str) -> int:
         from moon_ops import tasks as jobs
 
@@ -61,13 +81,13 @@ def moon_retrain() -> None:
 
         return jobs.publish(encoder, as_of)
 
-    @task
+    @task(pool=TRAINING, execution_timeout=timedelta(hours=6))
     def ctr(encoder: int, as_of: str, params: Any = None) -> int | None:
         from moon_ops import tasks as jobs
 
         return jobs.ctr(encoder, as_of, params["click_model"], params["seed"])
 
-    @task(outlets=[RELEASE])
+    @task(outlets=[RELEASE], execution_timeout=timedelta(hours=2))
     def release(encoder: int, ctr: int | None, as_of: str) -> int:
         from moon_ops import tasks as jobs
 

@@ -11,12 +11,13 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
-from moon_ops.errors import InstallError, MoonError
+from moon_ops.errors import InstallError, MoonError, ServiceError
 from moon_ops.serving.sockets import require_free
 from moon_ops.settings import PACKAGE, ROOT, Settings, whole
 from moon_ops.startup import QUIET
 
 STOP_SECONDS = 15
+POOL = ("moon_training", "1", "One training at a time")
 
 
 def environment(settings: Settings, port: int) -> dict[str, str]:
@@ -55,17 +56,38 @@ def run(settings: Settings, port: int) -> int:
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, _interrupt)
     command = [sys.executable, "-m", "airflow", "standalone"]
-    process = subprocess.Popen(command, env=environment(settings, port), start_new_session=True)
+    process = None
     try:
+        make_pool(settings, port)
+        process = subprocess.Popen(command, env=environment(settings, port), start_new_session=True)
         return process.wait()
     except KeyboardInterrupt:
+        if process is None:
+            return 1
         process.send_signal(signal.SIGINT)  # to the parent alone: a signal to the whole group leaves the scheduler hanging
         with suppress(subprocess.TimeoutExpired):
             return process.wait(STOP_SECONDS)
         return 1
     finally:
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # what is left of our own session
+            if process is not None:
+                os.killpg(process.pid, signal.SIGKILL)  # what is left of our own session
+
+
+def make_pool(settings: Settings, port: int) -> None:
+    """The pool in which one training runs at a time, once; without it Airflow never starts a task that is in it."""
+    done = settings.home / "airflow" / f".pool-{POOL[0]}"
+    if done.exists():
+        return
+    airflow = [sys.executable, "-m", "airflow"]
+    for command in ([*airflow, "db", "migrate"], [*airflow, "pools", "set", *POOL]):
+        made = subprocess.run(command, env=environment(settings, port), capture_output=True, text=True)
+        if made.returncode:
+            said = (made.stderr or made.stdout).strip().splitlines()[-1:]
+            raise ServiceError(
+                f"Airflow's database could not be made ready ({' '.join(said)})", action="run `airflow db migrate` to see all of it"
+            )
+    done.touch()
 
 
 def _require_airflow() -> None:
