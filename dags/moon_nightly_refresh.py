@@ -28,22 +28,22 @@ def moon_nightly_refresh() -> None:
     """Live encoders, embed and publish each, check completeness, verify."""
 
     @task
-    def live() -> list[int]:
+    def served() -> int | None:
         from moon_ops import tasks as jobs
 
-        return jobs.live_encoders()
+        return jobs.served_encoder()
 
     @task
-    def refresh(encoder: int, as_of: str) -> int:
+    def refresh(encoder: int | None, as_of: str) -> int | None:
         from moon_ops import tasks as jobs
 
-        return jobs.publish(jobs.embed(encoder, as_of), as_of)
+        return jobs.refresh(encoder, as_of)
 
     @task(outlets=[VECTORS])
-    def check(encoders: list[int], as_of: str) -> dict[str, int]:
+    def check(encoder: int | None, as_of: str) -> dict[str, int]:
         from moon_ops import tasks as jobs
 
-        return jobs.require_complete(encoders, as_of)
+        return jobs.require_complete([encoder], as_of)
 
     @task
     def verify(as_of: str) -> int:
@@ -51,8 +51,20 @@ def moon_nightly_refresh() -> None:
 
         return jobs.verify(as_of)
 
-    encoders = live()
-    refresh.partial(as_of=AS_OF).expand(encoder=encoders) >> check(encoders, AS_OF) >> verify(AS_OF)  # type: ignore[arg-type]
+    @task
+    def others() -> list[int]:
+        from moon_ops import tasks as jobs
+
+        return jobs.other_releases()
+
+    @task
+    def refresh_other(release: int, as_of: str) -> int:
+        from moon_ops import tasks as jobs
+
+        return jobs.refresh_release(release, as_of)
+
+    check(refresh(served(), AS_OF), AS_OF) >> verify(AS_OF)  # type: ignore[arg-type]
+    refresh_other.partial(as_of=AS_OF).expand(release=others())  # a broken candidate fails here, and stops nothing above
 
 
 moon_nightly_refresh()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def train(as_of: str, recipe: str, seed: int) -> str:
 def export(checkpoint: str) -> int:
     """Export and register a checkpoint; the encoder's version."""
     settings = _settings()
-    return stages.export(settings, checkpoints.find(settings, checkpoint))
+    return stages.export(settings, checkpoints.find(settings, checkpoint)).encoder
 
 
 def embed(encoder: int, as_of: str) -> int:
@@ -123,23 +124,42 @@ def promote_by(version: int, as_of: str, *, by: str, approved_by: str = "", why:
     return promotion.promote(settings, version, promotion.Wish(who, as_of, why)).move is not None
 
 
-def live_encoders() -> list[int]:
-    """The encoders of the champion, the candidate and the previous release."""
+def served_encoder() -> int | None:
+    """The encoder of what is served: the champion's, or that of the last good release in its place; None before the first promotion."""
+    return _encoder_to_serve(_settings())
+
+
+def other_releases() -> list[int]:
+    """The releases beside the one that is served that may be soon: champion (where another is served in its place), candidate, previous."""
     settings = _settings()
     registry = Registry(settings)
     releases = [version for alias in (CHAMPION, CANDIDATE, PREVIOUS) if (version := registry.alias(alias)) is not None]
-    encoders = {int(manifest_of(registry, version)["encoder"]["version"]) for version in releases}
-    to_serve = _encoder_to_serve(settings)
-    return sorted(encoders if to_serve is None else encoders | {to_serve})
+    return list(dict.fromkeys(version for version in releases if version != _served_release(settings)))
 
 
-def require_complete(encoders: list[int], as_of: str) -> dict[str, int]:
+def refresh(encoder: int | None, as_of: str) -> int | None:
+    """Embed what has no vector yet and hand it over; the encoder again, for the task that follows."""
+    return None if encoder is None else publish(embed(encoder, as_of), as_of)
+
+
+def refresh_release(release: int, as_of: str) -> int:
+    """Refresh the encoder of a release beside the one that is served, and check it; the encoder. What is wrong with the release fails this
+    task alone."""
+    settings = _settings()
+    encoder = int(manifest_of(Registry(settings), release)["encoder"]["version"])
+    if encoder != _encoder_to_serve(settings):
+        refresh(encoder, as_of)
+        require_complete([encoder], as_of)
+    return encoder
+
+
+def require_complete(encoders: Sequence[int | None], as_of: str) -> dict[str, int]:
     """Check against the lake that every item version known at ``as_of`` has its vector under each encoder; :class:`StageError` if not.
 
     What has come since is the next run's work, for all but the champion.
     """
-    settings = _settings()
-    for encoder in encoders:
+    settings, known = _settings(), [encoder for encoder in encoders if encoder is not None]
+    for encoder in known:
         missing = due(settings.lake, encoder, _time(as_of)).rows
         if missing.num_rows:
             (first,) = ids.named(settings.lake, "item", [missing["item_id"][0].as_py()])
@@ -147,7 +167,7 @@ def require_complete(encoders: list[int], as_of: str) -> dict[str, int]:
                 f"{missing.num_rows} item versions have no vector under encoder {encoder}, e.g. of item {first}",
                 action="run the refresh again",
             )
-    return {"encoders": len(encoders), "items": len(active_items(settings.lake))}
+    return {"encoders": len(known), "items": len(active_items(settings.lake))}
 
 
 def verify(as_of: str) -> int:
@@ -220,6 +240,16 @@ def _finish_erasures(settings: Settings, as_of: str) -> None:
 def _encoder_to_serve(settings: Settings, as_of: str | None = None) -> int | None:
     """The encoder of what a service serves: the champion's, or that of the last good release where the champion cannot be served, or
     services refuse it at ``as_of``."""
+    choice = _choice(settings, as_of)
+    return None if choice is None else served.encoder_of(choice)
+
+
+def _served_release(settings: Settings) -> int | None:
+    choice = _choice(settings)
+    return None if choice is None else choice.release
+
+
+def _choice(settings: Settings, as_of: str | None = None) -> served.Choice | None:
     try:
         choice = served.choose(settings, Registry(settings), now=_time(as_of) if as_of else None)
     except StageError as none:
@@ -227,7 +257,7 @@ def _encoder_to_serve(settings: Settings, as_of: str | None = None) -> int | Non
         return None
     if choice.why:
         log.error("release %d is served in place of %s, because %s", choice.release, choice.asked, choice.why)
-    return served.encoder_of(choice)
+    return choice
 
 
 def _windows(settings: Settings, encoder: int, as_of: str) -> Windows:

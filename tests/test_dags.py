@@ -30,7 +30,14 @@ EDGES = {
         "approve": {"promote"},
         "promote": set(),
     },
-    "moon_nightly_refresh": {"live": {"refresh", "check"}, "refresh": {"check"}, "check": {"verify"}, "verify": set()},
+    "moon_nightly_refresh": {
+        "served": {"refresh"},
+        "refresh": {"check"},
+        "check": {"verify"},
+        "verify": set(),
+        "others": {"refresh_other"},
+        "refresh_other": set(),
+    },
     "moon_new_items": {"ingest": {"embed"}, "embed": {"publish"}, "publish": set()},
     "moon_maintenance": {"maintain": set()},
 }
@@ -70,7 +77,9 @@ def run_dag(dagbag: Any) -> Any:
             task.retries = 0  # a failing task would really wait before its retry
         made = dag.test(run_after=as_of, logical_date=None, run_conf=conf)
         found = made.get_task_instances()
-        states = {ti.task_id: str(ti.state) for ti in found}
+        states = {
+            ti.task_id: str(ti.state) for ti in sorted(found, key=lambda ti: str(ti.state) == "failed")
+        }  # of mapped ones, a failed one
         assert str(made.state) == ends, states
         return {ti.task_id: ti.xcom_pull(task_ids=ti.task_id, map_indexes=ti.map_index) for ti in found} if ends == "success" else states
 
@@ -200,9 +209,32 @@ def test_a_release_that_failed_its_gates_ends_the_run_for_all_to_see(dag_home: A
 def test_nightly_refresh_finds_everything_embedded(dag_home: Any, run_dag: Any, now: dt.datetime) -> None:
     rows = dag_home.lake.count("embeddings/v1")
     found = run_dag("moon_nightly_refresh", now + dt.timedelta(days=1))
-    assert found["live"] == [1]
+    assert (found["served"], found["refresh"]) == (1, 1)
     assert found["check"] == {"encoders": 1, "items": 115}
     assert dag_home.lake.count("embeddings/v1") == rows
+
+
+def test_a_broken_candidate_fails_its_own_task_and_the_champion_is_refreshed(
+    dag_home: Any, run_dag: Any, now: dt.datetime, tmp_path: Path
+) -> None:
+    from moon_ops.registry.registry import CANDIDATE, RELEASE, Registry
+
+    registry, later = Registry(dag_home), now + dt.timedelta(days=1)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "manifest.json").write_text('{"encoder": {"ver')
+    before = registry.alias(CANDIDATE)
+    broken = registry.register(RELEASE, registry.start_run("by hand", {}), tmp_path / "broken", {})
+    registry.point(CANDIDATE, broken)
+    try:
+        states = run_dag("moon_nightly_refresh", later, ends="failed")
+        assert {name for name, state in states.items() if state == "failed"} == {"refresh_other"}
+        assert [states[name] for name in ("served", "refresh", "check", "verify", "others")] == ["success"] * 5
+        (tmp_path / "broken" / "manifest.json").write_text(json.dumps({"encoder": {"version": 99}}))
+        registry.point(CANDIDATE, registry.register(RELEASE, registry.start_run("by hand", {}), tmp_path / "broken", {}))
+        states = run_dag("moon_nightly_refresh", later, ends="failed")
+        assert {name for name, state in states.items() if state == "failed"} == {"refresh_other"}, "an encoder that is not there"
+    finally:
+        registry.point(CANDIDATE, before or 1)
 
 
 def test_new_items_from_the_inbox_can_be_found(

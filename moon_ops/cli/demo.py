@@ -114,7 +114,7 @@ def _encoder(settings: Settings, steps: Steps, chosen: Choices, times: Any, left
         trained = stages.train(settings, chosen.encoder, trained_until=until, seed=chosen.seed, budget=left, changes=chosen.changes)
         say.append(f"loss {trained.last_loss:.3f}; wrote {trained.checkpoint}")
     with steps.step("export", "to ONNX, compared with the model it came from, registered in MLflow") as say:
-        version = stages.export(settings, Path(trained.checkpoint))
+        version = stages.export(settings, Path(trained.checkpoint)).encoder
         say.append(f"moon-encoder {version}, contract {stages.runtime(settings, version).contract_id}")
     return version
 

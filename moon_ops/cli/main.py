@@ -136,13 +136,14 @@ def export(
     variant: Annotated[list[str] | None, typer.Option(help="Make int8 (CPU) or fp16 (GPU) graphs, too; MOON_VARIANT uses them.")] = None,
     home: Home = None,
 ) -> None:
-    """Export a checkpoint to ONNX with a parity certificate and register it as the next moon-encoder.
+    """Export a checkpoint to ONNX with a parity certificate and register it as the next moon-encoder; the same again is the same version.
 
     Example: moon export .moon/checkpoints/RUN --variant int8
     """
     from moon_ops.release import stages
 
-    say({"encoder": stages.export(settings_of(home), checkpoint, variant or [])})
+    made = stages.export(settings_of(home), checkpoint, variant or [])
+    say({"encoder": made.encoder, **({"note": "registered before: nothing is new, and its vectors are kept"} if made.before else {})})
 
 
 @app.command()

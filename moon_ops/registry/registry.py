@@ -214,7 +214,7 @@ class Registry:
             self.client.set_model_version_tag(name, str(version), key, value)
 
     def entries(self, name: str) -> dict[int, dict[str, str]]:
-        """The tags of all versions of a model that holds no files, by number; none if there is no such model."""
+        """The tags of all versions of a model, by number; none if there is no such model."""
         if self.file is not None:
             return {version: self.file.tags(name, version) for version in self.file.versions(name)}
         found, token = dict[int, dict[str, str]](), None

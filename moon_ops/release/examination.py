@@ -97,6 +97,11 @@ def _releases(settings: Settings, registry: Registry) -> Iterator[Finding]:
     """The parts of every release that is served or may be soon, against their manifest: each file's sha256, vectors, index and table."""
     known = record.moves(registry)
     aliases = {alias: registry.alias(alias) for alias in (CHAMPION, PREVIOUS, CANDIDATE)}
+    serving = {
+        aliases[CHAMPION],
+        aliases[PREVIOUS],
+        *(move.release for move in known[-1:]),
+    }  # a broken candidate harms nothing that is served
     wanted = [version for version in (*aliases.values(), *(move.release for move in known[-1:])) if version is not None]
     for release in dict.fromkeys(wanted):
         part = f"release {release}" + "".join(f" ({alias})" for alias, version in aliases.items() if version == release)
@@ -105,7 +110,7 @@ def _releases(settings: Settings, registry: Registry) -> Iterator[Finding]:
             verify(settings, registry, manifest, forced=True)  # a candidate that failed its gates is no fault
             _same_items(settings, int(manifest["encoder"]["version"]))
         except MoonError as fault:
-            yield Finding(part, fault.problem, fault.action)
+            yield Finding(part, fault.problem, fault.action, grave=release in serving)
 
 
 def _same_items(settings: Settings, encoder: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 from moon_ops.embeddings import engines, produce
 from moon_ops.embeddings.produce import EmbedReport
 from moon_ops.embeddings.runtime import Runtime
-from moon_ops.errors import InputError, StageError
-from moon_ops.inputs.contract import Contract, require_same
+from moon_ops.errors import InputError, MoonError, StageError
+from moon_ops.inputs.contract import Contract, file_sha256, require_same
 from moon_ops.metric_names import recall_loss
 from moon_ops.recipes.encoder import EncoderRecipe
 from moon_ops.recipes.gates import Gates
@@ -27,6 +28,8 @@ from moon_ops.recipes.reading import recipe
 from moon_ops.registry.registry import ENCODER, Registry
 from moon_ops.release.runs import flat, log_step, place_of, run_of, tracked
 from moon_ops.settings import VARIANTS, Settings
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from moon_ops.encoder.budget import Budget
@@ -79,8 +82,17 @@ def train(
     return Trained(str(out), run_id, report.last_loss)
 
 
-def export(settings: Settings, checkpoint: Path, variants: Sequence[str] = ()) -> int:
-    """Export a checkpoint to ONNX, certify it, and register it as the next version of ``moon-encoder``.
+@dataclass(frozen=True)
+class Exported:
+    """The version of ``moon-encoder`` that a checkpoint is; ``before``: it was registered by an earlier export of the same content."""
+
+    encoder: int
+    before: bool = False
+
+
+def export(settings: Settings, checkpoint: Path, variants: Sequence[str] = ()) -> Exported:
+    """Export a checkpoint to ONNX, certify it, and register it as the next version of ``moon-encoder``, unless it is one already: what has
+    the same weights, graphs and contract would be embedded again for nothing.
 
     ``variants`` (``int8``, ``fp16``), and the one that the settings serve, are made beside it; each is judged on what users asked and
     bought before the encoder's training ended, and :class:`ContractError` refuses one that loses recall.
@@ -104,6 +116,8 @@ def export(settings: Settings, checkpoint: Path, variants: Sequence[str] = ()) -
         "seed": str(trained["seed"]),
         "parity_cosine": f"{certificate.min_cosine:.9f}",
     }
+    if (known := _registered(registry, tags, variants)) is not None:
+        return Exported(known, before=True)
     figures = {"parity/max_difference": certificate.max_difference, "parity/min_cosine": certificate.min_cosine}
     layout, until = Contract.load(checkpoint).layout, dt.datetime.fromisoformat(trained["trained_until"])
     few, shown = EXPORTED
@@ -118,7 +132,28 @@ def export(settings: Settings, checkpoint: Path, variants: Sequence[str] = ()) -
             figures |= {recall_loss(variant): cost.recall_loss, f"parity/{variant}_rank_flips": float(cost.rank_flips)}
     with tracked(registry, f"export {trained['recipe']}", tags) as run_id:
         registry.log(run_id, figures)
-        return registry.register(ENCODER, run_id, checkpoint, tags)
+        return Exported(registry.register(ENCODER, run_id, checkpoint, tags))
+
+
+def _registered(registry: Registry, tags: dict[str, str], variants: Sequence[str]) -> int | None:
+    """The newest version with the same contract from the same training, which has all the ``variants``."""
+    for version, known in sorted(registry.entries(ENCODER).items(), reverse=True):
+        same = all(known.get(name) == tags[name] for name in ("contract_id", "trained_until", "recipe", "seed"))
+        if same and _whole(registry.fetch(ENCODER, version), variants):
+            log.info("the checkpoint is %s %d already: nothing is registered", ENCODER, version)
+            return version
+    return None
+
+
+def _whole(directory: Path, variants: Sequence[str]) -> bool:
+    """Whether an encoder's files are what its contract says, and all the ``variants`` are among them."""
+    try:
+        contract = Contract.load(directory)
+        wanted = {**contract.graphs, "model.safetensors": contract.weights, "tokenizer.json": contract.tokenizer}
+        same = all(file_sha256(directory / name) == sha256 for name, sha256 in wanted.items())
+    except (MoonError, OSError):
+        return False
+    return same and all((directory / f"certificate.{variant}.json").is_file() for variant in variants)
 
 
 def _training(checkpoint: Path) -> dict[str, Any]:

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from moon_ops.embeddings import vector_tables
 from moon_ops.errors import MoonError
 from moon_ops.lake.lake import Lake
+from moon_ops.lake.query import newest
 from moon_ops.publication import places
 from moon_ops.registry import moves as record
 from moon_ops.registry.registry import CANDIDATE, CHAMPION, PREVIOUS, Registry, manifest_of
@@ -101,13 +103,22 @@ def _serving(settings: Settings, registry: Registry, now: dt.datetime | None) ->
 
 def active_items(lake: Lake) -> set[int]:
     """The items whose newest version is not deleted."""
-    table = lake.read("items", ["item_id", "event_timestamp", "created", "status"])
-    table = table.sort_by([("event_timestamp", "ascending"), ("created", "ascending")])
-    newest = dict(zip(table["item_id"].to_pylist(), table["status"].to_pylist(), strict=True))
-    return {item for item, state in newest.items() if state == "active"}
+    table = _newest_versions(lake)
+    return set(table.filter(pc.equal(table["status"], pa.scalar("active")))["item_id"].to_pylist())
 
 
 def embedded_items(lake: Lake, encoder: int) -> set[int]:
-    """The items that have a vector under the encoder."""
+    """The items that have a vector under the encoder, of what they say now: one of a content that was replaced since counts for nothing."""
     name = vector_tables.table_name(encoder)
-    return set(pc.unique(lake.read(name, ["item_id"])["item_id"]).to_pylist()) if lake.exists(name) else set()
+    if not lake.exists(name):
+        return set()
+    vectors = newest(lake.read(name, ["item_id", "content_hash", "event_timestamp", "created"]), "item_id")
+    made = set(zip(vectors["item_id"].to_pylist(), vectors["content_hash"].to_pylist(), strict=True))
+    table = _newest_versions(lake)
+    return {
+        item for item, said in zip(table["item_id"].to_pylist(), table["content_hash"].to_pylist(), strict=True) if (item, said) in made
+    }
+
+
+def _newest_versions(lake: Lake) -> pa.Table:
+    return newest(lake.read("items", ["item_id", "event_timestamp", "created", "status", "content_hash"]), "item_id")

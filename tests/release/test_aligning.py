@@ -32,7 +32,7 @@ def times(copied: Settings) -> Windows:
 def two_encoders(copied: Settings, times: Windows, now: dt.datetime) -> Settings:
     """A second encoder, trained for a moment."""
     checkpoint = stages.train(copied, "moon-nano", trained_until=times.trained_until, seed=1, steps=12).checkpoint
-    assert stages.export(copied, Path(checkpoint)) == 2
+    assert stages.export(copied, Path(checkpoint)).encoder == 2
     stages.embed(copied, 2, now=now)
     publication.publish(copied, 2, now=now)
     return copied

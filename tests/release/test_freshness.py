@@ -20,9 +20,11 @@ from moon_ops.publication import places, publication
 from moon_ops.registry.registry import CHAMPION, Registry
 from moon_ops.release import freshness, promotion, stages
 from moon_ops.release.freshness import Freshness
+from moon_ops.release.status import status
 from moon_ops.settings import Settings
 
 LATER = dt.datetime(2026, 6, 2, 3, tzinfo=dt.UTC)  # of WISH: a day and some hours after the demo
+HOUR = dt.timedelta(hours=1)
 NEW = [{"item_id": 900_001 + number, "title": f"red lamp {number}", "image_paths": []} for number in range(3)]
 
 
@@ -42,6 +44,27 @@ def test_what_has_come_since_is_counted_until_it_is_embedded_and_published(copie
     assert (found.without_vector, found.unpublished) == (0, 3)
     publication.publish(copied, 1, now=LATER)
     assert freshness.of(copied, 1, LATER + dt.timedelta(minutes=5)) == Freshness(1, 0, 0, dt.timedelta(minutes=5))
+
+
+def test_a_vector_of_what_an_item_said_before_is_none_in_the_status(copied: Settings, make_shop: Callable[..., Path]) -> None:
+    def counted() -> tuple[int, int]:
+        found = status(copied)
+        return found["items"], found["embedded"]
+
+    shop = [{"item_id": 900_001, "title": "red lamp", "price": 3}]
+    ingest(make_shop(items=shop), copied.lake, now=LATER)
+    stages.embed(copied, 1, now=LATER)
+    assert counted() == (116, 116)
+    ingest(make_shop(items=[{**shop[0], "price": 4}]), copied.lake, now=LATER + HOUR)
+    assert counted() == (116, 116), "a price is nothing that an encoder reads"
+    ingest(make_shop(items=[{**shop[0], "title": "blue lamp"}]), copied.lake, now=LATER + 2 * HOUR)
+    assert counted() == (116, 115)
+    stages.embed(copied, 1, now=LATER + 2 * HOUR)
+    assert counted() == (116, 116)
+    ingest(make_shop(items=shop), copied.lake, now=LATER + 3 * HOUR)
+    assert counted() == (116, 115), "its vector of long ago is not the one that is served"
+    ingest(make_shop(items=[{**shop[0], "status": "deleted"}]), copied.lake, now=LATER + 4 * HOUR)
+    assert counted() == (115, 115)
 
 
 def test_a_withdrawn_item_needs_no_vector_and_a_new_price_neither(copied: Settings, make_shop: Callable[..., Path]) -> None:

@@ -58,7 +58,7 @@ def test_nothing_after_the_training_is_used(released: Settings, directory: Path)
 def test_a_variant_made_at_export_is_used_when_the_settings_say_so(copied: Settings, directory: Path) -> None:
     """``MOON_VARIANT`` alone has it made: the retraining DAG exports without naming any."""
     checkpoint = Path(shutil.copytree(directory, copied.home / "again"))
-    number = stages.export(copied.replace(variant="int8"), checkpoint)
+    number = stages.export(copied.replace(variant="int8"), checkpoint).encoder
     plain, small = stages.runtime(copied, number), stages.runtime(copied.replace(variant="int8"), number)
     assert plain.contract_id == small.contract_id, "the variant's vectors may meet the contract's"
     hashed = _part(Registry(copied), ENCODER, number)["sha256"]

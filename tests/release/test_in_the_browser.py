@@ -86,7 +86,7 @@ def four(through_server: Settings, make_release: Make, now: dt.datetime) -> Sett
     times = windows(through_server.lake, trained_until=encoder_version(through_server, 1).trained_until)
     assert release(through_server, 1, 1, times, now=now).passed
     checkpoint = stages.train(through_server, "moon-nano", trained_until=times.trained_until, seed=1, steps=3).checkpoint
-    assert stages.export(through_server, Path(checkpoint)) == 2
+    assert stages.export(through_server, Path(checkpoint)).encoder == 2
     stages.embed(through_server, 2, now=now)
     publication.publish(through_server, 2, now=now)
     with pytest.raises(ContractError, match="click model and vectors: contract c-"):

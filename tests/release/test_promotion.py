@@ -62,7 +62,8 @@ def test_a_job_says_no_to_a_failed_release_and_promotes_the_other(
         jobs.require_passed(2)
     assert (jobs.require_passed(3), registry.alias(CHAMPION)) == (3, 1)
     assert (jobs.promote(3, WISH.at), registry.alias(CHAMPION)) == (True, 3)
-    assert jobs.live_encoders() == [1]
+    assert (jobs.served_encoder(), jobs.other_releases()) == (1, [1]), "the one before, on the same encoder"
+    assert jobs.refresh_release(1, now.isoformat()) == 1
     assert jobs.require_complete([1], now.isoformat()) == {"encoders": 1, "items": 115}
 
 
