@@ -127,14 +127,13 @@ def live(client: httpx.Client, watch: Watch, items: list[dict[str, Any]]) -> lis
 
 
 def through_dag(watch: Watch, items: list[dict[str, Any]], inbox: Path, airflow: httpx.Client) -> list[float]:
-    """Seconds of each item that is put into the inbox and announced."""
+    """Seconds of each item that is put into the inbox, whose DAG is started then; an asset's event starts the other."""
     inbox.mkdir()
     for item in items:
         (inbox / f"{item['item_id']}.img").write_bytes(item["picture"])
     rows = [{"item_id": i["item_id"], "title": i["title"], "images": [f"{i['item_id']}.img"]} for i in items]
     (inbox / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    asset = next(a["id"] for a in airflow.get("/api/v2/assets").json()["assets"] if a["name"] == "moon_items")
-    airflow.post("/api/v2/assets/events", json={"asset_id": asset, "extra": {}}).raise_for_status()
+    airflow.post("/api/v2/dags/moon_ingest/dagRuns", json={"logical_date": None}).raise_for_status()
     since = dict.fromkeys((i["item_id"] for i in items), time.monotonic())
     taken: list[float] = []
     watch.wait(items, since, taken, patience=WAIT_SECONDS)
@@ -143,7 +142,7 @@ def through_dag(watch: Watch, items: list[dict[str, Any]], inbox: Path, airflow:
 
 @contextlib.contextmanager
 def scheduler(settings: Settings, environment: dict[str, str]) -> Iterator[httpx.Client]:
-    """Airflow with ``moon_new_items`` switched on, and its last run over; a client of its API."""
+    """Airflow with ``moon_ingest`` and ``moon_new_items`` switched on, and its last run over; a client of its API."""
     at, log = port(), settings.home / "airflow.log"
     (settings.home / "airflow").mkdir()
     variables = standalone.environment(settings, at) | environment
@@ -153,8 +152,9 @@ def scheduler(settings: Settings, environment: dict[str, str]) -> Iterator[httpx
     ):
         until(client, "/api/v2/version", log)
         client.headers["authorization"] = f"Bearer {client.get('/auth/token').json()['access_token']}"
-        until(client, "/api/v2/dags/moon_new_items", log)
-        client.patch("/api/v2/dags/moon_new_items", json={"is_paused": False}).raise_for_status()
+        for dag in ("moon_ingest", "moon_new_items"):
+            until(client, f"/api/v2/dags/{dag}", log)
+            client.patch(f"/api/v2/dags/{dag}", json={"is_paused": False}).raise_for_status()
         end = time.monotonic() + 60  # a run that is due at once takes its course first
         while time.monotonic() < end:
             runs = client.get("/api/v2/dags/moon_new_items/dagRuns").json()["dag_runs"]

@@ -8,11 +8,21 @@ what is served is whole, as `moon verify` does.
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from airflow.sdk import Asset, dag, task
+from airflow.sdk.definitions.callback import AsyncCallback
+from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 
 VECTORS = Asset(name="moon_vectors", uri="moon://lake/embeddings", group="moon")
 AS_OF = "{{ dag_run.run_after.isoformat() }}"  # set in every kind of run, unlike the data interval
+
+
+def tell(context: Any) -> None:
+    """Say that a task has failed for good, where the settings want it."""
+    from moon_ops import alerts
+
+    alerts.failed(context)
 
 
 @dag(
@@ -20,7 +30,19 @@ AS_OF = "{{ dag_run.run_after.isoformat() }}"  # set in every kind of run, unlik
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     catchup=False,
     max_active_runs=1,
-    default_args={"owner": "moon", "retries": 3, "retry_delay": timedelta(minutes=1), "retry_exponential_backoff": 2.0},
+    default_args={
+        "owner": "moon",
+        "retries": 3,
+        "retry_delay": timedelta(minutes=1),
+        "retry_exponential_backoff": 2.0,
+        "execution_timeout": timedelta(hours=12),
+        "on_failure_callback": tell,
+    },
+    deadline=DeadlineAlert(
+        reference=DeadlineReference.DAGRUN_QUEUED_AT,
+        interval=timedelta(hours=20),
+        callback=AsyncCallback("moon_ops.alerts.late", kwargs={"dag": "moon_nightly_refresh", "after": "20 hours"}),
+    ),
     doc_md=__doc__,
     tags=["moon"],
 )
@@ -40,10 +62,12 @@ def moon_nightly_refresh() -> None:
         return jobs.refresh(encoder, as_of)
 
     @task(outlets=[VECTORS])
-    def check(encoder: int | None, as_of: str) -> dict[str, int]:
+    def check(encoder: int | None, as_of: str, outlet_events: Any = None) -> dict[str, int]:
         from moon_ops import tasks as jobs
 
-        return jobs.require_complete([encoder], as_of)
+        found = jobs.require_complete([encoder], as_of)
+        outlet_events[VECTORS].extra = {**found, "encoder": encoder}
+        return found
 
     @task
     def verify(as_of: str) -> int:

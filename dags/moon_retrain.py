@@ -13,7 +13,9 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from airflow.sdk import Asset, AsyncCallback, DeadlineAlert, DeadlineReference, Param, dag, task
+from airflow.sdk import Asset, Param, dag, task
+from airflow.sdk.definitions.callback import AsyncCallback
+from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 
 RELEASE = Asset(name="moon_release", uri="moon://release", group="moon")
 TRAINING = "moon_training"  # a pool of one slot: two trainings at once would take twice as long
@@ -88,10 +90,12 @@ def moon_retrain() -> None:
         return jobs.ctr(encoder, as_of, params["click_model"], params["seed"])
 
     @task(outlets=[RELEASE], execution_timeout=timedelta(hours=2))
-    def release(encoder: int, ctr: int | None, as_of: str) -> int:
+    def release(encoder: int, ctr: int | None, as_of: str, outlet_events: Any = None) -> int:
         from moon_ops import tasks as jobs
 
-        return jobs.release(encoder, ctr, as_of)
+        version = jobs.release(encoder, ctr, as_of)
+        outlet_events[RELEASE].extra = {"release": version, "encoder": encoder, "click_model": ctr}
+        return version
 
     @task(retries=0)  # the figures stay what they are
     def gates(version: int) -> int:

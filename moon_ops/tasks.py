@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from moon_ops import alerts
 from moon_ops.ctr.impressions import has_click_sequences
 from moon_ops.embeddings.due import due
-from moon_ops.errors import GateError, StageError
-from moon_ops.lake import ids
-from moon_ops.lake.ingest import Feed, ingest
+from moon_ops.errors import GateError, InputError, StageError
+from moon_ops.lake import drops, ids
+from moon_ops.lake.ingest import Feed, IngestReport, ingest
 from moon_ops.publication import erasure, maintenance, places, publication, sharing
 from moon_ops.recipes.gates import Gates
 from moon_ops.recipes.reading import recipe
@@ -175,20 +176,44 @@ def verify(as_of: str) -> int:
     return examination.require_whole(_settings(), now=_time(as_of))
 
 
-def ingest_inbox(as_of: str, *, full_feed: bool = False, withdraw_at_most: float = 0.2) -> int:
-    """Take ``MOON_INBOX`` into the lake, if it is set; how many items are new, changed or withdrawn. ``full_feed``: its items file is the
-    whole catalogue; of the items in sale it may withdraw the share ``withdraw_at_most``."""
-    settings, feed = _settings(), Feed(full_feed, withdraw_at_most)
-    if settings.inbox is None:
-        return 0
-    report = ingest(settings.inbox, settings.lake, now=_time(as_of), workers=settings.workers, feed=feed)
-    if report.refused or report.unread:
-        log.warning("set aside: %s, pictures not read: %s, the first: %s", report.refused, report.unread, report.first_refusal)
+def ingest_inbox(as_of: str, *, full_feed: bool = False, withdraw_at_most: float = 0.2) -> dict[str, int]:
+    """Take what waits in ``MOON_INBOX`` into the lake, each directory once; how many there were, and how many items are new, changed or
+    withdrawn (``changed``).
+
+    ``full_feed``: an items file is the whole catalogue; of the items in sale it may withdraw the share ``withdraw_at_most``. One directory
+    that cannot be used holds up no other; then :class:`~moon_ops.errors.InputError` names it, and it is not tried again before it changes.
+    """
+    settings, now, broken = _settings(), _time(as_of), list[str]()
+    found = {"directories": 0, "changed": 0, "refused": 0}
+    waiting = drops.waiting(settings.lake, settings.inbox, now, again=full_feed) if settings.inbox is not None else []
+    for drop in waiting:
+        try:
+            report = ingest(drop.place, settings.lake, now=now, workers=settings.workers, feed=Feed(full_feed, withdraw_at_most))
+        except InputError as fault:
+            drops.note(settings.lake, drop, now, str(fault))
+            broken.append(str(fault))
+            continue
+        drops.note(settings.lake, drop, now)
+        _report(drop.name, report, as_of)
+        found["directories"] += 1
+        found["changed"] += report.items + report.updated + report.withdrawn
+        found["refused"] += sum(report.refused.values())
+    if broken:
+        more = f"; and {len(broken) - 1} more" if len(broken) > 1 else ""
+        problem = f"a directory in MOON_INBOX was not taken in: {broken[0]}{more}"
+        raise InputError(problem, action="mend it; it is tried again when it changes")
+    return found
+
+
+def _report(name: str, report: IngestReport, as_of: str) -> None:
+    """What was set aside is told, once: the directory is not read again before it changes."""
     for note in report.notes:
         log.warning("%s", note)
     if report.warning:
         log.warning("%s", report.warning)
-    return report.items + report.updated + report.withdrawn
+    if report.refused or report.unread:
+        what = f"set aside: {report.refused}, pictures not read: {report.unread}, the first: {report.first_refusal}"
+        alerts.tell(f"MOON_INBOX/{name}: {what}; `moon quarantine` lists them", dag="moon_ingest", run=as_of, reason=what)
 
 
 def embed_for_champion(as_of: str) -> int:

@@ -1,4 +1,4 @@
-"""The cluster policy in docs/operate.md, word for word: Airflow loads it, and a task that fails says so in one line."""
+"""The cluster policy in docs/operate.md, word for word: Airflow loads it, and a task that fails says so in one line, ours and its own."""
 
 from __future__ import annotations
 
@@ -30,6 +30,9 @@ def test_a_task_that_fails_is_told_in_one_line(airflow_db: None, fresh_mlflow: P
     environment = {**os.environ, "MOON_HOME": str(tmp_path / "home"), "PYTHONPATH": f"{tmp_path}:{ROOT}"}
     done = subprocess.run([sys.executable, "-c", RUN], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.stdout.splitlines()[-1:] == ["failed"], done.stdout + done.stderr
-    told = [line for line in (done.stdout + done.stderr).splitlines() if "moon_promote failed in task check, run manual__" in line]
-    assert len(told) == 1, done.stdout + done.stderr
-    assert "moon-release has no version 7 (there are: none) → name one of these (runbook: docs/on-call.md of moon_ops)" in told[0]
+    said, why = (done.stdout + done.stderr).splitlines(), "moon-release has no version 7 (there are: none) → name one of these"
+    ours = [line for line in said if "moon_promote failed in task check, run manual__" in line]
+    assert len(ours) == 1, done.stdout + done.stderr
+    assert f"{why} (runbook: docs/on-call.md of moon_ops)" in ours[0]
+    theirs = [line for line in said if f"moon_promote/check: {why}" in line]
+    assert len(theirs) == 1, done.stdout + done.stderr

@@ -38,7 +38,9 @@ EDGES = {
         "others": {"refresh_other"},
         "refresh_other": set(),
     },
-    "moon_new_items": {"ingest": {"embed"}, "embed": {"publish"}, "publish": set()},
+    "moon_ingest": {"ingest": set()},
+    "moon_new_items": {"embed": {"publish"}, "publish": set()},
+    "moon_ctr_train": {"served": {"ctr", "release"}, "ctr": {"release"}, "release": {"gates"}, "gates": {"promote"}, "promote": set()},
     "moon_maintenance": {"maintain": set()},
 }
 
@@ -61,6 +63,22 @@ def test_edges(dagbag: Any, dag_id: str) -> None:
 def test_dag_files_import_nothing_heavy(path: Path) -> None:
     top = [line for line in path.read_text().splitlines() if line.startswith(("import ", "from "))]
     assert {line.split()[1].split(".")[0] for line in top} <= {"__future__", "datetime", "typing", "airflow"}
+
+
+@pytest.mark.parametrize("dag_id", EDGES)
+def test_every_task_has_its_limits(dagbag: Any, dag_id: str) -> None:
+    """A task that hangs is ended and told of, a late run as well; trainings wait for each other."""
+    dag = dagbag.dags[dag_id]
+    for task in dag.tasks:
+        assert task.execution_timeout, task.task_id
+        assert [getattr(callback, "__name__", "") for callback in task.on_failure_callback] == ["tell"], task.task_id
+        assert task.pool == ("moon_training" if task.task_id in ("train", "ctr") else "default_pool")
+        assert task.owner == "moon"
+    longest = max(task.execution_timeout for task in dag.tasks)
+    late = list(dag.deadline or [])
+    assert [alert.interval > longest for alert in late] == ([] if dag_id == "moon_promote" else [True])
+    assert [alert.callback.path for alert in late] == ["moon_ops.alerts.late"] * len(late)
+    assert all(alert.callback.kwargs["dag"] == dag_id for alert in late)
 
 
 def test_new_items_is_woken_by_an_asset_and_by_the_clock(dagbag: Any) -> None:
@@ -146,7 +164,9 @@ def dag_home(shop: Path, tmp_path_factory: pytest.TempPathFactory, now: dt.datet
 
 
 def test_new_items_without_a_champion_does_nothing(dag_home: Any, run_dag: Any, now: dt.datetime) -> None:
-    assert run_dag("moon_new_items", now) == {"ingest": 0, "embed": 0, "publish": False}
+    assert run_dag("moon_new_items", now) == {"embed": 0, "publish": False}
+    assert run_dag("moon_ingest", now) == {"ingest": None}, "there is no drop zone: skipped"
+    assert set(run_dag("moon_ctr_train", now).values()) == {None}, "there is no champion: skipped"
 
 
 def test_retrain_registers_and_promotes_a_release(dag_home: Any, run_dag: Any, now: dt.datetime) -> None:
@@ -247,8 +267,10 @@ def test_new_items_from_the_inbox_can_be_found(
     inbox = make_shop(items=[item], pictures={"a.png": "green"})
     monkeypatch.setenv("MOON_INBOX", str(inbox))
     later = now + dt.timedelta(days=2)
-    assert run_dag("moon_new_items", later) == {"ingest": 1, "embed": 1, "publish": True}
-    assert run_dag("moon_new_items", later) == {"ingest": 0, "embed": 0, "publish": False}
+    assert run_dag("moon_ingest", later) == {"ingest": {"directories": 1, "changed": 1, "refused": 0}}
+    assert run_dag("moon_new_items", later) == {"embed": 1, "publish": True}
+    assert run_dag("moon_ingest", later) == {"ingest": None}
+    assert run_dag("moon_new_items", later) == {"embed": 0, "publish": False}
     from moon_ops.publication import places
 
     index = ItemIndex.open(places.index_place(dag_home, 1))
@@ -286,11 +308,11 @@ def test_what_lies_in_the_inbox_undoes_no_correction_and_no_erasure(
 
     day = dt.timedelta(days=1)
     monkeypatch.setenv("MOON_INBOX", str(make_shop(items=[{"item_id": 910_000 + n, "title": f"lamp {n}"} for n in range(3)])))
-    assert run_dag("moon_new_items", now + 4 * day)["ingest"] == 3
+    assert run_dag("moon_ingest", now + 4 * day)["ingest"]["changed"] == 3
     Intake(dag_home, Follower(dag_home)).accept([NewItem(item_id=910_000, title="corrected")], now + 5 * day)
     erase(dag_home, target(dag_home.lake, "item", "910001"), now=now + 5 * day)
     for as_of in (now + 6 * day, now + 4.5 * day, now + 4 * day):  # the last two: runs that were cleared, and run again
-        assert run_dag("moon_new_items", as_of)["ingest"] == 0
+        assert run_dag("moon_ingest", as_of)["ingest"] is None
         sold = {row["item_id"]: row["title"] for row in items_as_of(dag_home.lake, now + 7 * day).to_pylist()}
         assert {item: title for item, title in sold.items() if item >= 910_000} == {910_000: "corrected", 910_002: "lamp 2"}
 
@@ -304,12 +326,12 @@ def test_the_inbox_may_be_the_full_feed(
 
     monkeypatch.setenv("MOON_INBOX", str(make_shop(items=[{"item_id": 910_002, "title": "lamp 2"}])))
     later, sold = now + dt.timedelta(days=8), active_items(dag_home.lake)
-    assert run_dag("moon_new_items", later, {"full_feed": True}, ends="failed")["ingest"] == "failed"
+    assert run_dag("moon_ingest", later, {"full_feed": True}, ends="failed")["ingest"] == "failed"
     assert active_items(dag_home.lake) == sold
     with pytest.raises(InputError, match=r"is to be the full feed, but .* may be cut; nothing was ingested"):
         tasks.ingest_inbox(later.isoformat(), full_feed=True)
     for wrong in ({"full_feed": "yes"}, {"withdraw_at_most": 2}):
         with pytest.raises(ValueError, match="Invalid input for param"):
-            run_dag("moon_new_items", later, wrong)
-    assert run_dag("moon_new_items", later, {"full_feed": True, "withdraw_at_most": 1})["ingest"] >= len(sold) - 1
+            run_dag("moon_ingest", later, wrong)
+    assert run_dag("moon_ingest", later, {"full_feed": True, "withdraw_at_most": 1})["ingest"]["changed"] >= len(sold) - 1
     assert active_items(dag_home.lake) == {910_002}

@@ -190,7 +190,9 @@ def test_training_alone_trains_and_exports(only: Run, lake: Any, tmp_path: Path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["moon_maintenance", "moon_new_items", "moon_nightly_refresh", "moon_retrain"])
+@pytest.mark.parametrize(
+    "name", ["moon_ctr_train", "moon_ingest", "moon_maintenance", "moon_new_items", "moon_nightly_refresh", "moon_retrain"]
+)
 def test_airflow_alone_reads_the_dags(only: Run, name: str, tmp_path: Path) -> None:
     code = f"import runpy; from moon_ops.settings import ROOT; print(runpy.run_path(ROOT / 'dags' / '{name}.py')['__doc__'][:20])"
     done = only("airflow", "python", "-c", code, AIRFLOW_HOME=str(tmp_path))

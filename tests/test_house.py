@@ -49,7 +49,7 @@ BELOW = {  # room → the rooms it may import, besides itself: in the order data
         "publication",
         "release",
     },
-    "tasks": {"errors", "startup", "recipes", "settings", "lake", "embeddings", "ctr", "registry", "publication", "release"},
+    "tasks": {"errors", "alerts", "startup", "recipes", "settings", "lake", "embeddings", "ctr", "registry", "publication", "release"},
 }
 STARTUP = "startup.py"  # the one file that may change the process it runs in
 FRONT = {"cli", "__init__"}  # the command line and what only it calls: may import everything

@@ -74,6 +74,12 @@ def read(lake: Lake, addresses: Sequence[str]) -> dict[str, Fetch]:
     return {row["address"]: Fetch(**{name: row[name] for name in Fetch.__dataclass_fields__}) for row in known.to_pylist()}
 
 
+def due(lake: Lake, now: dt.datetime) -> bool:
+    """Whether an address that failed is to be tried again."""
+    when = f"TIMESTAMP '{now.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S}'"
+    return lake.exists(TABLE) and lake.open(TABLE).count_rows(filter=f"next_try <= {when}") > 0
+
+
 def write(lake: Lake, fetches: Iterable[Fetch]) -> None:
     """Keep what is known now, in place of what was."""
     rows = pa.Table.from_pylist([asdict(fetch) for fetch in fetches], schema=SCHEMAS[TABLE])
