@@ -21,7 +21,7 @@ from moon_ops.lake.layout import ROW, Refusals
 from moon_ops.lake.meanings import Meanings
 from moon_ops.lake.naming import Names
 from moon_ops.lake.query import newest, sql
-from moon_ops.lake.reading import files, pictures
+from moon_ops.lake.reading import files, markup, pictures
 from moon_ops.lake.schemas import SCHEMAS, STAMP
 
 COPIED = ("item_id", "source_id", "title", "brand", "description", "seller_id", "price", "status", "available_until")
@@ -31,7 +31,7 @@ COPIED = ("item_id", "source_id", "title", "brand", "description", "seller_id", 
 class IngestReport:
     """What one ingest added; ``known`` rows were in the lake already. ``refused`` counts rows per file and column.
 
-    Of every table the rows in its files are those that are new, changed, known or refused. Pictures that could not be read are counted in
+    Of every table the rows in its files are those that are new, changed, known, merged or refused. Pictures that could not be read are counted in
     ``unread``; their rows went in without them.
     """
 
@@ -47,6 +47,7 @@ class IngestReport:
     users: int = 0  # new ones, and known ones of whom something else is told
     warning: str = ""  # that this clock, or the one of an earlier ingest, is wrong
     unread: dict[str, int] = field(default_factory=dict)  # pictures, per file and column
+    merged: int = 0  # rows that continue an item and went into its first one
     withdrawn: int = 0  # items that a full feed does not have any more
     read: dict[str, str] = field(default_factory=dict, compare=False)  # how each table's file is written
     notes: tuple[str, ...] = ()  # what was passed over, and why
@@ -125,6 +126,7 @@ def _write(
         first_refusal=_first(refusals),
         warning=warning,
         unread=refusals.pictures,
+        merged=refusals.merged.get("items", 0),
         withdrawn=withdrawn,
         read={content.label: ", ".join(content.said) for content in refusals.contents.values()},
         notes=_notes(source, refusals, intake, made.older),
@@ -180,8 +182,8 @@ def _items(raw: pa.Table, intake: Intake, kept: dict[int, list[str]]) -> pa.Tabl
         item = {
             **{name: row[name] for name in (*COPIED, "extra")},
             "spu_id": row["item_id"] if row["spu_id"] is None else row["spu_id"],
-            "category": layout.words(row["category"], ">"),
-            "attributes": attributes,
+            "category": [markup.text(word) for word in layout.words(row["category"], ">")],
+            "attributes": [(name, markup.text(value)) for name, value in attributes],
             "image_ids": [*had, *(picture for picture in shown if picture not in had)],
             "event_timestamp": row["available_from"],
         }
