@@ -1,7 +1,7 @@
-"""Rows that continue an item: exports of shops give a product one row and each further picture another, with the product's id and no title.
+"""Rows that continue an item: many exports give each further picture of a product a row, with the product's id and no title.
 
-They are put together with the row that has the title, which counts for all but the pictures. A row that says something else of its item than
-that one (another price) is no continuation, and is refused for it.
+They are put together with the row that has the title, which counts for all but the pictures. A row that says something else of its item
+than that one (another price) is no continuation, and is refused for it.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ SAID = ("spu_id", "seller_id", "brand", "description", "price", "status", "avail
 def merged(table: pa.Table, refusals: Refusals) -> pa.Table:
     """The ``items`` rows with each item's pictures together in the row that has its title, in the order of the file.
 
-    A row without a title that follows continues the item of its id, and so does one with the same title that names another picture. How many went into
-    another row is counted in ``refusals.merged``. Rows of an id of which none has a title stay as they are.
+    A row without a title that follows continues the item of its id, and so does one with the same title that names another picture. How
+    many went into another row is counted in ``refusals.merged``. Rows of an id of which none has a title stay as they are.
     """
     _, place, counts = np.unique(table["item_id"].to_numpy(), return_inverse=True, return_counts=True)
     again = counts[place] > 1

@@ -31,8 +31,8 @@ COPIED = ("item_id", "source_id", "title", "brand", "description", "seller_id", 
 class IngestReport:
     """What one ingest added; ``known`` rows were in the lake already. ``refused`` counts rows per file and column.
 
-    Of every table the rows in its files are those that are new, changed, known, merged or refused. Pictures that could not be read are counted in
-    ``unread``; their rows went in without them.
+    Of every table the rows in its files are those that are new, changed, known, merged or refused. Pictures that could not be read are
+    counted in ``unread``; their rows went in without them.
     """
 
     source: str

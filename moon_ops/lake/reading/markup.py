@@ -1,8 +1,8 @@
 """HTML → the text that people see: tags go, entities become their signs, scripts and styles are no text.
 
-A text is HTML where it shows it: by an end tag, a comment, a tag that stands alone (``<br>``), a tag with attributes, or a paragraph with which
-it begins. So ``size <3 kg``, ``a < b`` and ``the <b> tag`` stay as they are. An entity that is written in full (``&amp;``, ``&#39;``) becomes
-its sign in any text, because people do not write one; ``AT&T`` and ``a&copy=2`` are none.
+A text is HTML where it shows it: by an end tag, a comment, a tag that stands alone (``<br>``), a tag with attributes, or a paragraph with
+which it begins. So ``size <3 kg``, ``a < b`` and ``the <b> tag`` stay as they are. An entity that is written in full (``&amp;``,
+``&#39;``) becomes its sign in any text, because people do not write one; ``AT&T`` and ``a&copy=2`` are none.
 """
 
 from __future__ import annotations
