@@ -62,7 +62,7 @@ def find(directory: Path, name: str) -> Found | None:
         if hidden(path.name) or match is None or match[1] != name:
             continue
         if path.is_dir():
-            if parts := [part for part in _under(path) if kind(part)]:
+            if parts := [part for part in under(path) if kind(part)]:
                 found[f"{path.name}/"] = parts
         elif kind(path):
             found.setdefault(f"{name}…{''.join(path.suffixes)}" if match[2] else path.name, []).append(path)
@@ -76,7 +76,7 @@ def find(directory: Path, name: str) -> Found | None:
 
 def passed_over(directory: Path, used: Collection[Path]) -> str:
     """What lies in the directory and was not read, in a sentence; an empty text if there is nothing. Hidden files do not count."""
-    rest = [path for path in _under(directory) if path not in used and path.name.lower() not in OURS]
+    rest = [path for path in under(directory) if path not in used and path.name.lower() not in OURS]
     pictures = [path for path in rest if path.name.lower().endswith(PICTURES)]
     others = [path.relative_to(directory).as_posix() for path in rest if path not in set(pictures)]
     said = []
@@ -88,7 +88,7 @@ def passed_over(directory: Path, used: Collection[Path]) -> str:
     return "; ".join(said)
 
 
-def _under(directory: Path) -> Iterator[Path]:
+def under(directory: Path) -> Iterator[Path]:
     """The files under the directory, in order of their names; none that programs write for themselves."""
     for place, folders, names in os.walk(directory):
         folders[:] = sorted(name for name in folders if not hidden(name))
