@@ -113,8 +113,8 @@ def import_(
     if kind not in catalogues.KINDS:
         say(imports.import_clicks(kind, source, out, users=users), as_json)
         return
-    secret = user_key.read_bytes().strip() if user_key else b""
-    say(catalogues.import_catalogue(kind, source, out, catalogues.Choices(tuple(keep or ()), media, store, secret)), as_json)
+    chosen = catalogues.Choices(tuple(keep or ()), media, store, catalogues.secret(user_key) if user_key else b"")
+    say(catalogues.import_catalogue(kind, source, out, chosen), as_json)
 
 
 @app.command()

@@ -111,6 +111,14 @@ def import_catalogue(kind: str, source: Path, out: Path, chosen: Choices = PLAIN
     return _report(kind, source, out, export, bought, found, (*rest, *export.notes), taken)
 
 
+def secret(path: Path) -> bytes:
+    """The key in a file; :class:`~moon_ops.errors.InputError` where there is none."""
+    found = path.read_bytes().strip() if path.is_file() else b""
+    if not found:
+        raise InputError(f"{path} holds no key; nothing was imported", action="write a long random text into a file and name it")
+    return found
+
+
 HOW = "export them as docs/shops.md says; names of columns in another language go into moon.toml"
 
 

@@ -75,20 +75,23 @@ def _item(line: Line, product: Line, taken: set[str], export: Export) -> None:
             item_id=sku or line.get("id"),
             spu_id=product.get("sku", "id"),
             title=line.get(*NAMES) or product.get(*NAMES),
-            category=deepest(
-                path.replace("\\,", ",").split(">") for path in COMMA.split(line.get("categories") or product.get("categories"))
-            ),
+            category=deepest(path.split(">") for path in _listed(line.get("categories") or product.get("categories"))),
             brand=line.get(*BRAND) or product.get(*BRAND),
             description="\n".join(text.replace("\\n", "\n") for text in described),
             attributes=_attributes(product) | _attributes(line),
             price=price,
             status="deleted" if hidden else "active",
             images=alone(_pictures(line), _pictures(product), taken) if line is not product else _pictures(product),
-            tags=[tag.replace("\\,", ",").strip() for tag in COMMA.split(line.get("tags") or product.get("tags")) if tag.strip()],
+            tags=_listed(line.get("tags") or product.get("tags")),
             sku=line.get("sku"),
             names=[name for name in (line.get(*NAMES), line.get("id")) if name],
         )
     )
+
+
+def _listed(cell: str) -> list[str]:
+    """The parts of a cell between commas; a comma in a part has a backslash before it."""
+    return [part.replace("\\,", ",").strip() for part in COMMA.split(cell) if part.strip()]
 
 
 def _pictures(line: Line) -> list[str]:
