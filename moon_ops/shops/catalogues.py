@@ -199,7 +199,8 @@ def _report(
         orders_refused=len(bought.refused),
         columns_left_out=dict(Counter(export.left_out).most_common()),
         taken_along=taken,
-        read={sheet.label: f"{what}, {sheet.how}" for what, some in found.items() for sheet in some},
+        read={sheet.label: f"{what}, {sheet.how}" for what, some in found.items() for sheet in some}
+        | ({"items": ", ".join(export.said)} if export.said else {}),
         reasons=tuple(reasons[:SHOWN]),
         notes=notes,
     )

@@ -88,6 +88,7 @@ class Export:
     refused: list[tuple[str, str, Mapping[str, str]]] = field(default_factory=list)  # place, reason and cells
     left_out: Counter[str] = field(default_factory=Counter)  # column → its cells that hold something
     notes: list[str] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)  # what was recognised of the cells
     files: set[str] = field(default_factory=set)  # pictures that were brought along
     addresses: set[str] = field(default_factory=set)
     missing: set[str] = field(default_factory=set)
@@ -150,6 +151,7 @@ class Export:
         """The good items, typed, with the kept columns; the rows of the others are refused."""
         prices = numbers.parsed(pa.array([item.price or None for item in self.items], pa.string()))
         ends = times.parsed(pa.array([item.until or None for item in self.items], pa.string())).to_pylist()
+        self.said += prices.said
         seen: dict[str, str] = {}
         rows, good = [], []
         for item, price, end in zip(self.items, prices.values.to_pylist(), ends, strict=True):

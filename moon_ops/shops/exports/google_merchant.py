@@ -21,7 +21,7 @@ SEVERAL = "\n"  # between the values of an XML feed that gives one element more 
 
 def is_catalogue(names: set[str]) -> bool:
     """Whether a file with these columns holds products."""
-    return {"id", "title"} <= names and bool(names & {MAIN, "availability", "link"})
+    return {"id", "title"} <= names and bool(names & {MAIN, "availability", "link", "price"})
 
 
 def load(lines: list[Line], export: Export) -> None:

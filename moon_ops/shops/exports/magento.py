@@ -21,7 +21,7 @@ SPECIAL = ("special_price_to_date",)  # a price that holds for a while is not th
 USED = {
     *(STORE, VARIATIONS, MORE, HIDDEN, *SHOWN, *BRAND, *SPECIAL),
     *("sku", "product_type", "name", "description", "short_description", "categories", "product_online", "visibility", "price"),
-    *("special_price", "additional_images", "url_key"),
+    *("special_price", "additional_images", "configurable_variation_labels"),
 }
 STATES = {"1": "active", "enabled": "active", "yes": "active", "": "active", "2": "deleted", "0": "deleted", "disabled": "deleted"}
 PAIR = re.compile(r",(?=[a-z][a-z0-9_]*=)")
