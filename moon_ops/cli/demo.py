@@ -190,7 +190,6 @@ def _ingest(settings: Settings, steps: Steps, shop: Path, now: dt.datetime, own:
     from moon_ops.lake.ingest import ingest
 
     lacking = check(shop, now=now).lacking if own else {}
-
     with steps.step("ingest", "check every row, store each picture once, add what is new to the lake") as say:
         report = ingest(shop, settings.lake, now=now, workers=settings.workers)
         new = (("items", report.items), ("pictures", report.images), ("queries", report.queries), ("events", report.events))

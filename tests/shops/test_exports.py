@@ -87,7 +87,8 @@ def test_shopify_variants_are_items_of_their_product(imported: Import, tmp_path:
 
 
 def test_shopify_since_2024_and_columns_to_keep(imported: Import) -> None:
-    text = f"""Title,URL handle,Description,Vendor,Product category,Type,Published on online store,Status,SKU,Option1 name,Option1 value,Price,\
+    text = f"""Title,URL handle,Description,Vendor,Product category,Type,Published on online store,Status,SKU,\
+Option1 name,Option1 value,Price,\
 Product image URL,Image position,Variant image URL,Weight value (grams)
 Bowl,bowl,<b>A</b> bowl,Pottery,Home & Garden > Bowls,Bowl,TRUE,Active,B-1,Colour,Blue,12.50,{CDN}one.jpg,1,,300
 ,bowl,,,,,,,B-2,,Green,12.50,,,,400
@@ -152,9 +153,10 @@ def test_a_log_beside_the_export_is_taken_along(imported: Import, tmp_path: Path
 
 WOO = """ID,Type,SKU,Name,Published,Visibility in catalog,Short description,Description,In stock?,Sale price,Regular price,Categories,Tags,\
 Images,Parent,Attribute 1 name,Attribute 1 value(s),Attribute 2 name,Attribute 2 value(s),Meta: _note
-10,simple,,Cup,1,visible,Short.,"<p>A</p>\\n<p>cup.</p>",1,"9,90","12,90","Home &amp; Living > Cups, Sale","a, b\\, c",\
-"https://cdn.example/a.jpg, https://cdn.example/b.jpg",,Material,Clay,,,x
-11,variable,BOWL,Bowl,1,visible,,A bowl.,1,,,Bowls,,"https://cdn.example/p.jpg, https://cdn.example/blue.jpg",,Colour,"Blue, Green",Form,Round,
+10,simple,,Cup,1,visible,Short.,"<p>A</p>\\n<p>cup.</p>",1,"9,90","12,90","Home &amp; Living > Cups, Sale",\
+"a, b\\, c","https://cdn.example/a.jpg, https://cdn.example/b.jpg",,Material,Clay,,,x
+11,variable,BOWL,Bowl,1,visible,,A bowl.,1,,,Bowls,,"https://cdn.example/p.jpg, https://cdn.example/blue.jpg",,Colour,"Blue, Green",\
+Form,Round,
 12,variation,B-1,Bowl - Blue,1,visible,,,1,,"20,00",,,https://cdn.example/blue.jpg,id:11,Colour,Blue,,,
 13,variation,BOWL,Bowl - Green,1,visible,,,1,,"21,00",,,,BOWL,Colour,Green,,,
 14,variation,B-9,Lost,1,visible,,,1,,"21,00",,,,id:99,Colour,Green,,,
@@ -196,7 +198,8 @@ def test_woocommerce_variations_have_what_their_product_says(imported: Import, t
 3,wc-completed,2026-01-05 10:00,0,a@example.com,B-1,Bowl - Blue,0
 """,
         """order_id,order_date,status,customer_email,line_item_1,line_item_2
-1,2026-01-05 10:00:00,completed,a@example.com,name:Bowl - Blue|product_id:11|sku:B-1|quantity:1|total:20,name:Cup|product_id:10|sku:|quantity:1
+1,2026-01-05 10:00:00,completed,a@example.com,name:Bowl - Blue|product_id:11|sku:B-1|quantity:1|total:20,\
+name:Cup|product_id:10|sku:|quantity:1
 2,2026-01-05 10:00:00,cancelled,a@example.com,name:Bowl - Blue|product_id:11|sku:B-1|quantity:1|total:20,
 3,2026-01-05 10:00:00,refunded,a@example.com,name:Bowl - Blue|product_id:11|sku:B-1|quantity:1|total:20,
 """,

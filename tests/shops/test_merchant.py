@@ -31,10 +31,11 @@ def imported(tmp_path: Path) -> Import:
     return run
 
 
-TEXT = """id\titem group id\ttitle\tdescription\tlink\timage link\tadditional image link\tavailability\tprice\tsale price\tbrand\tproduct type\t\
+TEXT = """id\titem group id\ttitle\tdescription\tlink\timage link\tadditional image link\tavailability\tprice\t\
+sale price\tbrand\tproduct type\t\
 google product category\texpiration date\tcolor
-a\tg\tBowl 5" blue\tA <b>bowl</b>.\thttps://x.example/a\thttps://x.example/a.jpg\thttps://x.example/b.jpg,https://x.example/c.jpg\tin stock\t\
-12.90 EUR\t9.90 EUR\tPottery\tHome > Bowls\t187\t2026-07-01T10:00+0200\tblue
+a\tg\tBowl 5" blue\tA <b>bowl</b>.\thttps://x.example/a\thttps://x.example/a.jpg\thttps://x.example/b.jpg,https://x.example/c.jpg\t\
+in stock\t12.90 EUR\t9.90 EUR\tPottery\tHome > Bowls\t187\t2026-07-01T10:00+0200\tblue
 b\tg\tBowl\t\t\thttps://x.example/b.jpg\t\tout_of_stock\t12.90 EUR\t\t\t\t187\t\t
 c\t\tCup\t\t\t\t\tsomewhere\t12.90 EUR\t\t\t\t\t\t
 d\t\tCup\t\t\t\t\tpreorder\t12.90 USD\t\t\t\tHome > Cups\t\t
@@ -63,9 +64,11 @@ def test_a_feed_as_text(imported: Import) -> None:
 
 RSS = f"""<?xml version="1.0" encoding="ISO-8859-1"?>
 <rss {SPACE} version="2.0"><channel><title>Shop</title><link>https://x.example</link>
-<item><title>Tasse gr\xfcn</title><g:title>Gr\xfcne Tasse</g:title><link>https://x.example/a</link><description>&lt;p&gt;A &amp;amp; B&lt;/p&gt;</description>
+<item><title>Tasse gr\xfcn</title><g:title>Gr\xfcne Tasse</g:title><link>https://x.example/a</link>
+<description>&lt;p&gt;A &amp;amp; B&lt;/p&gt;</description>
 <g:id>a</g:id><g:image_link>https://x.example/a.jpg</g:image_link><g:additional_image_link>https://x.example/b.jpg</g:additional_image_link>
-<g:additional_image_link>https://x.example/c.jpg</g:additional_image_link><g:price>12.90 EUR</g:price><g:product_type>Home &gt; Cups</g:product_type>
+<g:additional_image_link>https://x.example/c.jpg</g:additional_image_link><g:price>12.90 EUR</g:price>
+<g:product_type>Home &gt; Cups</g:product_type>
 <g:product_type>Sale</g:product_type><g:shipping><g:country>DE</g:country><g:price>4 EUR</g:price></g:shipping>
 <g:description><![CDATA[<p>A cup.</p>]]></g:description></item>
 <item><g:id>b</g:id></item>
