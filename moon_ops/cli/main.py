@@ -15,7 +15,7 @@ from moon_ops.cli import vectors as production
 from moon_ops.cli.extras import not_installed
 from moon_ops.cli.faults import told
 from moon_ops.cli.terminal import Set, Without, moment, now, say, settings_of, stop_at_once
-from moon_ops.errors import MoonError
+from moon_ops.errors import InputError, MoonError
 from moon_ops.startup import start
 
 HELP = """Operate multimodal item embeddings: from a catalogue to a served release of encoder, vectors, index and click model.
@@ -110,7 +110,11 @@ def import_(
     """
     from moon_ops.shops import catalogues, imports
 
-    if kind not in catalogues.KINDS:
+    exported = kind in catalogues.KINDS
+    for option, given in (("--users", users), ("--keep", keep), ("--media", media), ("--store", store), ("--user-key", user_key)):
+        if given and exported == (option == "--users"):
+            raise InputError(f"{option} means nothing for {kind}; nothing was imported", action="leave it out")
+    if not exported:
         say(imports.import_clicks(kind, source, out, users=users), as_json)
         return
     chosen = catalogues.Choices(tuple(keep or ()), media, store, catalogues.secret(user_key) if user_key else b"")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -65,6 +66,7 @@ class Feed:
 
 
 WHAT_CHANGED = Feed()
+How: TypeAlias = tuple[dt.datetime, int, Feed]  # now, workers and the kind of feed
 
 
 def ingest(
@@ -90,9 +92,7 @@ def ingest(
         return _write(source, lake, raw, names, refusals, (now, workers, feed))
 
 
-def _write(
-    source: Path, lake: Lake, raw: dict[str, pa.Table], names: Names, refusals: Refusals, how: tuple[dt.datetime, int, Feed]
-) -> IngestReport:
+def _write(source: Path, lake: Lake, raw: dict[str, pa.Table], names: Names, refusals: Refusals, how: How) -> IngestReport:
     """Commit pictures, ids, items, users, queries, events and refusals, in this order."""
     now, workers, feed = how
     for name in rows.FILES:

@@ -20,7 +20,7 @@ from moon_ops.errors import InputError
 from moon_ops.lake import meanings
 from moon_ops.lake.reading import files
 from moon_ops.shops.exports import along, google_merchant, magento, merchant_xml, orders, sheets, shopify, woocommerce
-from moon_ops.shops.exports.export import Choices, Export
+from moon_ops.shops.exports.export import ITEMS, Choices, Export
 from moon_ops.shops.exports.sheets import Line, Sheet
 from moon_ops.shops.importers import shop
 
@@ -45,6 +45,7 @@ KINDS = {
     "google_merchant": System(google_merchant.is_catalogue, google_merchant.load, google_merchant.USED, xml=True),
 }
 PLAIN = Choices()
+LAYOUT = {*ITEMS.names, "seller_id", "available_from"}  # columns of the ingest layout
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ def import_catalogue(kind: str, source: Path, out: Path, chosen: Choices = PLAIN
         if not found["products"]:
             said = "; ".join(rest) or "it is empty"
             raise InputError(f"SOURCE = {source} holds no products as {kind} exports them ({said}); nothing was imported", action=HOW)
+        _keepable(chosen.keep, found["products"], KINDS[kind].used)
         export = Export(root, out, words, chosen, KINDS[kind].used)
         KINDS[kind].load([line for sheet in found["products"] for line in export.take(sheet)], export)
         table = export.table()
@@ -120,6 +122,17 @@ def secret(path: Path) -> bytes:
 
 
 HOW = "export them as docs/shops.md says; names of columns in another language go into moon.toml"
+
+
+def _keepable(names: tuple[str, ...], products: list[Sheet], used: set[str]) -> None:
+    """Refuse to keep a column that is not there, or that has a meaning already."""
+    columns = {name: asread for sheet in products for name, asread in sheet.columns.items()}
+    for name in names:
+        if sheets.called(name) in used or sheets.called(name) in LAYOUT:
+            raise InputError(f"--keep {name!r}: this column has a meaning already; nothing was imported", action="leave it out")
+        if sheets.called(name) not in columns:
+            rest = ", ".join(asread for other, asread in columns.items() if other not in used) or "none"
+            raise InputError(f"--keep {name!r}: no such column; nothing was imported", action=f"name one of those not used: {rest}")
 
 
 def _sheets(

@@ -255,6 +255,8 @@ def test_magento_in_the_language_of_a_store_view(imported: Import) -> None:
     assert items["B-blue"]["description"] == "Eine Schale."
     assert report.pictures_missing == 3
     assert not any("store views" in note for note in report.notes)
+    report, _ = imported("magento", Choices(store="fr"), catalog_csv=MAGENTO)
+    assert report.notes[0] == "no row is of the store view 'fr'"
 
 
 def test_magento_orders(imported: Import, tmp_path: Path) -> None:
@@ -283,6 +285,24 @@ def test_an_unknown_kind_names_those_that_there_are(tmp_path: Path) -> None:
     told = CliRunner().invoke(app, ["import", "prestashop", str(tmp_path), str(tmp_path / "shop")])
     assert told.exit_code == 1
     assert "shopify, woocommerce, magento, google_merchant, taobao_mm" in str(told.exception or told.output)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "reason"),
+    [
+        ("shopify", ["--keep", "Variant Weight"], "--keep 'Variant Weight': no such column; nothing was imported"),
+        ("shopify", ["--keep", "Vendor"], "--keep 'Vendor': this column has a meaning already"),
+        ("shopify", ["--users", "5"], "--users means nothing for shopify"),
+        ("hm", ["--store", "de"], "--store means nothing for hm"),
+        ("shopify", ["--user-key", "nowhere"], "nowhere holds no key"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(imported: Import, tmp_path: Path, kind: str, options: list[str], reason: str) -> None:
+    imported("shopify", products_csv=SHOPIFY)
+    told = CliRunner().invoke(app, ["import", kind, str(tmp_path / "export"), str(tmp_path / "other"), *options])
+    assert told.exit_code == 1
+    assert reason in str(told.exception or told.output)
+    assert not (tmp_path / "other").exists()
 
 
 def test_the_report_is_json(imported: Import, tmp_path: Path) -> None:

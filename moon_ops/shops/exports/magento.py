@@ -84,6 +84,8 @@ def _by_sku(lines: list[Line], export: Export) -> dict[str, Line]:
         others += line.get(STORE) != export.chosen.store
         if line.get(STORE) == export.chosen.store:
             products[sku] = Line(products[sku].place, products[sku].cells | line.cells)
+    if export.chosen.store and all(line.get(STORE) != export.chosen.store for line in said):
+        export.notes.append(f"no row is of the store view {export.chosen.store!r}")
     if others:
         export.notes.append(f"{others} rows of store views that were not asked for (--store) are left out")
     return products
