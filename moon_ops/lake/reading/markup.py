@@ -92,7 +92,8 @@ def plain(column: pa.ChunkedArray[Any]) -> pa.ChunkedArray[Any] | pa.Array[Any]:
 
 def _stripped(cell: str) -> str:
     reader = _Reader()
-    reader.feed(NO_TAG.sub("&lt;", NO_ENTITY.sub("&amp;", ENTITY.sub(_known, CUT.sub("", cell)))))
+    whole = CUT.sub("", cell) if cell.rfind("<") > cell.rfind(">") else cell
+    reader.feed(NO_TAG.sub("&lt;", NO_ENTITY.sub("&amp;", ENTITY.sub(_known, whole))))
     reader.close()
     return " ".join("".join(reader.seen).split())
 

@@ -1,4 +1,4 @@
-"""A Google Merchant feed as XML, RSS 2.0 or Atom, read piece by piece: the memory that it takes is one product's.
+"""A Google Merchant feed as XML, RSS 2.0 or Atom, read piece by piece: its tree is never whole in memory.
 
 Read by the standard library's expat. A feed needs no document type, so the first ``<!DOCTYPE`` ends the reading before anything of it is
 looked at: without one there are no entities but XML's own five, and so neither bombs nor files or addresses of others.
