@@ -7,7 +7,6 @@ files get their names only when all of them are whole. The same import again rep
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,8 +52,8 @@ class CatalogueReport:
     """What an import made of an export.
 
     Every one of the ``rows`` of products is one of the ``items``, ``merged`` into one, or ``refused``. Every one of ``order_lines`` is a
-    purchase, left out for the reason that ``orders_left_out`` counts, or refused. ``columns_left_out`` counts the cells of columns that
-    were not used.
+    purchase, left out for the reason that ``orders_left_out`` counts, or refused. ``columns_left_out`` and
+    ``order_columns_left_out`` count the cells of columns that were not used.
     """
 
     kind: str
@@ -73,6 +72,7 @@ class CatalogueReport:
     orders_left_out: dict[str, int] = field(default_factory=dict)
     orders_refused: int = 0
     columns_left_out: dict[str, int] = field(default_factory=dict)
+    order_columns_left_out: dict[str, int] = field(default_factory=dict)
     taken_along: tuple[str, ...] = ()
     read: dict[str, str] = field(default_factory=dict)
     reasons: tuple[str, ...] = ()
@@ -210,7 +210,8 @@ def _report(
         purchases=len(bought.purchases),
         orders_left_out=dict(bought.left_out),
         orders_refused=len(bought.refused),
-        columns_left_out=dict(Counter(export.left_out).most_common()),
+        columns_left_out=dict(export.left_out.most_common()),
+        order_columns_left_out=dict(bought.columns_left_out.most_common()),
         taken_along=taken,
         read={sheet.label: f"{what}, {sheet.how}" for what, some in found.items() for sheet in some}
         | ({"items": ", ".join(export.said)} if export.said else {}),

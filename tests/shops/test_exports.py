@@ -86,6 +86,17 @@ def test_shopify_variants_are_items_of_their_product(imported: Import, tmp_path:
     ]
 
 
+@pytest.mark.parametrize(("delimiter", "encoding"), [(";", "cp1252"), ("\t", "utf-16"), (",", "utf-8-sig")])
+def test_a_spreadsheet_may_have_saved_the_export(imported: Import, tmp_path: Path, delimiter: str, encoding: str) -> None:
+    text = SHOPIFY.replace("A bowl", "Schüssel für Müsli")
+    _, plain = imported("shopify", products_csv=text)
+    with (tmp_path / "export" / "products.csv").open("w", encoding=encoding, newline="") as file:
+        csv.writer(file, delimiter=delimiter, lineterminator="\r\n").writerows(csv.reader(text.splitlines()))
+    report, saved = imported("shopify")
+    assert saved == plain
+    assert (report.rows, report.refused) == (11, 3)
+
+
 def test_shopify_since_2024_and_columns_to_keep(imported: Import) -> None:
     text = f"""Title,URL handle,Description,Vendor,Product category,Type,Published on online store,Status,SKU,\
 Option1 name,Option1 value,Price,\
@@ -113,7 +124,7 @@ ORDERS = """Name,Email,Financial Status,Created at,Lineitem quantity,Lineitem na
 def test_orders_become_purchases_without_addresses(imported: Import, tmp_path: Path) -> None:
     report, _ = imported("shopify", products_csv=SHOPIFY, orders_csv=ORDERS)
     assert (report.order_lines, report.purchases, report.orders_left_out) == (6, 2, {"returned": 1, "cancelled": 1})
-    assert report.orders_refused == 2
+    assert (report.orders_refused, report.order_columns_left_out) == (2, {"Billing Name": 4})
     assert refused(tmp_path)[-2:] == [
         ("orders.csv:5", "'yesterday' is not a time (e.g. 2026-01-31T12:00:00Z, 2026-01-31 12:00:00+01:00, or seconds since 1970)"),
         ("orders.csv:6", "'Gift card' is no item of the catalogue"),

@@ -46,6 +46,7 @@ class Orders:
     purchases: list[dict[str, str]] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     refused: list[tuple[str, str]] = field(default_factory=list)  # place and reason
+    columns_left_out: Counter[str] = field(default_factory=Counter)  # column → its cells that hold something
 
     def table(self) -> pa.Table:
         """The purchases as events; without items twice there is nothing in it but texts."""
@@ -77,6 +78,7 @@ def read(sheet: Sheet, items: Iterable[Item], secret: bytes, orders: Orders) -> 
     firsts: dict[str, Line] = {}
     found: list[tuple[Line, Line, dict[str, str]]] = []
     for line in sheet.lines:
+        orders.columns_left_out.update(sheet.columns[n] for n in line.cells if n not in NAMES and not PACKED.fullmatch(n))
         first = firsts.setdefault(line.get(*order) or line.place, line)
         found += [(line, first, bought) for bought in _bought(line)]
     orders.lines += len(found) + len(sheet.refused)
