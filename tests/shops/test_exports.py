@@ -18,31 +18,9 @@ from moon_ops.shops.catalogues import CatalogueReport, import_catalogue
 from moon_ops.shops.exports.export import Choices
 
 Rows = dict[str, dict[str, Any]]
+Refused = Callable[[], list[tuple[str, str]]]
 Import = Callable[..., tuple[CatalogueReport, Rows]]
 CDN = "https://cdn.example/"
-
-
-@pytest.fixture
-def imported(tmp_path: Path) -> Import:
-    """Write an export's files, import it, and hand out the report and the items by id; every row is accounted for."""
-
-    def run(kind: str, chosen: Choices | None = None, **files: str) -> tuple[CatalogueReport, Rows]:
-        place = tmp_path / "export"
-        place.mkdir(exist_ok=True)
-        for name, text in files.items():
-            stem, _, ending = name.rpartition("_")
-            (place / f"{stem}.{ending}").write_text(text, encoding="utf-8")
-        report = import_catalogue(kind, place, tmp_path / "shop", chosen or Choices())
-        assert report.rows == report.items + report.merged + report.refused
-        assert report.order_lines == report.purchases + sum(report.orders_left_out.values()) + report.orders_refused
-        return report, {row["item_id"]: row for row in pq.read_table(tmp_path / "shop" / "items.parquet").to_pylist()}
-
-    return run
-
-
-def refused(tmp_path: Path) -> list[tuple[str, str]]:
-    with (tmp_path / "shop" / "_refused.csv").open(encoding="utf-8") as file:
-        return [(row["place"], row["reason"]) for row in csv.DictReader(file)]
 
 
 SHOPIFY = f"""Handle,Title,Body (HTML),Vendor,Type,Tags,Published,Option1 Name,Option1 Value,Variant SKU,Variant Price,Variant Grams,\
@@ -61,8 +39,8 @@ same2,Same too,,,,,TRUE,Title,Default Title,S-1,8,,,,,active
 """
 
 
-def test_shopify_variants_are_items_of_their_product(imported: Import, tmp_path: Path) -> None:
-    report, items = imported("shopify", products_csv=SHOPIFY)
+def test_shopify_variants_are_items_of_their_product(exported: Import, refused: Refused) -> None:
+    report, items = exported("shopify", products_csv=SHOPIFY)
     assert (report.rows, report.items, report.merged, report.refused) == (11, 7, 1, 3)
     assert {name: row["spu_id"] for name, row in items.items()} == {
         **dict.fromkeys(("B-1", "0012", "bowl/Red"), "bowl"),
@@ -79,7 +57,7 @@ def test_shopify_variants_are_items_of_their_product(imported: Import, tmp_path:
     assert items["cup"]["attributes"] == []
     assert report.columns_left_out == {"Variant Grams": 3}
     assert report.notes == ("2 variants share their SKU with another: they are called by handle and options",)
-    assert refused(tmp_path) == [
+    assert refused() == [
         ("products.csv:8", "'sleeping' is no state that is known (moon.toml may say what it means)"),
         ("products.csv:9", "continues the product 'ghost', of which no row has a title"),
         ("products.csv:7", "price = 'cheap' is not a number"),
@@ -87,24 +65,24 @@ def test_shopify_variants_are_items_of_their_product(imported: Import, tmp_path:
 
 
 @pytest.mark.parametrize(("delimiter", "encoding"), [(";", "cp1252"), ("\t", "utf-16"), (",", "utf-8-sig")])
-def test_a_spreadsheet_may_have_saved_the_export(imported: Import, tmp_path: Path, delimiter: str, encoding: str) -> None:
+def test_a_spreadsheet_may_have_saved_the_export(exported: Import, tmp_path: Path, delimiter: str, encoding: str) -> None:
     text = SHOPIFY.replace("A bowl", "Schüssel für Müsli")
-    _, plain = imported("shopify", products_csv=text)
+    _, plain = exported("shopify", products_csv=text)
     with (tmp_path / "export" / "products.csv").open("w", encoding=encoding, newline="") as file:
         csv.writer(file, delimiter=delimiter, lineterminator="\r\n").writerows(csv.reader(text.splitlines()))
-    report, saved = imported("shopify")
+    report, saved = exported("shopify")
     assert saved == plain
     assert (report.rows, report.refused) == (11, 3)
 
 
-def test_shopify_since_2024_and_columns_to_keep(imported: Import) -> None:
+def test_shopify_since_2024_and_columns_to_keep(exported: Import) -> None:
     text = f"""Title,URL handle,Description,Vendor,Product category,Type,Published on online store,Status,SKU,\
 Option1 name,Option1 value,Price,\
 Product image URL,Image position,Variant image URL,Weight value (grams)
 Bowl,bowl,<b>A</b> bowl,Pottery,Home & Garden > Bowls,Bowl,TRUE,Active,B-1,Colour,Blue,12.50,{CDN}one.jpg,1,,300
 ,bowl,,,,,,,B-2,,Green,12.50,,,,400
 """
-    report, items = imported("shopify", Choices(keep=("Weight value (grams)",)), products_csv=text)
+    report, items = exported("shopify", Choices(keep=("Weight value (grams)",)), products_csv=text)
     assert (report.items, report.columns_left_out) == (2, {})
     assert items["B-2"]["category"] == ["Home & Garden", "Bowls"]
     assert items["B-2"]["attributes"] == [("Colour", "Green"), ("type", "Bowl")]
@@ -121,11 +99,11 @@ ORDERS = """Name,Email,Financial Status,Created at,Lineitem quantity,Lineitem na
 """
 
 
-def test_orders_become_purchases_without_addresses(imported: Import, tmp_path: Path) -> None:
-    report, _ = imported("shopify", products_csv=SHOPIFY, orders_csv=ORDERS)
+def test_orders_become_purchases_without_addresses(exported: Import, refused: Refused, tmp_path: Path) -> None:
+    report, _ = exported("shopify", products_csv=SHOPIFY, orders_csv=ORDERS)
     assert (report.order_lines, report.purchases, report.orders_left_out) == (6, 2, {"returned": 1, "cancelled": 1})
     assert (report.orders_refused, report.order_columns_left_out) == (2, {"Billing Name": 4})
-    assert refused(tmp_path)[-2:] == [
+    assert refused()[-2:] == [
         ("orders.csv:5", "'yesterday' is not a time (e.g. 2026-01-31T12:00:00Z, 2026-01-31 12:00:00+01:00, or seconds since 1970)"),
         ("orders.csv:6", "'Gift card' is no item of the catalogue"),
     ]
@@ -139,10 +117,10 @@ def test_orders_become_purchases_without_addresses(imported: Import, tmp_path: P
     assert not any(b"example.com" in path.read_bytes().lower() for path in (tmp_path / "shop").rglob("*") if path.is_file())
 
 
-def test_a_key_makes_other_users(imported: Import, tmp_path: Path) -> None:
+def test_a_key_makes_other_users(exported: Import, tmp_path: Path) -> None:
     key = tmp_path / "key"
     key.write_text("long and random\n")
-    imported("shopify", products_csv=SHOPIFY, orders_csv=ORDERS)
+    exported("shopify", products_csv=SHOPIFY, orders_csv=ORDERS)
     told = CliRunner().invoke(app, ["import", "shopify", str(tmp_path / "export"), str(tmp_path / "shop"), "--user-key", str(key)])
     assert told.exit_code == 0, told.output
     users = set(pq.read_table(tmp_path / "shop" / "events" / "orders.parquet")["user_id"].to_pylist())
@@ -150,145 +128,27 @@ def test_a_key_makes_other_users(imported: Import, tmp_path: Path) -> None:
     assert "purchases: 2" in told.output
 
 
-def test_a_log_beside_the_export_is_taken_along(imported: Import, tmp_path: Path) -> None:
+def test_a_log_beside_the_export_is_taken_along(exported: Import, tmp_path: Path) -> None:
     log = "timestamp,item_id,event,user_id\n2026-01-05,B-1,view_item,Jane@example.com\n2026-01-05,B-1,view_item,\n"
-    report, _ = imported("shopify", products_csv=SHOPIFY, orders_csv=ORDERS, events_csv=log, moon_toml='[status]\nsleeping = "deleted"\n')
+    report, _ = exported("shopify", products_csv=SHOPIFY, orders_csv=ORDERS, events_csv=log, moon_toml='[status]\nsleeping = "deleted"\n')
     assert (report.refused, report.taken_along) == (2, ("events/events.parquet",))
     rows = pq.read_table(tmp_path / "shop" / "events" / "events.parquet").to_pylist()
     assert [row["user_id"] for row in rows] == ["8c87b489ce35cf2e2f39f80e282cb2e8", None]
     (tmp_path / "export" / "events.csv").unlink()
     (tmp_path / "export" / "orders.csv").unlink()
-    report, _ = imported("shopify", products_csv=SHOPIFY)
+    report, _ = exported("shopify", products_csv=SHOPIFY)
     assert not [path for path in (tmp_path / "shop" / "events").rglob("*") if path.is_file()], "an import replaces the one before"
 
 
-WOO = """ID,Type,SKU,Name,Published,Visibility in catalog,Short description,Description,In stock?,Sale price,Regular price,Categories,Tags,\
-Images,Parent,Attribute 1 name,Attribute 1 value(s),Attribute 2 name,Attribute 2 value(s),Meta: _note
-10,simple,,Cup,1,visible,Short.,"<p>A</p>\\n<p>cup.</p>",1,"9,90","12,90","Home &amp; Living > Cups, Sale",\
-"a, b\\, c","https://cdn.example/a.jpg, https://cdn.example/b.jpg",,Material,Clay,,,x
-11,variable,BOWL,Bowl,1,visible,,A bowl.,1,,,Bowls,,"https://cdn.example/p.jpg, https://cdn.example/blue.jpg",,Colour,"Blue, Green",\
-Form,Round,
-12,variation,B-1,Bowl - Blue,1,visible,,,1,,"20,00",,,https://cdn.example/blue.jpg,id:11,Colour,Blue,,,
-13,variation,BOWL,Bowl - Green,1,visible,,,1,,"21,00",,,,BOWL,Colour,Green,,,
-14,variation,B-9,Lost,1,visible,,,1,,"21,00",,,,id:99,Colour,Green,,,
-15,"simple, virtual",V-1,Card,-1,visible,,,1,,"5,00",,,,,,,,,
-16,simple,V-2,Hidden,1,hidden,,,1,,"5,00",,,,,,,,,
-17,simple,V-3,Odd,7,visible,,,1,,"5,00",,,,,,,,,
-18,grouped,,,1,visible,,,1,,,,,,,,,,,
-"""
-
-
-def test_woocommerce_variations_have_what_their_product_says(imported: Import, tmp_path: Path) -> None:
-    report, items = imported("woocommerce", products_csv=WOO)
-    assert (report.rows, report.items, report.merged, report.refused) == (9, 5, 1, 3)
-    assert set(items) == {"10", "B-1", "13", "V-1", "V-2"}
-    assert items["10"]["category"] == ["Home &amp; Living", "Cups"], "the ingest reads the text of it"
-    assert (items["10"]["price"], items["10"]["tags"]) == (9.9, ["a", "b, c"])
-    assert items["10"]["description"] == "Short.\n<p>A</p>\n<p>cup.</p>"
-    assert (items["B-1"]["title"], items["B-1"]["spu_id"], items["13"]["spu_id"]) == ("Bowl - Blue", "BOWL", "BOWL")
-    assert items["B-1"]["attributes"] == [("Colour", "Blue"), ("Form", "Round")]
-    assert items["B-1"]["images"] == ["https://cdn.example/blue.jpg", "https://cdn.example/p.jpg"]
-    assert items["13"]["images"] == ["https://cdn.example/p.jpg"]
-    assert (items["13"]["category"], items["13"]["description"]) == (["Bowls"], "A bowl.")
-    assert [items[name]["status"] for name in ("B-1", "V-1", "V-2")] == ["active", "deleted", "deleted"]
-    assert report.columns_left_out == {"In stock?": 9, "Meta: _note": 1}
-    assert refused(tmp_path) == [
-        ("products.csv:5", "is a variation, and its product 'id:99' is not in the export"),
-        ("products.csv:8", "published = '7' is none of 1, 0 and -1"),
-        ("products.csv:9", "has no title, and no row that it continues has one"),
-    ]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        """Order Number,Order Status,Order Date,Customer User ID,Email (Billing),SKU,Item Name,Quantity (- Refund)
-1,wc-completed,2026-01-05 10:00,0,a@example.com,B-1,Bowl - Blue,1
-1,wc-completed,2026-01-05 10:00,0,a@example.com,,Cup,1
-2,wc-cancelled,2026-01-05 10:00,0,a@example.com,B-1,Bowl - Blue,1
-3,wc-completed,2026-01-05 10:00,0,a@example.com,B-1,Bowl - Blue,0
-""",
-        """order_id,order_date,status,customer_email,line_item_1,line_item_2
-1,2026-01-05 10:00:00,completed,a@example.com,name:Bowl - Blue|product_id:11|sku:B-1|quantity:1|total:20,\
-name:Cup|product_id:10|sku:|quantity:1
-2,2026-01-05 10:00:00,cancelled,a@example.com,name:Bowl - Blue|product_id:11|sku:B-1|quantity:1|total:20,
-3,2026-01-05 10:00:00,refunded,a@example.com,name:Bowl - Blue|product_id:11|sku:B-1|quantity:1|total:20,
-""",
-    ],
-)
-def test_woocommerce_orders_by_line_and_packed(imported: Import, tmp_path: Path, text: str) -> None:
-    report, _ = imported("woocommerce", products_csv=WOO, orders_csv=text)
-    assert (report.order_lines, report.purchases, report.orders_refused) == (4, 2, 0)
-    assert report.orders_left_out == {"cancelled": 1, "returned": 1}
-    rows = pq.read_table(tmp_path / "shop" / "events" / "orders.parquet").to_pylist()
-    assert [row["item_id"] for row in rows] == ["B-1", "10"]
-    assert len({row["user_id"] for row in rows}) == 1
-
-
-MAGENTO = """sku,store_view_code,product_type,categories,name,description,product_online,visibility,price,special_price,base_image,\
-additional_images,additional_attributes,configurable_variations,configurable_variation_labels,qty
-B-blue,,simple,,Bowl Blue,,1,Not Visible Individually,20,18.5,/b/l/blue.jpg,,"color=Blue,material=Clay, fired",,,3
-B-red,,simple,,Bowl Red,Red.,2,Not Visible Individually,20,,no_selection,,,,,3
-BOWL,,configurable,"Default Category/Home/Bowls, deep,Default Category/Sale",Bowl,<p>A bowl.</p>,1,"Catalog, Search",,,/b/o/bowl.jpg,\
-"/b/l/blue.jpg,/b/o/two.jpg","brand=Pottery,form=Round","sku=B-blue,color=Blue|sku=B-red,color=Red|sku=B-gone,color=Grey",color=Colour,
-BOWL,de,configurable,,Schale,Eine Schale.,,,,,,,,,,
-B-blue,de,simple,,Schale blau,,,,,,,,,,,
-PLATE,,simple,Default Category,Plate,,1,"Catalog, Search",5,,,,,,,1
-plate,,simple,Default Category,Plate,,1,"Catalog, Search",5,,,,,,,1
-PART,,simple,,Part,,1,Not Visible Individually,5,,,,,,,
-LOST,de,simple,,Verloren,,,,,,,,,,,
-"""
-
-
-def test_magento_variations_and_store_views(imported: Import, tmp_path: Path) -> None:
-    report, items = imported("magento", Choices(media="https://shop.example/media/catalog/product/"), catalog_csv=MAGENTO)
-    assert (report.rows, report.items, report.merged, report.refused) == (9, 4, 3, 2)
-    blue, red = items["B-blue"], items["B-red"]
-    assert (blue["spu_id"], blue["title"], blue["description"], blue["brand"]) == ("BOWL", "Bowl Blue", "<p>A bowl.</p>", "Pottery")
-    assert blue["category"] == ["Home", "Bowls, deep"]
-    assert dict(blue["attributes"]) == {"form": "Round", "color": "Blue", "material": "Clay, fired", "Colour": "Blue"}
-    media = "https://shop.example/media/catalog/product/b"
-    assert blue["images"] == [f"{media}/l/blue.jpg", f"{media}/o/bowl.jpg", f"{media}/o/two.jpg"]
-    assert red["images"] == [f"{media}/o/bowl.jpg", f"{media}/o/two.jpg"]
-    assert [(row["status"], row["price"]) for row in items.values()] == [("active", 18.5), ("deleted", 20), ("active", 5), ("deleted", 5)]
-    assert items["PLATE"]["category"] == []
-    assert report.columns_left_out == {"qty": 4}
-    assert report.notes == (
-        "2 rows of store views that were not asked for (--store) are left out",
-        "1 variations that configurable products name are not in the export",
-    )
-    assert [place for place, _ in refused(tmp_path)] == ["catalog.csv:7", "catalog.csv:9"]
-
-
-def test_magento_in_the_language_of_a_store_view(imported: Import) -> None:
-    report, items = imported("magento", Choices(store="de"), catalog_csv=MAGENTO)
-    assert [items[name]["title"] for name in ("B-blue", "B-red", "PLATE")] == ["Schale blau", "Bowl Red", "Plate"]
-    assert items["B-blue"]["description"] == "Eine Schale."
-    assert report.pictures_missing == 3
-    assert not any("store views" in note for note in report.notes)
-    report, _ = imported("magento", Choices(store="fr"), catalog_csv=MAGENTO)
-    assert report.notes[0] == "no row is of the store view 'fr'"
-
-
-def test_magento_orders(imported: Import, tmp_path: Path) -> None:
-    text = """increment_id,created_at,status,customer_email,sku,name,qty_ordered
-000000001,2026-01-05 10:00:00,complete,a@example.com,B-blue,Bowl Blue,1
-000000002,2026-01-05 11:00:00,canceled,a@example.com,B-blue,Bowl Blue,1
-000000003,2026-01-05 11:00:00,closed,a@example.com,B-blue,Bowl Blue,1
-"""
-    report, _ = imported("magento", catalog_csv=MAGENTO, orders_csv=text)
-    assert (report.purchases, report.orders_left_out) == (1, {"cancelled": 1, "returned": 1})
-
-
-def test_a_directory_without_products_says_what_it_holds(tmp_path: Path, imported: Import) -> None:
+def test_a_directory_without_products_says_what_it_holds(tmp_path: Path, exported: Import) -> None:
     with pytest.raises(InputError) as wrong:
-        imported("woocommerce", artikel_csv="ID,Typ,Artikelnummer,Name,Veröffentlicht\n1,simple,A,Tasse,1\n")
+        exported("woocommerce", artikel_csv="ID,Typ,Artikelnummer,Name,Veröffentlicht\n1,simple,A,Tasse,1\n")
     assert "artikel.csv was not used: it holds neither products nor orders (id, Typ, Artikelnummer, name, Veröffentlicht" in str(
         wrong.value
     )
     assert not (tmp_path / "shop").exists()
     names = '[columns]\nTyp = "type"\nArtikelnummer = "sku"\n"Veröffentlicht" = "published"\n'
-    report, items = imported("woocommerce", moon_toml=names)
+    report, items = exported("woocommerce", moon_toml=names)
     assert (report.items, items["A"]["title"]) == (1, "Tasse")
 
 
@@ -296,6 +156,23 @@ def test_an_unknown_kind_names_those_that_there_are(tmp_path: Path) -> None:
     told = CliRunner().invoke(app, ["import", "prestashop", str(tmp_path), str(tmp_path / "shop")])
     assert told.exit_code == 1
     assert "shopify, woocommerce, magento, google_merchant, taobao_mm" in str(told.exception or told.output)
+
+
+def test_the_next_export_replaces_the_one_before(exported: Import, tmp_path: Path) -> None:
+    feed = "id\ttitle\timage_link\tprice\n1\tCup\t/media/cup.jpg\t5 EUR\n2\tBowl\tgone.jpg\t5 EUR\n"
+    picture = tmp_path / "export" / "media" / "cup.jpg"
+    picture.parent.mkdir(parents=True)
+    picture.write_bytes(b"first")
+    report, items = exported("google_merchant", feed_txt=feed, moon_toml="[events]\nwish = 'cart'\n")
+    assert (report.pictures, report.pictures_missing, items["1"]["images"]) == (1, 1, ["media/cup.jpg"])
+    picture.unlink()
+    picture.write_bytes(b"second")
+    (tmp_path / "export" / "moon.toml").unlink()
+    _, items = exported("google_merchant", feed_txt=feed.replace("5 EUR", "6 EUR"))
+    assert (tmp_path / "shop" / "media" / "cup.jpg").read_bytes() == b"second"
+    assert (items["1"]["price"], (tmp_path / "shop" / "moon.toml").exists()) == (6, False)
+    with pytest.raises(InputError, match="holds something else"):
+        import_catalogue("shopify", tmp_path / "export", tmp_path / "shop")
 
 
 @pytest.mark.parametrize(
@@ -308,15 +185,15 @@ def test_an_unknown_kind_names_those_that_there_are(tmp_path: Path) -> None:
         ("shopify", ["--user-key", "nowhere"], "nowhere holds no key"),
     ],
 )
-def test_an_option_that_would_do_nothing_is_refused(imported: Import, tmp_path: Path, kind: str, options: list[str], reason: str) -> None:
-    imported("shopify", products_csv=SHOPIFY)
+def test_an_option_that_would_do_nothing_is_refused(exported: Import, tmp_path: Path, kind: str, options: list[str], reason: str) -> None:
+    exported("shopify", products_csv=SHOPIFY)
     told = CliRunner().invoke(app, ["import", kind, str(tmp_path / "export"), str(tmp_path / "other"), *options])
     assert told.exit_code == 1
     assert reason in str(told.exception or told.output)
     assert not (tmp_path / "other").exists()
 
 
-def test_the_report_is_json(imported: Import, tmp_path: Path) -> None:
-    imported("shopify", products_csv=SHOPIFY)
+def test_the_report_is_json(exported: Import, tmp_path: Path) -> None:
+    exported("shopify", products_csv=SHOPIFY)
     told = CliRunner().invoke(app, ["import", "shopify", str(tmp_path / "export"), str(tmp_path / "shop"), "--json"])
     assert json.loads(told.output)["read"] == {"products.csv": "products, CSV, comma between cells, UTF-8"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from moon_ops.lake.meanings import FILE, Meanings
@@ -39,6 +40,8 @@ def bring(beside: dict[str, Found], export: Export, words: Meanings, work: Path)
         brought += [path.relative_to(export.out).as_posix() for path in sorted(written)]
     if (export.source / FILE).is_file():
         export.bring(export.source / FILE, FILE)
+    else:
+        (export.out / FILE).unlink(missing_ok=True)
     return tuple(brought)
 
 
@@ -48,16 +51,17 @@ def _one(path: Path, found: Found, export: Export, words: Meanings, work: Path) 
     table, target = asread.table, export.out / found.name / found.called(path)
     if "image" in table.column_names:
         export.pictures(one for cell in table["image"].to_pylist() if cell for one in pictures.references([cell]))
-    users = table["user_id"].to_pylist() if "user_id" in table.column_names else []
-    if not any("@" in str(user) for user in users):
+    users = table["user_id"] if "user_id" in table.column_names else None
+    if users is None or not pa.types.is_string(users.type) or not pc.any(pc.match_substring(users, "@")).as_py():
         export.bring(path, target.relative_to(export.out).as_posix())
         return target
     if asread.refused:
         first = asread.refused[0]
         export.notes.append(f"{len(asread.refused)} rows of {found.called(path)} cannot be read, e.g. {first.number}: {first.reason}")
-    named = [None if user is None else hidden(str(user), export.chosen.secret) if "@" in str(user) else str(user) for user in users]
-    place = table.schema.get_field_index("user_id")
-    pq.write_table(table.set_column(place, "user_id", pa.array(named, pa.string())).drop_columns(ROW), work / "along.parquet")
+    encoded = users.combine_chunks().dictionary_encode()
+    named = [hidden(user, export.chosen.secret) if "@" in user else user for user in encoded.dictionary.to_pylist()]
+    table = table.set_column(table.schema.get_field_index("user_id"), "user_id", pa.array(named, pa.string()).take(encoded.indices))
+    pq.write_table(table.drop_columns(ROW), work / "along.parquet")
     target = target.with_name(f"{target.name.split('.')[0]}.parquet")
     target.parent.mkdir(parents=True, exist_ok=True)
     (work / "along.parquet").replace(target)
