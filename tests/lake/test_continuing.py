@@ -10,6 +10,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from moon_ops.lake.checking import check
@@ -158,3 +160,14 @@ def test_html_goes_from_all_that_is_read_of_an_item(tmp_path: Path, empty: Lake)
     assert item["extra"] == '{"mine": "<b>own</b>"}', "the shop's own columns are its own"
     (refused,) = empty.read("quarantine").to_pylist()
     assert refused["reason"] == "title = '<p> </p>' is empty"
+
+
+@settings(max_examples=300, derandomize=True, deadline=None, database=None)
+@given(st.lists(st.sampled_from([*'<>&x \n"', "</", "<p>", "<b>", "</b>", "<br/>", "<!--", "-->", "<a href=", "&amp;", "lt;", "#39;"])))
+def test_no_text_ends_in_a_traceback_and_plain_text_stays(parts: list[str]) -> None:
+    text = "".join(parts)
+    seen = markup.text(text)
+    assert len(seen) <= len(text)
+    if "&" not in text and not markup.is_html(text):
+        assert seen == text
+    assert text.count("x") == seen.count("x") or markup.is_html(text), "no word is lost"
