@@ -16,8 +16,8 @@ from moon_ops.settings import Settings, variable
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 REFERENCE = (ROOT / "docs" / "reference.md").read_text()
-DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-PAGES = [page for page in sorted((ROOT / "docs").glob("*.md")) if page.name != "architecture.md"]  # which is about the code
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [page for page in sorted((ROOT / "docs").rglob("*.md")) if page.name != "architecture.md"]  # which is about the code
 MAPPED = ("moon_ops/", "dags/", "feature_repo/", "models/", "benchmarks/", ".ci/", "docs/")
 
 

@@ -24,9 +24,9 @@ BELOW = {  # room → the rooms it may import, besides itself: in the order data
     "locks": {"errors", "files"},
     "columns": {"errors", "shapes"},
     "recipes": {"errors", "shapes", "columns"},
-    "shops": {"errors", "files", "processor"},
     "inputs": {"errors"},
     "lake": {"errors", "files", "locks", "columns", "inputs"},
+    "shops": {"errors", "files", "processor", "lake"},
     "settings": {"errors", "processor", "lake"},
     "alerts": {"settings"},
     "encoder": {"errors", "files", "processor", "sessions", "ranks", "recipes", "inputs", "lake"},
@@ -84,6 +84,12 @@ def test_imports_point_one_way(path: Path) -> None:
         return
     assert here in BELOW, f"{path.name} stands in no room"
     assert imported_rooms(path) - {here} <= BELOW[here]
+
+
+def test_shops_know_how_files_are_read_and_no_lake() -> None:
+    """They write what anybody could have written."""
+    known = {name for path in FILES if room(path) == "shops" for name in imported(path) if name.startswith("moon_ops.lake.")}
+    assert not {name for name in known if not name.startswith(("moon_ops.lake.reading", "moon_ops.lake.meanings", "moon_ops.lake.schemas"))}
 
 
 def test_rooms_are_what_the_map_says() -> None:

@@ -81,7 +81,7 @@ def run(settings: Settings, chosen: Choices, *, now: dt.datetime) -> None:
     from moon_ops.encoder.budget import Budget
     from moon_ops.release.windows import windows
 
-    _ingest(settings, steps, shop, now)
+    _ingest(settings, steps, shop, now, own=chosen.data is not None)
     times = windows(settings.lake, trained_until=chosen.trained_until)
     left = Budget(chosen.minutes, spent=time.perf_counter() - started, following=FOLLOWING)
     version = _encoder(settings, steps, chosen, times, left)
@@ -184,9 +184,12 @@ def _shop(settings: Settings, steps: Steps, chosen: Choices) -> Path:
     return shop
 
 
-def _ingest(settings: Settings, steps: Steps, shop: Path, now: dt.datetime) -> None:
+def _ingest(settings: Settings, steps: Steps, shop: Path, now: dt.datetime, own: bool) -> None:
+    """Take the shop in; of one's ``own`` it is said at once what a later stage will miss."""
+    from moon_ops.lake.checking import check
     from moon_ops.lake.ingest import ingest
 
+    lacking = check(shop, now=now).lacking if own else {}
     with steps.step("ingest", "check every row, store each picture once, add what is new to the lake") as say:
         report = ingest(shop, settings.lake, now=now, workers=settings.workers)
         new = (("items", report.items), ("pictures", report.images), ("queries", report.queries), ("events", report.events))
@@ -195,6 +198,7 @@ def _ingest(settings: Settings, steps: Steps, shop: Path, now: dt.datetime) -> N
             say.append(f"set aside: {report.refused}, pictures not read: {report.unread}, the first: {report.first_refusal}")
         say.extend(report.notes)
         say.append(f"wrote {settings.lake.uri}")
+        say.extend(f"missing for {stage}: {what}" for stage, what in lacking.items())
 
 
 def _click_models(settings: Settings, steps: Steps, encoder: int, times: Any, seed: int) -> tuple[int | None, Path | None]:

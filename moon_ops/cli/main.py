@@ -15,7 +15,7 @@ from moon_ops.cli import vectors as production
 from moon_ops.cli.extras import not_installed
 from moon_ops.cli.faults import told
 from moon_ops.cli.terminal import Set, Without, moment, now, say, settings_of, stop_at_once
-from moon_ops.errors import MoonError
+from moon_ops.errors import InputError, MoonError
 from moon_ops.startup import start
 
 HELP = """Operate multimodal item embeddings: from a catalogue to a served release of encoder, vectors, index and click model.
@@ -90,19 +90,35 @@ def simulate(
 
 @app.command("import")
 def import_(
-    kind: Annotated[str, typer.Argument(help="taobao_mm, microlens, amazon2023 or hm.")],
-    source: Annotated[Path, typer.Argument(help="Directory that the data set was downloaded to.")],
+    kind: Annotated[str, typer.Argument(help="shopify, woocommerce, magento, google_merchant; or taobao_mm, microlens, amazon2023, hm.")],
+    source: Annotated[Path, typer.Argument(help="The exported file, or the directory that holds the files.")],
     out: Annotated[Path, typer.Argument(help="Directory to write the shop to.")],
-    users: Annotated[int | None, typer.Option(help="A sample of so many users; default: all.", show_default=False)] = None,
+    users: Annotated[int | None, typer.Option(help="Of a click log a sample of so many users; default: all.", show_default=False)] = None,
+    keep: Annotated[
+        list[str] | None, typer.Option(help="Of an export also this column, as the shop's own; may be given again.", show_default=False)
+    ] = None,
+    media: Annotated[str, typer.Option(help="Address in front of pictures that an export names by paths (Magento).")] = "",
+    store: Annotated[str, typer.Option(help="Store view whose texts count (Magento).")] = "",
+    user_key: Annotated[
+        Path | None, typer.Option(help="File with a secret by which customers' e-mail addresses are hashed.", show_default=False)
+    ] = None,
+    as_json: Json = False,
 ) -> None:
-    """Convert a public click log into a shop in the ingest layout, for `moon ingest`. What each holds, and what it lacks, stands in
-    moon_ops/shops/importers.
+    """Convert what a shop system exports, or a public click log, into a shop in the ingest layout, for `moon ingest`. See docs/shops.md.
 
-    Example: moon import hm downloads/hm shop --users 10000
+    Example: moon import shopify products_export.csv shop
     """
-    from moon_ops.shops.imports import import_clicks as stage
+    from moon_ops.shops import catalogues, imports
 
-    say(stage(kind, source, out, users=users))
+    exported = kind in catalogues.KINDS
+    for option, given in (("--users", users), ("--keep", keep), ("--media", media), ("--store", store), ("--user-key", user_key)):
+        if given and exported == (option == "--users"):
+            raise InputError(f"{option} means nothing for {kind}; nothing was imported", action="leave it out")
+    if not exported:
+        say(imports.import_clicks(kind, source, out, users=users), as_json)
+        return
+    chosen = catalogues.Choices(tuple(keep or ()), media, store, catalogues.secret(user_key) if user_key else b"")
+    say(catalogues.import_catalogue(kind, source, out, chosen), as_json)
 
 
 @app.command()

@@ -54,11 +54,13 @@ def check(source: Path, *, now: dt.datetime, words: Meanings | None = None) -> C
     for name, content in refusals.contents.items():
         found.read[content.label] = ", ".join(content.said)
         distinct = len(_distinct(tables[name])) if name == "events" else tables[name].num_rows
+        merged = refusals.merged.get(name, 0)
         found.tables[name] = {
             "rows": content.rows,
             "new": distinct,
             "twice": tables[name].num_rows - distinct,
-            "refused": content.rows - tables[name].num_rows,
+            "refused": content.rows - tables[name].num_rows - merged,
+            **({"merged": merged} if merged else {}),
         }
         found.notes += content.notes
         used |= {path.resolve() for path in content.paths}
@@ -93,7 +95,8 @@ def _pictures(source: Path, tables: dict[str, pa.Table], refusals: Refusals, fou
                     known[reference] = _fate(source, reference, used)
                     found.pictures[known[reference]] += 1
                 if known[reference] == "missing":
-                    refusals.add(name, number, column, f"{column} = {reference!r}: there is no such file", picture=True)
+                    place = refusals.names_picture(name, number, reference)
+                    refusals.add(name, place, column, f"{column} = {reference!r}: there is no such file", picture=True)
     return used
 
 

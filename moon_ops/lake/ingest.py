@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,7 +22,7 @@ from moon_ops.lake.layout import ROW, Refusals
 from moon_ops.lake.meanings import Meanings
 from moon_ops.lake.naming import Names
 from moon_ops.lake.query import newest, sql
-from moon_ops.lake.reading import files, pictures
+from moon_ops.lake.reading import files, markup, pictures
 from moon_ops.lake.schemas import SCHEMAS, STAMP
 from moon_ops.lake.seen import Taken
 
@@ -32,8 +33,8 @@ COPIED = ("item_id", "source_id", "title", "brand", "description", "seller_id", 
 class IngestReport:
     """What one ingest added; ``known`` rows were in the lake already. ``refused`` counts rows per file and column.
 
-    Of every table the rows in its files are those that are new, changed, known or refused. Pictures that could not be read are counted in
-    ``unread``; their rows went in without them.
+    Of every table the rows in its files are those that are new, changed, known, merged or refused. Pictures that could not be read are
+    counted in ``unread``; their rows went in without them.
     """
 
     source: str
@@ -48,6 +49,7 @@ class IngestReport:
     users: int = 0  # new ones, and known ones of whom something else is told
     warning: str = ""  # that this clock, or the one of an earlier ingest, is wrong
     unread: dict[str, int] = field(default_factory=dict)  # pictures, per file and column
+    merged: int = 0  # rows that continue an item and went into its first one
     withdrawn: int = 0  # items that a full feed does not have any more
     read: dict[str, str] = field(default_factory=dict, compare=False)  # how each table's file is written
     notes: tuple[str, ...] = ()  # what was passed over, and why
@@ -69,6 +71,7 @@ class Feed:
 
 
 WHAT_CHANGED = Feed()
+How: TypeAlias = tuple[dt.datetime, int, Feed]  # now, workers and the kind of feed
 
 
 def ingest(
@@ -94,9 +97,7 @@ def ingest(
         return _write(source, lake, raw, names, refusals, (now, workers, feed))
 
 
-def _write(
-    source: Path, lake: Lake, raw: dict[str, pa.Table], names: Names, refusals: Refusals, how: tuple[dt.datetime, int, Feed]
-) -> IngestReport:
+def _write(source: Path, lake: Lake, raw: dict[str, pa.Table], names: Names, refusals: Refusals, how: How) -> IngestReport:
     """Commit pictures, ids, items, users, queries, events and refusals, in this order."""
     now, workers, feed = how
     for name in rows.FILES:
@@ -129,6 +130,7 @@ def _write(
         first_refusal=_first(refusals),
         warning=warning,
         unread=refusals.pictures,
+        merged=refusals.merged.get("items", 0),
         withdrawn=withdrawn,
         read={content.label: ", ".join(content.said) for content in refusals.contents.values()},
         notes=_notes(source, refusals, intake, {"items": made.older, "users": late}),
@@ -194,8 +196,8 @@ def _items(raw: pa.Table, intake: Intake, kept: dict[int, list[str]]) -> pa.Tabl
         item = {
             **{name: row[name] for name in (*COPIED, "extra")},
             "spu_id": row["item_id"] if row["spu_id"] is None else row["spu_id"],
-            "category": layout.words(row["category"], ">"),
-            "attributes": attributes,
+            "category": [markup.text(word) for word in layout.words(row["category"], ">")],
+            "attributes": [(name, markup.text(value)) for name, value in attributes],
             "image_ids": [*had, *(picture for picture in shown if picture not in had)],
             "event_timestamp": row["available_from"],
         }

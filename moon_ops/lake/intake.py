@@ -83,7 +83,8 @@ class Intake:
         """The image ids of the references in a row of table ``name``; those that could not be read are refused and left out."""
         for reference in references:
             if reference in self.faults:
-                self.refusals.add(name, row, column, f"{column} = {reference!r}: {self.faults[reference]}", picture=True)
+                number = self.refusals.names_picture(name, row, reference)
+                self.refusals.add(name, number, column, f"{column} = {reference!r}: {self.faults[reference]}", picture=True)
         return [self._ids[r] for r in references if r in self._ids]
 
     def _inspect(self, reference: str, hosts: Hosts) -> images.Picture | None:

@@ -41,6 +41,8 @@ class Refusals:
     counts: dict[str, int] = field(default_factory=dict)  # rows, per file and column
     pictures: dict[str, int] = field(default_factory=dict)  # pictures, per file and column
     named: dict[str, pa.Array] = field(default_factory=dict)  # table → the keys of its rows, of most that were refused, too
+    merged: dict[str, int] = field(default_factory=dict)  # table → rows that went into another row of their item
+    brought: dict[tuple[int, str], int] = field(default_factory=dict)  # row of an item and a picture → the row that names the picture
 
     def bring(self, name: str, path: Path, content: pa.Table, read: Content | None = None) -> None:
         """Say what the file of table ``name`` holds, before anything in it is refused; what could not be read of it is refused now."""
@@ -52,7 +54,7 @@ class Refusals:
 
     def add(self, name: str, number: int, column: str, reason: str, *, picture: bool = False) -> None:
         """Refuse row ``number`` of table ``name``, or only a ``picture`` of it; the row is kept as JSON, to be mended and brought again."""
-        self._add(name, number, self._quoted(name, [number])[0], column, reason, picture=picture)
+        self._add(name, number, self.quoted(name, [number])[0], column, reason, picture=picture)
 
     def split(self, table: pa.Table, bad: Column, name: str, column: str, reason: str, *, silent: bool = False) -> pa.Table:
         """Refuse the rows where ``bad`` is true or null, quoting the cell (``silent``: nothing of the row), and return the others."""
@@ -64,11 +66,20 @@ class Refusals:
             for number in numbers:
                 self._add(name, number, {}, column, f"{column} {reason}")
             return table.filter(pc.invert(bad))
-        for number, row in zip(numbers, self._quoted(name, numbers), strict=True):
+        for number, row in zip(numbers, self.quoted(name, numbers), strict=True):
             self._add(name, number, row, column, f"{column} = {row.get(column)!r} {reason}")
         return table.filter(pc.invert(bad))
 
-    def _quoted(self, name: str, numbers: Sequence[int]) -> list[dict[str, Any]]:
+    def bring_picture(self, head: int, number: int, references: Sequence[str]) -> None:
+        """Say that an item's row ``head`` has pictures that row ``number`` names."""
+        self.brought |= {(head, reference): number for reference in references}
+
+    def names_picture(self, name: str, number: int, reference: str) -> int:
+        """The row of the file that names a picture of row ``number``."""
+        return self.brought.get((number, reference), number) if name == "items" else number
+
+    def quoted(self, name: str, numbers: Sequence[int]) -> list[dict[str, Any]]:
+        """Rows of table ``name`` as they stand in their file."""
         _, content = self.files[name]
         return content.take(pa.array(np.searchsorted(content[ROW].to_numpy(), numbers), pa.int64())).to_pylist()
 
@@ -80,6 +91,11 @@ class Refusals:
         counts = self.pictures if picture else self.counts
         key = f"{read.label if read else self.files[name][0].name} {column}".strip()
         counts[key] = counts.get(key, 0) + 1
+
+    def note(self, name: str, what: str) -> None:
+        """Note what may be wrong with table ``name``."""
+        if name in self.contents:
+            self.contents[name].notes.append(f"{self.contents[name].label}: {what}")
 
     def say(self, name: str, what: str) -> None:
         """Note what was recognised of the cells of table ``name``."""

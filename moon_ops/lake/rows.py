@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from moon_ops.errors import InputError
-from moon_ops.lake import ids, layout
+from moon_ops.lake import continuing, ids, layout
 from moon_ops.lake.layout import ROW, Refusals
 from moon_ops.lake.meanings import PLAIN, STATES, Meanings
 from moon_ops.lake.naming import Names
-from moon_ops.lake.reading import content, files, missing, times
+from moon_ops.lake.reading import content, files, markup, missing, times
 from moon_ops.lake.schemas import EVENTS, STAMP
 
 FILES = files.TABLES
@@ -36,6 +36,7 @@ OTHERS = {
     "users": ("timestamp",),
 }
 NUMBERS = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_boolean)
+SEEN = ("title", "brand", "description", "category")  # of an item: what people read, which may come as HTML
 WHY = "_why"  # a row is refused
 
 
@@ -120,14 +121,19 @@ def keyed(
 
 
 def _items(table: pa.Table, refusals: Refusals, meanings: Meanings) -> pa.Table:
+    for column in SEEN:
+        if pa.types.is_string(table[column].type):
+            table = layout.replace(table, column, markup.plain(table[column]))
     table = layout.stamps(table, "available_from", refusals, "items", required=False)
     table = layout.stamps(table, "available_until", refusals, "items", required=False)
     table = layout.numbers(table, "price", refusals, "items")
     below = layout.filled(pc.less(table["price"], pa.scalar(0.0)), False)
     table = refusals.split(table, below, "items", "price", "is below zero")
-    table = layout.replace(table, "status", meanings.meant(layout.filled(table["status"], "active"), meanings.status))
-    unknown = pc.invert(pc.is_in(table["status"], pa.array(STATES)))
+    table = layout.replace(table, "status", meanings.meant(table["status"], meanings.status))
+    unknown = pc.and_(pc.is_valid(table["status"]), pc.invert(pc.is_in(table["status"], pa.array(STATES))))
     table = refusals.split(table, unknown, "items", "status", "is neither active nor deleted (moon.toml may say which of them it means)")
+    table = continuing.merged(table, refusals)
+    table = layout.replace(table, "status", layout.filled(table["status"], "active"))
     nameless = pc.and_(pc.is_null(table["title"]), pc.equal(table["status"], pa.scalar("active")))
     return refusals.split(table, nameless, "items", "title", "is empty")  # who withdraws an item need not describe it
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moon_ops.errors import InputError
+from moon_ops.shops.catalogues import KINDS as EXPORTED
 from moon_ops.shops.importers import amazon2023, hm, microlens, shop, taobao_mm
 
 KINDS: dict[str, Callable[[shop.Draft, Path, int | None], None]] = {
@@ -48,7 +49,7 @@ def import_clicks(kind: str, source: Path, out: Path, *, users: int | None = Non
     """
     source, out = Path(source), Path(out)
     if kind not in KINDS:
-        raise InputError(f"KIND = {kind!r} is no data set that can be imported", action=f"choose one of {', '.join(KINDS)}")
+        raise InputError(f"KIND = {kind!r} is no data set that can be imported", action=f"choose one of {', '.join((*EXPORTED, *KINDS))}")
     if users is not None and users < 1:
         raise InputError(f"users = {users} is no sample", action="give 1 or more, or leave it out for all users")
     if not source.is_dir():

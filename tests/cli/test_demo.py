@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from moon_ops.cli import demo
 from moon_ops.cli.demo import Choices
 from moon_ops.cli.main import app
-from moon_ops.errors import GateError, InputError
+from moon_ops.errors import GateError, InputError, StageError
 from moon_ops.registry.registry import CHAMPION, PREVIOUS, RELEASE, Registry
 from moon_ops.release.promotion import Wish, promote, rollback
 from moon_ops.release.status import lines, status
@@ -142,3 +142,16 @@ def test_grocery_is_in_the_ingest_layout(tmp_path: Path, now: dt.datetime) -> No
     assert (report.items, report.images, report.queries, report.events, report.refused) == (81, 5502, 5421, 5421, {})
     assert not has_click_sequences(settings.lake)
     assert windows(settings.lake).trained_until > dt.datetime(2019, 3, 1, tzinfo=dt.UTC)
+
+
+def test_a_shop_without_a_log_hears_what_is_missing(
+    make_shop: Any, tmp_path: Path, now: dt.datetime, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = Settings.from_environment(tmp_path / "home")
+    shop = make_shop("silent", items=[{"item_id": 1, "title": "thing", "price": 5}])
+    with pytest.raises(StageError, match="the lake has 0 events: there is nothing to learn from"):
+        demo.run(settings, Choices(data=shop, encoder="moon-nano"), now=now)
+    told = capsys.readouterr().out
+    assert "missing for train: no queries: an encoder learns from what was asked and then clicked" in told
+    assert "missing for ctr: no event has a user_id: no click model is trained" in told
+    assert "missing for images: no item has a picture" in told

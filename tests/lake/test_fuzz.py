@@ -58,6 +58,7 @@ PRICES = (
     st.floats(0, 1e6).map(lambda value: round(value, 2)) | st.none(),
     st.integers(0, 9) | st.floats(0, 1e3).map(lambda value: round(value, 2)) | st.sampled_from(["19.99 EUR", "1.234,50 €", "cheap"]),
 )
+PICTURES = st.sampled_from([None, "a.jpg", "b.jpg|c.jpg"])
 
 
 def tables(ids: tuple[Any, Any], prices: Any) -> Any:
@@ -65,7 +66,10 @@ def tables(ids: tuple[Any, Any], prices: Any) -> Any:
     items = {"item_id": ids[0], "title": TEXTS, "brand": TEXTS, "price": prices, "seller_id": ids[1], "available_from": TIMES}
     names = st.sampled_from(["click", "view_item", "Purchase", "add to cart", "x"])
     events = {"timestamp": TIMES, "item_id": ids[0], "event": names, "user_id": ids[1]}
-    rows = [st.lists(st.fixed_dictionaries(columns), min_size=1, max_size=8) for columns in (items | {"colour": TEXTS}, events)]
+    rows = [
+        st.lists(st.fixed_dictionaries(columns), min_size=1, max_size=8)
+        for columns in (items | {"colour": TEXTS, "images": PICTURES}, events)
+    ]
     return st.fixed_dictionaries({"items": rows[0], "events": rows[1]})
 
 
@@ -97,8 +101,8 @@ def column(cells: list[Any]) -> pa.Array:
     return pa.array([None if c is None else str(c) for c in cells], pa.string())
 
 
-def brought(place: Path) -> tuple[dict[str, list[dict[str, Any]]], dict[str, set[tuple[int, str]]], dict[str, int]]:
-    """The typed rows, the refused ones by number and column, and how many rows each file has."""
+def brought(place: Path) -> tuple[dict[str, list[dict[str, Any]]], dict[str, set[tuple[int, str]]], dict[str, int], dict[str, int]]:
+    """The typed rows, the refused ones by number and column, how many rows each file has, and how many continue an item."""
     refusals = Refusals()
     raw = rows.read_all(place, refusals, now=NOW)
     found = {name: table.to_pylist() for name, table in raw.items()}
@@ -106,7 +110,7 @@ def brought(place: Path) -> tuple[dict[str, list[dict[str, Any]]], dict[str, set
     for one in refusals.rows:
         source, _, number = one["source"].rpartition(":")
         refused.setdefault(source.split(".")[0], set()).add((int(number), one["column"]))
-    return found, refused, {name: content.rows for name, content in refusals.contents.items()}
+    return found, refused, {name: content.rows for name, content in refusals.contents.items()}, refusals.merged
 
 
 @SEEDED
@@ -132,10 +136,11 @@ def test_every_dialect_says_the_same_and_loses_nothing(
             columns = {n: column([row[n] for row in table]) for n in table[0]}
             pq.write_table(pa.table(columns), Path(folder) / "parquet" / f"{name}.parquet")
         found = {kind: brought(Path(folder) / kind) for kind in ("csv", "jsonl", "parquet")}
-    for kind, (typed, refused, many) in found.items():
+    for kind, (typed, refused, many, merged) in found.items():
         for name, table in tables.items():
             assert many[name] == len(table)
-            assert len(typed[name]) + len(refused.get(name, ())) == len(table), f"{kind}: each row is used or refused, and once"
+            used = len(typed[name]) + merged.get(name, 0)
+            assert used + len(refused.get(name, ())) == len(table), f"{kind}: each row is used, merged or refused, and once"
             assert {row[ROW] for row in typed[name]}.isdisjoint(number for number, _ in refused.get(name, ()))
     assert found["csv"] == found["jsonl"] == found["parquet"]
 
@@ -156,7 +161,7 @@ def test_any_file_is_read_or_refused_with_a_reason(content: bytes, name: str) ->
         if read is None:
             assert "→" in said
         else:
-            assert read.num_rows + len(refusals.rows) == refusals.contents["items"].rows
+            assert read.num_rows + len(refusals.rows) + refusals.merged.get("items", 0) == refusals.contents["items"].rows
 
 
 @SEEDED

@@ -51,10 +51,11 @@ def found(client: httpx.Client, title: str, image: str = "") -> list[int]:
 
 
 def test_a_new_item_is_found_and_a_changed_one_changes(client: httpx.Client, home: Settings) -> None:
-    item = {"item_id": 900_001, "title": "violet zeppelin", "category": "Toys > Flying", "images": [picture("violet")]}
+    item = {"item_id": 900_001, "title": "violet <b>zeppelin</b>", "category": "Toys > Flying", "images": [picture("violet")]}
     text = "violet zeppelin | Toys Flying"  # what the encoder reads of it
     answer = client.post("/v1/items", json={"items": [item]}, headers=TOKEN)
     assert (answer.status_code, answer.json()["new"]) == (202, 1)
+    assert home.lake.read("items", ["title"], "item_id = 900001")["title"].to_pylist() == ["violet zeppelin"], "as an ingest reads it"
     assert eventually(lambda: found(client, text, item["images"][0])[:1] == [900_001])
     store = features.open_store(home)
     known = store.get_online_features(["item_embedding_v1:embedding", "item_profile:category"], [{"item_id": 900_001}]).to_dict()

@@ -15,7 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from moon_ops.shops.catalogues import CatalogueReport, import_catalogue
+from moon_ops.shops.exports.export import Choices
+
 Rows = list[dict[str, Any]]
+Export = Callable[..., tuple[CatalogueReport, dict[str, dict[str, Any]]]]
 
 
 @pytest.fixture
@@ -33,6 +37,35 @@ def published() -> Callable[[str, Path], Path]:
         return MAKE[name](place)
 
     return make
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> Export:
+    """Write an export's files, import it, and hand out the report and the items by id; every row is accounted for."""
+
+    def run(kind: str, chosen: Choices | None = None, **files: str) -> tuple[CatalogueReport, dict[str, dict[str, Any]]]:
+        place = tmp_path / "export"
+        place.mkdir(exist_ok=True)
+        for name, text in files.items():
+            stem, _, ending = name.rpartition("_")
+            (place / f"{stem}.{ending}").write_text(text, encoding="utf-8")
+        report = import_catalogue(kind, place, tmp_path / "shop", chosen or Choices())
+        assert report.rows == report.items + report.merged + report.refused
+        assert report.order_lines == report.purchases + sum(report.orders_left_out.values()) + report.orders_refused
+        return report, {row["item_id"]: row for row in pq.read_table(tmp_path / "shop" / "items.parquet").to_pylist()}
+
+    return run
+
+
+@pytest.fixture
+def refused(tmp_path: Path) -> Callable[[], list[tuple[str, str]]]:
+    """What the import of :func:`exported` has refused: places and reasons."""
+
+    def read() -> list[tuple[str, str]]:
+        with (tmp_path / "shop" / "_refused.csv").open(encoding="utf-8") as file:
+            return [(row["place"], row["reason"]) for row in csv.DictReader(file)]
+
+    return read
 
 
 def picture(colour: str) -> bytes:

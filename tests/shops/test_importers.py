@@ -266,7 +266,8 @@ def test_what_cannot_be_read_is_named_and_nothing_is_left(
 
 def test_arguments_that_cannot_be(tmp_path: Path, imported: Import, published: Publish) -> None:
     report = imported("pairs")
-    with pytest.raises(InputError, match=r"KIND = 'lens' is no data set .* → choose one of taobao_mm, microlens, amazon2023, hm"):
+    kinds = "shopify, woocommerce, magento, google_merchant, taobao_mm, microlens, amazon2023, hm"
+    with pytest.raises(InputError, match=rf"KIND = 'lens' is no data set .* → choose one of {kinds}"):
         import_clicks("lens", report.source, report.out)
     with pytest.raises(InputError, match="users = 0 is no sample"):
         imported("pairs", users=0)

@@ -95,14 +95,14 @@ def _link(draft: Draft, find: Find) -> int:
     for (item,) in draft.database.sql("SELECT DISTINCT item_id FROM kept ORDER BY item_id").fetchall():
         source, path = find(item)
         if source is not None and source.is_file():
-            _place(source.resolve(), draft.out / path)
+            bring(source.resolve(), draft.out / path)
             ids.append(item)
             paths.append([path])
     draft.add("pictures", pa.table({"item_id": pa.array(ids, pa.int64()), "images": pa.array(paths, pa.list_(pa.string()))}))
     return len(ids)
 
 
-def _place(source: Path, target: Path) -> None:
+def bring(source: Path, target: Path) -> None:
     """Make ``target`` a hard link to the file, or a copy where the file system has none."""
     if target.exists():  # of a run that was killed
         return
