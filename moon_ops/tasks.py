@@ -182,6 +182,8 @@ def ingest_inbox(as_of: str, *, full_feed: bool = False, withdraw_at_most: float
     report = ingest(settings.inbox, settings.lake, now=_time(as_of), workers=settings.workers, feed=feed)
     if report.refused or report.unread:
         log.warning("set aside: %s, pictures not read: %s, the first: %s", report.refused, report.unread, report.first_refusal)
+    if report.erased:
+        log.info("erased before, and not taken in: %s", report.erased)
     for note in report.notes:
         log.warning("%s", note)
     if report.warning:
