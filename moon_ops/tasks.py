@@ -207,6 +207,8 @@ def ingest_inbox(as_of: str, *, full_feed: bool = False, withdraw_at_most: float
 
 def _report(name: str, report: IngestReport, as_of: str) -> None:
     """What was set aside is told, once: the directory is not read again before it changes."""
+    if report.erased:
+        log.info("erased before, and not taken in: %s", report.erased)
     for note in report.notes:
         log.warning("%s", note)
     if report.warning:

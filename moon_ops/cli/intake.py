@@ -71,7 +71,7 @@ def check(directory: Directory, event: Event = None, status: Status = None, enco
     words = meanings.of(directory, events=event or (), status=status or (), encoding=encoding)
     found = stage(directory, now=now(), words=words)
     say(found, as_json)
-    if found.refused or found.pictures["missing"]:
+    if found.refused or found.unread:
         raise typer.Exit(1)
 
 

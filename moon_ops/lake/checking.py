@@ -10,7 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from moon_ops.errors import InputError
+from moon_ops.inputs import images
 from moon_ops.lake import fetch, layout, meanings, rows
+from moon_ops.lake.intake import bounded
 from moon_ops.lake.layout import ROW, Refusals
 from moon_ops.lake.meanings import Meanings
 from moon_ops.lake.query import sql
@@ -37,6 +40,7 @@ class Check:
     refused: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     lacking: dict[str, str] = field(default_factory=dict)
+    unread: dict[str, str] = field(default_factory=dict, repr=False)  # picture → why it is not used; empty for one that is
 
 
 def check(source: Path, *, now: dt.datetime, words: Meanings | None = None) -> Check:
@@ -49,6 +53,10 @@ def check(source: Path, *, now: dt.datetime, words: Meanings | None = None) -> C
     items = _items(raw["items"], refusals)
     found = Check(str(source), pictures={"found": 0, "missing": 0, "addresses": 0})
     used = _pictures(source.resolve(), raw | {"items": items}, refusals, found)
+    if not items.num_rows:
+        first = f" ({refusals.rows[0]['source']}: {refusals.rows[0]['reason']})" if refusals.rows else ""
+        raise InputError(f"{source}: no item could be used{first}; the catalogue is empty", action="mend the items file")
+    raw["queries"] = _queries(raw["queries"], found, refusals)
     events = _events(raw["events"], items, raw["queries"], refusals)
     tables = raw | {"items": items, "events": events}
     for name, content in refusals.contents.items():
@@ -67,6 +75,7 @@ def check(source: Path, *, now: dt.datetime, words: Meanings | None = None) -> C
     found.pairs = _pairs(events)
     found.refused, found.reasons = refusals.summary(), [f"{r['source']}: {r['reason']}" for r in refusals.rows[:SHOWN]]
     found.notes += [over] if (over := files.passed_over(source.resolve(), used)) else []
+    found.unread = {name: why for name, why in found.unread.items() if why}
     found.lacking = lacking(events, raw["queries"], items, found)
     return found
 
@@ -92,24 +101,40 @@ def _pictures(source: Path, tables: dict[str, pa.Table], refusals: Refusals, fou
         for number, cell in zip(tables[name][ROW].to_pylist(), tables[name][column].to_pylist(), strict=True):
             for reference in pictures.references(cell if column == "images" or cell is None else [cell]):
                 if reference not in known:
-                    known[reference] = _fate(source, reference, used)
-                    found.pictures[known[reference]] += 1
-                if known[reference] == "missing":
+                    known[reference], found.unread[reference] = _fate(source, reference, used)
+                    found.pictures[known[reference]] = found.pictures.get(known[reference], 0) + 1
+                if why := found.unread[reference]:
                     place = refusals.names_picture(name, number, reference)
-                    refusals.add(name, place, column, f"{column} = {reference!r}: there is no such file", picture=True)
+                    refusals.add(name, place, column, f"{column} = {reference!r}: {why}", picture=True)
     return used
 
 
-def _fate(source: Path, reference: str, used: set[Path]) -> str:
+def _queries(table: pa.Table, found: Check, refusals: Refusals) -> pa.Table:
+    """The queries that ask for something: a text, or a picture that can be read."""
+    shown = [any(not found.unread[r] for r in pictures.references(cell if cell is None else [cell])) for cell in table["image"].to_pylist()]
+    nothing = pc.and_(pc.is_null(table["text"]), pc.invert(pa.array(shown, pa.bool_())))
+    return refusals.split(table, nothing, "queries", "image", "cannot be read, and the query has no text")
+
+
+def _fate(source: Path, reference: str, used: set[Path]) -> tuple[str, str]:
+    """What becomes of a picture, and why it is not used, if it is not."""
     if fetch.is_address(reference):
-        return "addresses"
+        return "addresses", ""
     try:
         path = pictures.place(source, reference)
         there = path.is_relative_to(source) and path.is_file()
     except (OSError, ValueError, RuntimeError):
-        return "missing"
-    used |= {path, source / reference} if there else set()
-    return "found" if there else "missing"
+        there = False
+    if not there:
+        return "missing", "there is no such file"
+    used |= {path, source / reference}
+    try:
+        images.inspect(bounded(path), source=reference)
+    except OSError as closed:
+        return "unread", f"cannot be read ({closed.strerror})"
+    except InputError as fault:
+        return "unread", fault.problem
+    return "found", ""
 
 
 def _events(table: pa.Table, items: pa.Table, queries: pa.Table, refusals: Refusals) -> pa.Table:

@@ -45,6 +45,7 @@ class IngestReport:
     events: int
     known: int
     refused: dict[str, int] = field(default_factory=dict)
+    erased: dict[str, int] = field(default_factory=dict)  # rows per file and column that name what was erased: not taken in
     first_refusal: str = ""
     users: int = 0  # new ones, and known ones of whom something else is told
     warning: str = ""  # that this clock, or the one of an earlier ingest, is wrong
@@ -127,6 +128,7 @@ def _write(source: Path, lake: Lake, raw: dict[str, pa.Table], names: Names, ref
         known=told.num_rows - made.fresh.num_rows + withdrawn + good.num_rows - events + repeated + raw["users"].num_rows - users,
         users=users,
         refused=refusals.summary(),
+        erased=refusals.erased,
         first_refusal=_first(refusals),
         warning=warning,
         unread=refusals.pictures,
@@ -305,7 +307,10 @@ def _quarantine(lake: Lake, refusals: Refusals, now: dt.datetime) -> None:
 
 
 def _first(refusals: Refusals) -> str:
-    return f"{refusals.rows[0]['source']}: {refusals.rows[0]['reason']}" if refusals.rows else ""
+    found = sorted(range(len(refusals.rows)), key=lambda number: refusals.counted[number][0] is refusals.erased)[
+        :1
+    ]  # of the others, if any
+    return f"{refusals.rows[found[0]]['source']}: {refusals.rows[found[0]]['reason']}" if found else ""
 
 
 def _commit(lake: Lake, table: str, new: pa.Table, now: dt.datetime) -> int:

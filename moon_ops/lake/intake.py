@@ -130,7 +130,7 @@ class Intake:
             self.paths.update((path, self.source / reference))
             if not path.is_relative_to(self.source):
                 raise InputError(f"{reference} lies outside {self.source}", action="bring pictures inside the directory")
-            return _bounded(path)
+            return bounded(path)
         except OSError as missing:
             raise InputError(f"{reference} cannot be read ({missing.strerror})", action="add the file") from missing
         except (ValueError, RuntimeError) as odd:  # a zero byte in the name, a link to itself
@@ -141,7 +141,7 @@ class Intake:
         return pa.Table.from_pylist(rows, schema=SCHEMAS["images"])
 
 
-def _bounded(path: Path) -> bytes:
+def bounded(path: Path) -> bytes:
     """The file's bytes, at most one more than a picture may have, which the decoder then refuses."""
     with path.open("rb") as stream:
         return stream.read(images.MAX_BYTES + 1)

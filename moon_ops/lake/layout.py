@@ -40,6 +40,8 @@ class Refusals:
     contents: dict[str, Content] = field(default_factory=dict)  # table → where its rows stand, and what was recognised
     counts: dict[str, int] = field(default_factory=dict)  # rows, per file and column
     pictures: dict[str, int] = field(default_factory=dict)  # pictures, per file and column
+    erased: dict[str, int] = field(default_factory=dict)  # rows that name what was erased: not taken in, as the shop wanted
+    counted: list[tuple[dict[str, int], str]] = field(default_factory=list)  # where each of `rows` is counted, and as what
     named: dict[str, pa.Array] = field(default_factory=dict)  # table → the keys of its rows, of most that were refused, too
     merged: dict[str, int] = field(default_factory=dict)  # table → rows that went into another row of their item
     brought: dict[tuple[int, str], int] = field(default_factory=dict)  # row of an item and a picture → the row that names the picture
@@ -65,6 +67,7 @@ class Refusals:
         if silent:
             for number in numbers:
                 self._add(name, number, {}, column, f"{column} {reason}")
+                self.hush(len(self.rows) - 1, self.rows[-1]["reason"])
             return table.filter(pc.invert(bad))
         for number, row in zip(numbers, self.quoted(name, numbers), strict=True):
             self._add(name, number, row, column, f"{column} = {row.get(column)!r} {reason}")
@@ -91,6 +94,17 @@ class Refusals:
         counts = self.pictures if picture else self.counts
         key = f"{read.label if read else self.files[name][0].name} {column}".strip()
         counts[key] = counts.get(key, 0) + 1
+        self.counted.append((counts, key))
+
+    def hush(self, number: int, reason: str) -> None:
+        """Take the content from a refused row: it names what was erased, and is counted as that."""
+        (counts, key), row = self.counted[number], self.rows[number]
+        row |= {"row": "{}", "reason": reason}
+        counts[key] -= 1
+        if not counts[key]:
+            del counts[key]
+        self.erased[key] = self.erased.get(key, 0) + (counts is not self.pictures)
+        self.counted[number] = (self.erased, key)
 
     def note(self, name: str, what: str) -> None:
         """Note what may be wrong with table ``name``."""

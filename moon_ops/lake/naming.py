@@ -17,7 +17,14 @@ from moon_ops.lake.query import sql
 from moon_ops.lake.schemas import SCHEMAS, STAMP
 
 PAIRS = pa.schema([("key", pa.int64()), ("source_id", pa.string())])
-OWN = {"item": ("items", "item_id"), "query": ("queries", "query_id")}  # tables that have said the shop's id always
+OWN = {  # kind → tables and columns of its keys, and which rows say one
+    "item": (("items", "item_id", None),),
+    "query": (("queries", "query_id", None),),
+    "user": (("users", "user_id", None), ("events", "user_id", None)),
+    "session": (("events", "session_id", None),),
+    "product": (("items", "spu_id", "spu_id != item_id"),),  # an item without a product is its own
+    "seller": (("items", "seller_id", None),),
+}
 
 
 @dataclass
@@ -64,8 +71,9 @@ class Names:
         fresh = given.join(known.select(["key", "source_id"]), ["key", "source_id"], join_type="left anti")
         written = [given, known, _as_texts(numbers.filter(pc.is_in(numbers, pa.concat_arrays([_keys(given), _keys(known)]))))]
         first = fresh.filter(pc.invert(pc.is_in(fresh["key"], _keys(known))))
-        if kind in OWN and first.num_rows and lake.exists(OWN[kind][0]):  # whoever has the key already is a number
-            written.append(_as_texts(pc.unique(ids.matching(lake, *OWN[kind], _keys(first), ())[OWN[kind][1]])))
+        for table, column, where in OWN.get(kind, ()) if first.num_rows else ():  # whoever has the key already is a number
+            if lake.exists(table):
+                written.append(_as_texts(pc.unique(ids.matching(lake, table, column, _keys(first), (), where)[column])))
         every = pa.concat_tables(written)
         twice = sql("SELECT key, min(source_id) AS a, max(source_id) AS b FROM ids GROUP BY 1 HAVING a <> b", ids=every)
         clashes = {row["key"]: (row["a"], row["b"]) for row in twice.to_pylist()}
@@ -89,7 +97,7 @@ def _begin(lake: Lake) -> None:
     if lake.exists(TABLE):
         return
     parts = []
-    for kind, (table, key) in OWN.items():
+    for kind, table, key in (("item", "items", "item_id"), ("query", "queries", "query_id")):
         known = lake.read(table, [key, "source_id", "created"])
         texts = known.filter(pc.fill_null(pc.not_equal(known["source_id"], known[key].cast(pa.string())), False)).to_pylist()
         found = {row[key]: row for row in texts if ids.stable_id(row["source_id"]) == row[key]}

@@ -71,15 +71,15 @@ def _why(kind: str) -> str:
 
 def _hush(refusals: Refusals, gone: Mapping[str, set[int]]) -> None:
     """Take the content from refused rows that name what was erased."""
-    for refused in refusals.rows:
+    for number, refused in enumerate(refusals.rows):
         for name, cell in json.loads(refused["row"]).items():
             kind = KINDS.get(name, "")
-            if kind in gone and not gone[kind].isdisjoint(_keys(cell)):
-                refused |= {"row": "{}", "reason": f"{name} {_why(kind)}"}
+            if kind in gone and not gone[kind].isdisjoint(keys_of(cell)):
+                refusals.hush(number, f"{name} {_why(kind)}")
                 break
 
 
-def _keys(cell: Any) -> set[int]:
+def keys_of(cell: Any) -> set[int]:
     """What a cell may stand for: ``6.0`` is 6 in a column of numbers."""
     cell = cell.strip() if isinstance(cell, str) else cell
     with contextlib.suppress(ValueError, pa.ArrowException, OverflowError):

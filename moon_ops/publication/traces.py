@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from moon_ops.embeddings import features
 from moon_ops.embeddings.vector_tables import excused_table_name, query_table_name, table_name
 from moon_ops.errors import InputError
-from moon_ops.lake import fetches, ids, statistics
+from moon_ops.lake import fetches, ids, statistics, tombstones
 from moon_ops.lake.ids import ShopId
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.reading.pictures import references
@@ -108,11 +108,24 @@ def _behaviours(lake: Lake, item_id: int) -> dict[str, str]:
 
 def _refused(lake: Lake, who: Target) -> str:
     """Rows of files that named them and could not be used, e.g. for one of its pictures."""
-    column, names = f"{who.kind}_id", {str(who.key), str(who.shop_id)}
-    if who.kind == "item":
-        names |= set(lake.read("items", ["source_id"], f"item_id = {who.key}")["source_id"].to_pylist())
+    if who.kind == "user":
+        return _refused_of_user(lake, who)
+    names = {str(who.key), str(who.shop_id)}
+    names |= set(lake.read("items", ["source_id"], f"item_id = {who.key}")["source_id"].to_pylist())
     rows = lake.read("quarantine", ["row"])["row"].unique().to_pylist()
-    its = [row for row in rows if str(json.loads(row).get(column)) in names]
+    its = [row for row in rows if str(json.loads(row).get("item_id")) in names]
+    return f"row IN ({', '.join(f'{chr(39)}{_quoted(row)}{chr(39)}' for row in its) or 'NULL'})"
+
+
+def _refused_of_user(lake: Lake, who: Target) -> str:
+    """Refused rows that name the user, and those of queries that this user alone has asked, by good rows and refused ones."""
+    every = [(row, json.loads(row)) for row in lake.read("quarantine", ["row"])["row"].unique().to_pylist()]
+    asked = [(tombstones.keys_of(cells.get("user_id")), tombstones.keys_of(cells.get("query_id"))) for _, cells in every]
+    theirs = {key for users, queries in asked if who.key in users for key in queries}
+    others = {key for users, queries in asked if users and who.key not in users for key in queries}
+    known = ids.matching(lake, "events", "query_id", pa.array(theirs, pa.int64()), (), f"user_id IS NOT NULL AND user_id != {who.key}")
+    theirs = (theirs - others - set(known["query_id"].to_pylist())) | (set(queries_of(lake, who.key)) - others)
+    its = [row for (row, _), (users, queries) in zip(every, asked, strict=True) if who.key in users or (not users and queries & theirs)]
     return f"row IN ({', '.join(f'{chr(39)}{_quoted(row)}{chr(39)}' for row in its) or 'NULL'})"
 
 

@@ -23,7 +23,7 @@ from moon_ops.errors import ServiceError, StageError
 from moon_ops.files import locked, put, sync
 from moon_ops.metric_names import stored
 from moon_ops.registry import moved
-from moon_ops.registry.discreet import Discreet
+from moon_ops.registry.discreet import AwayError, Discreet
 from moon_ops.registry.file import RegistryFile
 from moon_ops.settings import Settings, shown
 
@@ -65,7 +65,7 @@ class Registry:
         """MLflow's client, connected when it is first needed: its import takes six CPU-seconds. Raises :class:`ServiceError`."""
         try:
             if not self.embedded:
-                return self._connected() if self.name == self.uri else Discreet(self._connected(), self.name)
+                return Discreet(self._connected(), self.name)
             self.home.mkdir(parents=True, exist_ok=True)
             with locked(self.home / "mlflow.lock"):  # two first uses at once leave a broken database
                 return self._connected()
@@ -167,14 +167,13 @@ class Registry:
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         repository: Any = get_artifact_repository(location, tracking_uri=self.uri, registry_uri=self.uri)
-        repository = repository if self.name == self.uri else Discreet(repository, self.name)
         if self.embedded:
             return Path(repository.download_artifacts(""))
         target = self.home / "downloads" / name / str(version)
         if not target.exists():
             partial = target.with_name(f".{version}-{os.getpid()}")
             partial.mkdir(parents=True, exist_ok=True)
-            repository.download_artifacts("", dst_path=str(partial))
+            Discreet(repository, self.name).download_artifacts("", dst_path=str(partial))
             try:
                 put(partial, target)
             except OSError:  # another process of this machine was faster
@@ -235,8 +234,8 @@ class Registry:
             try:
                 made = self.client.create_model_version(name, source, tags=dict(tags), description=description, await_creation_for=0)
                 return int(made.version)
-            except self._missing:  # MLflow itself gives up after three, when many write at once
-                if not left:
+            except (self._missing, AwayError) as fault:  # MLflow itself gives up after three, when many write at once
+                if not left or (isinstance(fault, AwayError) and not fault.answered):
                     raise
                 time.sleep(random.uniform(0, PAUSE_SECONDS))
         raise AssertionError("the last attempt returns or raises")

@@ -16,6 +16,7 @@ from typing import Any
 from moon_ops.errors import MoonError, StageError
 from moon_ops.files import remembered, write_text
 from moon_ops.registry import moves as record
+from moon_ops.registry.discreet import AwayError
 from moon_ops.registry.registry import ALIGNMENT, CHAMPION, CTR, ENCODER, PREVIOUS, Registry, manifest_of
 from moon_ops.release import refusals
 from moon_ops.release.promotion import checked
@@ -61,11 +62,15 @@ def choose(settings: Settings, registry: Registry, *, now: dt.datetime | None = 
             if not why:
                 return Choice(parts, asked)
             refused = Choice(parts, asked)
+        except AwayError:
+            raise  # which says nothing of the release
         except MoonError as fault:
             why = f"release {asked} is not served: {fault}"
     for release in fallbacks(settings, registry, asked):
         try:
             return Choice(parts_of(settings, registry, release), asked, why)
+        except AwayError:
+            raise
         except MoonError:
             continue
     if refused is not None:

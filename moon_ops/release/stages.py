@@ -10,7 +10,7 @@ import datetime as dt
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -101,11 +101,7 @@ def export(settings: Settings, checkpoint: Path, variants: Sequence[str] = ()) -
     from moon_ops.encoder.variants import MAKERS, exported_loss, make_variant
     from moon_ops.release.golden import EXPORTED, golden
 
-    served = () if settings.variant == VARIANTS[0] else (settings.variant,)
-    variants = tuple(dict.fromkeys((*variants, *served)))
-    for variant in variants:
-        if variant not in MAKERS:
-            raise InputError(f"variant = {variant!r} is not one of {', '.join(MAKERS)}: nothing was made", action="name one of these")
+    variants = _wanted(settings, variants, MAKERS)
     trained, gates = _training(checkpoint), recipe(Gates, "gates", settings.models)
     certificate = export_encoder(checkpoint, parity_floor=gates.parity_floor)
     registry = Registry(settings)
@@ -133,6 +129,16 @@ def export(settings: Settings, checkpoint: Path, variants: Sequence[str] = ()) -
     with tracked(registry, f"export {trained['recipe']}", tags) as run_id:
         registry.log(run_id, figures)
         return Exported(registry.register(ENCODER, run_id, checkpoint, tags))
+
+
+def _wanted(settings: Settings, named: Sequence[str], known: Collection[str]) -> tuple[str, ...]:
+    """The variants to make: those that are named, and the one that the settings serve; :class:`InputError` for one that nobody makes."""
+    served = () if settings.variant == VARIANTS[0] else (settings.variant,)
+    variants = tuple(dict.fromkeys((*named, *served)))
+    for variant in variants:
+        if variant not in known:
+            raise InputError(f"variant = {variant!r} is not one of {', '.join(known)}: nothing was made", action="name one of these")
+    return variants
 
 
 def _registered(registry: Registry, tags: dict[str, str], variants: Sequence[str]) -> int | None:

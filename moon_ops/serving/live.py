@@ -90,7 +90,7 @@ class Intake:
             report = ingest(
                 Path(folder), self.settings.lake, now=now, workers=self.settings.workers, patience=PATIENCE, feed=Feed(once=True)
             )
-        if report.refused and not report.items + report.updated + report.known:
+        if (report.refused or report.erased) and not report.items + report.updated + report.known:
             raise InputError(f"no item could be used ({report.first_refusal})", action="mend it and send it again")
         if report.warning:
             log.warning("%s", report.warning)

@@ -217,6 +217,26 @@ def test_users_who_share_a_key_are_refused(make_shop: Shop, empty: Lake) -> None
     assert set(ids.named(empty, "user", empty.read("events")["user_id"].to_pylist())) == {"ann", "bert", "carla"}
 
 
+@pytest.mark.usefixtures("colliding")
+@pytest.mark.parametrize("column", ["user_id", "session_id", "spu_id", "seller_id"])
+@pytest.mark.parametrize("first", [503, "abc"])
+def test_a_number_that_has_the_key_of_a_text_is_noticed_whatever_it_names(make_shop: Shop, empty: Lake, column: str, first: Any) -> None:
+    second = "abc" if first == 503 else 503
+    name = "items" if column in ("spu_id", "seller_id") else "events"
+
+    def bring(place: str, given: Any) -> Any:
+        event = {"item_id": 1, "timestamp": "2026-05-02", "event": "click"}
+        items = [{"item_id": n, "title": "Hat", **({column: given} if n == 2 and name == "items" else {})} for n in (1, 2)]
+        events = [{**event, column: given}] if name == "events" else []
+        return ingest(make_shop(place, items=items, events=events), empty, now=NOW)
+
+    assert bring("one", first).refused == {}
+    assert bring("again", first).refused == {}
+    report = bring("two", second)
+    assert report.refused == {f"{name}.jsonl {column}": 1}
+    assert "'503' and 'abc' cannot both be used" in report.first_refusal
+
+
 def test_a_lake_from_before_learns_the_texts_that_it_kept(make_shop: Shop, empty: Lake) -> None:
     ingest(make_shop(items=[{"item_id": "old/1", "title": "Hat"}, {"item_id": 2, "title": "Cap"}]), empty, now=NOW)
     key = ids.key("old/1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def test_an_erased_item_is_refused_from_then_on_without_a_trace(home: Settings, 
     assert written.name.startswith("item%2F6-20")
     report = ingest(text_shop, lake, now=now + DAY)
     assert (report.items, report.updated, report.events) == (0, 0, 0)
-    assert report.refused == {"items.parquet item_id": 1, "events.parquet item_id": events[1]}
+    assert (report.refused, report.erased) == ({}, {"items.parquet item_id": 1, "events.parquet item_id": events[1]})
     assert "item_id names an item that was erased, and does not come back: `moon restore ITEM_ID` allows it again" in report.first_refusal
     assert lake.count("events") == events[0] - events[1]
     assert {row["row"] for row in lake.read("quarantine").to_pylist()} == {"{}"}
@@ -89,7 +90,7 @@ def test_a_killed_erasure_leaves_the_tombstone_first(
         patched.setattr(erasure, "_forget", killed)
         with pytest.raises(KeyboardInterrupt):
             erase(home, who, now=now)
-    assert ingest(text_shop, home.lake, now=now + DAY).refused["items.parquet item_id"] == 1
+    assert ingest(text_shop, home.lake, now=now + DAY).erased["items.parquet item_id"] == 1
     assert [str(one) for one in erasure.unfinished(home)] == [ITEM]
     (receipt,) = erasure.finish(home, now=now)
     assert receipt.shop_id == ITEM
@@ -151,7 +152,8 @@ def test_a_user_is_forgotten_with_the_queries_that_are_theirs(home: Settings, te
     assert online["item_ids"] == [None]
     report = ingest(text_shop, lake, now=now + DAY)
     assert (report.queries, report.events) == (0, 0)
-    assert report.refused == {"queries.parquet query_id": len(queries), "events.parquet user_id": events - lake.count("events")}
+    assert not report.refused
+    assert report.erased == {"queries.parquet query_id": len(queries), "events.parquet user_id": events - lake.count("events")}
     assert bytes_with(home.home, *texts) == [], "what is refused is not kept"
     assert restore(home, "user", str(name))
     assert all(restore(home, "query", str(one)) for one in called)
@@ -167,13 +169,48 @@ def test_a_row_that_is_refused_for_something_else_is_not_kept_either(make_shop: 
     made = make_shop("again")
     (made / "items.csv").write_text("item_id,title,price\nSKU/1,secret,cheap\n7.0,secret,dear\n8,Scarf,secret-no\n9,secret\n7,secret\n")
     report = ingest(made, home.lake, now=now + DAY)
-    assert report.refused == {"items.csv price": 3, "items.csv": 2}
+    assert (report.refused, report.erased) == ({"items.csv price": 1, "items.csv": 1}, {"items.csv price": 2, "items.csv": 1})
     rows = home.lake.read("quarantine").sort_by("source").to_pylist()
     assert [row["row"] == "{}" for row in rows] == [True, True, False, False, True]
     assert "secret" not in "".join(row["row"] + row["reason"] for row in rows if row["row"] == "{}")
     assert all("names an item that was erased" in row["reason"] for row in rows if row["row"] == "{}")
     (file,) = quarantine.write_csv(quarantine.refused(home.lake), tmp_path / "mend.csv")
     assert [line.partition(",")[0] for line in file.read_text().splitlines()[1:]] == ["8", "9"], "nothing is left of the others to mend"
+
+
+def test_the_refused_rows_of_a_user_and_of_the_queries_that_are_theirs_are_forgotten(
+    make_shop: Shop, tmp_path: Path, now: dt.datetime
+) -> None:
+    """Whatever form the id has there, and whether the query is known by good rows or by refused ones."""
+    home, day = Settings(home=tmp_path / "home"), "2026-05-01"
+    click = {"item_id": 1, "timestamp": day, "event": "click"}
+    shop = make_shop(
+        items=[{"item_id": 1, "title": "Hat"}],
+        queries=[
+            {"query_id": 5, "timestamp": "secret-time", "text": "secret one"},
+            {"query_id": 6, "timestamp": "secret-time", "text": "secret two"},
+            {"query_id": 8, "timestamp": "odd", "text": "of two users"},
+            {"query_id": 9, "timestamp": "odd", "text": "of another"},
+        ],
+        events=[
+            {**click, "user_id": 7},
+            {**click, "user_id": 8},
+            {**click, "user_id": 7, "query_id": 5},
+            {**click, "user_id": "7", "query_id": "6", "event": "secret-event"},
+            {**click, "user_id": 7, "query_id": 8},
+            {**click, "user_id": 8, "query_id": 8},
+            {**click, "user_id": 8, "query_id": 9},
+        ],
+        users=[{"user_id": 7, "timestamp": "secret-since"}],
+    )
+    assert sum(ingest(shop, home.lake, now=now).refused.values()) == 10
+    receipt = erase(home, target(home.lake, "user", "7"), now=now)
+    assert receipt.places["lake/quarantine"] == 6
+    left = [json.loads(row) for row in home.lake.read("quarantine")["row"].to_pylist()]
+    assert sorted((row.get("text", ""), row.get("user_id")) for row in left) == sorted(
+        [("of two users", None), ("of another", None), ("", "8"), ("", "8")]
+    )
+    assert bytes_with(home.home, b"secret") == []
 
 
 def test_the_command_line_erases_and_restores(make_shop: Shop, tmp_path: Path) -> None:
@@ -192,8 +229,10 @@ def test_the_command_line_erases_and_restores(make_shop: Shop, tmp_path: Path) -
     assert "shop_id: SKU/1\n" in said
     assert moon("erase", "--user", "anna@x.org", "--yes")[0] == 0
     code, said = moon("ingest", str(shop))
-    assert code == 1
-    assert "`moon restore ITEM_ID` allows it again" in said
+    assert code == 0, "what was erased is not taken in, and that is what the shop wanted"
+    assert "erased: " in said
+    code, said = moon("quarantine")
+    assert (code, "`moon restore ITEM_ID` allows it again" in said) == (0, True)
     assert moon("restore", "SKU/1")[0] == 0
     assert moon("restore", "--user", "anna@x.org")[0] == 0
     assert moon("ingest", str(shop))[0] == 0
