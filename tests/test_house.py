@@ -25,7 +25,7 @@ BELOW = {  # room → the rooms it may import, besides itself: in the order data
     "recipes": {"errors", "shapes", "columns"},
     "shops": {"errors", "processor"},
     "inputs": {"errors"},
-    "lake": {"errors", "files", "columns", "inputs"},
+    "lake": {"errors", "files", "columns", "recipes", "inputs"},
     "settings": {"errors", "processor", "lake"},
     "encoder": {"errors", "files", "processor", "sessions", "ranks", "recipes", "inputs", "lake"},
     "embeddings": {"errors", "startup", "sessions", "files", "columns", "settings", "inputs", "lake"},
