@@ -25,7 +25,7 @@ BELOW = {  # room → the rooms it may import, besides itself: in the order data
     "columns": {"errors", "shapes"},
     "recipes": {"errors", "shapes", "columns"},
     "inputs": {"errors"},
-    "lake": {"errors", "files", "locks", "columns", "inputs"},
+    "lake": {"errors", "files", "locks", "columns", "recipes", "inputs"},
     "shops": {"errors", "files", "processor", "lake"},
     "settings": {"errors", "processor", "lake"},
     "alerts": {"settings"},

@@ -67,9 +67,10 @@ def check(directory: Directory, event: Event = None, status: Status = None, enco
     """
     from moon_ops.lake import meanings
     from moon_ops.lake.checking import check as stage
+    from moon_ops.recipes.reading import caps
 
     words = meanings.of(directory, events=event or (), status=status or (), encoding=encoding)
-    found = stage(directory, now=now(), words=words)
+    found = stage(directory, now=now(), words=words, caps=caps(settings_of(None, looking=True).models))
     say(found, as_json)
     if found.refused or found.unread:
         raise typer.Exit(1)

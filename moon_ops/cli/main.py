@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from dataclasses import asdict
@@ -201,7 +202,8 @@ def ctr(
     settings = settings_of(home)
     times = windows(settings.lake, seen_until=encoder_version(settings, encoder).trained_until)
     directory, version = clicks.train_ctr(settings, encoder, recipe, times, seed=seed, changes=set_ or ())
-    say({"ctr": version, **clicks.evaluate_ctr(settings, encoder, directory, times)}, as_json)
+    events = json.loads((directory / "ctr.json").read_text())["events"]
+    say({"ctr": version, "events": events, **clicks.evaluate_ctr(settings, encoder, directory, times)}, as_json)
 
 
 @app.command()

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from moon_ops.columns import ROWS, Feature
 from moon_ops.errors import StageError
-from moon_ops.lake import own_columns
+from moon_ops.lake import counting, own_columns
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.query import sql
+from moon_ops.lake.schemas import STAMP
+from moon_ops.recipes.caps import SKEW, Caps
+from moon_ops.recipes.ctr import CtrRecipe
+
+PLAIN = Caps()
 
 
 def has_click_sequences(lake: Lake) -> bool:
@@ -20,51 +27,109 @@ def has_click_sequences(lake: Lake) -> bool:
     return {"impression", "click"} <= set(found["event"].unique().to_pylist())
 
 
-def impressions(lake: Lake, start: dt.datetime, end: dt.datetime, own: Sequence[Feature] = ()) -> pa.Table:
+@dataclass(frozen=True)
+class Shown:
+    """The rows of impressions, and what became of the events that they were made of.
+
+    ``counts``: clicks; clicks_early, logged before their impression and taken as its; clicks_unshown, of no impression in their session;
+    and events and rows beyond each cap (visitor_item, visitor, most.visitor, …).
+    """
+
+    rows: pa.Table
+    counts: dict[str, int]
+
+
+def impressions(
+    lake: Lake, start: dt.datetime, end: dt.datetime, own: Sequence[Feature] = (), *, rule: CtrRecipe | Caps = PLAIN
+) -> pa.Table:
+    """The rows of :func:`shown`."""
+    return shown(lake, start, end, own, rule=rule).rows
+
+
+def shown(lake: Lake, start: dt.datetime, end: dt.datetime, own: Sequence[Feature] = (), *, rule: CtrRecipe | Caps = PLAIN) -> Shown:
     """The entity rows in [start, end): user_id, item_id, query_id, session_id, event_timestamp, label, text, is_image, in time order.
 
-    Of ``own`` features those of the context are columns, too.
+    Of ``own`` features those of the context are columns, too. Caps, and how late an impression may be logged, are those of the ``rule``.
 
     The label is whether the same user clicked the item in the same session, for the same query, from this moment on, before it was shown
-    again, and before ``end``: what happened later is not known yet. Raises :class:`StageError` if there are no impressions of known users.
+    again, and before ``end``: what happened later is not known yet. A click that no impression precedes belongs to the next one, if that
+    was logged within ``click_skew`` seconds; that row has the time of the click, so that its features do not show the click itself.
+    Raises :class:`StageError` if there are no impressions of known users.
     """
     lake.open("events", needs="moon ingest DIRECTORY")
-    of_context = [feature for feature in own if feature.view == ROWS]
-    more = "".join(f", {name}" for name in ("position", "extra") if of_context)
-    chosen = "".join(f", {own_columns.of_context(feature)} AS {feature.name}" for feature in of_context)
-    given = "".join(f", shown.{feature.name}" for feature in of_context)
-    query = f"""
-    WITH near AS (
-        SELECT event_timestamp, event, user_id, item_id, coalesce(query_id, -1) AS query_id, coalesce(session_id, -1) AS session_id{more}
-        FROM events WHERE user_id IS NOT NULL AND event_timestamp >= TIMESTAMPTZ '{start.isoformat()}'
-        AND event_timestamp < TIMESTAMPTZ '{end.isoformat()}'),
-    shown AS (SELECT *{chosen} FROM near WHERE event = 'impression'),
-    hit AS (
-        SELECT DISTINCT shown.user_id, shown.item_id, shown.query_id, shown.session_id, shown.event_timestamp
-        FROM (SELECT * FROM near WHERE event = 'click') clicks ASOF JOIN shown
-            ON clicks.user_id = shown.user_id AND clicks.item_id = shown.item_id AND clicks.query_id = shown.query_id
-            AND clicks.session_id = shown.session_id AND clicks.event_timestamp >= shown.event_timestamp)
-    SELECT shown.user_id, shown.item_id, shown.query_id, shown.session_id, shown.event_timestamp,
-           (hit.user_id IS NOT NULL)::BIGINT AS label, queries.text, queries.image_id IS NOT NULL AS is_image{given}
-    FROM shown LEFT JOIN hit ON hit.user_id = shown.user_id AND hit.item_id = shown.item_id AND hit.query_id = shown.query_id
-        AND hit.session_id = shown.session_id AND hit.event_timestamp = shown.event_timestamp
-    LEFT JOIN queries ON queries.query_id = shown.query_id
-    ORDER BY shown.event_timestamp, shown.session_id, shown.item_id, shown.user_id, shown.query_id, label{given}"""
-    rows = sql(query, events=_events(lake, extra=bool(of_context)), queries=lake.read("queries", ["query_id", "text", "image_id"]))
+    context = [feature for feature in own if feature.view == ROWS]
+    events, counts = _events(lake, start, end, rule.caps if isinstance(rule, CtrRecipe) else rule, extra=bool(context))
+    skew = dt.timedelta(seconds=rule.click_skew if isinstance(rule, CtrRecipe) else SKEW)
+    clicks, fates = _placed(events, skew)
+    counts = fates | counts
+    rows = _rows(events, clicks, lake.read("queries", ["query_id", "text", "image_id"]), context)
+    if isinstance(rule, CtrRecipe):
+        kept = counting.newest(rows, rule.most)
+        rows, counts = kept.events, counts | kept.left_out
     if not rows.num_rows:
         raise StageError(
             f"the lake has no impressions of known users between {start:%Y-%m-%d} and {end:%Y-%m-%d}: a click model cannot be trained",
             action="ingest events with event = impression and click, and user_id",
         )
-    return rows
+    return Shown(rows, counts)
 
 
-def _events(lake: Lake, *, extra: bool) -> pa.Table:
-    """Who did what when; with ``extra`` also positions and the shop's own columns, null in a lake of before these were kept."""
-    columns = ["event_timestamp", "user_id", "item_id", "query_id", "session_id", "event"]
-    if not extra:
-        return lake.read("events", columns)
-    if "extra" in lake.open("events").schema.names:
-        return lake.read("events", [*columns, "position", "extra"])
-    events = lake.read("events", [*columns, "position"])
-    return events.append_column("extra", pa.nulls(events.num_rows, pa.string()))
+SAME = " AND ".join(f"{{0}}.{name} = {{1}}.{name}" for name in ("user_id", "item_id", "query_id", "session_id"))
+SHOWN = "(SELECT * FROM events WHERE event = 'impression') shown"
+PLACED = f"""
+WITH clicks AS (SELECT * FROM events WHERE event = 'click'),
+near AS (SELECT * FROM {SHOWN} SEMI JOIN clicks USING (user_id, item_id, query_id, session_id))  -- few are left to be sorted
+SELECT c.user_id, c.item_id, c.query_id, c.session_id, c.event_timestamp AS clicked, shown.event_timestamp AS seen
+FROM clicks c ASOF LEFT JOIN near shown
+    ON {SAME.format("c", "shown")} AND c.event_timestamp >= shown.event_timestamp"""
+EARLY = f"""
+SELECT c.user_id, c.item_id, c.query_id, c.session_id, c.clicked, min(shown.event_timestamp) AS seen
+FROM (SELECT DISTINCT * FROM clicks) c JOIN {SHOWN} ON {SAME.format("c", "shown")}
+    AND shown.event_timestamp > c.clicked AND shown.event_timestamp <= c.clicked + $skew
+GROUP BY ALL"""
+
+
+def _placed(events: pa.Table, skew: dt.timedelta) -> tuple[pa.Table, dict[str, int]]:
+    """Clicks of impressions and when each one's was ``seen``; and how many clicks there are, by their fate."""
+    clicks = sql(PLACED, events=events)
+    lost = clicks.filter(pc.is_null(clicks["seen"]))
+    early, count = lost.slice(0, 0), 0
+    if lost.num_rows and skew:
+        early = sql(EARLY, {"skew": skew}, clicks=lost.drop_columns("seen"), events=events)
+        names = ", ".join(name for name in early.column_names if name != "seen")
+        count = sql(f"SELECT count(*) AS n FROM lost SEMI JOIN early USING ({names})", lost=lost, early=early)["n"][0].as_py()
+    counts = {"clicks": clicks.num_rows, "clicks_early": count, "clicks_unshown": lost.num_rows - count}
+    return pa.concat_tables([clicks.filter(pc.is_valid(clicks["seen"])), early]), counts
+
+
+def _rows(events: pa.Table, clicks: pa.Table, queries: pa.Table, context: Sequence[Feature]) -> pa.Table:
+    """Each impression with its label, its query, and the ``context`` that the recipe declares."""
+    chosen = "".join(f", {own_columns.of_context(feature)} AS {feature.name}" for feature in context)
+    given = "".join(f", shown.{feature.name}" for feature in context)
+    query = f"""
+    WITH shown AS (SELECT *{chosen} FROM events WHERE event = 'impression'),
+    hit AS (SELECT user_id, item_id, query_id, session_id, seen, min(clicked) AS clicked FROM clicks GROUP BY ALL)
+    SELECT shown.user_id, shown.item_id, shown.query_id, shown.session_id,
+           least(shown.event_timestamp, coalesce(hit.clicked, shown.event_timestamp)) AS event_timestamp,
+           (hit.user_id IS NOT NULL)::BIGINT AS label, queries.text, queries.image_id IS NOT NULL AS is_image{given}
+    FROM shown LEFT JOIN hit ON {SAME.format("hit", "shown")} AND hit.seen = shown.event_timestamp
+    LEFT JOIN queries ON queries.query_id = shown.query_id
+    ORDER BY 5, shown.session_id, shown.item_id, shown.user_id, shown.query_id, label{given}"""
+    return sql(query, events=events, clicks=clicks, queries=queries)
+
+
+def _events(lake: Lake, start: dt.datetime, end: dt.datetime, caps: Caps, *, extra: bool) -> tuple[pa.Table, dict[str, int]]:
+    """Impressions and clicks of known users in [start, end) that are within the caps, and how many are not; -1 where there is no query or
+    no session. With ``extra`` also positions and the shop's own columns, null in a lake of before these were kept.
+    """
+    day = start.astimezone(dt.UTC).replace(hour=0, minute=0, second=0, microsecond=0)  # what came before on that day counts for its caps
+    since, until = (f"timestamp '{when.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S.%f}'" for when in (day, end))
+    where = f"user_id IS NOT NULL AND event IN ('impression', 'click') AND event_timestamp >= {since} AND event_timestamp < {until}"
+    columns = [*counting.COLUMNS, *(("position", "extra") if extra else ())]
+    found = counting.within(counting.read(lake, columns, where), caps, ("visitor_item", "visitor"))
+    events = found.events
+    if day < start:
+        events = events.filter(pc.greater_equal(events["event_timestamp"], pa.scalar(start, STAMP)))
+    for name in ("query_id", "session_id"):
+        events = events.set_column(events.column_names.index(name), name, pc.fill_null(events[name], -1))
+    return events, found.left_out

@@ -6,7 +6,7 @@ import datetime as dt
 import json
 import math
 import shutil
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +50,7 @@ class CtrReport:
     epochs: float  # until the weights that were kept
     validation_auc: float | None  # of these; None without validation rows
     parity: float  # greatest difference of a probability, eager against exported
+    events: dict[str, int] = field(default_factory=dict)  # what became of clicks and of what is beyond a cap: impressions.Shown
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Origin:
     feature_service: str
     trained_from: dt.datetime
     trained_until: dt.datetime
+    events: dict[str, int] = field(default_factory=dict)  # what became of those that rows were made of
 
 
 def train(
@@ -91,7 +93,7 @@ def train(
         recipe.name, recipe.extractor, tables.items.contract_id, origin.feature_service, recipe.behaviors, recipe.top_k,
         origin.trained_from.isoformat(), origin.trained_until.isoformat(), seed, len(rows), int(rows.labels.sum()),
         sum(p.numel() for p in model.parameters()), done.loss, done.epochs,
-        None if math.isnan(done.validation_auc) else done.validation_auc, math.nan,
+        None if math.isnan(done.validation_auc) else done.validation_auc, math.nan, origin.events,
     )  # fmt: skip
     _write(about, fresh, "ctr.json")
     about = replace(about, parity=_parity(model, rows, fresh))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -16,12 +16,16 @@ from numpy.typing import NDArray
 
 from moon_ops.errors import StageError
 from moon_ops.inputs.contract import Sample, item_sample, query_sample
+from moon_ops.lake import counting
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.schemas import STAMP
 from moon_ops.lake.tables import items_as_of
+from moon_ops.recipes.caps import Caps, Most
 from moon_ops.recipes.encoder import EVENTS
 
 Rows = NDArray[np.int64]
+PLAIN, ALL = Caps(), Most()
+MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)  # of SplitMix64: odd, with bits of all places
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class Pairs:
     item: Rows  # [P]
     event: Rows  # [P], the strongest: place in EVENTS
     exposed: Rows  # [E], rows of the items that users were shown, as often as they were
+    left_out: dict[str, int] = field(default_factory=dict)  # events by the cap that they are beyond; undone: purchases; most.*: pairs
 
     def __len__(self) -> int:
         return len(self.query)
@@ -55,17 +60,18 @@ class Pairs:
         return list(dict.fromkeys(i for s in (*asked, *self.items) for i in s.image_ids))
 
 
-def behaviour(lake: Lake, trained_until: dt.datetime) -> Pairs:
+def behaviour(lake: Lake, trained_until: dt.datetime, caps: Caps = PLAIN, most: Most = ALL) -> Pairs:
     """Clicks, carts and purchases after a query and before ``trained_until``, with the item versions valid then.
 
-    Of one query the pairs of its strongest event are kept: who bought one of the three things clicked on wanted that one.
+    Of one query the pairs of its strongest event are kept: who bought one of the three things clicked on wanted that one. What was
+    cancelled or returned by then was not bought. Events beyond ``caps`` make no pairs, and ``most`` bounds those of a
+    visitor, an item or a query.
     Raises :class:`StageError` if there are fewer than two: nothing could be contrasted.
     """
-    events = lake.read("events", ["event_timestamp", "item_id", "query_id", "event"])
-    events = events.filter(pc.less(events["event_timestamp"], pa.scalar(trained_until, STAMP)))
+    events, left_out = _counted(lake, trained_until, caps)
     items = items_as_of(lake, trained_until)
     item_ids = items["item_id"].to_numpy()
-    asked, bought, strength = _strongest(events, item_ids)
+    (asked, bought, strength), beyond = _learned(events, item_ids, most)
     if len(asked) < 2:
         raise StageError(
             f"the lake has {len(asked)} clicks, carts and purchases after a query before trained_until = "
@@ -88,12 +94,48 @@ def behaviour(lake: Lake, trained_until: dt.datetime) -> Pairs:
         item=np.searchsorted(item_ids, bought),
         event=strength,
         exposed=np.searchsorted(item_ids, shown[np.isin(shown, item_ids)]),
+        left_out=left_out | beyond,
     )
 
 
-def _strongest(events: pa.Table, item_ids: Rows) -> tuple[Rows, Rows, Rows]:
+def _counted(lake: Lake, until: dt.datetime, caps: Caps) -> tuple[pa.Table, dict[str, int]]:
+    """The events before ``until`` that count, without undone purchases; and how many do not."""
+    events = counting.read(lake, [*counting.COLUMNS, "order_id"])
+    found = counting.within(events.filter(pc.less(events["event_timestamp"], pa.scalar(until, STAMP))), caps)
+    kept = counting.standing(found.events)
+    undone = pc.sum(pc.equal(found.events["event"], "purchase")).as_py() or 0
+    undone -= pc.sum(pc.equal(kept["event"], "purchase")).as_py() or 0
+    return kept, found.left_out | ({"undone": undone} if undone else {})
+
+
+def _learned(events: pa.Table, item_ids: Rows, most: Most) -> tuple[tuple[Rows, Rows, Rows], dict[str, int]]:
+    """The pairs that :func:`_strongest` finds, as many of each visitor, query and item as ``most`` allows; and how many are left out."""
+    acts = events.filter(pc.and_(pc.is_in(events["event"], pa.array(EVENTS)), pc.is_valid(events["query_id"])))
+    kept = counting.newest(acts, Most(visitor=most.visitor))
+    pairs, left_out = _strongest(kept.events, item_ids), kept.left_out
+    for name, column, cap in (("query", 0, most.query), ("item", 1, most.item)):
+        few = _few(pairs[column], pairs[0], pairs[1], cap) if cap else np.ones(len(pairs[0]), bool)
+        if not few.all():
+            left_out[f"most.{name}"] = int((~few).sum())
+            pairs = pairs[0][few], pairs[1][few], pairs[2][few]
+    return pairs, left_out
+
+
+def _few(key: Rows, asked: Rows, bought: Rows, cap: int) -> NDArray[np.bool_]:
+    """Which pairs [P] are among the ``cap`` of their ``key`` [P], chosen by a hash of query and item: the same ones at each run."""
+    if not len(key) or np.unique(key, return_counts=True)[1].max() <= cap:
+        return np.ones(len(key), bool)
+    mixed = (asked.astype(np.uint64) * MIX[0] ^ bought.astype(np.uint64)) * MIX[1]
+    order = np.lexsort((mixed ^ (mixed >> np.uint64(32)), key))
+    starts = np.flatnonzero(np.append(True, key[order][1:] != key[order][:-1]))
+    place = np.arange(len(key)) - np.repeat(starts, np.diff(starts, append=len(key)))
+    few = np.empty(len(key), bool)
+    few[order] = place < cap
+    return few
+
+
+def _strongest(kept: pa.Table, item_ids: Rows) -> tuple[Rows, Rows, Rows]:
     """Query id, item id and strength [P] of each query's strongest event, each pair once, in order of the ids."""
-    kept = events.filter(pc.and_(pc.is_in(events["event"], pa.array(EVENTS)), pc.is_valid(events["query_id"])))
     asked, bought = kept["query_id"].to_numpy(), kept["item_id"].to_numpy()
     strength = pc.index_in(kept["event"], pa.array(EVENTS)).to_numpy().astype(np.int64)
     there = np.isin(bought, item_ids)

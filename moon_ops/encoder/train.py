@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,7 @@ class TrainReport:
     first_loss: float
     last_loss: float  # mean of the last tenth of the steps
     resumed_at: int  # step that a killed run was taken up at, 0 if it was not
+    left_out: dict[str, int] = field(default_factory=dict)  # events and pairs beyond a cap, by its name; purchases that were undone
 
 
 def train(
@@ -169,6 +170,7 @@ class _Run:
             first_loss=first,
             last_loss=last,
             resumed_at=self.resumed_at,
+            left_out=self.pairs.left_out,
         )
 
 
@@ -200,7 +202,7 @@ def _tokens(stage: Any, recipe: EncoderRecipe) -> int:
 
 def _pairs(lake: Lake, until: dt.datetime, recipe: EncoderRecipe) -> tuple[Pairs, int]:
     """The behaviour before ``until``, each near-identical photograph of one product once; and how many pairs that left out."""
-    pairs = behaviour(lake, until)
+    pairs = behaviour(lake, until, recipe.caps, recipe.most)
     if recipe.deduplicate < 0:
         return pairs, 0
     hashes = dict(zip(*(lake.read("images", ["image_id", "phash"])[name].to_pylist() for name in ("image_id", "phash")), strict=True))

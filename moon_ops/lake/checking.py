@@ -5,22 +5,32 @@ from __future__ import annotations
 import datetime as dt
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from moon_ops.errors import InputError
 from moon_ops.inputs import images
-from moon_ops.lake import fetch, layout, meanings, rows
+from moon_ops.lake import arrivals, counting, fetch, layout, meanings, rows
 from moon_ops.lake.intake import bounded
 from moon_ops.lake.layout import ROW, Refusals
 from moon_ops.lake.meanings import Meanings
 from moon_ops.lake.query import sql
 from moon_ops.lake.reading import files, pictures
+from moon_ops.lake.schemas import UNDOING
+from moon_ops.recipes.caps import Caps
 
 LEARNED = ("click", "cart", "purchase")  # events that say what was meant by a query
+FATES = """
+WITH logged AS (SELECT *, coalesce(user_id, -1 - session_id) AS visitor FROM events),
+shown AS (SELECT visitor, session_id, item_id, min(timestamp) AS first FROM logged WHERE event = 'impression' GROUP BY ALL)
+SELECT count(*) FILTER (l.user_id IS NULL) AS of_no_user, count(*) FILTER (l.visitor IS NULL) AS of_no_session_either,
+       count(*) FILTER (l.event = 'click' AND shown.first > l.timestamp) AS clicks_before_impression,
+       count(*) FILTER (l.event = 'click' AND l.visitor IS NOT NULL AND shown.first IS NULL) AS clicks_without_impression
+FROM logged l LEFT JOIN shown ON shown.visitor = l.visitor AND shown.item_id = l.item_id
+    AND shown.session_id IS NOT DISTINCT FROM l.session_id"""
 SHOWN = 10  # reasons that are told
+PLAIN = Caps()
 
 
 @dataclass
@@ -36,6 +46,7 @@ class Check:
     tables: dict[str, dict[str, int]] = field(default_factory=dict)
     pictures: dict[str, int] = field(default_factory=dict)
     pairs: int = 0  # of query and item that the encoder could learn from
+    behaviour: dict[str, int] = field(default_factory=dict)  # events that are used in part, by why: see behaviour_of
     reasons: list[str] = field(default_factory=list)
     refused: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -43,10 +54,11 @@ class Check:
     unread: dict[str, str] = field(default_factory=dict, repr=False)  # picture → why it is not used; empty for one that is
 
 
-def check(source: Path, *, now: dt.datetime, words: Meanings | None = None) -> Check:
+def check(source: Path, *, now: dt.datetime, words: Meanings | None = None, caps: Caps = PLAIN) -> Check:
     """Read the directory as an ingest would; :class:`~moon_ops.errors.InputError` where the ingest would end with one.
 
     Without a lake each row counts as new, and an event or a withdrawal must name an item and a query of this directory.
+    ``caps`` are the shop's.
     """
     refusals = Refusals()
     raw = rows.read_all(source, refusals, words or meanings.of(source), now=now)
@@ -57,26 +69,21 @@ def check(source: Path, *, now: dt.datetime, words: Meanings | None = None) -> C
         first = f" ({refusals.rows[0]['source']}: {refusals.rows[0]['reason']})" if refusals.rows else ""
         raise InputError(f"{source}: no item could be used{first}; the catalogue is empty", action="mend the items file")
     raw["queries"] = _queries(raw["queries"], found, refusals)
-    events = _events(raw["events"], items, raw["queries"], refusals)
+    events, twice = arrivals.distinct(_events(raw["events"], items, raw["queries"], refusals), refusals)
     tables = raw | {"items": items, "events": events}
     for name, content in refusals.contents.items():
         found.read[content.label] = ", ".join(content.said)
-        distinct = len(_distinct(tables[name])) if name == "events" else tables[name].num_rows
-        merged = refusals.merged.get(name, 0)
-        found.tables[name] = {
-            "rows": content.rows,
-            "new": distinct,
-            "twice": tables[name].num_rows - distinct,
-            "refused": content.rows - tables[name].num_rows - merged,
-            **({"merged": merged} if merged else {}),
-        }
+        again, new, merged = twice if name == "events" else 0, tables[name].num_rows, refusals.merged.get(name, 0)
+        counts = {"rows": content.rows, "new": new, "twice": again, "refused": content.rows - new - again - merged}
+        found.tables[name] = counts | ({"merged": merged} if merged else {})
         found.notes += content.notes
         used |= {path.resolve() for path in content.paths}
-    found.pairs = _pairs(events)
+    found.behaviour, standing = behaviour_of(events, caps)
+    found.pairs = _pairs(standing)
     found.refused, found.reasons = refusals.summary(), [f"{r['source']}: {r['reason']}" for r in refusals.rows[:SHOWN]]
     found.notes += [over] if (over := files.passed_over(source.resolve(), used)) else []
     found.unread = {name: why for name, why in found.unread.items() if why}
-    found.lacking = lacking(events, raw["queries"], items, found)
+    found.lacking = lacking(standing, raw["queries"], items, found)
     return found
 
 
@@ -145,9 +152,23 @@ def _events(table: pa.Table, items: pa.Table, queries: pa.Table, refusals: Refus
     return refusals.split(table, lost, "events", "query_id", "is no query of this directory")
 
 
-def _distinct(events: pa.Table) -> Any:
-    names = [name for name in events.column_names if name not in ("extra", ROW)]
-    return sql(f"SELECT DISTINCT {', '.join(names)} FROM events", events=events)
+def behaviour_of(events: pa.Table, caps: Caps) -> tuple[dict[str, int], pa.Table]:
+    """How many events are used in part, and those that train.
+
+    of_no_user: they count for items, and make pairs, but no sequence and no row of a click model; of_no_session_either: among these;
+    clicks_before_impression, clicks_without_impression: of the same visitor and session; beyond_*: what is beyond a cap; undone: purchases
+    that were cancelled or returned; undoing_nothing: cancellations and returns of no purchase that is here.
+    """
+    if not events.num_rows:
+        return {}, events
+    found = dict(sql(FATES, events=events).to_pylist()[0])
+    timed = events.rename_columns(["event_timestamp" if n == "timestamp" else n for n in events.column_names])
+    within = counting.within(timed, caps)
+    gone = counting.undone(within.events)
+    found |= {f"beyond_{name}": count for name, count in within.left_out.items()} | {"undone": gone.num_rows}
+    undoings = pc.sum(pc.is_in(within.events["event"], pa.array(UNDOING))).as_py() or 0
+    found["undoing_nothing"] = undoings - gone.num_rows
+    return {name: int(count) for name, count in found.items() if count}, counting.standing(within.events)
 
 
 def _pairs(events: pa.Table) -> int:

@@ -38,6 +38,7 @@ LARGE = "is a whole number stored as a float, which does not hold so many digits
 ROUNDED = "was rounded by a spreadsheet: format the column as text and export it again"
 FLOAT = re.compile(r"-?(0|[1-9]\d*)(\.\d+([eE]\+?\d{1,3})?|[eE]\+\d{1,3})?", re.ASCII)  # not 12E4, which no writer makes of a number
 NEGATIVE = re.compile(r"-\d+(\.0+)?", re.ASCII)
+AS_NUMBER = r"^-?[0-9]*[.eE+0-9]*[.eE+-][.eE+0-9]*$"  # what may be no id, or a number that was made a float
 SPREADSHEET = re.compile(r"\d(\.(?P<decimals>\d+))?E\+(?P<exponent>\d{1,3})", re.ASCII)
 
 
@@ -52,6 +53,15 @@ class Cells:
     def shop_ids(self) -> pa.Array:
         """The shop's ids [R] as texts."""
         return pc.coalesce(self.texts, self.keys.cast(pa.string()))
+
+
+def as_texts(column: pa.Array | pa.ChunkedArray) -> tuple[pa.Array, pa.Array]:
+    """Ids that need no key, as the shop's texts, and why a cell is none; texts already without the space around them."""
+    whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if pa.types.is_string(whole.type) and not pc.any(pc.match_substring_regex(whole, AS_NUMBER)).as_py():
+        return whole, pa.nulls(len(whole), pa.string())
+    cells = read(whole)
+    return cells.shop_ids(), cells.why
 
 
 def stable_id(value: str) -> int:

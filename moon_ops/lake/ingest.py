@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from moon_ops.errors import InputError
-from moon_ops.lake import clocks, layout, meanings, naming, rows, seen, tombstones, versions
+from moon_ops.lake import arrivals, clocks, layout, meanings, naming, rows, seen, tombstones, versions
 from moon_ops.lake.intake import Intake
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.layout import ROW, Refusals
@@ -114,8 +114,8 @@ def _write(source: Path, lake: Lake, raw: dict[str, pa.Table], names: Names, ref
     users, late = _users(lake, raw, taken, now)
     new, repeated = _new_queries(lake, _queries(raw["queries"], intake), refusals)
     queries = _commit(lake, "queries", new, now)
-    good = _referential(lake, raw["events"], refusals)
-    events = _commit(lake, "events", _new_events(lake, good), now)
+    fresh, again = arrivals.fresh(lake, _referential(lake, raw["events"], refusals), refusals)
+    events = _commit(lake, "events", fresh, now)
     _quarantine(lake, refusals, now)
     taken.remember(lake)
     return IngestReport(
@@ -125,7 +125,7 @@ def _write(source: Path, lake: Lake, raw: dict[str, pa.Table], names: Names, ref
         updated=made.updated - withdrawn,
         queries=queries,
         events=events,
-        known=told.num_rows - made.fresh.num_rows + withdrawn + good.num_rows - events + repeated + raw["users"].num_rows - users,
+        known=told.num_rows - made.fresh.num_rows + withdrawn + again + repeated + raw["users"].num_rows - users,
         users=users,
         refused=refusals.summary(),
         erased=refusals.erased,
@@ -275,22 +275,7 @@ def _referential(lake: Lake, raw: pa.Table, refusals: Refusals) -> pa.Table:
     lost = pc.and_(pc.is_valid(raw["query_id"]), pc.invert(pc.is_in(raw["query_id"], queries)))
     raw = refusals.split(raw, lost, "events", "query_id", "is no known query")
     raw = raw.rename_columns(["event_timestamp" if n == "timestamp" else n for n in raw.column_names])
-    return raw.select([n for n in SCHEMAS["events"].names if n != "created"])
-
-
-def _new_events(lake: Lake, events: pa.Table) -> pa.Table:
-    """The events that the lake does not have yet: events have no id, so a row is known by all its standard columns.
-
-    The shop's own columns do not count: an event that is sent again with another column more is no second event.
-    """
-    names = [name for name in events.column_names if name != "extra"]
-    events = sql(f"SELECT DISTINCT ON ({', '.join(names)}) * FROM events ORDER BY ALL", events=events)
-    if not events.num_rows or not lake.count("events"):
-        return events
-    low, high = (f"{end(events['event_timestamp']).as_py():%Y-%m-%d %H:%M:%S.%f}" for end in (pc.min, pc.max))
-    known = lake.read("events", names, f"event_timestamp >= timestamp '{low}' AND event_timestamp <= timestamp '{high}'")
-    same = " AND ".join(f"e.{name} IS NOT DISTINCT FROM k.{name}" for name in names)
-    return sql(f"SELECT * FROM events e WHERE NOT EXISTS (SELECT 1 FROM known k WHERE {same}) ORDER BY ALL", events=events, known=known)
+    return raw.select([*(n for n in SCHEMAS["events"].names if n != "created"), ROW])
 
 
 def _quarantine(lake: Lake, refusals: Refusals, now: dt.datetime) -> None:

@@ -34,6 +34,8 @@ KNOWN_EVENTS = {
     **dict.fromkeys(("click", "view_item", "select_item", "product_viewed", "product_clicked"), "click"),
     **dict.fromkeys(("cart", "add_to_cart", "addtocart", "product_added", "product_added_to_cart"), "cart"),
     **dict.fromkeys(("purchase", "ecommerce_purchase", "order_completed", "checkout_completed"), "purchase"),
+    **dict.fromkeys(("cancel", "cancelled", "canceled", "cancellation", "order_cancelled", "order_canceled"), "cancel"),
+    **dict.fromkeys(("return", "returned", "product_returned", "refund", "refunded", "order_refunded"), "return"),
 }
 KNOWN_STATES = {
     **dict.fromkeys(("active", "enabled", "published", "publish", "live"), "active"),

@@ -13,7 +13,8 @@ from moon_ops.lake import continuing, ids, layout
 from moon_ops.lake.layout import ROW, Refusals
 from moon_ops.lake.meanings import PLAIN, STATES, Meanings
 from moon_ops.lake.naming import Names
-from moon_ops.lake.reading import content, files, markup, missing, times
+from moon_ops.lake.reading import content, files, markup, missing, numbers, times
+from moon_ops.lake.reading.delimited import bare
 from moon_ops.lake.schemas import EVENTS, STAMP
 
 FILES = files.TABLES
@@ -32,12 +33,15 @@ TEXTS = {"items": ("title", "brand", "description", "status"), "queries": ("text
 OTHERS = {
     "items": ("price", "available_from", "available_until", "category", "images", "attributes"),
     "queries": (),
-    "events": ("position",),
+    "events": ("position", "event_id", "order_id"),
     "users": ("timestamp",),
 }
 NUMBERS = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_boolean)
 SEEN = ("title", "brand", "description", "category")  # of an item: what people read, which may come as HTML
 WHY = "_why"  # a row is refused
+TOLD = ("event_id", "order_id")  # ids that nothing is joined by: kept as the shop's texts
+QUANTITY = "_quantity"  # of a shop's own column of this name: below zero it takes a purchase back
+LONGEST = 1_000_000  # a position in a list
 
 
 def read_all(
@@ -91,10 +95,15 @@ def _columns(table: pa.Table, name: str, refusals: Refusals, names: Names) -> pa
     wanted = dict.fromkeys((*REQUIRED[name], *IDS[name], *TEXTS[name], *OTHERS[name]))
     for column in wanted:
         table = layout.optional(table, column)
-    extra = layout.extras(table, [n for n in table.column_names if n not in (*wanted, ROW)])
+    own = [n for n in table.column_names if n not in (*wanted, ROW)]
+    extra = layout.extras(table, own)
+    if name == "events" and (quantity := next((n for n in own if bare(n) == "quantity"), None)):
+        table, wanted = table.append_column(QUANTITY, table[quantity]), wanted | {QUANTITY: None}
     table = table.select([*wanted, ROW]).append_column("extra", extra)
     for column in TEXTS[name]:
         table = layout.texts(table, column, refusals, name)
+    for column in TOLD if name == "events" else ():
+        table = _told(table, column, refusals, name)
     for column in IDS[name]:
         table = keyed(table, column, refusals, name, names)
     return keyed(table, KEYS[name], refusals, name, names, required=True, spelled=name in ("items", "queries"))
@@ -104,14 +113,31 @@ def keyed(
     table: pa.Table, name: str, refusals: Refusals, source: str, names: Names, *, required: bool = False, spelled: bool = False
 ) -> pa.Table:
     """Replace an id column by its keys (:mod:`moon_ops.lake.ids`), and refuse what is no id; ``spelled``: with a column ``source_id``."""
-    kind = table[name].type
-    if not any(is_kind(kind) for is_kind in NUMBERS):
-        table = layout.texts(layout.replace(table, name, ids.spelled(table[name])), name, refusals, source)
+    table = _trimmed(table, name, refusals, source)
     cells = ids.read(table[name])
     names.saw(name, cells)
     whys = pc.coalesce(cells.why, pc.if_else(pc.is_null(cells.keys), ids.NO_ID, pa.scalar(None, pa.string()))) if required else cells.why
     table = layout.replace(table, name, cells.keys)
     table = table.append_column("source_id", cells.shop_ids()) if spelled else table
+    return _without(table, whys, refusals, source, name)
+
+
+def _told(table: pa.Table, name: str, refusals: Refusals, source: str) -> pa.Table:
+    """Replace an id column by the shop's ids as texts, and refuse what is no id."""
+    table = _trimmed(table, name, refusals, source)
+    found, whys = ids.as_texts(table[name])
+    return _without(layout.replace(table, name, found), whys, refusals, source, name)
+
+
+def _trimmed(table: pa.Table, name: str, refusals: Refusals, source: str) -> pa.Table:
+    """The table with an id column as numbers, or as texts without the space around them."""
+    if any(is_kind(table[name].type) for is_kind in NUMBERS):
+        return table
+    return layout.texts(layout.replace(table, name, ids.spelled(table[name])), name, refusals, source)
+
+
+def _without(table: pa.Table, whys: pa.Array, refusals: Refusals, source: str, name: str) -> pa.Table:
+    """The rows that nothing is said against; the others are refused for the column ``name``."""
     if whys.null_count == len(whys):
         return table
     table = table.append_column(WHY, whys)
@@ -146,12 +172,28 @@ def _queries(table: pa.Table, refusals: Refusals, meanings: Meanings) -> pa.Tabl
 
 def _events(table: pa.Table, refusals: Refusals, meanings: Meanings) -> pa.Table:
     table = layout.numbers(table, "position", refusals, "events", whole=True)
+    below = layout.filled(pc.less(table["position"], pa.scalar(0)), False)
+    table = refusals.split(table, below, "events", "position", "is below zero: leave it empty where it is not known")
+    far = layout.filled(pc.greater(table["position"], pa.scalar(LONGEST)), False)
+    table = refusals.split(table, far, "events", "position", "is no place in a list")
     table = layout.stamps(table, "timestamp", refusals, "events", required=True)
     table = layout.replace(table, "event", meanings.meant(table["event"], meanings.events))
     unknown = pc.invert(pc.is_in(table["event"], pa.array(EVENTS)))
-    return refusals.split(
+    table = refusals.split(
         table, unknown, "events", "event", f"is not one of {', '.join(EVENTS)} (moon.toml may say which of them it means)"
     )
+    return _taken_back(table, refusals) if QUANTITY in table.column_names else table
+
+
+def _taken_back(table: pa.Table, refusals: Refusals) -> pa.Table:
+    """Purchases of fewer than none as the returns that they are; a cart that something is taken out of is no cart."""
+    amounts = numbers.parsed(table[QUANTITY].combine_chunks()).values
+    back = layout.filled(pc.less(amounts, pa.scalar(0.0)), False)
+    bought = pc.and_(back, pc.equal(table["event"], pa.scalar("purchase")))
+    table = layout.replace(table, "event", pc.if_else(bought, pa.scalar("return"), table["event"]))
+    out = pc.and_(back, pc.equal(table["event"], pa.scalar("cart")))
+    reason = "with a quantity below zero: something was taken out of it"
+    return refusals.split(table, out, "events", "event", reason).drop_columns(QUANTITY)
 
 
 def _users(table: pa.Table, refusals: Refusals, meanings: Meanings) -> pa.Table:  # noqa: ARG001 - the readers are called alike

@@ -6,7 +6,8 @@ from typing import Any
 
 import pyarrow as pa
 
-EVENTS = ("impression", "click", "cart", "purchase")
+UNDOING = ("cancel", "return")  # of a purchase
+EVENTS = ("impression", "click", "cart", "purchase", *UNDOING)
 STAMP = pa.timestamp("us", tz="UTC")
 STRINGS = pa.list_(pa.string())
 VALIDITY = ("item_id", "event_timestamp", "created", "status")  # of an item version
@@ -72,6 +73,8 @@ SCHEMAS = {  # the tables a shop fills; per-encoder tables are named embeddings/
         pa.field("position", pa.int32()),
         pa.field("created", STAMP),
         EXTRA,
+        pa.field("event_id", pa.string()),  # the shop's, as a text; of a lake of before, null
+        pa.field("order_id", pa.string()),  # likewise
     ),
     "ids": _schema(  # only where the shop has ids that are no whole numbers
         pa.field("kind", pa.string(), nullable=False),  # item, product, seller, user, query, session

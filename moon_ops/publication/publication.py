@@ -32,7 +32,8 @@ from moon_ops.lake.tables import active_as_of, items_as_of
 from moon_ops.publication import sharing, shop_ids
 from moon_ops.publication.marks import ITEMS, SHARED, lake_versions, not_before, published_versions, remember, since_of
 from moon_ops.publication.places import handed, index_place, published_place, table_place
-from moon_ops.recipes.reading import own_features
+from moon_ops.recipes.caps import Caps
+from moon_ops.recipes.reading import caps, own_features
 from moon_ops.registry.registry import ENCODER, Registry
 from moon_ops.settings import Settings
 
@@ -52,6 +53,7 @@ class Published:
     index: str
     changed: int  # rows handed to the online store
     behaviors: int  # clicks of a user that it shows
+    left_out: int = 0  # events of the lake that are beyond a cap and count in no statistic
 
 
 def publish(settings: Settings, encoder: int, *, now: dt.datetime, behaviour: bool = True, full: bool = False) -> Published:
@@ -73,7 +75,7 @@ def _publish(settings: Settings, encoder: int, now: dt.datetime, *, behaviour: b
     versions = lake_versions(settings, encoder)  # as they are before anything is read
     if not behaviour:  # these events are yet to be counted
         versions["events"] = (published_versions(settings, encoder) or {}).get("events", changes.NOTHING)
-    statistics.derive(lake, behaviour=behaviour, own=_declared(settings))
+    derived = statistics.derive(lake, behaviour=behaviour, own=_declared(settings), caps=_caps(settings))
     store = features.open_store(settings)
     features.apply(store, settings.home, definitions(settings, [encoder]))
     changed = 0
@@ -93,7 +95,9 @@ def _publish(settings: Settings, encoder: int, now: dt.datetime, *, behaviour: b
             header = _index(settings, encoder, now, contract, full=True)
     place = published_place(settings, encoder)
     write_text(place, json.dumps(versions))  # last: a killed publication is published again
-    return Published(encoder, contract, header.items, queries, f"{header.kind}: {header.reason}", changed, settings.behaviors)
+    return Published(
+        encoder, contract, header.items, queries, f"{header.kind}: {header.reason}", changed, settings.behaviors, derived.left_out
+    )
 
 
 def _of_the_machine(fault: BaseException) -> bool:
@@ -108,6 +112,15 @@ def _declared(settings: Settings) -> tuple[Feature, ...]:
     except MoonError as fault:
         log.warning("no column is added to Feast's views: %s", fault)
         return ()
+
+
+def _caps(settings: Settings) -> Caps | None:
+    """The caps that the shop's recipe sets; those of before while it is being written."""
+    try:
+        return caps(settings.models)
+    except MoonError as fault:
+        log.warning("events are counted by the caps of before: %s", fault)
+        return None
 
 
 def definitions(settings: Settings, encoders: Sequence[int]) -> list[features.Thing]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -59,7 +59,7 @@ def users_of(lake: Lake, who: Target) -> list[int]:
 
 def queries_of(lake: Lake, user: int) -> list[int]:
     """The queries that this user alone has asked, by all that is known."""
-    return _theirs(lake, "query_id", user)
+    return _theirs(lake, "query_id", user, _sessions(lake, user))
 
 
 def product_is_alone(lake: Lake, item: int) -> bool:
@@ -79,7 +79,7 @@ def _of_item(lake: Lake, who: Target) -> dict[str, str]:
 
 
 def _of_user(lake: Lake, who: Target) -> dict[str, str]:
-    queries, sessions = queries_of(lake, who.key), _theirs(lake, "session_id", who.key)
+    queries, sessions = queries_of(lake, who.key), _sessions(lake, who.key)
     asked, own = f"query_id IN {_listed(queries)}", f"user_id = {who.key}"
     named = (("user", [who.key]), ("query", queries), ("session", sessions))
     shown = dict.fromkeys(("images", fetches.TABLE), _asked_pictures(lake, queries)) if queries else {}
@@ -87,15 +87,30 @@ def _of_user(lake: Lake, who: Target) -> dict[str, str]:
     tables |= {"quarantine": _refused(lake, who)} if lake.exists("quarantine") else {}
     tables |= {"ids": " OR ".join(f"(kind = '{kind}' AND key IN {_listed(keys)})" for kind, keys in named)}
     tables |= dict.fromkeys(("queries", *(query_table_name(v) for v in features.versions(lake))), asked)
-    return tables | dict.fromkeys(("users", "events", statistics.USERS, statistics.BEHAVIOR), own)
+    return tables | {"events": _did(who.key, sessions)} | dict.fromkeys(("users", statistics.USERS, statistics.BEHAVIOR), own)
 
 
-def _theirs(lake: Lake, column: str, user: int) -> list[int]:
-    """The values of a column of events that stand beside this user and no other."""
-    mine = pc.unique(lake.read("events", [column], f"user_id = {user} AND {column} IS NOT NULL")[column])
+def _sessions(lake: Lake, user: int) -> list[int]:
+    """The sessions in which no other user is named."""
+    return _theirs(lake, "session_id", user)
+
+
+def _did(user: int, sessions: Sequence[int]) -> str:
+    """A user's events, also those before they signed in, in a session of theirs."""
+    return f"(user_id = {user} OR (user_id IS NULL AND session_id IN {_listed(sessions)}))"
+
+
+def _theirs(lake: Lake, column: str, user: int, sessions: Sequence[int] | None = None) -> list[int]:
+    """The values of a column of events that stand beside this user and no other; given their ``sessions``, nor beside anybody unknown."""
+    own, other = f"user_id = {user}", f"user_id IS NOT NULL AND user_id != {user}"
+    if sessions is not None:
+        own = _did(user, sessions)
+        strange = f"session_id NOT IN {_listed(sessions)}" if sessions else "true"  # nothing is outside a list of NULL, in SQL
+        other = f"({other}) OR (user_id IS NULL AND (session_id IS NULL OR {strange}))"
+    mine = pc.unique(lake.read("events", [column], f"{own} AND {column} IS NOT NULL")[column])
     if not len(mine):
         return []
-    others = ids.matching(lake, "events", column, mine, (), f"user_id IS NOT NULL AND user_id != {user}")[column].combine_chunks()
+    others = ids.matching(lake, "events", column, mine, (), other)[column].combine_chunks()
     return [int(key) for key in mine.filter(pc.invert(pc.is_in(mine, others))).to_pylist()]
 
 

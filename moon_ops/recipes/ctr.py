@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Literal
 
-from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as checked
 
 from moon_ops.columns import Feature, OwnColumn
+from moon_ops.recipes.caps import SKEW, STRICT, Caps, Most
 from moon_ops.shapes import rule
 
 
-@checked(frozen=True, config=ConfigDict(extra="forbid"))
+@checked(frozen=True, config=STRICT)
 class CtrRecipe:
     """A named click model: ``models/<name>.toml``."""
 
@@ -30,6 +30,9 @@ class CtrRecipe:
     pretrain_epochs: int = 4  # of MAKE's module
     weight_decay: float = 1e-5
     dropout: float = 0.0
+    caps: Caps = field(default_factory=Caps)  # which events make rows
+    most: Most = field(default_factory=lambda: Most(visitor=20_000))  # rows, of each
+    click_skew: float = SKEW  # seconds that a click may be logged before its impression, where clocks differ
     features: dict[str, OwnColumn] = field(default_factory=dict)  # columns of the shop's own, beside the standard ones
 
     def __post_init__(self) -> None:
@@ -44,6 +47,7 @@ class CtrRecipe:
         rule(self.embedding_dim >= 1, "embedding_dim", self.embedding_dim, "at least 1")
         rule(all(width >= 1 for width in self.hidden), "hidden", self.hidden, "widths of at least 1")
         rule(0 <= self.dropout < 1, "dropout", self.dropout, "from 0, below 1")
+        rule(0 <= self.click_skew <= 300, "click_skew", self.click_skew, "from 0 to 300 seconds")
         assert self.own is not None  # a name that something else has is an error here, not when it is first used
 
     @property

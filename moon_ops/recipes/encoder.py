@@ -8,14 +8,13 @@ import math
 from dataclasses import field, replace
 from typing import Literal
 
-from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as checked
 
 from moon_ops import shapes
 from moon_ops.errors import SettingsError
+from moon_ops.recipes.caps import STRICT, Caps, Most
 from moon_ops.shapes import rule
 
-STRICT = ConfigDict(extra="forbid")
 PAIR_TYPES = (  # query:item, in the order of the paper's table (MOON, stage 2a)
     "text:rich",
     "text:image",
@@ -180,6 +179,8 @@ class EncoderRecipe:
     vision: dict[str, int | float | list[int]] = field(default_factory=dict)  # the family's vision configuration, or the tower's
     text: dict[str, int | float] = field(default_factory=dict)  # the family's text configuration
     experts: Experts | None = None
+    caps: Caps = field(default_factory=Caps)  # which events make pairs
+    most: Most = field(default_factory=lambda: Most(visitor=1000, item=5000, query=100))  # pairs, of each
     deduplicate: int = -1  # items and queries whose pictures' hashes differ by so many bits are twins, kept once; -1: off
 
     def __post_init__(self) -> None:

@@ -12,14 +12,16 @@ from pydantic import TypeAdapter, ValidationError
 
 from moon_ops.columns import Feature, together
 from moon_ops.errors import SettingsError
+from moon_ops.recipes.caps import Caps, Counting
 from moon_ops.recipes.ctr import CtrRecipe
 from moon_ops.recipes.encoder import EncoderRecipe
 from moon_ops.recipes.gates import Gates
 
-Recipe = TypeVar("Recipe", EncoderRecipe, CtrRecipe, Gates)
+Recipe = TypeVar("Recipe", EncoderRecipe, CtrRecipe, Gates, Counting)
 MARKS = {"family": EncoderRecipe, "extractor": CtrRecipe, "recall_floor": Gates}  # a key that no other kind has
-KINDS = {EncoderRecipe: "an encoder", CtrRecipe: "a click model", Gates: "gates"}
+KINDS = {EncoderRecipe: "an encoder", CtrRecipe: "a click model", Gates: "gates", Counting: "what counts"}
 EXTENDS = "extends"
+COUNTING = "counting"
 
 
 def recipe(kind: type[Recipe], name: str, models: Path, *, changes: Sequence[str] = (), **override: Any) -> Recipe:
@@ -44,6 +46,11 @@ def recipe(kind: type[Recipe], name: str, models: Path, *, changes: Sequence[str
         shown = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
         action = "correct the recipe" + (", or what --set changes in it" if changes else "")
         raise SettingsError(f"{name}.toml: {where}{shown}: {detail}", action=action) from wrong
+
+
+def caps(models: Path) -> Caps:
+    """The caps of ``models/counting.toml``, by which statistics and sequences are made; the defaults where there is none."""
+    return recipe(Counting, COUNTING, models).caps if (models / f"{COUNTING}.toml").is_file() else Caps()
 
 
 def own_features(models: Path) -> tuple[Feature, ...]:

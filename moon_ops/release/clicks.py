@@ -20,7 +20,7 @@ from moon_ops.embeddings import as_of, features
 from moon_ops.embeddings.as_of import Joined
 from moon_ops.metric_names import GAIN, ID_ONLY, ORACLE, ctr
 from moon_ops.recipes.ctr import CtrRecipe
-from moon_ops.recipes.reading import recipe
+from moon_ops.recipes.reading import caps, recipe
 from moon_ops.registry.registry import CTR, Registry
 from moon_ops.release.runs import flat, log_step, place_of, run_of
 from moon_ops.release.windows import Windows
@@ -50,12 +50,13 @@ def train_ctr(
     store = features.open_store(settings)
     features.require_behaviors(store, features.service(store, encoder), chosen.behaviors)
     features.require_columns(features.service(store, encoder), chosen.own)
-    joined = impressions(settings, encoder, windows.start, windows.ctr_until, chosen.own)
-    origin, tables = Origin(service, windows.start, windows.ctr_until), vectors_known(settings, encoder)
+    given = shown.shown(settings.lake, windows.start, windows.ctr_until, chosen.own, rule=chosen)
+    joined = as_of.join(store, given.rows, features.service(store, encoder))
+    origin, tables = Origin(service, windows.start, windows.ctr_until, given.counts), vectors_known(settings, encoder)
     with run_of(registry, out, f"ctr {name}", params, {"feast.feature_service": service, "feast.project": "moon"}) as run_id:
         hear = partial(log_step, registry, run_id)
         report = train_click_model(joined, tables, out, chosen, origin=origin, seed=seed, on_step=hear)
-        found = {"epochs": report.epochs, "validation_auc": report.validation_auc}
+        found = {"epochs": report.epochs, "validation_auc": report.validation_auc, **{f"events/{n}": c for n, c in given.counts.items()}}
         registry.log(run_id, {name: value for name, value in found.items() if value is not None})
         if not register:
             return out, None
@@ -65,9 +66,12 @@ def train_ctr(
 
 
 def impressions(settings: Settings, encoder: int, start: dt.datetime, end: dt.datetime, own: Sequence[Feature] = ()) -> Joined:
-    """Impressions in [start, end) joined with the features of Feast's service ``ctr_v<encoder>``, as known before each."""
+    """Impressions in [start, end) joined with the features of Feast's service ``ctr_v<encoder>``, as known before each; within the shop's
+    caps (``counting.toml``), not those of a recipe: what judges is the same for all models.
+    """
     store = features.open_store(settings)
-    return as_of.join(store, shown.impressions(settings.lake, start, end, own), features.service(store, encoder))
+    rows = shown.impressions(settings.lake, start, end, own, rule=caps(settings.models))
+    return as_of.join(store, rows, features.service(store, encoder))
 
 
 def vectors_known(settings: Settings, encoder: int) -> Tables:

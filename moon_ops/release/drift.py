@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from moon_ops.embeddings import vector_tables
-from moon_ops.lake import changes
+from moon_ops.lake import changes, counting
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.query import sql
 from moon_ops.lake.schemas import STAMP
@@ -119,7 +119,7 @@ def _between(rows: pa.Table, start: dt.datetime, end: dt.datetime) -> pa.Table:
 
 def _by_category(lake: Lake, windows: Windows) -> list[NDArray[np.int64]]:
     """Clicks, carts and purchases after a query by the item's category [B], in training and in the judged window."""
-    events = lake.read("events", ["event_timestamp", "item_id"], "event != 'impression' AND query_id IS NOT NULL")
+    events = lake.read("events", ["event_timestamp", "item_id"], f"{counting.LEARNED} AND query_id IS NOT NULL")
     items = lake.read("items", ["item_id", "category", "event_timestamp"])
     query = """
     WITH known AS (SELECT item_id, arg_max(category[-1], event_timestamp) AS category FROM items GROUP BY 1)

@@ -21,6 +21,7 @@ from moon_ops import metric_names
 from moon_ops.encoder import duplicates
 from moon_ops.errors import LeakError, StageError
 from moon_ops.inputs.contract import Sample, query_sample
+from moon_ops.lake import counting
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.schemas import STAMP
 from moon_ops.lake.tables import items_as_of
@@ -116,7 +117,7 @@ def _leaked(lake: Lake, start: dt.datetime, queries: dict[int, dict[str, Any]], 
     if stored is None:
         return set()
     hashes = dict(zip(stored["image_id"].to_pylist(), stored["phash"].to_pylist(), strict=True))
-    events = lake.read("events", ["event_timestamp", "query_id", "event"], "event != 'impression' AND query_id IS NOT NULL")
+    events = lake.read("events", ["event_timestamp", "query_id", "event"], f"{counting.LEARNED} AND query_id IS NOT NULL")
     before = pc.unique(events.filter(pc.less(events["event_timestamp"], pa.scalar(start, STAMP)))["query_id"]).to_pylist()
     pictured = [q for q in asked if queries[q]["image_id"]]
     answered = [q for q in before if q in queries and queries[q]["image_id"]]
@@ -126,12 +127,12 @@ def _leaked(lake: Lake, start: dt.datetime, queries: dict[int, dict[str, Any]], 
 
 
 def _purchases(lake: Lake, start: dt.datetime, end: dt.datetime) -> pa.Table:
-    """The purchases in [start, end) after queries that had led to none before, in time order."""
-    events = lake.read("events", ["event_timestamp", "item_id", "query_id", "event"], "event = 'purchase' AND query_id IS NOT NULL")
-    before = pc.less(events["event_timestamp"], pa.scalar(start, STAMP))
-    answered = pc.is_in(events["query_id"], events.filter(before)["query_id"].combine_chunks())
-    inside = pc.less(events["event_timestamp"], pa.scalar(end, STAMP))
-    events = events.filter(pc.and_not(inside, answered))
+    """The purchases in [start, end) after queries that had led to none before, in time order, without those that were undone by ``end``."""
+    events = counting.read(lake, [*counting.PURCHASES, "query_id"], counting.BOUGHT)
+    bought = pc.and_(pc.equal(events["event"], "purchase"), pc.less(events["event_timestamp"], pa.scalar(start, STAMP)))
+    answered = events.filter(bought)["query_id"].combine_chunks().drop_null()
+    events = counting.standing(events.filter(pc.less(events["event_timestamp"], pa.scalar(end, STAMP))))
+    events = events.filter(pc.and_not(pc.is_valid(events["query_id"]), pc.is_in(events["query_id"], answered)))
     return events.sort_by([("event_timestamp", "ascending"), ("query_id", "ascending"), ("item_id", "ascending")])
 
 

@@ -11,7 +11,7 @@ import json
 import logging
 import os
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +42,8 @@ class Trained:
     checkpoint: str
     run_id: str  # empty in all processes but the first
     last_loss: float
+    pairs: int = 0  # of query and item that it learned from
+    left_out: dict[str, int] = field(default_factory=dict)  # events and pairs beyond a cap of the recipe, and undone purchases
 
 
 def train(
@@ -78,8 +80,8 @@ def train(
     registry = Registry(settings)
     with run_of(registry, out, f"train {name}", params) as run_id:
         report = run(on_step=partial(log_step, registry, run_id))
-        registry.log(run_id, {"steps": report.steps})
-    return Trained(str(out), run_id, report.last_loss)
+        registry.log(run_id, {"steps": report.steps, **{f"left_out/{name}": float(count) for name, count in report.left_out.items()}})
+    return Trained(str(out), run_id, report.last_loss, report.pairs, report.left_out)
 
 
 @dataclass(frozen=True)

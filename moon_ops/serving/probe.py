@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from moon_ops.errors import InputError
+from moon_ops.lake import counting
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.schemas import VALIDITY
 from moon_ops.lake.tables import active_as_of, image_bytes
@@ -48,9 +49,7 @@ def answers(lake: Lake, most: int = MOST) -> list[Answer]:
     """
     if not lake.exists("events"):
         return []
-    events = lake.open("events")
-    columns = ["event_timestamp", "item_id", "query_id", "event"]
-    rows = events.to_table(columns=columns, offset=max(0, events.count_rows() - DRAWN_FROM), limit=DRAWN_FROM)
+    rows = counting.standing(counting.read(lake, [*counting.PURCHASES, "query_id"], last=DRAWN_FROM))
     bought = rows.filter(pc.and_(pc.equal(rows["event"], "purchase"), pc.is_valid(rows["query_id"])))
     bought = bought.sort_by([("event_timestamp", "ascending"), ("item_id", "ascending")])
     first: dict[int, int] = {}

@@ -13,6 +13,7 @@ from moon_ops.encoder.permutations import Stream
 from moon_ops.errors import StageError
 from moon_ops.lake.ingest import ingest
 from moon_ops.lake.lake import Lake
+from moon_ops.recipes.caps import Caps, Most
 
 DAY = dt.datetime(2026, 1, 10, tzinfo=dt.UTC)
 
@@ -92,3 +93,58 @@ def test_a_stream_reads_the_same_from_any_place() -> None:
     jumping = Stream(7, (3,))
     for start, stop in ((25, 30), (0, 5), (12, 23), (7, 7)):
         assert jumping.take(start, stop).tolist() == whole[start:stop].tolist()
+
+
+SEARCHED, BOUGHT = "2026-01-01T01:00:00Z", "2026-01-02T01:00:00Z"
+
+
+def shop_of(make_shop: Any, tmp_path: Any, now: dt.datetime, events: list[dict[str, Any]], name: str = "own") -> Lake:
+    """A shop of 40 items and 40 queries, of which these events are all that happened."""
+    items = [{"item_id": i, "title": f"item {i}", "available_from": "2026-01-01T00:00:00Z"} for i in range(40)]
+    queries = [{"query_id": q, "timestamp": "2026-01-01T00:00:00Z", "text": f"query {q}"} for q in range(40)]
+    lake = Lake(str(tmp_path / name))
+    ingest(make_shop(name + "-files", items=items, queries=queries, events=events), lake, now=now)
+    return lake
+
+
+def test_a_bot_makes_as_many_pairs_as_the_caps_allow(make_shop: Any, tmp_path: Any, now: dt.datetime) -> None:
+    people = [{"timestamp": SEARCHED, "item_id": n % 20, "query_id": n, "event": "click", "user_id": n} for n in range(30)]
+    bot = [
+        {"timestamp": f"2026-01-02T{n // 3600:02}:{n // 60 % 60:02}:{n % 60:02}Z", "item_id": 20 + n % 20, "query_id": 39 - n % 9}
+        | {"event": "click", "user_id": 99}
+        for n in range(4000)
+    ]
+    clean, flooded = (shop_of(make_shop, tmp_path, now, e, name) for e, name in ((people, "clean"), (people + bot, "flooded")))
+    expected = told(behaviour(clean, DAY))
+    most = Most(visitor=50, query=3)
+    pairs = behaviour(flooded, DAY, Caps(visitor=100), most)
+    assert {pair for pair in told(pairs) if pair[1] < 20} == set(expected), "what people did teaches as much as before"
+    of_bot = [query for query, item, _ in told(pairs) if item >= 20]
+    assert 0 < len(of_bot) <= 9 * most.query
+    assert max(of_bot.count(query) for query in of_bot) == most.query
+    assert [pairs.left_out[name] for name in ("visitor_item", "visitor", "most.visitor")] == [4000 - 20 * 20, 400 - 100, 100 - 50]
+    assert told(behaviour(flooded, DAY, Caps(visitor=100), most)) == told(pairs), "the same ones at each run"
+
+
+def test_an_item_has_no_more_pairs_than_its_cap(make_shop: Any, tmp_path: Any, now: dt.datetime) -> None:
+    lake = shop_of(make_shop, tmp_path, now, [{"timestamp": SEARCHED, "item_id": 1, "query_id": n, "event": "click"} for n in range(30)])
+    pairs = behaviour(lake, DAY, most=Most(item=4))
+    assert (len(pairs), pairs.left_out) == (4, {"most.item": 26})
+
+
+def test_a_cancelled_purchase_trains_no_pair_once_that_is_known(make_shop: Any, tmp_path: Any, now: dt.datetime) -> None:
+    bought = [{"timestamp": BOUGHT, "item_id": n, "query_id": n, "event": "purchase", "user_id": n, "order_id": f"A-{n}"} for n in range(4)]
+    undone = [
+        {"timestamp": "2026-01-05T00:00:00Z", "item_id": 0, "event": "refund", "order_id": "A-0"},
+        {"timestamp": "2026-01-06T00:00:00Z", "item_id": 1, "event": "cancelled", "user_id": 1},
+    ]
+    lake = shop_of(make_shop, tmp_path, now, bought + undone)
+    by_day = {day: [item for _, item, _ in told(behaviour(lake, dt.datetime(2026, 1, day, tzinfo=dt.UTC)))] for day in (5, 6, 7)}
+    assert by_day == {5: [0, 1, 2, 3], 6: [1, 2, 3], 7: [2, 3]}
+    assert behaviour(lake, DAY).left_out == {"undone": 2}
+
+
+def test_clicks_of_nobody_make_pairs(make_shop: Any, tmp_path: Any, now: dt.datetime) -> None:
+    click = {"timestamp": SEARCHED, "event": "click"}
+    events = [click | {"item_id": n, "query_id": n, "session_id": 5} for n in range(2)] + [click | {"item_id": 7, "query_id": 7}]
+    assert [item for _, item, _ in told(behaviour(shop_of(make_shop, tmp_path, now, events), DAY))] == [0, 1, 7]

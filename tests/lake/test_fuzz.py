@@ -19,7 +19,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from moon_ops.errors import InputError
-from moon_ops.lake import rows
+from moon_ops.lake import rows, statistics
+from moon_ops.lake.checking import check
+from moon_ops.lake.ingest import ingest
+from moon_ops.lake.lake import Lake
 from moon_ops.lake.layout import ROW, Refusals, pairs, words
 from moon_ops.lake.reading import missing, pictures
 
@@ -64,8 +67,10 @@ PICTURES = st.sampled_from([None, "a.jpg", "b.jpg|c.jpg"])
 def tables(ids: tuple[Any, Any], prices: Any) -> Any:
     """Items and events whose columns are of the kinds chosen: what a column's other cells are decides how a file stores one."""
     items = {"item_id": ids[0], "title": TEXTS, "brand": TEXTS, "price": prices, "seller_id": ids[1], "available_from": TIMES}
-    names = st.sampled_from(["click", "view_item", "Purchase", "add to cart", "x"])
-    events = {"timestamp": TIMES, "item_id": ids[0], "event": names, "user_id": ids[1]}
+    names = st.sampled_from(["click", "view_item", "Purchase", "add to cart", "x", "impression", "refund", "Order Cancelled"])
+    events = {"timestamp": TIMES, "item_id": ids[0], "event": names, "user_id": ids[1], "session_id": SMALL | st.none()}
+    events |= {"event_id": ids[1], "order_id": ids[1], "position": st.integers(-2, 3) | st.none()}
+    events["quantity"] = st.sampled_from(["-1", "0", "2"])
     rows = [
         st.lists(st.fixed_dictionaries(columns), min_size=1, max_size=8)
         for columns in (items | {"colour": TEXTS, "images": PICTURES}, events)
@@ -84,7 +89,7 @@ def as_csv(table: list[dict[str, Any]], delimiter: str, newline: str, capital: b
     out = io.StringIO()
     names = list(table[0])
     writer = csv.writer(out, delimiter=delimiter, lineterminator=newline)
-    writer.writerow([n.upper() if capital and n != "colour" else n for n in names])
+    writer.writerow([n.upper() if capital and n not in ("colour", "quantity") else n for n in names])
     writer.writerows([[text_of(row[n]) for n in names] for row in table])
     return out.getvalue()
 
@@ -143,6 +148,59 @@ def test_every_dialect_says_the_same_and_loses_nothing(
             assert used + len(refused.get(name, ())) == len(table), f"{kind}: each row is used, merged or refused, and once"
             assert {row[ROW] for row in typed[name]}.isdisjoint(number for number, _ in refused.get(name, ()))
     assert found["csv"] == found["jsonl"] == found["parquet"]
+
+
+SHORT = settings(SEEDED, max_examples=8)
+KINDS = ("csv", "jsonl", "parquet")
+MINUTES = st.integers(0, 3).map(lambda n: f"2026-05-02T10:0{n}:00")
+ACTS = st.fixed_dictionaries(
+    {
+        "timestamp": MINUTES,
+        "item_id": st.integers(1, 3),  # the third one is no item
+        "event": st.sampled_from(["impression", "click", "purchase", "cancel", "refund"]),
+        "user_id": st.sampled_from([1, None]),
+        "session_id": st.sampled_from([1, None]),
+        "position": st.sampled_from([None, -1, 4]),
+        "event_id": st.sampled_from([None, None, "a", "b"]),
+        "order_id": st.sampled_from([None, "A-1", "A-2"]),
+    }
+)
+
+
+@SHORT
+@given(first=st.lists(ACTS, min_size=1, max_size=12), second=st.lists(ACTS, min_size=1, max_size=6), kind=st.sampled_from(KINDS))
+def test_every_event_is_new_known_or_refused_however_often_it_comes(
+    first: list[dict[str, Any]], second: list[dict[str, Any]], kind: str
+) -> None:
+    """Duplicated ids, events of nobody, clicks before impressions, undoings, positions below zero: in files, and again in later ones."""
+    with tempfile.TemporaryDirectory() as folder:
+        lake = Lake(f"{folder}/lake")
+        for number, events in enumerate((first, second, second)):
+            said = []
+            for name in KINDS:
+                place = Path(folder) / name / str(number)
+                place.mkdir(parents=True)
+                (place / "items.jsonl").write_text('{"item_id": 1, "title": "coat"}\n{"item_id": 2, "title": "hat"}\n')
+                write_events(place, name, events)
+                found = check(place, now=NOW)
+                said.append((found.tables["events"], found.behaviour, found.pairs))
+            assert said[0] == said[1] == said[2]
+            assert said[0][0]["rows"] == sum(said[0][0][fate] for fate in ("new", "twice", "refused")) == len(events)
+            report = ingest(Path(folder) / kind / str(number), lake, now=NOW)
+            assert report.items + report.events + report.known + sum(report.refused.values()) == 2 + len(events)
+            assert number < 2 or report.events == 0, "what came once is known"
+        kept, derived = lake.read("events").to_pylist(), statistics.derive(lake)
+        assert derived.user_behavior == sum(row["event"] == "click" and row["user_id"] is not None for row in kept)
+        assert all(row["purchases"] >= 0 for row in lake.read(statistics.STATS).to_pylist())
+
+
+def write_events(place: Path, kind: str, events: list[dict[str, Any]]) -> None:
+    if kind == "csv":
+        (place / "events.csv").write_text(as_csv(events, ",", "\n", False))
+    elif kind == "jsonl":
+        (place / "events.jsonl").write_text("".join(json.dumps(row) + "\n" for row in events))
+    else:
+        pq.write_table(pa.table({name: column([row[name] for row in events]) for name in events[0]}), place / "events.parquet")
 
 
 @SEEDED

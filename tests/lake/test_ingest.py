@@ -67,7 +67,8 @@ def test_every_cell_arrives(make_shop: Shop, empty: Lake) -> None:
     ]
     second, bare = (
         dt.timedelta(seconds=1),
-        {"user_id": None, "query_id": None, "session_id": None, "position": None, "created": NOW, "extra": None},
+        {"user_id": None, "query_id": None, "session_id": None, "position": None, "created": NOW, "extra": None}
+        | {"event_id": None, "order_id": None},
     )
     seen = {**bare, "user_id": 7, "item_id": 1, "query_id": 1, "position": 0}
     assert sorted(empty.read("events").to_pylist(), key=lambda row: row["event_timestamp"]) == [

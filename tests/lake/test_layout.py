@@ -184,10 +184,12 @@ def test_three_formats_mean_the_same(tmp_path: Path, ending: str) -> None:
         {
             **{"timestamp": NOON + quarter, "item_id": 1001, "event": "click"},
             **{"user_id": 7, "query_id": 9, "session_id": 4, "position": 2, "extra": None, ROW: 1},
+            **{"event_id": None, "order_id": None},
         },
         {
             **{"timestamp": dt.datetime(2026, 1, 31, tzinfo=dt.UTC), "item_id": 1002, "event": "impression"},
             **{"user_id": None, "query_id": None, "session_id": None, "position": None, "extra": None, ROW: 2},
+            **{"event_id": None, "order_id": None},
         },
     ]
     assert refusals.rows == []

@@ -74,7 +74,8 @@ def test_the_first_refusal_is_told_with_its_file_and_row(make_shop: Shop, empty:
     report = ingest(make_shop(**{**GOOD, "events": [*EVENTS, {**CLICK, "event": "clik"}]}), empty, now=NOW)
     assert report.refused == {"events.jsonl event": 1}
     assert report.first_refusal == (
-        "events.jsonl:4: event = 'clik' is not one of impression, click, cart, purchase (moon.toml may say which of them it means)"
+        "events.jsonl:4: event = 'clik' is not one of impression, click, cart, purchase, cancel, return "
+        "(moon.toml may say which of them it means)"
     )
 
 

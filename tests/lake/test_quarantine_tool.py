@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coat_and_hat import DAY, EVENTS, ITEMS, NOW, PICTURES, QUERIES, Shop
+from coat_and_hat import DAY, EVENTS, GOOD, ITEMS, NOW, PICTURES, QUERIES, Shop
 
 from moon_ops.errors import InputError
 from moon_ops.lake import quarantine
@@ -76,6 +76,23 @@ def test_a_check_says_what_an_ingest_then_does(make_shop: Shop, empty: Lake) -> 
     assert found.pairs == 1
     assert found.lacking == {}
     assert found.reasons[0] == done.first_refusal
+
+
+def test_a_check_counts_what_is_used_in_part(make_shop: Shop) -> None:
+    event = {"item_id": 1, "user_id": 7, "session_id": 1, "query_id": 1, "timestamp": "2026-05-03T10:00:10"}
+    events = [event | {"event": "impression"}, event | {"event": "click", "timestamp": "2026-05-03T10:00:08"}]
+    events += [event | {"event": "click", "item_id": 2}, event | {"event": "click", "user_id": None}]
+    events += [event | {"event": "click", "user_id": None, "session_id": None}]
+    events += [event | {"event": "purchase", "user_id": 9}, event | {"event": "refund", "user_id": 9, "timestamp": "2026-05-04"}]
+    events += [event | {"event": "cancel", "user_id": 8}]
+    events += [event | {"event": "cart", "user_id": 6, "position": n} for n in range(22)]
+    found = check(make_shop(**{**GOOD, "events": events}), now=NOW)
+    assert found.behaviour == {
+        **{"of_no_user": 2, "of_no_session_either": 1, "clicks_before_impression": 1, "clicks_without_impression": 2},
+        **{"beyond_visitor_item": 2, "undone": 1, "undoing_nothing": 1},
+    }
+    assert found.pairs == 2
+    assert "no purchases" in found.lacking["gates"], "the one there was came back"
 
 
 def test_a_check_says_what_is_missing_for_which_stage_and_writes_nothing(make_shop: Shop, tmp_path: Path) -> None:

@@ -1,0 +1,94 @@
+"""Which events of a file are new: pipelines deliver at least once, so the same event comes again in this file, or in a later one.
+
+An event with an ``event_id`` is known by it. Sent again with another content it is refused: the first one counts. An event without one is
+known by all its standard columns. The shop's own columns tell no events apart: what is sent again with a column
+more is no second event.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from moon_ops.lake import counting, ids
+from moon_ops.lake.lake import Lake
+from moon_ops.lake.layout import ROW, Refusals
+from moon_ops.lake.query import sql
+
+OTHER = "is known with another content, and the first one counts"
+ORDER = "coalesce(e.order_id = k.order_id, true)"  # a lake of before, and a file that leaves it out, does not know it
+
+
+def distinct(events: pa.Table, refusals: Refusals) -> tuple[pa.Table, int]:
+    """The events of a file, each once, and how many of them came again; one whose id another one of the file has is refused."""
+    names = _content(events)
+    if not pc.any(pc.is_valid(events["event_id"])).as_py():
+        found = _once(events, names)
+        return found, events.num_rows - found.num_rows
+    nameless = events.filter(pc.is_null(events["event_id"]))
+    named = events.filter(pc.is_valid(events["event_id"]))
+    first = sql(f"SELECT DISTINCT ON (event_id) * FROM e ORDER BY event_id, {ROW}", e=named).cast(named.schema)
+    again = named.filter(pc.invert(pc.is_in(named[ROW], first[ROW].combine_chunks())))
+    differs = _differing(again, first, names)
+    kept = refusals.split(again, differs, "events", "event_id", OTHER)
+    alone = _once(nameless, names)
+    return pa.concat_tables([first, alone]), kept.num_rows + nameless.num_rows - alone.num_rows
+
+
+def fresh(lake: Lake, events: pa.Table, refusals: Refusals) -> tuple[pa.Table, int]:
+    """The ``events`` of a file that the lake does not have, in order, and how many are known; ``event_timestamp`` is their time."""
+    events, known = distinct(events, refusals)
+    if events.num_rows and lake.count("events"):
+        names = _content(events)
+        events, found = _not_named(lake, events, names, refusals)
+        low, high = (
+            (f"{end(events['event_timestamp']).as_py():%Y-%m-%d %H:%M:%S.%f}" for end in (pc.min, pc.max)) if len(events) else ("", "")
+        )
+        near = f"event_timestamp >= timestamp '{low}' AND event_timestamp <= timestamp '{high}'"
+        new = _not_alike(events, counting.read(lake, [*names, "event_id", "order_id"], near), names) if len(events) else events
+        events, known = new, known + found + events.num_rows - new.num_rows
+    if not events.num_rows:
+        return events.drop_columns(ROW), known
+    return sql(f"SELECT * FROM e ORDER BY {', '.join(n for n in events.column_names if n != ROW)}", e=events).drop_columns(ROW), known
+
+
+def _content(events: pa.Table) -> list[str]:
+    """The columns that say what happened; an order is compared where both sides name one."""
+    return [name for name in events.column_names if name not in ("event_id", "order_id", "extra", ROW)]
+
+
+def _once(events: pa.Table, names: list[str]) -> pa.Table:
+    """Events without ids, each once: the first row counts."""
+    first = sql(f"SELECT min({ROW}) AS {ROW} FROM e GROUP BY {', '.join(names)}, order_id", e=events.select([*names, "order_id", ROW]))
+    return events if first.num_rows == events.num_rows else events.filter(pc.is_in(events[ROW], first[ROW].combine_chunks()))
+
+
+def _differing(events: pa.Table, known: pa.Table, names: list[str]) -> pa.Array:
+    """Which events say something else than the known one of the same id."""
+    same = " AND ".join(f"e.{name} IS NOT DISTINCT FROM k.{name}" for name in names)
+    query = f"SELECT e.{ROW} FROM e JOIN k USING (event_id) WHERE NOT ({same} AND {ORDER})"
+    return pc.is_in(events[ROW], sql(query, e=events, k=known)[ROW].combine_chunks())
+
+
+def _not_named(lake: Lake, events: pa.Table, names: list[str], refusals: Refusals) -> tuple[pa.Table, int]:
+    """The events whose id the lake does not have, and how many it has as they are; with another content they are refused."""
+    given = events["event_id"].combine_chunks().drop_null()
+    if not len(given) or "event_id" not in lake.open("events").schema.names:
+        return events, 0
+    wanted = ids.matching(lake, "events", "event_id", given, ())["event_id"].combine_chunks()
+    if not len(wanted):
+        return events, 0
+    known = ids.matching(lake, "events", "event_id", wanted, [*names, "order_id"])
+    events = refusals.split(events, _differing(events, known, names), "events", "event_id", OTHER)
+    there = pc.is_in(events["event_id"], wanted)
+    return events.filter(pc.invert(pc.and_(there, pc.is_valid(events["event_id"])))), pc.sum(there).as_py() or 0
+
+
+def _not_alike(events: pa.Table, known: pa.Table, names: list[str]) -> pa.Table:
+    """The events that are like no known one in all columns, unless both have an id, which then tells them apart."""
+    same = " AND ".join(f"e.{name} IS NOT DISTINCT FROM k.{name}" for name in names)
+    if pc.any(pc.is_valid(events["order_id"])).as_py() or pc.any(pc.is_valid(known["order_id"])).as_py():
+        same += f" AND {ORDER}"
+    if pc.any(pc.is_valid(events["event_id"])).as_py() or pc.any(pc.is_valid(known["event_id"])).as_py():
+        same += " AND (e.event_id IS NULL OR k.event_id IS NULL)"
+    return sql(f"SELECT * FROM e WHERE NOT EXISTS (SELECT 1 FROM k WHERE {same})", e=events, k=known).cast(events.schema)
