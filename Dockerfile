@@ -24,17 +24,20 @@ COPY pyproject.toml constraints.txt /src/
 ARG ACCELERATOR=cpu
 RUN python -m venv --without-pip /opt/moon \
     && if [ "$ACCELERATOR" = cpu ]; then echo onnxruntime-gpu; fi > /src/excluded.txt
-ENV UV_SYSTEM_CERTS=1 UV_LINK_MODE=copy UV_NO_CACHE=1 UV_COMPILE_BYTECODE=1 UV_PYTHON=/opt/moon/bin/python
+ENV UV_SYSTEM_CERTS=1 UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 UV_PYTHON=/opt/moon/bin/python
 ARG UV_FIND_LINKS="" UV_EXTRA_INDEX_URL=""
 
 FROM packages AS packages-serve
-RUN cd /src && /opt/uv/bin/uv pip install --quiet --constraint constraints.txt --excludes excluded.txt \
-    --requirement pyproject.toml --extra serve --extra postgres $(if [ "$ACCELERATOR" = cpu ]; then echo onnxruntime; fi)
+# Left out is what no request needs: mypy and hf-xet, which Feast and tokenizers ask for, and the packages' own tests and pages.
+RUN --mount=type=cache,target=/root/.cache/uv cd /src && printf 'mypy\nhf-xet\n' >> excluded.txt \
+    && /opt/uv/bin/uv pip install --quiet --constraint constraints.txt --excludes excluded.txt \
+    --requirement pyproject.toml --extra serve --extra postgres $(if [ "$ACCELERATOR" = cpu ]; then echo onnxruntime; fi) \
+    && cd /opt/moon/lib/python3*/site-packages && rm -r feast/ui/build/static pyarrow/include && find . -type d -name tests -prune -exec rm -r {} +
 RUN --mount=type=bind,from=wheel,source=/dist,target=/dist /opt/uv/bin/uv pip install --quiet --no-deps /dist/*.whl
 
 FROM packages AS packages-train
 ARG TORCH_BACKEND=cpu
-RUN cd /src && /opt/uv/bin/uv pip install --quiet --constraint constraints.txt --excludes excluded.txt \
+RUN --mount=type=cache,target=/root/.cache/uv cd /src && /opt/uv/bin/uv pip install --quiet --constraint constraints.txt --excludes excluded.txt \
     ${TORCH_BACKEND:+--torch-backend ${TORCH_BACKEND}} \
     --requirement pyproject.toml --extra serve --extra train --extra stack $(if [ "$ACCELERATOR" = cpu ]; then echo onnxruntime; fi)
 RUN --mount=type=bind,from=wheel,source=/dist,target=/dist /opt/uv/bin/uv pip install --quiet --no-deps /dist/*.whl \
@@ -42,17 +45,17 @@ RUN --mount=type=bind,from=wheel,source=/dist,target=/dist /opt/uv/bin/uv pip in
 
 FROM python:${PYTHON} AS runtime
 RUN groupadd --gid 10001 moon && useradd --uid 10001 --gid moon --no-create-home --home-dir /var/lib/moon --shell /usr/sbin/nologin moon \
-    && install --directory --owner moon --group moon /var/lib/moon /var/lib/airflow
-# Written are the two directories above and /tmp alone: the root of the file system may be read-only.
-ENV PATH=/opt/moon/bin:$PATH HOME=/var/lib/moon MOON_HOME=/var/lib/moon PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
+    && install --directory --owner moon --group moon /var/lib/moon /var/lib/airflow /var/log/airflow
+# Written are the directories above and /tmp alone: the root of the file system may be read-only.
+ENV PATH=/opt/moon/bin:$PATH HOME=/tmp MOON_HOME=/var/lib/moon PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     MPLCONFIGDIR=/tmp/matplotlib XDG_CACHE_HOME=/tmp/cache
 WORKDIR /var/lib/moon
 USER 10001:10001
 
 FROM runtime AS train
 COPY --from=packages-train /opt/moon /opt/moon
-ENV AIRFLOW_HOME=/var/lib/airflow AIRFLOW__CORE__DAGS_FOLDER=/opt/moon/dags AIRFLOW__CORE__LOAD_EXAMPLES=False
-VOLUME ["/var/lib/moon", "/var/lib/airflow"]
+ENV AIRFLOW_HOME=/var/lib/airflow AIRFLOW__CORE__DAGS_FOLDER=/opt/moon/dags AIRFLOW__CORE__LOAD_EXAMPLES=False \
+    AIRFLOW__LOGGING__BASE_LOG_FOLDER=/var/log/airflow
 # What it does is said by its command; this only asks whether the interpreter and the package are whole.
 HEALTHCHECK --interval=60s --timeout=20s --start-period=60s CMD ["python", "-c", "import moon_ops.settings"]
 CMD ["moon", "--help"]
@@ -60,7 +63,6 @@ CMD ["moon", "--help"]
 FROM runtime AS serve
 COPY --from=packages-serve /opt/moon /opt/moon
 ENV MOON_HOST=0.0.0.0
-VOLUME ["/var/lib/moon"]
 EXPOSE 8321
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s \
     CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8321/health', timeout=4)"]
