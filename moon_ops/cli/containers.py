@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from moon_ops.errors import InstallError, ServiceError
@@ -62,7 +62,7 @@ class Compose:
     engine: str
     project: str
     file: Path
-    environment: Mapping[str, str]
+    environment: Mapping[str, str] = field(repr=False)  # it holds secrets
 
     def run(self, *words: str, check: bool = True) -> int:
         """A command of compose, its output on the terminal. :class:`ServiceError` if it fails and is to be checked."""
