@@ -45,7 +45,7 @@ RUN --mount=type=bind,from=wheel,source=/dist,target=/dist /opt/uv/bin/uv pip in
 
 FROM python:${PYTHON} AS runtime
 RUN groupadd --gid 10001 moon && useradd --uid 10001 --gid moon --no-create-home --home-dir /var/lib/moon --shell /usr/sbin/nologin moon \
-    && install --directory --owner moon --group moon /var/lib/moon /var/lib/airflow /var/log/airflow
+    && install --directory --owner moon --group moon /var/lib/moon /var/log/airflow
 # Written are the directories above and /tmp alone: the root of the file system may be read-only.
 ENV PATH=/opt/moon/bin:$PATH HOME=/tmp MOON_HOME=/var/lib/moon PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     MPLCONFIGDIR=/tmp/matplotlib XDG_CACHE_HOME=/tmp/cache
@@ -54,8 +54,7 @@ USER 10001:10001
 
 FROM runtime AS train
 COPY --from=packages-train /opt/moon /opt/moon
-ENV AIRFLOW_HOME=/var/lib/airflow AIRFLOW__CORE__DAGS_FOLDER=/opt/moon/dags AIRFLOW__CORE__LOAD_EXAMPLES=False \
-    AIRFLOW__LOGGING__BASE_LOG_FOLDER=/var/log/airflow
+ENV AIRFLOW_HOME=/tmp/airflow AIRFLOW__CORE__DAGS_FOLDER=/opt/moon/dags AIRFLOW__CORE__LOAD_EXAMPLES=False
 # What it does is said by its command; this only asks whether the interpreter and the package are whole.
 HEALTHCHECK --interval=60s --timeout=20s --start-period=60s CMD ["python", "-c", "import moon_ops.settings"]
 CMD ["moon", "--help"]

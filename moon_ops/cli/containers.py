@@ -34,6 +34,7 @@ class Container:
 
     id: str
     service: str
+    image: str
     status: str
     health: str
     code: int
@@ -66,7 +67,9 @@ class Compose:
 
     def run(self, *words: str, check: bool = True) -> int:
         """A command of compose, its output on the terminal. :class:`ServiceError` if it fails and is to be checked."""
-        return self._call([*self.words, "--project-name", self.project, "--file", str(self.file), *words], check=check)
+        own = self.file.with_suffix(".override.yml")  # a machine's own changes, as compose reads them by itself
+        files = [word for file in (self.file, own) if file.is_file() for word in ("--file", str(file))]
+        return self._call([*self.words, "--project-name", self.project, *files, *words], check=check)
 
     def call(self, *words: str, check: bool = True) -> int:
         """The same of the engine."""
@@ -97,7 +100,8 @@ class Compose:
             health = "none"
         elif self.engine == "podman" and state["Status"] == "running":  # only systemd asks by itself
             health = "healthy" if self.asked("healthcheck", "run", told["Id"]) is not None else "unhealthy"
-        return Container(told["Id"], labels.get(f"{LABEL}.service", "?"), state["Status"], health, int(state.get("ExitCode") or 0))
+        service, code = labels.get(f"{LABEL}.service", "?"), int(state.get("ExitCode") or 0)
+        return Container(told["Id"], service, told["Image"], state["Status"], health, code)
 
     def last_lines(self, container: Container) -> str:
         """The end of a container's log."""

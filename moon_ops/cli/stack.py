@@ -120,10 +120,12 @@ def build(compose: Compose) -> None:
 def start(compose: Compose, profiles: Sequence[str]) -> None:
     """Stores, then what is to be done once, then everything, each awaited: not every engine follows the order of the file."""
     rest = [name for profile in profiles for name in SERVICES[profile]]
-    for names, once in ((STORES, ()), (("bucket",), ONCE), (("airflow-init",), ONCE), (rest, ())):
+    current = (compose.asked("image", "inspect", "--format", "{{.Id}}", image("train", compose.environment)) or "").strip()
+    done = {found.service for found in compose.containers() if found.ended and found.image == current}
+    for names in (STORES, *([name] for name in ONCE if name not in done), rest):
         print(f"starting {', '.join(names)}", flush=True)
-        compose.run("up", "--detach", "--no-build", *names)
-        wait(compose, names, MINUTES * 60, once=once)
+        compose.run("up", "--detach", "--no-build", "--no-deps", *names)
+        wait(compose, names, MINUTES * 60, once=ONCE)
 
 
 def address(name: str, environment: Mapping[str, str]) -> str:

@@ -81,7 +81,7 @@ def told(service: str, status: str = "running", health: str = "", code: int = 0)
     labels = {f"{containers.LABEL}.service": service}
     config = {"Labels": labels, "Healthcheck": {"Test": ["CMD", "true"]} if health else None}
     state = {"Status": status, "ExitCode": code, **({"Health": {"Status": health}} if health else {})}
-    return {"Id": service, "State": state, "Config": config}
+    return {"Id": service, "Image": "sha256:1", "State": state, "Config": config}
 
 
 @pytest.fixture
