@@ -15,7 +15,8 @@ COPY moon_ops moon_ops
 COPY dags dags
 COPY feature_repo feature_repo
 COPY models models
-ARG UV_FIND_LINKS="" UV_EXTRA_INDEX_URL=""
+ARG UV_FIND_LINKS=""
+ARG UV_EXTRA_INDEX_URL=""
 RUN /opt/uv/bin/uv build --quiet --wheel --out-dir /dist .
 
 FROM python:${PYTHON} AS packages
@@ -27,7 +28,9 @@ RUN python -m venv --without-pip /opt/moon \
 ENV UV_SYSTEM_CERTS=1 UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 UV_PYTHON=/opt/moon/bin/python
 
 FROM packages AS packages-serve
-ARG ACCELERATOR=cpu UV_FIND_LINKS="" UV_EXTRA_INDEX_URL=""
+ARG ACCELERATOR=cpu
+ARG UV_FIND_LINKS=""
+ARG UV_EXTRA_INDEX_URL=""
 # Left out is what no request needs: mypy and hf-xet, which Feast and tokenizers ask for, and the packages' own tests and pages.
 RUN --mount=type=cache,target=/root/.cache/uv cd /src && printf 'mypy\nhf-xet\n' >> excluded.txt \
     && /opt/uv/bin/uv pip install --quiet --constraint constraints.txt --excludes excluded.txt \
@@ -36,7 +39,10 @@ RUN --mount=type=cache,target=/root/.cache/uv cd /src && printf 'mypy\nhf-xet\n'
 RUN --mount=type=bind,from=wheel,source=/dist,target=/dist /opt/uv/bin/uv pip install --quiet --no-deps /dist/*.whl
 
 FROM packages AS packages-train
-ARG ACCELERATOR=cpu TORCH_BACKEND=cpu UV_FIND_LINKS="" UV_EXTRA_INDEX_URL=""
+ARG ACCELERATOR=cpu
+ARG TORCH_BACKEND=cpu
+ARG UV_FIND_LINKS=""
+ARG UV_EXTRA_INDEX_URL=""
 RUN --mount=type=cache,target=/root/.cache/uv cd /src && /opt/uv/bin/uv pip install --quiet --constraint constraints.txt --excludes excluded.txt \
     ${TORCH_BACKEND:+--torch-backend ${TORCH_BACKEND}} \
     --requirement pyproject.toml --extra serve --extra train --extra stack $(if [ "$ACCELERATOR" = cpu ]; then echo onnxruntime; fi)
