@@ -31,11 +31,13 @@ FROM packages AS packages-serve
 ARG ACCELERATOR=cpu
 ARG UV_FIND_LINKS=""
 ARG UV_EXTRA_INDEX_URL=""
-# Left out is what no request needs: mypy and hf-xet, which Feast and tokenizers ask for, and the packages' own tests and pages.
+# Left out is what no request needs: mypy and hf-xet, which Feast and tokenizers ask for; the packages' own tests and pages; Arrow Flight;
+# and the bytecode of what is never imported.
 RUN --mount=type=cache,target=/root/.cache/uv cd /src && printf 'mypy\nhf-xet\n' >> excluded.txt \
     && /opt/uv/bin/uv pip install --quiet --constraint constraints.txt --excludes excluded.txt \
     --requirement pyproject.toml --extra serve --extra postgres $(if [ "$ACCELERATOR" = cpu ]; then echo onnxruntime; fi) \
-    && cd /opt/moon/lib/python3*/site-packages && rm -r feast/ui/build/static pyarrow/include && find . -type d -name tests -prune -exec rm -r {} +
+    && cd /opt/moon/lib/python3*/site-packages && rm -r feast/ui/build/static pyarrow/include pyarrow/*flight*.so* \
+    && find . -type d -name tests -prune -exec rm -r {} + && find ibis dask sqlglot huggingface_hub -name '*.pyc' -delete
 RUN --mount=type=bind,from=wheel,source=/dist,target=/dist /opt/uv/bin/uv pip install --quiet --no-deps /dist/*.whl
 
 FROM packages AS packages-train
