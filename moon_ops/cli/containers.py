@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from moon_ops.errors import InstallError, ServiceError
 
@@ -92,7 +93,7 @@ class Compose:
         told = self.asked("inspect", *ids) if ids else None  # one that has just gone makes it fail; the next look finds the others
         return sorted((self._read(one) for one in json.loads(told or "[]")), key=lambda container: container.service)
 
-    def _read(self, told: dict) -> Container:  # type: ignore[type-arg]
+    def _read(self, told: dict[str, Any]) -> Container:
         state, labels = told["State"], told["Config"]["Labels"]
         wanted = told["Config"].get("Healthcheck") or {}
         health = str((state.get("Health") or state.get("Healthcheck") or {}).get("Status") or "none")

@@ -1,6 +1,6 @@
-"""``make stack``: the whole product in containers: built, started, awaited, tried with the tiny shop. Needs nothing but Python and an engine.
+"""``make stack``: the whole product in containers: built, started, awaited, tried with the tiny shop.
 
-``python -m moon_ops.cli.stack up | down | reset`` in a checkout. ``.env`` is written once, with random secrets, and never overwritten.
+Needs nothing but Python and an engine: ``python -m moon_ops.cli.stack up | down | reset`` in a checkout. ``.env`` is written once, with random secrets, and never overwritten.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ CORE = (
 )
 SERVICES = {"core": CORE, "observability": ("prometheus", "statsd", "grafana")}
 IMAGES = ("train", "serve")
-BUILT_FROM = ("Dockerfile", "pyproject.toml", "setup.py", "constraints.txt", "README.md", "LICENSE", "moon_ops", "dags", "feature_repo", "models")
+DIRECTORIES = ("moon_ops", "dags", "feature_repo", "models")
+BUILT_FROM = ("Dockerfile", "pyproject.toml", "setup.py", "constraints.txt", "README.md", "LICENSE", *DIRECTORIES)
 PORTS = {"SEARCH": 8321, "AIRFLOW": 8080, "MLFLOW": 5000, "GRAFANA": 3000, "PROMETHEUS": 9090}
 SECRETS = (
     "POSTGRES_PASSWORD",
@@ -86,7 +87,8 @@ def read_environment(file: Path, surrounding: Mapping[str, str]) -> dict[str, st
     known = {**{line[1]: line[2].strip().strip("\"'") for line in lines if line}, **surrounding}
     empty = [name for name in SECRETS if not known.get(name)]
     if empty:
-        raise SettingsError(f"{', '.join(empty)} of {file} have no value", action="write one, or move the file away: make stack makes another")
+        problem = f"{', '.join(empty)} of {file} have no value"
+        raise SettingsError(problem, action="write one, or move the file away: make stack makes another")
     return known
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import stat
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from moon_ops.cli import containers, stack
-from moon_ops.cli.containers import Compose, Container
+from moon_ops.cli.containers import Compose
 from moon_ops.errors import InstallError, ServiceError, SettingsError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,9 +103,8 @@ if words[0] == "logs": print("starting", "cannot open the lake", sep="\\n"); pri
 
 
 def test_it_waits_until_all_are_well(compose: Compose, tmp_path: Path) -> None:
-    (tmp_path / "told.json").write_text(
-        json.dumps([told("redis", health="healthy"), told("bucket", status="exited"), told("proxy"), told("grafana", status="exited", code=1)])
-    )
+    found = [told("redis", health="healthy"), told("bucket", status="exited"), told("proxy"), told("grafana", status="exited", code=1)]
+    (tmp_path / "told.json").write_text(json.dumps(found))
     containers.wait(compose, ("redis", "proxy", "bucket"), 5, once=("bucket",))
     assert [str(one) for one in compose.containers() if not (one.well or one.ended)] == ["grafana: exited with exit code 1"]
 
@@ -126,7 +126,7 @@ def test_a_service_that_fails_its_only_task_is_not_waited_for(compose: Compose, 
 
 def test_a_command_that_fails_is_told(compose: Compose, tmp_path: Path) -> None:
     script(tmp_path / "docker", "import sys; sys.exit(7)")
-    with pytest.raises(ServiceError, match="docker compose --project-name moon .* ended with exit code 7"):
+    with pytest.raises(ServiceError, match=r"docker compose --project-name moon .* ended with exit code 7"):
         compose.run("up")
     assert compose.run("up", check=False) == 7
 
@@ -147,9 +147,9 @@ def test_the_fingerprint_follows_what_images_are_built_from(tmp_path: Path) -> N
     assert stack.fingerprint(tmp_path) != before
 
 
-def test_reset_asks_and_keeps_the_data_without_a_yes(compose: Compose, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    import io
-
+def test_reset_asks_and_keeps_the_data_without_a_yes(
+    compose: Compose, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     asked: list[tuple[str, ...]] = []
     monkeypatch.setattr(stack, "_compose", lambda root: compose)
     monkeypatch.setattr(Compose, "run", lambda self, *words, check=True: asked.append(words) or 0)
@@ -162,7 +162,7 @@ def test_reset_asks_and_keeps_the_data_without_a_yes(compose: Compose, monkeypat
 
 def test_it_needs_nothing_but_python() -> None:
     """No .venv: on a machine with a container engine, the packages lie in the images."""
-    code = "import sys; import moon_ops.cli.stack; print(sorted({name.split('.')[0] for name in sys.modules} - set(sys.stdlib_module_names)))"
+    code = "import sys, moon_ops.cli.stack; print(sorted({name.split('.')[0] for name in sys.modules} - sys.stdlib_module_names))"
     done = subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout == "['__main__', 'moon_ops']\n", done.stderr
 
