@@ -1,6 +1,7 @@
 """``make stack``: the whole product in containers: built, started, awaited, tried with the tiny shop.
 
-Needs nothing but Python and an engine: ``python -m moon_ops.cli.stack up | down | reset`` in a checkout. ``.env`` is written once, with random secrets, and never overwritten.
+Needs nothing but Python and an engine; ``python -m moon_ops.cli.stack up | down | reset`` in a checkout. ``.env`` is written once, with
+random secrets, and never overwritten.
 """
 
 from __future__ import annotations
