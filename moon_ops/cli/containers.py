@@ -35,7 +35,8 @@ class Container:
 
     id: str
     service: str
-    image: str
+    image: str  # its id
+    named: str  # as it was asked for
     status: str
     health: str
     code: int
@@ -102,7 +103,18 @@ class Compose:
         elif self.engine == "podman" and state["Status"] == "running":  # only systemd asks by itself
             health = "healthy" if self.asked("healthcheck", "run", told["Id"]) is not None else "unhealthy"
         service, code = labels.get(f"{LABEL}.service", "?"), int(state.get("ExitCode") or 0)
-        return Container(told["Id"], service, told["Image"], state["Status"], health, code)
+        return Container(told["Id"], service, told["Image"], told["Config"]["Image"], state["Status"], health, code)
+
+    def image_id(self, name: str) -> str:
+        """Of the image that has the name now; empty if there is none."""
+        return (self.asked("image", "inspect", "--format", "{{.Id}}", name) or "").strip()
+
+    def remove_outdated(self) -> None:
+        """Containers of an image that has been built anew, and those that need them: podman-compose keeps them as they are."""
+        if self.engine == "podman":
+            old = [found.id for found in self.containers() if found.image != self.image_id(found.named)]
+            if old:
+                self.call("rm", "--force", "--depend", *old)
 
     def last_lines(self, container: Container) -> str:
         """The end of a container's log."""

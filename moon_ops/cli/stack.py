@@ -123,7 +123,8 @@ def build(compose: Compose) -> None:
 def start(compose: Compose, profiles: Sequence[str]) -> None:
     """Stores, then what is to be done once, then everything, each awaited: not every engine follows the order of the file."""
     rest = [name for profile in profiles for name in SERVICES[profile]]
-    current = (compose.asked("image", "inspect", "--format", "{{.Id}}", image("train", compose.environment)) or "").strip()
+    compose.remove_outdated()
+    current = compose.image_id(image("train", compose.environment))
     done = {found.service for found in compose.containers() if found.ended and found.image == current}
     for names in (STORES, *([name] for name in ONCE if name not in done), rest):
         print(f"starting {', '.join(names)}", flush=True)

@@ -80,7 +80,7 @@ def test_an_old_podman_compose_is_none(tmp_path: Path, monkeypatch: pytest.Monke
 
 def told(service: str, status: str = "running", health: str = "", code: int = 0) -> dict[str, object]:
     labels = {f"{containers.LABEL}.service": service}
-    config = {"Labels": labels, "Healthcheck": {"Test": ["CMD", "true"]} if health else None}
+    config = {"Labels": labels, "Image": "moon-train:0.1.0", "Healthcheck": {"Test": ["CMD", "true"]} if health else None}
     state = {"Status": status, "ExitCode": code, **({"Health": {"Status": health}} if health else {})}
     return {"Id": service, "Image": "sha256:1", "State": state, "Config": config}
 
@@ -129,6 +129,21 @@ def test_a_command_that_fails_is_told(compose: Compose, tmp_path: Path) -> None:
     with pytest.raises(ServiceError, match=r"docker compose --project-name moon .* ended with exit code 7"):
         compose.run("up")
     assert compose.run("up", check=False) == 7
+
+
+@pytest.mark.parametrize(("engine", "removed"), [("podman", ["worker"]), ("docker", [])])
+def test_containers_of_an_image_that_was_built_anew_are_removed(
+    compose: Compose, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, engine: str, removed: list[str]
+) -> None:
+    """Docker's compose does it by itself."""
+    (tmp_path / "told.json").write_text(json.dumps([told("worker"), told("redis") | {"Image": "sha256:2"}]))
+    asked: list[str] = []
+    here = Compose((engine,), engine, "moon", compose.file, compose.environment)
+    monkeypatch.setattr(Compose, "image_id", lambda self, name: "sha256:2")
+    monkeypatch.setattr(Compose, "call", lambda self, *words, check=True: asked.extend(words[3:]) or 0)
+    monkeypatch.setattr(Compose, "asked", lambda self, *words: "ids" if words[0] == "ps" else (tmp_path / "told.json").read_text())
+    here.remove_outdated()
+    assert asked == removed
 
 
 def test_secrets_are_not_shown_with_the_engine() -> None:
