@@ -78,8 +78,8 @@ def write_environment(file: Path) -> bool:
 
 
 def _secret(name: str) -> str:
-    """48 hexadecimal digits, which no address and no option can misread; Fernet wants 32 bytes in base64."""
-    return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode() if name.endswith("FERNET_KEY") else secrets.token_hex(24)
+    """64 hexadecimal digits, which no address and no option can misread; Fernet wants 32 bytes in base64."""
+    return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode() if name.endswith("FERNET_KEY") else secrets.token_hex(32)
 
 
 def read_environment(file: Path, surrounding: Mapping[str, str]) -> dict[str, str]:
