@@ -15,10 +15,10 @@ AIRFLOW_PORT ?= 8080
 MOON_HOME ?= $(if $(DATA),.moon-$(notdir $(patsubst %/,%,$(DATA))),.moon)
 export MOON_HOME
 
-.PHONY: help install demo serve airflow test lint bench clean
+.PHONY: help install demo serve airflow test lint bench clean stack stack-down stack-reset stack-test
 
 help: ## Show this help
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 install: $(STAMP) ## Create .venv with everything in it (the other targets do this themselves)
 
@@ -36,6 +36,18 @@ serve: $(STAMP) ## Serve the champion, with a visual search page
 
 airflow: $(STAMP) ## Airflow with our DAGs, at http://localhost:8080
 	AIRFLOW_PORT=$(AIRFLOW_PORT) $(BIN)/python -m moon_ops.cli.standalone
+
+stack: ## The whole product in containers, on the services of production (needs Docker or Podman, and no .venv)
+	@$(PYTHON) -m moon_ops.cli.stack up
+
+stack-down: ## Stop the containers; the data is kept
+	@$(PYTHON) -m moon_ops.cli.stack down
+
+stack-reset: ## Stop the containers and remove their data, after a question
+	@$(PYTHON) -m moon_ops.cli.stack reset
+
+stack-test: $(STAMP) ## Start the stack beside a running one and take it through its paces: half an hour
+	$(BIN)/python -m pytest -m stack tests/stack
 
 test: $(STAMP) ## All tests, on as many cores as there are, at most four
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile

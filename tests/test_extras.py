@@ -95,13 +95,14 @@ def only(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def test_what_each_extra_does_not_bring(wheel: Path) -> None:
     heavy = {"torch", "transformers", "apache-airflow-core", "feast", "mlflow", "faiss-cpu", "ray"}
-    brought = {extra: needed(wheel, extra) & heavy for extra in ("", "sdk", "serve", "train", "airflow", "ray", "all")}
+    brought = {extra: needed(wheel, extra) & heavy for extra in ("", "sdk", "serve", "train", "airflow", "postgres", "ray", "all")}
     assert brought == {
         "": set(),
         "sdk": {"feast"},
         "serve": {"feast", "faiss-cpu"},
         "train": {"feast", "faiss-cpu", "torch", "transformers"},
         "airflow": {"apache-airflow-core"},
+        "postgres": set(),
         "ray": {"ray"},
         "all": heavy,
     }
@@ -120,7 +121,7 @@ def imported() -> set[str]:
 
 def test_every_package_that_a_plain_install_lacks_is_told_of(wheel: Path) -> None:
     providers = {package: set(map(plain, names)) for package, names in importlib.metadata.packages_distributions().items()}
-    brought = {extra: needed(wheel, extra) for extra in ("", "sdk", "serve", "train", "airflow", "ray", "heic")}
+    brought = {extra: needed(wheel, extra) for extra in ("", "sdk", "serve", "train", "airflow", "postgres", "ray", "heic")}
     lacking = {package for package in imported() if not providers.get(package, set()) & brought[""]}
     assert lacking - set(extras.BROUGHT_BY) <= WARM, "which has an error of its own"
     assert not {package for package, extra in extras.BROUGHT_BY.items() if not providers.get(package, set()) & brought[extra]}

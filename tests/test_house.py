@@ -111,8 +111,11 @@ def test_no_two_files_import_each_other() -> None:
 
 
 def test_tests_stand_in_rooms() -> None:
-    """A directory of tests is named like the room that they test; what tests no room, or a room of one file, lies beside them."""
-    assert {p.parent.relative_to(TESTS).as_posix() for p in TEST_FILES} <= {".", "cli", *BELOW}
+    """A directory of tests is named like the room that they test; what tests no room, or a room of one file, lies beside them.
+
+    ``stack``: docker-compose.yml and what lies in deploy/.
+    """
+    assert {p.parent.relative_to(TESTS).as_posix() for p in TEST_FILES} <= {".", "cli", "stack", *BELOW}
 
 
 @pytest.mark.parametrize("path", [*FILES, *TEST_FILES], ids=lambda p: str(p.relative_to(PACKAGE if PACKAGE in p.parents else ROOT)))

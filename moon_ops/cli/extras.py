@@ -12,6 +12,7 @@ BROUGHT_BY = {  # module → the smallest extra that brings it
     **dict.fromkeys(SERVE, "serve"),
     **dict.fromkeys(SDK, "sdk"),
     "airflow": "airflow",
+    "psycopg": "postgres",
     "ray": "ray",
     "pillow_heif": "heic",
 }
