@@ -116,7 +116,7 @@ def test_the_images_are_of_this_version_and_their_base_is_pinned() -> None:
 def test_prometheus_and_the_proxy_ask_services_that_exist() -> None:
     scraped = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())["scrape_configs"]
     asked = {target.split(":")[0] for job in scraped for group in job["static_configs"] for target in group["targets"]}
-    asked |= {word.split(":")[0] for word in re.findall(r"[\w-]+:8321", (ROOT / "deploy/proxy/Caddyfile").read_text())}
+    asked |= {word.split(":")[0] for word in re.findall(r"[\w-]+:8321", (ROOT / "deploy/proxy/haproxy.cfg").read_text())}
     assert asked <= set(SERVICES)
     assert {"serving-1", "serving-2", "statsd"} <= asked
 
