@@ -107,6 +107,8 @@ def test_the_images_are_of_this_version_and_their_base_is_pinned() -> None:
         "FROM python:${PYTHON} AS runtime",
     }
     assert "USER 10001:10001" in text
+    assert text.count("COPY --from=wheel /dist /dist") == text.count("LABEL moon.made_of=${MADE_OF}") == len(stack.IMAGES)
+    assert "from=wheel,source" not in text, "a builder may not notice that a mounted wheel has changed"
     copied = {word for line in text.splitlines() if re.match(r"COPY (?!--from)", line) for word in line.split()[1:-1]}
     assert copied <= set(stack.BUILT_FROM), "what the fingerprint covers"
     kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
