@@ -38,7 +38,8 @@ RUN --mount=type=cache,target=/root/.cache/uv cd /src && printf 'mypy\nhf-xet\n'
     --requirement pyproject.toml --extra serve --extra postgres $(if [ "$ACCELERATOR" = cpu ]; then echo onnxruntime; fi) \
     && cd /opt/moon/lib/python3*/site-packages && rm -r feast/ui/build/static pyarrow/include pyarrow/*flight*.so* \
     && find . -type d -name tests -prune -exec rm -r {} + && find ibis dask sqlglot huggingface_hub -name '*.pyc' -delete
-RUN --mount=type=bind,from=wheel,source=/dist,target=/dist /opt/uv/bin/uv pip install --quiet --no-deps /dist/*.whl
+COPY --from=wheel /dist /dist
+RUN /opt/uv/bin/uv pip install --quiet --no-deps /dist/*.whl
 
 FROM packages AS packages-train
 ARG ACCELERATOR=cpu
@@ -48,7 +49,9 @@ ARG UV_EXTRA_INDEX_URL=""
 RUN --mount=type=cache,target=/root/.cache/uv cd /src && /opt/uv/bin/uv pip install --quiet --constraint constraints.txt --excludes excluded.txt \
     ${TORCH_BACKEND:+--torch-backend ${TORCH_BACKEND}} \
     --requirement pyproject.toml --extra serve --extra train --extra stack $(if [ "$ACCELERATOR" = cpu ]; then echo onnxruntime; fi)
-RUN --mount=type=bind,from=wheel,source=/dist,target=/dist /opt/uv/bin/uv pip install --quiet --no-deps /dist/*.whl \
+# Copied and not mounted: a builder may not notice that what it mounts has changed.
+COPY --from=wheel /dist /dist
+RUN /opt/uv/bin/uv pip install --quiet --no-deps /dist/*.whl \
     && ln -s "$(/opt/moon/bin/python -c 'from moon_ops.settings import ROOT; print(ROOT / "dags")')" /opt/moon/dags
 
 FROM python:${PYTHON} AS runtime
@@ -66,6 +69,8 @@ ENV AIRFLOW_HOME=/tmp/airflow AIRFLOW__CORE__DAGS_FOLDER=/opt/moon/dags AIRFLOW_
 # What it does is said by its command; this only asks whether the interpreter and the package are whole.
 HEALTHCHECK --interval=60s --timeout=20s --start-period=60s CMD ["python", "-c", "import moon_ops.settings"]
 CMD ["moon", "--help"]
+ARG MADE_OF=""
+LABEL moon.made_of=${MADE_OF}
 
 FROM runtime AS serve
 COPY --from=packages-serve /opt/moon /opt/moon
@@ -74,3 +79,5 @@ EXPOSE 8321
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s \
     CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8321/health', timeout=4)"]
 CMD ["moon", "serve"]
+ARG MADE_OF=""
+LABEL moon.made_of=${MADE_OF}

@@ -46,7 +46,7 @@ stack-down: ## Stop the containers; the data is kept
 stack-reset: ## Stop the containers and remove their data, after a question
 	@$(PYTHON) -m moon_ops.cli.stack reset
 
-stack-test: $(STAMP) ## Start the stack beside a running one and take it through its paces: half an hour
+stack-test: $(STAMP) ## Start the stack beside a running one and take it through its paces: a quarter of an hour and more
 	$(BIN)/python -m pytest -m stack tests/stack
 
 test: $(STAMP) ## All tests, on as many cores as there are, at most four

@@ -112,7 +112,7 @@ class Compose:
     def remove_outdated(self) -> None:
         """Containers of an image that has been built anew, and those that need them: podman-compose keeps them as they are."""
         if self.engine == "podman":
-            old = [found.id for found in self.containers() if found.image != self.image_id(found.named)]
+            old = [found.id for found in self.containers() if self.image_id(found.named) not in ("", found.image)]
             if old:
                 self.call("rm", "--force", "--depend", *old)
 

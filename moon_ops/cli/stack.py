@@ -116,7 +116,7 @@ def build(compose: Compose) -> None:
         if (told or "").strip() == made_of:
             continue
         print(f"building {name}", flush=True)
-        words = ["--target", target, "--tag", name, "--label", f"moon.made_of={made_of}", *more, "."]
+        words = ["--target", target, "--tag", name, "--build-arg", f"MADE_OF={made_of}", *more, "."]
         compose.call("build", *(("--format", "docker") if compose.engine == "podman" else ()), *words)
 
 

@@ -8,7 +8,7 @@ shift
 top=../../..
 named() { grep -oE "docker.io/$1:[^ ]+" "$top/docker-compose.yml" | head -1; }
 python="docker.io/library/python:$(sed -n 's/^ARG PYTHON=//p' "$top/Dockerfile")"
-for pair in "python=$python" "postgres=$(named library/postgres)" "redis=$(named library/redis)" "caddy=$(named library/caddy)" \
+for pair in "python=$python" "postgres=$(named library/postgres)" "redis=$(named library/redis)" "haproxy=$(named library/haproxy)" \
   "prometheus=$(named prom/prometheus)" "s3=$(named chrislusf/seaweedfs)"; do
   "${ENGINE:-podman}" build --build-arg "BASE=$base" --target "${pair%%=*}" --tag "${pair#*=}" "$@" .
 done
