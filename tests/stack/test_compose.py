@@ -64,7 +64,7 @@ def test_no_secret_has_a_default() -> None:
         for key, value in (service.get("environment") or {}).items():
             if SECRET.search(key) and key not in INNOCENT:
                 assert re.search(r"\$\{\w+(:\?[^}]+)?\}", str(value)), f"{name}: {key} is written down"
-    assert not re.findall(r"\$\{(?!STACK_)\w+:?-", TEXT), "only ports and names of images have defaults"
+    assert not re.findall(r"\$\{(?!STACK_|MOON_ALERT_)\w+:?-", TEXT), "only ports, names of images and whom to alert have defaults"
     required = set(re.findall(r"\$\{(\w+):\?", TEXT))
     assert required == set(stack.SECRETS), "each is made by make stack, and refused if it is empty"
     assert set(re.findall(r"\$\{(\w+)\}", TEXT)) <= required
