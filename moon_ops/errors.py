@@ -77,3 +77,8 @@ class ServiceError(MoonError):
 def in_a_line(fault: BaseException) -> str:
     """The first line of what a fault says; its class where it says nothing."""
     return next((line for line in str(fault).splitlines() if line.strip()), type(fault).__name__)
+
+
+def counted(count: int, one: str, many: str) -> str:
+    """A count and what is counted: ``1 row was set aside``, ``2 rows were set aside``."""
+    return f"{count:,} {one if count == 1 else many}"

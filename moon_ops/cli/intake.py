@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from moon_ops.cli.terminal import now, say, settings_of
-from moon_ops.errors import InputError
+from moon_ops.errors import InputError, counted
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -100,13 +100,14 @@ def quarantine(
         return
     for line in stage.counts(rows):
         typer.echo(f"{line['rows']:>7,} {line['table']} {line['column'] or '(row)'}: {line['reason']}   e.g. {line['example']}")
-    typer.echo(f"{len(rows):,} rows in quarantine")
+    typer.echo(f"{counted(len(rows), 'row', 'rows')} in quarantine")
 
 
 def _set_aside(rows: dict[str, int], pictures: dict[str, int]) -> str:
     """Rows and pictures, each counted by file and column."""
     said = []
-    for found, what in ((rows, "rows were set aside"), (pictures, "pictures could not be read")):
+    kinds = ((rows, "row was set aside", "rows were set aside"), (pictures, "picture could not be read", "pictures could not be read"))
+    for found, one, many in kinds:
         if found:
-            said.append(f"{sum(found.values())} {what} ({', '.join(f'{count} x {where}' for where, count in found.items())})")
+            said.append(f"{counted(sum(found.values()), one, many)} ({', '.join(f'{count} x {where}' for where, count in found.items())})")
     return " and ".join(said)

@@ -1,8 +1,9 @@
 """From samples to vectors: read pictures from the lake, decode them and run the model, all at the same time and within bounded memory.
 
 Every worker takes a batch, decodes its pictures and runs it through the model on one core; meanwhile the pictures of later batches are
-read. A picture that cannot be read does not stop a run: its sample is embedded from what is left of it, and where nothing is left the
-sample is excused, with the reason. This module does not know what samples are of, nor where vectors go.
+read. Large ones are decoded while they are read, so that few wait as they are. A picture that cannot be read does not stop a run: its
+sample is embedded from what is left of it, and where nothing is left the sample is excused, with the reason. This module does not know
+what samples are of, nor where vectors go.
 B samples, D dimensions.
 """
 
@@ -13,6 +14,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +29,11 @@ from moon_ops.lake.tables import image_bytes
 
 CHUNK = 1024  # samples sorted by length together, and handed over together
 READ = 512  # encoded pictures read at a time
+READ_BYTES = 32 * 2**20  # and bytes of them: pictures beyond it are decoded while the others are read
+PIXELS_BYTES = 64 * 2**20  # what the pictures read at a time may have when they are decoded
 AHEAD = 2  # readings whose batches may wait or run while the next is read: with it, at most three are in memory
+
+Found: TypeAlias = "bytes | Future[Pixels | str]"  # a picture: encoded, or being decoded: its pixels, or why there are none
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,7 @@ def embed_stream(lake: Lake, runtime: Runtime, samples: Iterable[Sample], *, wor
     flight: deque[_Reading] = deque()
     try:
         for reading in _readings(runtime, samples, chunk):
-            content = _read(lake, reading)
+            content = _read(lake, runtime, reading, pool)
             reading.running = [pool.submit(_embed, runtime, reading.chunk, rows, content) for rows in reading.batches]
             flight.append(reading)
             if len(flight) > AHEAD:
@@ -95,18 +101,24 @@ def _readings(runtime: Runtime, samples: Iterable[Sample], size: int) -> Iterato
         shown = [sample.image_ids[: runtime.contract.layout.max_pictures] for sample in part]
         texts = runtime.tokenize([sample.text for sample in part])
         batches = runtime.plan(texts, [len(ids) for ids in shown])
-        groups = _groups(batches, shown)
+        groups = _groups(batches, shown, _most(runtime))
         chunk = _Chunk(texts, shown, Embedded(np.full((len(part), runtime.dim), np.nan, np.float32)), left=len(groups))
         yield from (_Reading(chunk, group) for group in groups)
 
 
-def _groups(batches: list[NDArray[np.int64]], shown: list[tuple[str, ...]]) -> list[list[NDArray[np.int64]]]:
-    """Neighbouring batches that together show at most ``READ`` pictures; one batch at the least."""
+def _most(runtime: Runtime) -> int:
+    """How many pictures are read at a time: ``READ``, or as many as ``PIXELS_BYTES`` hold of decoded ones."""
+    layout = runtime.contract.layout
+    return min(READ, PIXELS_BYTES // (layout.views * 3 * layout.picture_size**2))
+
+
+def _groups(batches: list[NDArray[np.int64]], shown: list[tuple[str, ...]], most: int) -> list[list[NDArray[np.int64]]]:
+    """Neighbouring batches that together show at most ``most`` pictures; one batch at the least."""
     groups: list[list[NDArray[np.int64]]] = []
-    count = READ + 1
+    count = most + 1
     for rows in batches:
         more = sum(len(shown[row]) for row in rows)
-        if count + more > READ:
+        if count + more > most:
             groups.append([])
             count = 0
         groups[-1].append(rows)
@@ -114,15 +126,29 @@ def _groups(batches: list[NDArray[np.int64]], shown: list[tuple[str, ...]]) -> l
     return groups
 
 
-def _read(lake: Lake, reading: _Reading) -> dict[str, bytes]:
-    """The encoded pictures of all its batches."""
+def _read(lake: Lake, runtime: Runtime, reading: _Reading, pool: ThreadPoolExecutor) -> dict[str, Found]:
+    """The pictures of all its batches. Beyond ``READ_BYTES`` the workers decode them, and the next is read when half of it is done."""
     wanted = {i for rows in reading.batches for row in rows for i in reading.chunk.shown[row]}
-    return dict(image_bytes(lake, sorted(wanted)))
+    found: dict[str, Found] = {}
+    busy: deque[tuple[Future[Pixels | str], int]] = deque()
+    weight = 0  # of the encoded ones
+    for image_id, content in image_bytes(lake, sorted(wanted)):
+        found[image_id], weight = content, weight + len(content)
+        if weight > READ_BYTES:
+            for name, one in found.items():
+                if isinstance(one, bytes):
+                    found[name] = decoding = pool.submit(_decoded, runtime, one)
+                    busy.append((decoding, len(one)))
+        while busy and weight > READ_BYTES // 2:
+            done, size = busy.popleft()
+            done.result()
+            weight -= size
+    return found
 
 
-def _embed(runtime: Runtime, chunk: _Chunk, rows: NDArray[np.int64], content: dict[str, bytes]) -> None:
+def _embed(runtime: Runtime, chunk: _Chunk, rows: NDArray[np.int64], content: dict[str, Found]) -> None:
     """One worker's work: decode the pictures of one batch, run it, and write its rows."""
-    read = {i: _decoded(runtime, i, content) for i in {i for row in rows for i in chunk.shown[row]}}
+    read = {i: _pixels(runtime, content.get(i)) for i in {i for row in rows for i in chunk.shown[row]}}
     chunk.made.unread.update({i: found for i, found in read.items() if isinstance(found, str)})
     pictures = {int(row): [found for i in chunk.shown[row] if not isinstance(found := read[i], str)] for row in rows}
     kept = [row for row, several in pictures.items() if several or chunk.texts[row]]
@@ -134,13 +160,17 @@ def _embed(runtime: Runtime, chunk: _Chunk, rows: NDArray[np.int64], content: di
         chunk.made.vectors[kept] = runtime.forward(batch, bulk=True)
 
 
-def _decoded(runtime: Runtime, image_id: str, content: dict[str, bytes]) -> Pixels | str:
+def _pixels(runtime: Runtime, found: Found | None) -> Pixels | str:
     """The picture's pixels [V, 3, S, S], or why there are none."""
-    if image_id not in content:
+    if found is None:
         return "the lake has no such picture"
+    return found.result() if isinstance(found, Future) else _decoded(runtime, found)
+
+
+def _decoded(runtime: Runtime, content: bytes) -> Pixels | str:
     layout = runtime.contract.layout
     try:
-        return views(decode(content[image_id]), layout.picture_size, layout.core_region)
+        return views(decode(content), layout.picture_size, layout.core_region)
     except InputError as fault:
         return fault.problem
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pyarrow.compute as pc
 from moon_ops.errors import InputError
 from moon_ops.inputs import images
 from moon_ops.lake import arrivals, counting, fetch, layout, meanings, rows
-from moon_ops.lake.intake import bounded
+from moon_ops.lake.intake import content_of
 from moon_ops.lake.layout import ROW, Refusals
 from moon_ops.lake.meanings import Meanings
 from moon_ops.lake.query import sql
@@ -51,6 +52,7 @@ class Check:
     refused: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     lacking: dict[str, str] = field(default_factory=dict)
+    unread_rows: dict[str, int] = field(default_factory=dict)  # pictures that would not be read, per file and column
     unread: dict[str, str] = field(default_factory=dict, repr=False)  # picture → why it is not used; empty for one that is
 
 
@@ -62,9 +64,11 @@ def check(source: Path, *, now: dt.datetime, words: Meanings | None = None, caps
     """
     refusals = Refusals()
     raw = rows.read_all(source, refusals, words or meanings.of(source), now=now)
-    items = _items(raw["items"], refusals)
     found = Check(str(source), pictures={"found": 0, "missing": 0, "addresses": 0})
-    used = _pictures(source.resolve(), raw | {"items": items}, refusals, found)
+    described = _described(raw["items"], refusals)
+    used = _looked_at(source.resolve(), raw | {"items": described}, found)
+    items = _items(described, refusals)
+    _refuse_pictures(raw | {"items": items}, refusals, found)
     if not items.num_rows:
         first = f" ({refusals.rows[0]['source']}: {refusals.rows[0]['reason']})" if refusals.rows else ""
         raise InputError(f"{source}: no item could be used{first}; the catalogue is empty", action="mend the items file")
@@ -80,6 +84,7 @@ def check(source: Path, *, now: dt.datetime, words: Meanings | None = None, caps
         used |= {path.resolve() for path in content.paths}
     found.behaviour, standing = behaviour_of(events, caps)
     found.pairs = _pairs(standing)
+    found.unread_rows = dict(refusals.pictures)
     found.refused, found.reasons = refusals.summary(), [f"{r['source']}: {r['reason']}" for r in refusals.rows[:SHOWN]]
     found.notes += [over] if (over := files.passed_over(source.resolve(), used)) else []
     found.unread = {name: why for name, why in found.unread.items() if why}
@@ -87,9 +92,12 @@ def check(source: Path, *, now: dt.datetime, words: Meanings | None = None, caps
     return found
 
 
-def _items(table: pa.Table, refusals: Refusals) -> pa.Table:
+def _described(table: pa.Table, refusals: Refusals) -> pa.Table:
     nameless = pc.is_null(table["title"])
-    table = refusals.split(table, nameless, "items", "title", "is empty, and no such item is known that could be withdrawn")
+    return refusals.split(table, nameless, "items", "title", "is empty, and no such item is known that could be withdrawn")
+
+
+def _items(table: pa.Table, refusals: Refusals) -> pa.Table:
     odd = []
     for row in table.select(["attributes", ROW]).to_pylist():
         try:
@@ -100,20 +108,29 @@ def _items(table: pa.Table, refusals: Refusals) -> pa.Table:
     return table.filter(pc.invert(pc.is_in(table[ROW], pa.array(odd, pa.int64()))))
 
 
-def _pictures(source: Path, tables: dict[str, pa.Table], refusals: Refusals, found: Check) -> set[Path]:
-    """Count the pictures that rows name, each once; the files among them."""
-    used: set[Path] = set()
-    known: dict[str, str] = {}
+def _named(tables: dict[str, pa.Table]) -> Iterator[tuple[str, int, str, str]]:
+    """Table, row, column and picture, wherever a row names one."""
     for name, column in (("items", "images"), ("queries", "image")):
         for number, cell in zip(tables[name][ROW].to_pylist(), tables[name][column].to_pylist(), strict=True):
             for reference in pictures.references(cell if column == "images" or cell is None else [cell]):
-                if reference not in known:
-                    known[reference], found.unread[reference] = _fate(source, reference, used)
-                    found.pictures[known[reference]] = found.pictures.get(known[reference], 0) + 1
-                if why := found.unread[reference]:
-                    place = refusals.names_picture(name, number, reference)
-                    refusals.add(name, place, column, f"{column} = {reference!r}: {why}", picture=True)
+                yield name, number, column, reference
+
+
+def _looked_at(source: Path, tables: dict[str, pa.Table], found: Check) -> set[Path]:
+    """Count the pictures that rows name, each once, and say why one is not used; the files among them."""
+    used: set[Path] = set()
+    for reference in dict.fromkeys(reference for *_, reference in _named(tables)):
+        fate, found.unread[reference] = _fate(source, reference, used)
+        found.pictures[fate] = found.pictures.get(fate, 0) + 1
     return used
+
+
+def _refuse_pictures(tables: dict[str, pa.Table], refusals: Refusals, found: Check) -> None:
+    """Refuse those that are not used, at each row that names one."""
+    for name, number, column, reference in _named(tables):
+        if why := found.unread[reference]:
+            place = refusals.names_picture(name, number, reference)
+            refusals.add(name, place, column, f"{column} = {reference!r}: {why}", picture=True)
 
 
 def _queries(table: pa.Table, found: Check, refusals: Refusals) -> pa.Table:
@@ -128,17 +145,11 @@ def _fate(source: Path, reference: str, used: set[Path]) -> tuple[str, str]:
     if fetch.is_address(reference):
         return "addresses", ""
     try:
-        path = pictures.place(source, reference)
-        there = path.is_relative_to(source) and path.is_file()
-    except (OSError, ValueError, RuntimeError):
-        there = False
-    if not there:
-        return "missing", "there is no such file"
-    used |= {path, source / reference}
+        content = content_of(source, reference, used)
+    except InputError as fault:
+        return "unread" if isinstance(fault.__cause__, PermissionError) else "missing", fault.problem
     try:
-        images.inspect(bounded(path), source=reference)
-    except OSError as closed:
-        return "unread", f"cannot be read ({closed.strerror})"
+        images.inspect(content, source=reference)
     except InputError as fault:
         return "unread", fault.problem
     return "found", ""

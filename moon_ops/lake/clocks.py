@@ -38,7 +38,9 @@ def warning(lake: Lake, now: dt.datetime) -> str:
         return ""
     newest = pc.max(ahead["created"]).as_py()
     count, first = len(ahead["item_id"].unique()), pc.min(ahead["item_id"]).as_py()
+    who = f"1 item, {first}, was" if count == 1 else f"{count} items, e.g. {first}, were"
+    it = "It is shown, and so is what replaces it" if count == 1 else "They are shown, and so is what replaces them"
     return (
-        f"{count} items, e.g. {first}, were learned at a time that lies ahead of this clock, {newest:%Y-%m-%dT%H:%MZ} at the latest"
-        f" (it is {now:%Y-%m-%dT%H:%MZ} here): that clock ran ahead, or this one is behind. They are shown, and so is what replaces them"
+        f"{who} learned at a time that lies ahead of this clock, {newest:%Y-%m-%dT%H:%MZ} at the latest"
+        f" (it is {now:%Y-%m-%dT%H:%MZ} here): that clock ran ahead, or this one is behind. {it}"
     )

@@ -14,7 +14,7 @@ from typing import TypeAlias
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from moon_ops.errors import InputError
+from moon_ops.errors import InputError, counted
 from moon_ops.lake import arrivals, clocks, layout, meanings, naming, rows, seen, tombstones, versions
 from moon_ops.lake.intake import Intake
 from moon_ops.lake.lake import Lake
@@ -167,8 +167,10 @@ def _notes(source: Path, refusals: Refusals, intake: Intake, older: dict[str, in
     found = [note for content in refusals.contents.values() for note in content.notes]
     for name, count in older.items():
         if count:
-            which = f"rows of the {name} file, which was taken in before as it is, are older than what the lake has"
-            found.append(f"{count} {which}: these {name} stay as they are (write the file anew to bring them all the same)")
+            file, anew = f"of the {name} file, which was taken in before as it is,", "write the file anew to bring"
+            one = f"row {file} is older than what the lake has: this {name[:-1]} stays as it is ({anew} it all the same)"
+            many = f"rows {file} are older than what the lake has: these {name} stay as they are ({anew} them all the same)"
+            found.append(counted(count, one, many))
     used = {path.resolve() for content in refusals.contents.values() for path in content.paths} | intake.paths
     return tuple(note for note in (*found, files.passed_over(source.resolve(), used)) if note)
 

@@ -90,7 +90,11 @@ class Intake:
     def _inspect(self, reference: str, hosts: Hosts) -> images.Picture | None:
         """Read one picture; None if it is known already or refused."""
         try:
-            return self._fetched(reference, hosts) if fetch.is_address(reference) else self._described(reference, self._read(reference))
+            return (
+                self._fetched(reference, hosts)
+                if fetch.is_address(reference)
+                else self._described(reference, content_of(self.source, reference, self.paths))
+            )
         except InputError as fault:
             self.faults[reference] = fault.problem
             return None
@@ -124,24 +128,26 @@ class Intake:
         self._noted[address] = before.fetched(answer, self._ids[address], self.now)
         return picture
 
-    def _read(self, reference: str) -> bytes:
-        try:
-            path = pictures.place(self.source, reference)
-            self.paths.update((path, self.source / reference))
-            if not path.is_relative_to(self.source):
-                raise InputError(f"{reference} lies outside {self.source}", action="bring pictures inside the directory")
-            return bounded(path)
-        except OSError as missing:
-            raise InputError(f"{reference} cannot be read ({missing.strerror})", action="add the file") from missing
-        except (ValueError, RuntimeError) as odd:  # a zero byte in the name, a link to itself
-            raise InputError(f"{reference!r} is no path ({odd})", action="name a file in the directory") from odd
-
     def _rows(self, found: list[images.Picture]) -> pa.Table:
         rows = [{**vars(picture), "bytes": picture.content, "created": self.now} for picture in found]
         return pa.Table.from_pylist(rows, schema=SCHEMAS["images"])
 
 
-def bounded(path: Path) -> bytes:
+def content_of(source: Path, reference: str, looked_at: set[Path]) -> bytes:
+    """The bytes of a picture in the directory; :class:`InputError` if there are none. Where it lies is added to ``looked_at``."""
+    try:
+        path = pictures.place(source, reference)
+        looked_at.update((path, source / reference))
+        if not path.is_relative_to(source):
+            raise InputError(f"{reference} lies outside {source}", action="bring pictures inside the directory")
+        return _bounded(path)
+    except OSError as missing:
+        raise InputError(f"{reference} cannot be read ({missing.strerror})", action="add the file") from missing
+    except (ValueError, RuntimeError) as odd:  # a zero byte in the name, a link to itself
+        raise InputError(f"{reference!r} is no path ({odd})", action="name a file in the directory") from odd
+
+
+def _bounded(path: Path) -> bytes:
     """The file's bytes, at most one more than a picture may have, which the decoder then refuses."""
     with path.open("rb") as stream:
         return stream.read(images.MAX_BYTES + 1)

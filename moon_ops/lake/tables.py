@@ -16,7 +16,8 @@ from moon_ops.lake.lake import Lake
 from moon_ops.lake.query import newest
 from moon_ops.lake.schemas import STAMP, VALIDITY
 
-AT_ONCE = 32  # pictures that Lance reads together, nothing ahead: of 3 MB each a thousand would be three gigabytes
+FEW, AT_ONCE = 4, 256  # pictures that are read together: at first, while nobody knows how large they are, and at most
+BYTES_AT_ONCE = 16 * 2**20  # and bytes of them, if they are no larger than those before
 
 
 def items_as_of(lake: Lake, when: dt.datetime, columns: Sequence[str] | None = None) -> pa.Table:
@@ -37,19 +38,22 @@ def active_as_of(versions: pa.Table, when: dt.datetime) -> pa.Table:
 
 
 def image_bytes(lake: Lake, image_ids: Sequence[str], batch: int = 1024) -> Iterator[tuple[str, bytes]]:
-    """``(image_id, bytes)`` of the pictures wanted, each once; ``batch`` are asked for at a time, and ``AT_ONCE`` are in memory.
+    """``(image_id, bytes)`` of the pictures wanted, each once; ``batch`` are looked up at a time, few are in memory.
 
     Only those rows' bytes are read.
     """
     wanted = sorted(set(image_ids))
     if not wanted:
         return
-    images = lake.open("images")
+    images, together = lake.open("images"), FEW
     for start in range(0, len(wanted), batch):
         where = "image_id IN (" + ", ".join(f"'{i}'" for i in wanted[start : start + batch]) + ")"
-        for rows in images.to_batches(
-            columns=["image_id", "bytes"], filter=where, batch_size=AT_ONCE, batch_readahead=1, fragment_readahead=1
-        ):
-            for image_id, content in zip(rows["image_id"].to_pylist(), rows["bytes"].to_pylist(), strict=True):
-                if content is not None:
-                    yield image_id, content
+        places = images.to_table(columns=["_rowoffset"], filter=where)["_rowoffset"].to_pylist()
+        while places:
+            rows, places = images.take(places[:together], columns=["image_id", "bytes"]), places[together:]
+            largest = 1
+            for image_id, content in zip(rows["image_id"], rows["bytes"], strict=True):  # a list would copy all of them
+                if content.is_valid:
+                    largest = max(largest, len(found := content.as_py()))
+                    yield image_id.as_py(), found
+            together = max(1, min(4 * together, AT_ONCE, BYTES_AT_ONCE // largest))

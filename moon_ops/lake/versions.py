@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from moon_ops.errors import InputError
+from moon_ops.errors import InputError, counted
 from moon_ops.lake import changes, clocks, ids, layout
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.layout import Refusals
@@ -141,8 +141,9 @@ def missing(lake: Lake, refusals: Refusals, most: float, now: dt.datetime) -> pa
     """
     feed, named = refusals.contents["items"], refusals.named["items"]
     if unreadable := feed.rows - len(named):
+        nameless = counted(unreadable, "of its rows names", "of its rows name")
         raise InputError(
-            f"{feed.label} is to be the full feed, but {unreadable} of its rows name no item that can be read"
+            f"{feed.label} is to be the full feed, but {nameless} no item that can be read"
             f" ({refusals.rows[0]['reason']}); nothing was ingested",
             action="mend them, or ingest it without --full-feed",
         )
@@ -150,7 +151,7 @@ def missing(lake: Lake, refusals: Refusals, most: float, now: dt.datetime) -> pa
     over = layout.filled(pc.less_equal(sold["available_until"], pa.scalar(now, STAMP)), False)
     sold = sold.filter(pc.and_(pc.equal(sold["status"], pa.scalar("active")), pc.invert(over)))["item_id"]
     gone = sold.filter(pc.invert(pc.is_in(sold, named))).combine_chunks()
-    if len(gone) > max(ALWAYS, most * len(sold)):
+    if len(gone) > max(ALWAYS, most * len(sold)):  # more than one
         (first,) = ids.named(lake, "item", [gone[0].as_py()])
         raise InputError(
             f"{feed.label} is to be the full feed, but {len(gone)} of {len(sold)} items in sale are not in it, e.g. {first}: more than"

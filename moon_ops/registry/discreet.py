@@ -55,3 +55,9 @@ def _is_of_mlflow(fault: Exception) -> bool:
     return type(fault).__module__.partition(".")[0] in ("mlflow", "requests", "urllib3", "http") or isinstance(
         fault, (ConnectionError, TimeoutError)
     )
+
+
+def is_outage(fault: Exception) -> bool:
+    """Whether a registry, on a server or in a file, did not answer, and nothing but that is wrong."""
+    stores = type(fault).__module__.partition(".")[0] in ("sqlalchemy", "sqlite3") or isinstance(fault, OSError)
+    return stores or (_is_of_mlflow(fault) and getattr(fault, "error_code", "") not in SAID_NO)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from moon_ops.embeddings import due, vector_tables
 from moon_ops.embeddings.index import ItemIndex
 from moon_ops.lake.lake import Lake
+from moon_ops.lake.query import newest
 from moon_ops.lake.schemas import STAMP
 from moon_ops.lake.tables import items_as_of
 from moon_ops.metric_names import catalogue
@@ -20,7 +21,7 @@ from moon_ops.settings import Settings
 
 
 def of_catalogue(settings: Settings, encoder: int, end: dt.datetime, *, now: dt.datetime) -> dict[str, float]:
-    """Of the items on sale at ``end`` and still at ``now``, the shares with a vector under the encoder, in its index, and in its table.
+    """Of the items on sale at ``end`` and still at ``now``, the shares with a vector of what they say now, in the index, and in the table.
 
     ``catalogue/lag_hours`` is the newest item version's valid-from minus that of the newest one with a vector, 0 if none is due.
 
@@ -28,9 +29,10 @@ def of_catalogue(settings: Settings, encoder: int, end: dt.datetime, *, now: dt.
     :class:`~moon_ops.errors.StageError` for an encoder that was never published.
     """
     lake = settings.lake
-    on_sale = np.intersect1d(*(items_as_of(lake, when, ["item_id"])["item_id"].to_numpy() for when in (end, now)))
-    embedded = _items(lake, vector_tables.table_name(encoder))
-    excused = np.setdiff1d(np.intersect1d(_items(lake, vector_tables.excused_table_name(encoder)), on_sale), embedded)
+    said = items_as_of(lake, now, ["item_id", "content_hash"])
+    on_sale = np.intersect1d(items_as_of(lake, end, ["item_id"])["item_id"].to_numpy(), said["item_id"].to_numpy())
+    embedded = _items(lake, vector_tables.table_name(encoder), said, now)
+    excused = np.setdiff1d(np.intersect1d(_items(lake, vector_tables.excused_table_name(encoder), said, now), on_sale), embedded)
     wanted = np.setdiff1d(on_sale, excused)
     sharing.fetch(settings, encoder)
     indexed = ItemIndex.open(places.index_place(settings, encoder)).items()
@@ -41,9 +43,13 @@ def of_catalogue(settings: Settings, encoder: int, end: dt.datetime, *, now: dt.
     return found | {catalogue("lag_hours"): _lag(lake, encoder, now)}
 
 
-def _items(lake: Lake, name: str) -> NDArray[np.int64]:
-    """The items that have a row in a table."""
-    return pc.unique(lake.read(name, ["item_id"])["item_id"]).to_numpy() if lake.exists(name) else np.zeros(0, np.int64)
+def _items(lake: Lake, name: str, said: pa.Table, now: dt.datetime) -> NDArray[np.int64]:
+    """The items whose newest row in a table is of what they say ``now``: one of a content that was replaced since counts for nothing."""
+    if not lake.exists(name):
+        return np.zeros(0, np.int64)
+    rows = lake.read(name, ["item_id", "content_hash", "event_timestamp", "created"])
+    rows = newest(rows.filter(pc.less_equal(rows["event_timestamp"], pa.scalar(now, STAMP))), "item_id")
+    return rows.join(said, ["item_id", "content_hash"], join_type="left semi")["item_id"].to_numpy()
 
 
 def _lag(lake: Lake, encoder: int, now: dt.datetime) -> float:

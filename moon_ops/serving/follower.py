@@ -17,6 +17,7 @@ from functools import cached_property
 from moon_ops.errors import MoonError, ServiceError, StageError
 from moon_ops.publication import sharing
 from moon_ops.registry import moves as record
+from moon_ops.registry.discreet import is_outage
 from moon_ops.registry.registry import CHAMPION, Registry
 from moon_ops.release import freshness, promotion, refusals, served
 from moon_ops.release.promotion import Wish
@@ -92,8 +93,10 @@ class Follower:
                 self._again = time.monotonic() + AGAIN_SECONDS
         except MoonError as fault:
             self._refuse(str(fault), fault)
-        except Exception as fault:  # the registry may be away for a while; what is served goes on
-            self._refuse(f"the registry could not be asked for the champion: {fault}", fault, known=True)
+        except Exception as fault:  # the registry may be away for a while; what is served goes on, whatever it is
+            known = is_outage(fault)
+            what = str(fault) if known else f"{type(fault).__name__}: {fault}"
+            self._refuse(f"the registry could not be asked for the champion: {what}", fault, known=known)
         finally:
             self._asking = None
         if self.current is None:

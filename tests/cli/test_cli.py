@@ -254,6 +254,18 @@ def test_ingest_twice_is_quiet_and_allow_quarantine_is_zero(moon: Moon, make_sho
     assert re.search(r"^known: 4$", again.stdout, re.M)
 
 
+def test_one_row_is_no_rows(moon: Moon, make_shop: Any) -> None:
+    lost = {**EVENTS[0], "item_id": 99}
+    one = make_shop("one", items=[{**ITEMS[0], "images": "gone.png"}], events=[lost])
+    said = refused(moon("ingest", str(one)))
+    assert "1 row was set aside (1 x events.jsonl item_id) and 1 picture could not be read (1 x items.jsonl images)" in said
+    assert moon("quarantine", "--table", "events").stdout.endswith("\n1 row in quarantine\n")
+    two = make_shop("two", items=[{**ITEMS[0], "images": "gone.png|lost.png"}], events=[lost, {**lost, "item_id": 98}])
+    said = refused(moon("ingest", str(two)))
+    assert "2 rows were set aside (2 x events.jsonl item_id) and 2 pictures could not be read (2 x items.jsonl images)" in said
+    assert moon("quarantine", "--table", "events").stdout.endswith("\n2 rows in quarantine\n")
+
+
 def test_the_installed_command_prints_one_line_and_no_traceback(tmp_path: Path) -> None:
     variables = {**os.environ, "MOON_HOME": str(tmp_path / "home")}
     command = [sys.executable, "-m", "moon_ops.cli", "ingest", str(tmp_path / "nowhere")]

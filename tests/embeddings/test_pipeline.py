@@ -149,6 +149,66 @@ def test_no_more_is_read_than_is_needed_next(lake: Lake, core_runtime: Runtime) 
     stream.close()
 
 
+def photographs(lake: Lake, count: int) -> list[Sample]:
+    """Samples of a picture each, all different and of some kilobytes."""
+    drawn = np.random.default_rng(1).integers(0, 256, (count, 40, 50, 3), dtype=np.uint8)
+    rows = []
+    for number, pixels in enumerate(drawn):
+        Image.fromarray(pixels).save(out := io.BytesIO(), "PNG")
+        rows.append({"image_id": f"photograph{number:03}", "bytes": out.getvalue()})
+    lake.append("images", pa.Table.from_pylist(rows, schema=SCHEMAS["images"]))
+    return [Sample("", (row["image_id"],)) for row in rows]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_of_large_pictures_few_are_in_memory(lake: Lake, core_runtime: Runtime, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = photographs(lake, 100)
+    small = embed(lake, core_runtime, *samples, workers=workers)
+    held, most, lock = 0, 0, threading.Lock()
+
+    def count(more: int) -> None:
+        nonlocal held, most
+        with lock:
+            held += more
+            most = max(most, held)
+
+    def reading(*asked: Any) -> Iterator[tuple[str, bytes]]:
+        for found in image_bytes(*asked):
+            count(1)
+            yield found
+
+    def decoding(content: bytes) -> Any:
+        picture = decode(content)
+        count(-1)
+        return picture
+
+    monkeypatch.setattr(pipeline, "image_bytes", reading)
+    monkeypatch.setattr(pipeline, "decode", decoding)
+    monkeypatch.setattr(pipeline, "READ_BYTES", 4 * 6500)  # four and a bit of these
+    large = embed(lake, core_runtime, *samples, workers=workers)
+    assert 2 <= most <= 5
+    assert held == 0, "each is decoded once"
+    np.testing.assert_allclose(large.vectors, small.vectors, atol=1e-5)
+
+
+def test_of_a_picture_larger_than_the_bound_there_is_one(lake: Lake, core_runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = embed(lake, core_runtime, *SAMPLES, Sample("x", ("half",)))
+    monkeypatch.setattr(pipeline, "READ_BYTES", 1)
+    large = embed(lake, core_runtime, *SAMPLES, Sample("x", ("half",)))
+    np.testing.assert_allclose(large.vectors, small.vectors, atol=1e-5)
+    assert large.unread == small.unread
+    assert list(large.unread) == ["half"]
+
+
+def test_decoded_pictures_bound_a_reading_too(lake: Lake, core_runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(pipeline, "image_bytes", lambda lake, wanted: asked.append(len(wanted)) or image_bytes(lake, wanted))
+    monkeypatch.setattr(pipeline, "PIXELS_BYTES", 40 * 2 * 3 * 32**2)  # forty pictures of two views of 32 pixels
+    embed(lake, core_runtime, *photographs(lake, 100))
+    assert sum(asked) == 100
+    assert max(asked) <= max(40, core_runtime.shape.samples)
+
+
 def embedding_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("embed")]
 

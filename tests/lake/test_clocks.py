@@ -31,8 +31,8 @@ def test_an_item_that_was_learned_ahead_is_shown_and_so_is_its_correction(make_s
     report = brought(make_shop, empty, "Red hat", NOW)
     assert report.updated == 1
     assert report.warning == (
-        "1 items, e.g. 9, were learned at a time that lies ahead of this clock, 2026-07-01T00:00Z at the latest"
-        " (it is 2026-06-01T00:00Z here): that clock ran ahead, or this one is behind. They are shown, and so is what replaces them"
+        "1 item, 9, was learned at a time that lies ahead of this clock, 2026-07-01T00:00Z at the latest"
+        " (it is 2026-06-01T00:00Z here): that clock ran ahead, or this one is behind. It is shown, and so is what replaces it"
     )
     assert titles(empty, NOW) == titles(empty, NOW + MONTH + DAY) == ["Red hat"]
     assert brought(make_shop, empty, "Red hat", NOW).updated == 0, "the same again is nothing new"
@@ -44,7 +44,7 @@ def test_an_item_that_was_learned_ahead_is_shown_and_so_is_its_correction(make_s
 def test_an_update_with_the_clock_set_back_holds(make_shop: Shop, empty: Lake) -> None:
     brought(make_shop, empty, "Hat", NOW)
     report = brought(make_shop, empty, "Red hat", NOW - MONTH)
-    assert (report.updated, "were learned at a time that lies ahead of this clock, 2026-06-01T00:00Z" in report.warning) == (1, True)
+    assert (report.updated, "was learned at a time that lies ahead of this clock, 2026-06-01T00:00Z" in report.warning) == (1, True)
     assert titles(empty, NOW - MONTH) == titles(empty, NOW + DAY) == ["Red hat"]
     assert [row[1] for row in current(empty, "title", "event_timestamp", when=NOW + DAY)] == [NOW + clocks.TICK]
     assert brought(make_shop, empty, "Red hat", NOW - MONTH).updated == 0

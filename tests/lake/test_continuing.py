@@ -97,7 +97,7 @@ def test_a_missing_picture_of_a_continuing_row_names_that_row(tmp_path: Path, em
     report = ingest(place, empty, now=NOW)
     assert (report.items, report.merged, report.unread) == (1, 1, {"items.csv images": 1})
     assert empty.read("quarantine")["source"].to_pylist() == ["items.csv:2"]
-    assert check(place, now=NOW).reasons == ["items.csv:2: images = 'gone.jpg': there is no such file"]
+    assert check(place, now=NOW).reasons == ["items.csv:2: images = 'gone.jpg': gone.jpg cannot be read (No such file or directory)"]
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ def test_a_quote_that_may_have_swallowed_rows_is_told(tmp_path: Path) -> None:
     found, refusals = items(tmp_path)
     assert len(found) == 2
     assert refusals.contents["items"].notes == [
-        "items.csv: 1 cells hold lines that look like rows: if a quote opened there by mistake, rows are lost"
+        "items.csv: 1 cell holds lines that look like rows: if a quote opened there by mistake, rows are lost"
     ]
 
 
@@ -234,7 +234,7 @@ def test_nothing_in_the_directory_is_passed_over_in_silence(tmp_path: Path) -> N
         (tmp_path / name).touch()
     said = files.passed_over(tmp_path, {tmp_path / "items.csv", tmp_path / "a.jpg"})
     assert (
-        said == "not read, because no table is called so: Artikel.csv, events.xlsx, notes/old.csv; 1 pictures that no row names, e.g. b.jpg"
+        said == "not read, because no table is called so: Artikel.csv, events.xlsx, notes/old.csv; 1 picture that no row names, e.g. b.jpg"
     )
     assert files.passed_over(tmp_path / "notes", {tmp_path / "notes" / "old.csv"}) == ""
 

@@ -181,7 +181,7 @@ def test_every_event_is_new_known_or_refused_however_often_it_comes(
                 place = Path(folder) / name / str(number)
                 place.mkdir(parents=True)
                 (place / "items.jsonl").write_text('{"item_id": 1, "title": "coat"}\n{"item_id": 2, "title": "hat"}\n')
-                write_events(place, name, events)
+                write(place, "events", name, events)
                 found = check(place, now=NOW)
                 said.append((found.tables["events"], found.behaviour, found.pairs))
             assert said[0] == said[1] == said[2]
@@ -194,13 +194,13 @@ def test_every_event_is_new_known_or_refused_however_often_it_comes(
         assert all(row["purchases"] >= 0 for row in lake.read(statistics.STATS).to_pylist())
 
 
-def write_events(place: Path, kind: str, events: list[dict[str, Any]]) -> None:
+def write(place: Path, name: str, kind: str, table: list[dict[str, Any]]) -> None:
     if kind == "csv":
-        (place / "events.csv").write_text(as_csv(events, ",", "\n", False))
+        (place / f"{name}.csv").write_text(as_csv(table, ",", "\n", False))
     elif kind == "jsonl":
-        (place / "events.jsonl").write_text("".join(json.dumps(row) + "\n" for row in events))
+        (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in table))
     else:
-        pq.write_table(pa.table({name: column([row[name] for row in events]) for name in events[0]}), place / "events.parquet")
+        pq.write_table(pa.table({n: column([row[n] for row in table]) for n in table[0]}), place / f"{name}.parquet")
 
 
 @SEEDED

@@ -6,10 +6,12 @@ import datetime as dt
 from pathlib import Path
 from typing import Any
 
+import lance
 import pyarrow as pa
 import pytest
 
 from moon_ops.errors import StageError
+from moon_ops.lake import tables
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.schemas import SCHEMAS, embeddings_schema
 from moon_ops.lake.tables import image_bytes, items_as_of
@@ -134,6 +136,21 @@ def test_image_bytes_gives_each_wanted_picture_once(empty: Lake, wanted: int) ->
     found = list(image_bytes(empty, [*names, names[0], "f" * 64], batch=100))
     assert len(found) == wanted
     assert dict(found) == {row["image_id"]: row["bytes"] for row in rows[-wanted:]}
+
+
+def test_of_large_pictures_few_are_read_together(empty: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"image_id": f"{n:064x}", "bytes": bytes([n]) * (1000 if n < 20 else 10)} for n in range(60)]
+    for part in (rows[:30], rows[30:]):
+        empty.append("images", pa.Table.from_pylist(part, schema=SCHEMAS["images"]))
+    empty.open("images").delete(f"image_id = '{1:064x}'")
+    taken, take = [], lance.LanceDataset.take
+    monkeypatch.setattr(lance.LanceDataset, "take", lambda *a, **b: taken.append(len(a[1])) or take(*a, **b))
+    monkeypatch.setattr(tables, "BYTES_AT_ONCE", 2500)
+    found = dict(image_bytes(empty, [row["image_id"] for row in rows]))
+    assert found == {row["image_id"]: row["bytes"] for row in rows if row != rows[1]}
+    assert taken[:9] == [4, *[2] * 8], "at first four, then as many as 2,500 bytes have room for"
+    assert max(taken[9:]) > 8
+    assert sum(taken) == 59
 
 
 def test_no_picture_wanted_needs_no_table(empty: Lake) -> None:

@@ -37,7 +37,7 @@ def test_a_task_that_is_run_again_for_an_earlier_time_undoes_nothing(make_shop: 
     rows = empty.count("items")
     for now in (NOW + 3 * DAY, NOW + DAY, NOW, NOW - DAY, NOW + 2 * DAY, NOW + DAY):
         assert (report := ingest(inbox, empty, now=now)).updated == 0
-        assert report.notes[0].startswith("1 rows of the items file, which was taken in before as it is, are older than what the lake has")
+        assert report.notes[0].startswith("1 row of the items file, which was taken in before as it is, is older than what the lake has")
         assert titles(empty, now) == {1: "Wool coat", 9: "Hat"}
     assert empty.count("items") == rows
 
@@ -85,7 +85,7 @@ def test_what_is_told_of_users_stays_too(make_shop: Shop, empty: Lake) -> None:
     for now in (NOW + 2 * DAY, NOW + HOUR):
         report = ingest(inbox, empty, now=now)
         assert (report.users, report.known) == (0, 3)
-        assert report.notes[0].startswith("1 rows of the users file, which was taken in before")
+        assert report.notes[0].startswith("1 row of the users file, which was taken in before")
     told = sorted(empty.read("users").to_pylist(), key=lambda row: row["event_timestamp"])
     assert [(row["user_id"], row["extra"]) for row in told if row["user_id"] == 1][-1] == (1, '{"city": "Rome"}')
     assert len(told) == 3

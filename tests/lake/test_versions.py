@@ -82,7 +82,7 @@ def test_an_item_whose_row_is_refused_is_not_missing(make_shop: Shop, empty: Lak
     shop = make_shop(items=THINGS[1:5])
     with (shop / "items.jsonl").open("a") as file:
         file.write('{"item_id": 1, "title": "half \\ud83d"}\n')
-    with pytest.raises(InputError, match=r"1 of its rows name no item that can be read \(.*half a character.*\); nothing was ingested"):
+    with pytest.raises(InputError, match=r"1 of its rows names no item that can be read \(.*half a character.*\); nothing was ingested"):
         ingest(shop, empty, now=NOW + DAY, feed=FULL)
 
 
@@ -188,4 +188,4 @@ def test_what_an_ingest_passes_over_is_told(make_shop: Shop, empty: Lake) -> Non
     shop = make_shop(items=[{**THINGS[0], "images": "a.png"}], pictures={"a.png": "red", "b.png": "blue"})
     (shop / "Artikel.csv").write_text(json.dumps(THINGS))
     said = ingest(shop, empty, now=NOW).notes
-    assert said == ("not read, because no table is called so: Artikel.csv; 1 pictures that no row names, e.g. b.png",)
+    assert said == ("not read, because no table is called so: Artikel.csv; 1 picture that no row names, e.g. b.png",)

@@ -18,6 +18,7 @@ from moon_ops.lake.schemas import STAMP
 from moon_ops.lake.tables import items_as_of
 from moon_ops.metric_names import catalogue
 from moon_ops.publication import places
+from moon_ops.release import stages
 from moon_ops.release.coverage import of_catalogue
 from moon_ops.settings import Settings
 
@@ -74,3 +75,35 @@ def test_vectors_lag_behind_what_came_since(copied: Settings, make_shop: Callabl
     assert shares(found) == (1.0, 1.0, 1.0), "it was not on sale when the window ended"
     assert pa.scalar(since, STAMP).as_py() > end
     assert shares(of_catalogue(copied, 1, now, now=now))[0] == 115 / 116
+
+
+def test_a_vector_of_what_an_item_said_before_is_none(copied: Settings, make_shop: Callable[..., Path], now: dt.datetime) -> None:
+    known = items_as_of(copied.lake, now).to_pylist()[0]
+    row = {"item_id": known["item_id"], "title": known["title"] + " of wool", "price": 3.0}
+
+    def share(moment: dt.datetime) -> float:
+        return shares(of_catalogue(copied, 1, now, now=moment))[0]
+
+    first, second, third = (now + hours * dt.timedelta(hours=1) for hours in (1, 2, 3))
+    ingest(make_shop(items=[row]), copied.lake, now=first)
+    assert share(now) == 1.0, "it said so later"
+    assert share(first) == 114 / 115
+    stages.embed(copied, 1, now=first)
+    assert share(first) == 1.0
+    ingest(make_shop(items=[{**row, "price": 4.0}]), copied.lake, now=second)
+    assert share(second) == 1.0, "a price is nothing that an encoder reads"
+    ingest(make_shop(items=[{**row, "title": "a hat"}]), copied.lake, now=third)
+    assert share(third) == 114 / 115
+
+
+def test_an_excuse_for_what_an_item_said_before_is_none(copied: Settings, make_shop: Callable[..., Path], now: dt.datetime) -> None:
+    known = items_as_of(copied.lake, now, ["item_id"])["item_id"][0].as_py()
+    table = copied.lake.open(vector_tables.table_name(1))
+    lost = table.to_table(filter=f"item_id = {known}").drop_columns(["embedding"])
+    table.delete(f"item_id = {known}")
+    copied.lake.append(vector_tables.excused_table_name(1), lost.append_column("reason", pa.array(["no text"] * lost.num_rows)))
+    later = now + dt.timedelta(hours=1)
+    ingest(make_shop(items=[{"item_id": known, "title": "a hat"}]), copied.lake, now=later)
+    found = of_catalogue(copied, 1, now, now=later)
+    assert found[catalogue("excused")] == 0.0
+    assert shares(found)[0] == 114 / 115

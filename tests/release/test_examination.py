@@ -168,7 +168,7 @@ def test_the_doctor_tells_of_a_clock_that_is_behind(copied: Settings, now: dt.da
     ingest(make_shop(items=[{"item_id": 9, "title": "Hat"}]), copied.lake, now=now + dt.timedelta(days=30))
     checks = {name: (good, detail) for name, good, detail in doctor.examine(copied, now)}
     assert checks["clock"][0] is False
-    assert checks["clock"][1].startswith("1 items, e.g. 9, were learned at a time that lies ahead of this clock, 2026-07-01T00:00Z")
+    assert checks["clock"][1].startswith("1 item, 9, was learned at a time that lies ahead of this clock, 2026-07-01T00:00Z")
 
 
 def test_a_finding_in_one_line() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 from moon_ops import tasks
 from moon_ops.errors import StageError
@@ -137,6 +140,34 @@ def test_a_wrong_alias_is_moved_back_where_the_setting_says_so(copied: Settings,
     assert (last.kind, last.before, last.release) == ("rollback", 2, 1)
     assert last.by.startswith("moon serve on ")
     assert "release 2 is not served" in last.why
+
+
+@pytest.mark.parametrize(
+    ("fault", "traced"),
+    [
+        (MlflowException("the server is away"), False),
+        (sqlite3.OperationalError("database is locked"), False),
+        (ConnectionResetError("reset by peer"), False),
+        (MlflowException("no such name", INVALID_PARAMETER_VALUE), True),
+        (KeyError("release"), True),
+    ],
+)
+def test_an_unexpected_fault_is_logged_with_its_traceback_once(
+    copied: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fault: Exception, traced: bool
+) -> None:
+    def fail(_alias: str) -> int:
+        raise fault
+
+    follower = Follower(copied)
+    follower.follow()
+    monkeypatch.setattr(follower.registry, "alias", fail)
+    with caplog.at_level("ERROR", logger=following.__name__):
+        for _ in range(3):
+            follower.follow()
+    assert [bool(record.exc_info) for record in caplog.records] == [traced]
+    assert follower.champion().version == 1, "what is served goes on"
+    assert follower.refused.startswith("the registry could not be asked for the champion: ")
+    assert follower.refused.endswith(str(fault))
 
 
 def test_a_registry_that_hangs_holds_up_no_publication(copied: Settings, monkeypatch: pytest.MonkeyPatch, now: Any) -> None:

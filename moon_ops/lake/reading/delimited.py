@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from moon_ops.errors import counted
 from moon_ops.lake.reading import encoding as encodings
 from moon_ops.lake.reading.parts import ROW, Part, Refused
 
@@ -130,7 +131,8 @@ def _part(path: Path, label: str, encoding: str, dialect: Dialect) -> Part:
         tables.append(_good(header, rows, numbers, part))
     part.table = pa.concat_tables(tables) if tables else part.table
     if spanning:
-        part.notes.append(f"{label}: {spanning} cells hold lines that look like rows: if a quote opened there by mistake, rows are lost")
+        cells = counted(spanning, "cell holds", "cells hold")
+        part.notes.append(f"{label}: {cells} lines that look like rows: if a quote opened there by mistake, rows are lost")
     return part
 
 

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from moon_ops.errors import InputError
+from moon_ops.errors import InputError, counted
 from moon_ops.lake.reading.encoding import PACKED
 
 TABLES = ("items", "queries", "events", "users")
@@ -84,7 +84,9 @@ def passed_over(directory: Path, used: Collection[Path]) -> str:
         more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
         said.append(f"not read, because no table is called so: {', '.join(others[:NAMED])}{more}")
     if pictures:
-        said.append(f"{len(pictures)} pictures that no row names, e.g. {pictures[0].relative_to(directory).as_posix()}")
+        said.append(
+            f"{counted(len(pictures), 'picture', 'pictures')} that no row names, e.g. {pictures[0].relative_to(directory).as_posix()}"
+        )
     return "; ".join(said)
 
 

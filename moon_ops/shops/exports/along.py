@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from moon_ops.errors import counted
 from moon_ops.lake.meanings import FILE, Meanings
 from moon_ops.lake.reading import content, files, pictures
 from moon_ops.lake.reading.files import Found
@@ -57,7 +58,9 @@ def _one(path: Path, found: Found, export: Export, words: Meanings, work: Path) 
         return target
     if asread.refused:
         first = asread.refused[0]
-        export.notes.append(f"{len(asread.refused)} rows of {found.called(path)} cannot be read, e.g. {first.number}: {first.reason}")
+        export.notes.append(
+            f"{counted(len(asread.refused), 'row', 'rows')} of {found.called(path)} cannot be read, e.g. {first.number}: {first.reason}"
+        )
     encoded = users.combine_chunks().dictionary_encode()
     named = [hidden(user, export.chosen.secret) if "@" in user else user for user in encoded.dictionary.to_pylist()]
     table = table.set_column(table.schema.get_field_index("user_id"), "user_id", pa.array(named, pa.string()).take(encoded.indices))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 
+from moon_ops.errors import counted
 from moon_ops.lake.reading import pictures
 from moon_ops.shops.exports.export import Export, Item, alone, deepest, listed
 from moon_ops.shops.exports.sheets import Line
@@ -87,7 +88,9 @@ def _by_sku(lines: list[Line], export: Export) -> dict[str, Line]:
     if export.chosen.store and all(line.get(STORE) != export.chosen.store for line in said):
         export.notes.append(f"no row is of the store view {export.chosen.store!r}")
     if others:
-        export.notes.append(f"{others} rows of store views that were not asked for (--store) are left out")
+        one = "row of a store view that was not asked for (--store) is left out"
+        many = "rows of store views that were not asked for (--store) are left out"
+        export.notes.append(counted(others, one, many))
     return products
 
 

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from moon_ops.errors import InputError
+from moon_ops.errors import InputError, counted
 from moon_ops.files import link, put, write_text
 from moon_ops.shops.importers import files
 
@@ -157,7 +157,7 @@ def write(draft: Draft, source: Path) -> dict[str, int]:
     draft.make("kept", f"SELECT * FROM log WHERE timestamp IS NOT NULL AND item_id IN ({known})")
     events, logged = draft.count("SELECT count(*) FROM kept"), draft.count("SELECT count(*) FROM log")
     if not events:
-        why = f"{logged:,} rows name no item that has a title" if logged else "the log has no rows to take"
+        why = f"{counted(logged, 'row names', 'rows name')} no item that has a title" if logged else "the log has no rows to take"
         raise InputError(f"{source}: no event could be made ({why}); nothing was imported", action="bring the data set as it is published")
     vectors = _vectors(draft, source) if "given" in draft.relations else 0
     pictures = _link(draft, draft.picture_of) if draft.picture_of else 0  # after all that may be refused: what was linked stays
