@@ -65,7 +65,8 @@ def test_every_task_has_its_limits(dagbag: Any, dag_id: str) -> None:
     dag = dagbag.dags[dag_id]
     for task in dag.tasks:
         assert task.execution_timeout, task.task_id
-        assert getattr(task.on_failure_callback, "__name__", "") == "tell", task.task_id
+        told = task.on_failure_callback if isinstance(task.on_failure_callback, list | tuple) else [task.on_failure_callback]
+        assert [callback.__name__ for callback in told] == ["tell"], task.task_id
         assert task.pool == ("moon_training" if task.task_id in ("train", "ctr") else "default_pool")
         assert task.owner == "moon"
     longest = max(task.execution_timeout for task in dag.tasks)

@@ -27,12 +27,12 @@ from moon_ops.files import TakenError, link, locked, write_text
 from moon_ops.lake import objects
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.schemas import STAMP
-from moon_ops.publication import marks, shop_ids
 from moon_ops.publication.places import handed, index_place, published_place, table_place
 from moon_ops.settings import Settings
 
 TABLE, OBJECTS = "publications", "publications-files"
 SCHEMA = pa.schema([("encoder", pa.int32()), ("number", pa.int64()), ("created", STAMP), ("by", pa.string()), ("content", pa.string())])
+OWN = "shop-ids"  # the view that each machine derives for itself: moon_ops.publication.shop_ids
 TRIES = 3  # to fetch a publication: the files of an older one may be removed meanwhile
 
 
@@ -131,6 +131,8 @@ def holds(settings: Settings, encoder: int) -> bool:
 
 def is_current(settings: Settings, encoder: int, now: dt.datetime) -> bool:
     """:func:`~moon_ops.publication.marks.is_current` of what all machines have; not, if this one was killed before it shared its own."""
+    from moon_ops.publication import marks
+
     fetch(settings, encoder)
     if not marks.is_current(settings, encoder, now):
         return False
@@ -179,6 +181,8 @@ def _brought(settings: Settings, known: Publication, newest: Publication) -> boo
             files |= _directory(settings, place, known, newest)
         for view, mark in newest.own.items():
             write_text(_made(handed(settings, view)), mark)
+        from moon_ops.publication import shop_ids
+
         shop_ids.publish(settings, dt.datetime.now(dt.UTC), full=False)
         shop_ids.forget_erased(settings)
     for view, mark in newest.online.items():
@@ -226,7 +230,7 @@ def _marks(settings: Settings, encoder: int) -> tuple[dict[str, str], dict[str, 
     handed_over = {place.stem: place.read_text() for place in sorted((settings.home / "tables" / "handed").glob("*.json"))}
     bound = {view for view in handed_over if view.startswith(("table-", "index-"))}
     own = {f"table-items-v{encoder}", f"table-queries-v{encoder}", f"index-v{encoder}", f"index-items-v{encoder}"}
-    online = {view: mark for view, mark in handed_over.items() if view not in bound and view != shop_ids.VIEW}
+    online = {view: mark for view, mark in handed_over.items() if view not in bound and view != OWN}
     return {view: handed_over[view] for view in own & bound}, online
 
 

@@ -13,7 +13,7 @@ from moon_ops.embeddings.index import ItemIndex
 from moon_ops.errors import ContractError, GateError, ServiceError, StageError
 from moon_ops.inputs.contract import file_sha256, require_same
 from moon_ops.lake.lake import Lake
-from moon_ops.publication import places, sharing
+from moon_ops.publication import places
 from moon_ops.registry.registry import ALIGNMENT, CTR, ENCODER, Registry
 from moon_ops.release.gates import sentence, stopping
 from moon_ops.settings import Settings
@@ -51,8 +51,7 @@ def verify(settings: Settings, registry: Registry, manifest: dict[str, Any], *, 
 
 def _require_parts(settings: Settings, registry: Registry, manifest: dict[str, Any], *, without_lake: bool) -> str:
     contract, encoder = manifest["contract_id"], manifest["encoder"]["version"]
-    with contextlib.suppress(ServiceError):  # what this home has is checked below; whether the lake must answer, too
-        sharing.fetch(settings, encoder)
+    _fetch(settings, encoder)
     require_same(contract, registry.tags(ENCODER, encoder)["contract_id"], what="manifest and encoder")
     unchecked = _require_vectors(settings.lake, encoder, contract, without_lake=without_lake)
     require_same(contract, ItemIndex.open(places.index_place(settings, encoder)).header.contract_id, what="manifest and index")
@@ -62,6 +61,15 @@ def _require_parts(settings: Settings, registry: Registry, manifest: dict[str, A
         require_same(read, registry.tags(CTR, manifest["ctr"]["version"])["contract_id"], what="manifest and click model")
     verify_files(fetched(registry, 0, manifest))
     return unchecked
+
+
+def _fetch(settings: Settings, encoder: int) -> None:
+    """What another machine has published, if there are others; what this home has is checked afterwards, and whether the lake must answer."""
+    if settings.lake.remote:
+        from moon_ops.publication import sharing  # not where there is one machine: a rollback is in a hurry
+
+        with contextlib.suppress(ServiceError):
+            sharing.fetch(settings, encoder)
 
 
 def _require_vectors(lake: Lake, encoder: int, contract: str, *, without_lake: bool) -> str:

@@ -41,7 +41,7 @@ def test_a_publication_mark_that_was_cut_counts_as_absent(
     place.write_text(content)
     assert not marks.is_current(current, 1, now)
     assert "published-v1.json cannot be read" in caplog.text
-    maintenance.maintain(current, keep=HOUR, fragments=0)
+    maintenance.maintain(current, keep=HOUR, now=now + HOUR, fragments=0)
     change(current, items_as_of(current.lake, now, ["item_id"])["item_id"].to_pylist()[:2], now + HOUR, title="Another")
     refresh(current, now + HOUR)
     agree(current, now + HOUR)
