@@ -64,7 +64,7 @@ def _require_parts(settings: Settings, registry: Registry, manifest: dict[str, A
 
 
 def _fetch(settings: Settings, encoder: int) -> None:
-    """What another machine has published, if there are others; what this home has is checked afterwards, and whether the lake must answer."""
+    """What another machine has published, if there are others; what this home then has is checked afterwards."""
     if settings.lake.remote:
         from moon_ops.publication import sharing  # not where there is one machine: a rollback is in a hurry
 
