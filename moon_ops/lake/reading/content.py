@@ -96,6 +96,8 @@ def _text(path: Path, label: str, known: Collection[str], given: str | None) -> 
         part = reader(path, label, asked, known)
     if (part is None or part.halves) and not given and asked == encoding.UTF8 and (likely := encoding.guess(path)) != asked:
         part = reader(path, label, likely, known)
+        guessed = encoding.NAMES.get(likely, likely)
+        part.notes.append(f"{label}: is not UTF-8 and was read as {guessed}; if letters are wrong, name its encoding with --encoding")
     if part is None:
         raise ValueError("a column's name holds half a character: if it is no UTF-8, name its encoding")
     return part
