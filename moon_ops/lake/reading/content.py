@@ -120,12 +120,15 @@ def _parquet(path: Path, label: str) -> Part:
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The column in a type that the other formats have: no dictionaries, no large or viewed texts."""
+    """The column in a type that the other formats have: no dictionaries, no large or viewed texts, none as bytes."""
     kind = column.type
     if pa.types.is_dictionary(kind):
         return _plain(column.cast(kind.value_type))
     if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return column.cast(pa.string())
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
+        with contextlib.suppress(pa.ArrowException):  # Spark and Impala write texts so
+            return column.cast(pa.string())
     return column
 
 
@@ -156,17 +159,30 @@ def _named(part: Part, known: Collection[str], renamed: dict[str, str], required
 
 
 def together(tables: Sequence[pa.Table]) -> pa.Table:
-    """The rows of all tables; a column that is of several types in them is read as texts."""
-    try:
-        return pa.concat_tables(tables, promote_options="permissive")
-    except pa.ArrowException:
-        return pa.concat_tables([_as_texts(table, tables) for table in tables], promote_options="permissive")
+    """The rows of all tables; a column for whose cells there is no one type is read as texts."""
+    fields: dict[str, dict[str, pa.Field]] = {}
+    for table in tables:
+        for field_ in table.schema:
+            fields.setdefault(field_.name, {})[str(field_.type)] = field_
+    odd = {name for name, found in fields.items() if len(found) > 1 and not _agree(list(found.values()))}
+    return pa.concat_tables([_as_texts(table, odd) for table in tables], promote_options="permissive")
 
 
-def _as_texts(table: pa.Table, tables: Sequence[pa.Table]) -> pa.Table:
-    for name in table.column_names:
-        kinds = {str(other.schema.field(name).type) for other in tables if name in other.column_names} - {"null"}
-        if len(kinds) > 1:
-            texts = json_lines.cells([*table[name].to_pylist(), "x", 1])[:-2]  # of several types: as texts
-            table = table.set_column(table.schema.get_field_index(name), name, texts)
+def _as_texts(table: pa.Table, names: Collection[str]) -> pa.Table:
+    for name in {*names} & {*table.column_names}:
+        column = table[name]
+        if pa.types.is_timestamp(column.type):  # Python has no nanoseconds
+            column = column.cast(pa.timestamp("us", column.type.tz), safe=False)
+        values = column.to_pylist()
+        values = [v if v is None else dict(v) for v in values] if pa.types.is_map(column.type) else values
+        table = table.set_column(table.schema.get_field_index(name), name, json_lines.texts(values))
     return table
+
+
+def _agree(fields: Sequence[pa.Field]) -> bool:
+    """Whether there is one type that holds the cells of all; Arrow takes sixteen bytes of a UUID for a text, too."""
+    try:
+        whole = pa.unify_schemas([pa.schema([field_]) for field_ in fields], promote_options="permissive").types[0]
+    except pa.ArrowException:
+        return False
+    return not any(pa.types.is_fixed_size_binary(field_.type) and field_.type != whole for field_ in fields)

@@ -102,7 +102,7 @@ def guess(path: Path) -> str:
     """The encoding of a file that is no clean UTF-8: UTF-8 with broken rows, or another.
 
     A file with letters that are UTF-8 is UTF-8. Else Windows code pages are compared by the lines that are spelled as a language of theirs
-    is (:mod:`~moon_ops.lake.reading.spelling`), Windows-1252 first. Where none fits, charset-normalizer is asked, if there are enough letters.
+    is (:mod:`~moon_ops.lake.reading.spelling`), Windows-1252 first. Where none fits, charset-normalizer is asked, if letters are enough.
     """
     strange, good = _strange(path)
     if good or not strange:
