@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from moon_ops.errors import InputError
 from moon_ops.lake import rows
 from moon_ops.lake.ids import stable_id
 from moon_ops.lake.layout import Refusals, words
@@ -106,3 +107,26 @@ def test_a_whole_float_beside_a_text_is_the_number(tmp_path: Path) -> None:
     refusals = Refusals()
     assert rows.read(lines, "items", refusals)["source_id"].to_pylist() == ["42", "A"]
     assert [row["column"] for row in refusals.rows] == ["item_id"]
+
+
+def test_directories_that_name_a_column_are_that_column(tmp_path: Path) -> None:
+    for folder, lines in (
+        ("status=deleted/brand=A%26B%20Co", "1,a\n"),
+        ("status=active/brand=__HIVE_DEFAULT_PARTITION__", "2,b\n3\n"),
+    ):
+        (tmp_path / "items" / folder).mkdir(parents=True)
+        (tmp_path / "items" / folder / "p.csv").write_text(f"item_id,title\n{lines}")
+    refusals = Refusals()
+    table = rows.read(tmp_path, "items", refusals).sort_by("item_id")
+    assert table.select(["status", "brand"]).to_pylist() == [{"status": "deleted", "brand": "A&B Co"}, {"status": "active", "brand": None}]
+    assert json.loads(refusals.rows[0]["row"])["status"] == "active"
+
+
+def test_a_partition_that_the_file_contradicts_is_an_error(tmp_path: Path) -> None:
+    place = tmp_path / "items" / "brand=ACME"
+    place.mkdir(parents=True)
+    pq.write_table(pa.table({"item_id": [1], "title": ["a"], "Brand": ["ACME"]}), place / "p.parquet")
+    assert rows.read(tmp_path, "items", Refusals())["brand"].to_pylist() == ["ACME"]
+    pq.write_table(pa.table({"item_id": [1], "title": ["a"], "brand": ["Nord"]}), place / "p.parquet")
+    with pytest.raises(InputError, match="the directory says brand = ACME, and a row of the file says Nord; nothing was ingested"):
+        rows.read(tmp_path, "items", Refusals())

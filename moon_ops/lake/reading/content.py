@@ -54,7 +54,7 @@ def read(
     that is there twice, and a file that cannot be read to its end, is an :class:`InputError`.
     """
     names = (*known, *map(bare, renamed or ()))
-    parts = [_named(_part(path, found, names, given), known, renamed or {}, required) for path in found.paths]
+    parts = [_named(_partitioned(_part(path, found, names, given), found), known, renamed or {}, required) for path in found.paths]
     content = empty(found.label, required)
     tables = []
     for part in parts:
@@ -130,6 +130,27 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
         with contextlib.suppress(pa.ArrowException):  # Spark and Impala write texts so
             return column.cast(pa.string())
     return column
+
+
+def _partitioned(part: Part, found: Found) -> Part:
+    """The part with the columns that its directories name; :class:`InputError` where the file itself says something else."""
+    for name, value in found.partition(part.path).items() if part.table.num_columns else ():
+        own = next((n for n in part.table.column_names if bare(n) == bare(name)), None)
+        if own is None:
+            cells = pa.array([value] * part.table.num_rows, pa.string())
+            part.table = part.table.add_column(part.table.num_columns - 1, name, cells)
+            part.refused = [Refused(r.number, r.row | {name: value}, r.column, r.reason) for r in part.refused]
+        elif other := {cell for cell in json_lines.texts(part.table[own].to_pylist()).to_pylist() if _short(cell) != _short(value)}:
+            raise InputError(
+                f"{part.path}: the directory says {name} = {value}, and a row of the file says {next(iter(other))}; nothing was ingested",
+                action="move the file, or rename the directory",
+            )
+    return part
+
+
+def _short(cell: str | None) -> str | None:
+    """A number without the zeros before it: ``month=01`` is the month 1."""
+    return cell.lstrip("0") if cell and cell.isdecimal() else cell
 
 
 def _named(part: Part, known: Collection[str], renamed: dict[str, str], required: Sequence[str]) -> Part:

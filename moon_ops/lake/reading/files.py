@@ -11,6 +11,7 @@ import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from moon_ops.errors import InputError
 from moon_ops.lake.reading.encoding import PACKED
@@ -24,6 +25,7 @@ KINDS = {
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".heic", ".heif", ".avif", ".bmp", ".tif", ".tiff")
 STEM = re.compile(rf"({'|'.join(TABLES)})([-_]?\d[\d_-]*(?:of-\d+)?)?")
 OURS = ("moon.toml", "readme.md")  # says how the others are to be read; what people write for people
+NOTHING = "__HIVE_DEFAULT_PARTITION__"  # a partition without a value
 NAMED = 5  # files in one warning
 
 
@@ -39,6 +41,12 @@ class Found:
     def called(self, path: Path) -> str:
         """The file as reasons name it, e.g. ``events.parquet/part-0.parquet``."""
         return path.relative_to(self.place).as_posix()
+
+    def partition(self, path: Path) -> dict[str, str | None]:
+        """The columns that the directories above a part file name, as Hive and Spark write them: ``status=deleted/`` → status."""
+        folders = path.relative_to(self.place).parts[1:-1]
+        pairs = (folder.split("=", 1) for folder in folders if re.match(r"[^=]+=", folder))
+        return {unquote(name): None if value in ("", NOTHING) else unquote(value) for name, value in pairs}
 
 
 def kind(path: Path) -> str | None:
