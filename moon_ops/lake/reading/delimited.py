@@ -115,8 +115,9 @@ def _part(path: Path, label: str, encoding: str, dialect: Dialect) -> Part:
     tables: list[pa.Table] = []
     header: list[str] = []
     spanning = 0
+    passed = {"repeat the header": 0, "have no content": 0}
     for batch, line, over_lines in _batches(path, encoding, dialect):
-        rows = batch if tables else _without_header(batch, header)
+        rows = _passed_over(batch if tables else _without_header(batch, header), header, passed)
         numbers: Sequence[int] = range(part.rows + 1, part.rows + 1 + len(rows))
         if {*map(len, rows)} - {len(header)}:
             try:
@@ -129,6 +130,7 @@ def _part(path: Path, label: str, encoding: str, dialect: Dialect) -> Part:
         spanning += _like_rows(rows, dialect.delimiter) if over_lines else 0
         tables.append(_good(header, rows, numbers, part))
     part.table = pa.concat_tables(tables) if tables else part.table
+    part.notes += [f"{label}: {count} rows {what} and were passed over" for what, count in passed.items() if count]
     if spanning:
         part.notes.append(f"{label}: {spanning} cells hold lines that look like rows: if a quote opened there by mistake, rows are lost")
     return part
@@ -156,6 +158,21 @@ def _regular(rows: list[list[str]], header: list[str], part: Part) -> tuple[list
                 raise _OverLinesError(place)
             part.refused.append(Refused(part.rows, _kept(header, row), "", f"has {len(row)} cells, and the header has {len(header)}"))
     return good, numbers
+
+
+def _passed_over(rows: list[list[str]], header: list[str], passed: dict[str, int]) -> list[list[str]]:
+    """The rows, with blank ones for those that are no rows: the header again, as where files were joined, and cells that are all empty."""
+    first = header[0].lstrip("\ufeff") if header else ""
+    for place, row in enumerate(rows):
+        if row and not any(row):
+            what = "have no content"
+        elif row and row[0].lstrip("\ufeff") == first and row[1:] == header[1:]:
+            what = "repeat the header"
+        else:
+            continue
+        passed[what] += 1
+        rows[place] = []
+    return rows
 
 
 def _without_header(batch: list[list[str]], header: list[str]) -> list[list[str]]:
