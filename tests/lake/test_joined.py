@@ -34,3 +34,10 @@ def test_rows_without_content_are_counted_and_not_refused(tmp_path: Path) -> Non
     titles, notes, refusals = read(tmp_path)
     assert (titles, notes) == (["a"], ["items.csv: 3 rows have no content and were passed over"])
     assert [(row["source"], row["reason"]) for row in refusals.rows] == [("items.csv:2", "has 2 cells, and the header has 3")]
+
+
+def test_a_long_cell_is_taken(tmp_path: Path) -> None:
+    long = "lamp " * 100_000
+    (tmp_path / "items.csv").write_text(f'item_id,title,description\n1,a,"{long}"\n2,b,x\n')
+    refusals = Refusals()
+    assert rows.read(tmp_path, "items", refusals)["description"].to_pylist() == [long.strip(), "x"]

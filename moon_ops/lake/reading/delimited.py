@@ -22,6 +22,7 @@ from moon_ops.lake.reading.parts import ROW, Part, Refused
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "'|'", "\x01": "'\\x01'"}
 BATCH = 20_000  # rows that are Python's at once, before they are Arrow's
+LONGEST = 2**24  # characters of a cell
 SNIFFED = 2**16  # characters of a file that its dialect is told from
 ESCAPED = re.compile(r'\\(["\\])')
 
@@ -46,7 +47,7 @@ class QuoteError(ValueError):
 
     def __init__(self, row: int, line: int, backslash: bool) -> None:
         what = "a quote that opens there is not closed, or text follows where it closes"
-        super().__init__(f"row {row}, which begins in line {line}: {what}, or a cell is longer than {csv.field_size_limit():,} characters")
+        super().__init__(f"row {row}, which begins in line {line}: {what}, or a cell is longer than {LONGEST:,} characters")
         self.backslash = backslash
 
 
@@ -206,6 +207,7 @@ def _batches(path: Path, encoding: str, dialect: Dialect) -> Iterator[tuple[list
             stream.readline()
         how: Any = {"quoting": csv.QUOTE_NONE} if dialect.quote is None else {"quotechar": dialect.quote}
         lines = (ESCAPED.sub(_doubled, line) if '\\"' in line else line for line in stream) if dialect.backslash else stream
+        csv.field_size_limit(LONGEST)  # Python's own is 131,072, less than some descriptions have
         reader = csv.reader(lines, delimiter=dialect.delimiter, strict=True, **how)
         row = -1  # of the header
         while True:
