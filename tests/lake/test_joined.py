@@ -41,3 +41,15 @@ def test_a_long_cell_is_taken(tmp_path: Path) -> None:
     (tmp_path / "items.csv").write_text(f'item_id,title,description\n1,a,"{long}"\n2,b,x\n')
     refusals = Refusals()
     assert rows.read(tmp_path, "items", refusals)["description"].to_pylist() == [long.strip(), "x"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_last_row_without_a_line_end_is_said(tmp_path: Path, encoding: str) -> None:
+    text = "item_id,title,price\n1,a,5.50\n2,b,199"
+    said = ["items.csv: the last row has no line end, and may be cut"]
+    for more, notes in (("", said), ("\n", []), (".99\r\n", [])):
+        (tmp_path / "items.csv").write_bytes((text + more).encode(encoding))
+        assert read(tmp_path)[:2] == (["a", "b"], notes)
+    (tmp_path / "items.csv").unlink()
+    (tmp_path / "items.csv.gz").write_bytes(gzip.compress(text.encode(encoding)))
+    assert read(tmp_path)[1] == ["items.csv.gz: the last row has no line end, and may be cut"]

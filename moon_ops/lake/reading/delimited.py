@@ -132,6 +132,8 @@ def _part(path: Path, label: str, encoding: str, dialect: Dialect) -> Part:
         tables.append(_good(header, rows, numbers, part))
     part.table = pa.concat_tables(tables) if tables else part.table
     part.notes += [f"{label}: {count} rows {what} and were passed over" for what, count in passed.items() if count]
+    if part.rows > 1 and not encodings.ended(path):
+        part.notes.append(f"{label}: the last row has no line end, and may be cut")
     if spanning:
         part.notes.append(f"{label}: {spanning} cells hold lines that look like rows: if a quote opened there by mistake, rows are lost")
     return part

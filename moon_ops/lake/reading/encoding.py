@@ -93,6 +93,17 @@ class _Raw(io.RawIOBase):
         super().close()
 
 
+def ended(path: Path) -> bool:
+    """Whether the file's last line has an end, or closes a quote: if not, what stands in it may be cut."""
+    last = b""
+    with opened(path) as stream:
+        if path.suffix.lower() not in PACKED:
+            stream.seek(max(stream.size() - 4, 0))
+        while chunk := stream.read(2**20):
+            last = (last + chunk)[-4:]
+    return last.replace(b"\0", b"").endswith((b"\n", b"\r", b'"', b"'"))
+
+
 def whole(value: str) -> bool:
     """Whether a text has no half characters."""
     return value.isascii() or not any("\ud800" <= sign <= "\udfff" for sign in value)
