@@ -68,9 +68,10 @@ def read(source: Path, name: str, refusals: Refusals, meanings: Meanings = PLAIN
     """One table's files with their columns typed; an optional table that is not there is empty."""
     found = files.find(source, name)
     if found is None and name == "items":
+        lies, action = files.instead(source, name)
+        there = f" (there is {lies}, which is not read)" if lies else ""
         raise InputError(
-            f"{source} has no items.parquet, items.jsonl or items.csv: nothing to ingest",
-            action="add the items file",
+            f"{source} has no items.parquet, items.jsonl or items.csv{there}: nothing to ingest", action=action or "add the items file"
         )
     known = (*REQUIRED[name], *IDS[name], *TEXTS[name], *OTHERS[name])
     if found is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import re
 from collections.abc import Collection, Sequence
@@ -79,18 +80,34 @@ def _part(path: Path, found: Found, known: Collection[str], given: str | None) -
     try:
         if not path.stat().st_size:
             return Part(label, path, f"{kind}, empty")
-        if kind == "Parquet":
-            return _parquet(path, label)
-        return _text(path, label, known, given)
+        is_really = _kind(path, kind or "CSV")
+        part = _parquet(path, label) if is_really == "Parquet" else _text(path, label, known, given, is_really)
+        part.how += f", though its name says {kind}" if is_really != kind else ""
+        return part
     except (pa.ArrowException, OSError, ValueError, EOFError) as unreadable:
         why = "the file is cut" if "truncated" in str(unreadable).lower() else str(unreadable)
         raise InputError(f"{path} cannot be read ({why}); nothing was ingested", action="write the file again") from unreadable
 
 
-def _text(path: Path, label: str, known: Collection[str], given: str | None) -> Part:
+def _kind(path: Path, said: str) -> str:
+    """What the file is by its first bytes; ``said``, what its name says, where they show nothing else."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    if head.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
+        raise InputError(
+            f"{path} is a spreadsheet or an archive, whatever its name says; nothing was ingested", action="save it as CSV, or unpack it"
+        )
+    if head.startswith(b"PAR1") or said == "Parquet":
+        return "Parquet"
+    with encoding.opened(path) as stream:
+        start = stream.read(64).removeprefix(codecs.BOM_UTF8).lstrip()
+    return "JSON lines" if re.match(rb'\{\s*"|\[\s*\{', start) else said
+
+
+def _text(path: Path, label: str, known: Collection[str], given: str | None, kind: str) -> Part:
     """A CSV or JSON file in the encoding that it names, or in another if it is none that is good in that."""
     asked = encoding.known(given) if given else encoding.recognise(path)
-    reader = delimited.read if files.kind(path) == "CSV" else json_lines.read
+    reader = delimited.read if kind == "CSV" else json_lines.read
     part = None
     with contextlib.suppress(UnicodeEncodeError):  # a column's name has half a character
         part = reader(path, label, asked, known)

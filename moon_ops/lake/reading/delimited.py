@@ -131,12 +131,22 @@ def _part(path: Path, label: str, encoding: str, dialect: Dialect) -> Part:
         spanning += _like_rows(rows, dialect.delimiter) if over_lines else 0
         tables.append(_good(header, rows, numbers, part))
     part.table = pa.concat_tables(tables) if tables else part.table
+    _without_blanks(part)
     part.notes += [f"{label}: {count} rows {what} and were passed over" for what, count in passed.items() if count]
     if part.rows > 1 and not encodings.ended(path):
         part.notes.append(f"{label}: the last row has no line end, and may be cut")
     if spanning:
         part.notes.append(f"{label}: {spanning} cells hold lines that look like rows: if a quote opened there by mistake, rows are lost")
     return part
+
+
+def _without_blanks(part: Part) -> None:
+    """Drop columns without a name and without content, as spreadsheets write at the right, if there are several."""
+    blank = [place for place, name in enumerate(part.table.column_names) if not name.strip()]
+    empty = {place for place in blank if part.table.column(place).null_count == part.table.num_rows}
+    if len(blank) > 1 and empty:
+        part.table = part.table.select([place for place in range(part.table.num_columns) if place not in empty])
+        part.notes.append(f"{part.label}: {len(empty)} columns without a name and without content were left out")
 
 
 class _OverLinesError(ValueError):

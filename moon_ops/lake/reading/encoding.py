@@ -29,6 +29,7 @@ MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 PACKED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}  # ending → how Arrow calls it
+PACKS = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd", b"\x04\x22\x4d\x18": "lz4"}  # first bytes → the same
 ENOUGH = 24  # letters beyond ASCII from which their language, and so the encoding, can be told
 SAMPLE = 64 * 1024  # bytes of lines with such letters
 OTHERS = {  # what charset-normalizer may find: alphabets of their own; it takes short Latin texts for anything
@@ -43,7 +44,15 @@ BROKEN = re.compile(
 
 def opened(path: Path) -> pa.NativeFile:
     """The file's bytes, decompressed; a cut file is an OSError when its end is reached."""
-    return pa.input_stream(str(path), compression=PACKED.get(path.suffix.lower()))
+    return pa.input_stream(str(path), compression=packed(path))
+
+
+def packed(path: Path) -> str | None:
+    """How the file is compressed, by its first bytes, whatever its ending says; by its ending if they are no letters either."""
+    with path.open("rb") as file:
+        head = file.read(10)
+    found = next((how for mark, how in PACKS.items() if head.startswith(mark)), None)
+    return found if found or head.isascii() else PACKED.get(path.suffix.lower())
 
 
 def recognise(path: Path) -> str:
@@ -97,7 +106,7 @@ def ended(path: Path) -> bool:
     """Whether the file's last line has an end, or closes a quote: if not, what stands in it may be cut."""
     last = b""
     with opened(path) as stream:
-        if path.suffix.lower() not in PACKED:
+        if not packed(path):
             stream.seek(max(stream.size() - 4, 0))
         while chunk := stream.read(2**20):
             last = (last + chunk)[-4:]
