@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import gzip
 import json
 from pathlib import Path
@@ -62,3 +63,26 @@ def test_the_first_bytes_say_what_a_file_is(tmp_path: Path) -> None:
 def test_columns_without_a_name_and_content_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "items.csv").write_text("item_id,title,,\n1,lamp,,\n2,cup,,\n")
     assert read(tmp_path).contents["items"].notes == ["items.csv: 2 columns without a name and without content were left out"]
+
+
+def test_a_file_that_only_withdraws_needs_no_titles(tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_text("item_id,status\n1,deleted\n2,archived\n")
+    assert rows.read(tmp_path, "items", Refusals())["status"].to_pylist() == ["deleted", "deleted"]
+    for text in ("item_id,status\n1,deleted\n2,active\n", "item_id,status\n1,deleted\n2,\n", "item_id,price\n1,5\n"):
+        (tmp_path / "items.csv").write_text(text)
+        with pytest.raises(
+            InputError, match=r"items\.csv has no column 'title' \(it has item_id, .*nothing was ingested → add the column title"
+        ):
+            rows.read(tmp_path, "items", Refusals())
+
+
+def test_what_moon_toml_says_of_columns_and_nothing_has_is_noted(tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_text("SKU,title,farbe\n1,lamp,red\n2,cup,blue\n")
+    (tmp_path / "moon.toml").write_text('[columns]\nsku = "item_id"\nmarke = "brand"\nfarbe = "colour"\n')
+    refusals = Refusals()
+    table = rows.read_all(tmp_path, refusals, meanings.of(tmp_path), now=dt.datetime(2026, 6, 1, tzinfo=dt.UTC))["items"]
+    assert table["extra"].to_pylist() == ['{"colour": "red"}', '{"colour": "blue"}']
+    assert refusals.contents["items"].notes == [
+        "items.csv: moon.toml names the column 'marke', which no file has",
+        "items.csv: moon.toml calls the column 'farbe' 'colour', which means nothing here: it is kept as one of your own",
+    ]

@@ -34,6 +34,7 @@ class Content:
     said: list[str] = field(default_factory=list)  # what was recognised of it
     notes: list[str] = field(default_factory=list)  # what may be wrong with it
     paths: tuple[Path, ...] = ()
+    names: set[str] = field(default_factory=set)  # of its columns, as the files have them, in small letters
 
     def place(self, number: int) -> str:
         """Where a row stands, e.g. ``events.csv:7``."""
@@ -55,8 +56,12 @@ def read(
     that is there twice, and a file that cannot be read to its end, is an :class:`InputError`.
     """
     names = (*known, *map(bare, renamed or ()))
-    parts = [_named(_partitioned(_part(path, found, names, given), found), known, renamed or {}, required) for path in found.paths]
     content = empty(found.label, required)
+    parts = []
+    for path in found.paths:
+        part = _partitioned(_part(path, found, names, given), found)
+        content.names |= {bare(name) for name in part.table.column_names}
+        parts.append(_named(part, known, renamed or {}, required))
     tables = []
     for part in parts:
         table = part.table
