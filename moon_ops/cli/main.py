@@ -118,7 +118,7 @@ def import_(
     if not exported:
         say(imports.import_clicks(kind, source, out, users=users), as_json)
         return
-    chosen = catalogues.Choices(tuple(keep or ()), media, store, catalogues.secret(user_key) if user_key else b"")
+    chosen = catalogues.Choices(tuple(keep or ()), media, store, catalogues.secret(user_key) if user_key else b"", now())
     say(catalogues.import_catalogue(kind, source, out, chosen), as_json)
 
 

@@ -185,12 +185,21 @@ def unique(table: pa.Table, name: str, refusals: Refusals, source: str) -> pa.Ta
 
 
 def words(value: Any, separator: str) -> list[str]:
-    """A list cell, or a text cell split at ``separator``, e.g. ``"A > B"`` → ``["A", "B"]``."""
+    """A list cell, or a text cell split at ``separator``, e.g. ``"A > B"`` → ``["A", "B"]``; a JSON list as text is a list, too."""
     if isinstance(value, str):
-        value = value.split(separator)
+        value = _listed(value) or value.split(separator)
     elif not isinstance(value, list):
         value = [value]
     return [str(part).strip() for part in value if part is not None and str(part).strip()]
+
+
+def _listed(value: str) -> list[Any] | None:
+    """The JSON list that a text is; None for any other text."""
+    try:
+        found = json.loads(value) if value.lstrip().startswith("[") else None
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, list) else None
 
 
 def pairs(value: Any) -> list[tuple[str, str]]:

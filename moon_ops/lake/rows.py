@@ -55,6 +55,7 @@ def read_all(
     if not source.is_dir():
         raise InputError(f"DIRECTORY = {source} is not a directory", action="name a directory that holds an items file")
     raw = {name: read(source, name, refusals, meanings, names) for name in FILES}
+    _note_columns(refusals, meanings)
     for name, column in TIMED.items():
         table = raw[name]
         early = layout.filled(pc.less(table[column], pa.scalar(times.FIRST, STAMP)), False)
@@ -64,30 +65,59 @@ def read_all(
     return raw
 
 
+def _note_columns(refusals: Refusals, meanings: Meanings) -> None:
+    """Note the columns that ``moon.toml`` names and no file has, and those that it calls what no table knows."""
+    there = {one for asread in refusals.contents.values() for one in asread.names}
+    known = {one for name in FILES for one in (*REQUIRED[name], *IDS[name], *TEXTS[name], *OTHERS[name])}
+    for theirs, ours in meanings.columns.items():
+        if bare(theirs) not in there:
+            refusals.note("items", f"moon.toml names the column {theirs!r}, which no file has")
+        elif ours not in known:
+            refusals.note(
+                "items", f"moon.toml calls the column {theirs!r} {ours!r}, which means nothing here: it is kept as one of your own"
+            )
+
+
 def read(source: Path, name: str, refusals: Refusals, meanings: Meanings = PLAIN, names: Names | None = None) -> pa.Table:
     """One table's files with their columns typed; an optional table that is not there is empty."""
     found = files.find(source, name)
     if found is None and name == "items":
+        lies, action = files.instead(source, name)
+        there = f" (there is {lies}, which is not read)" if lies else ""
         raise InputError(
-            f"{source} has no items.parquet, items.jsonl or items.csv: nothing to ingest",
-            action="add the items file",
+            f"{source} has no items.parquet, items.jsonl or items.csv{there}: nothing to ingest", action=action or "add the items file"
         )
     known = (*REQUIRED[name], *IDS[name], *TEXTS[name], *OTHERS[name])
     if found is None:
         table = content.empty(name, REQUIRED[name]).table
         refusals.bring(name, source / name, table)
     else:
-        asread = content.read(found, REQUIRED[name], known, given=meanings.encoding, renamed=meanings.columns)
+        required = REQUIRED[name] if name != "items" else (KEYS[name],)  # who only withdraws items need not name titles
+        asread = content.read(found, required, known, given=meanings.encoding, renamed=meanings.columns)
         if name == "items" and not asread.rows:
             raise InputError(
                 f"{source / found.label} has no rows: the catalogue is empty and nothing was ingested", action="bring at least one item"
             )
         table = asread.table
         refusals.bring(name, source / found.label, table, asread)
+        if name == "items" and "title" not in table.column_names and not _withdraws(table, refusals, meanings):
+            has = ", ".join(n for n in table.column_names if n != ROW) + f"; it was read as {', '.join(asread.said)}"
+            raise InputError(
+                f"{source / found.label} has no column 'title' (it has {has}); nothing was ingested",
+                action="add the column title, or name it in moon.toml",
+            )
     table = _columns(missing.emptied(table), name, refusals, names or Names())
     refusals.named[name] = table[KEYS[name]].combine_chunks()
     table = {"items": _items, "queries": _queries, "events": _events, "users": _users}[name](table, refusals, meanings)
     return table if name == "events" else layout.unique(table, REQUIRED[name][0], refusals, name)  # of the rows that are good
+
+
+def _withdraws(table: pa.Table, refusals: Refusals, meanings: Meanings) -> bool:
+    """Whether every row of an items file says that its item is deleted."""
+    if "status" not in table.column_names:
+        return False
+    states = layout.texts(table, "status", refusals, "items")["status"]
+    return {*meanings.meant(states, meanings.status).to_pylist()} <= {"deleted"}
 
 
 def _columns(table: pa.Table, name: str, refusals: Refusals, names: Names) -> pa.Table:

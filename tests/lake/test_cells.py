@@ -155,6 +155,19 @@ def test_times_in_any_form_are_the_same_moment(cells: Any) -> None:
     assert reasons(refusals) == [f"timestamp = None is not a time ({times.FORMS})"]
 
 
+@pytest.mark.parametrize("digits", ["253402300799", "253402300799000", "253402300799000000"])
+def test_the_end_of_all_years_is_no_time_of_the_past(digits: str) -> None:
+    for cell in (digits, int(digits)):
+        content = table(available_until=[cell])
+        read = layout.stamps(content, "available_until", refusals_of(content), "items", required=False)
+        assert read["available_until"].to_pylist() == [dt.datetime(9999, 12, 31, 23, 59, 59, tzinfo=dt.UTC)]
+    assert (
+        times.parsed(pa.array(["32503680000", "999999999999"])).to_pylist()
+        == times.parsed(pa.array([32503680000, 999999999999])).to_pylist()
+    )
+    assert times.parsed(pa.array(["32503680000"]))[0].as_py().year == 3000
+
+
 def test_a_date_is_its_midnight() -> None:
     content = table(timestamp=pa.array([NOON.date()]))
     read = layout.stamps(content, "timestamp", refusals_of(content), "items", required=True)
@@ -173,6 +186,8 @@ def test_a_date_is_its_midnight() -> None:
         "2026-01-31 12:00 EST",
         "Jan 31, 2026 11:00 PM",
         "2026-02-30",
+        "2026-01-31T12:00:00+25:00",
+        "2026-01-31T12:00:00+01:75",
         "12345",
         12345,
         1.5,

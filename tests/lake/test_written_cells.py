@@ -37,7 +37,11 @@ def reasons(refusals: Refusals) -> list[str]:
     [
         (["19,99", "1.234", "1.234.567,5"], [19.99, 1234.0, 1234567.5], ["decimal comma"]),
         (["1,234.50", "1,234,567", "1'234.5"], [1234.5, 1234567.0, 1234.5], []),
-        (["1.234", "12"], [1.234, 12.0], []),
+        (["1.234", "12", "19.90"], [1.234, 12.0, 19.9], []),
+        (["1,234", "19.99", "5.50"], [1234.0, 19.99, 5.5], []),
+        (["12.990 €", "899 €", "1,50 €"], [12990.0, 899.0, 1.5], ["prices in EUR", "decimal comma"]),
+        (["1.299", "1.234.567"], [1299.0, 1234567.0], ["decimal comma"]),
+        (["0.125", "1.250", "1234.567"], [0.125, 1.25, 1234.567], []),
         (["1,234", "9,5"], [1.234, 9.5], ["decimal comma"]),
         (["€ 5", "6 EUR", "7", "19,- €"], [5.0, 6.0, 7.0, 19.0], ["prices in EUR"]),
         (["US$ 5", "$6.50"], [5.0, 6.5], ["prices in USD"]),
@@ -56,6 +60,16 @@ def test_a_price_that_may_mean_two_things_or_another_currency_is_refused_with_th
     assert sorted(reasons(refusals)) == [
         "price = '1,234' may be 1.234 or 1234: no other cell tells which",
         "price = '7 USD' is in USD, and most others are in EUR",
+    ]
+
+
+def test_points_before_three_digits_are_refused_where_nothing_tells(tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_text("item_id;title;price\n1;a;12.990 €\n2;b;899 €\n3;c;1.299 €\n")
+    refusals = Refusals()
+    assert rows.read(tmp_path, "items", refusals)["price"].to_pylist() == [899.0]
+    assert sorted(reasons(refusals)) == [
+        "price = '1.299 €' may be 1.299 or 1299: no other cell tells which",
+        "price = '12.990 €' may be 12.990 or 12990: no other cell tells which",
     ]
 
 

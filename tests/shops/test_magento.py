@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable
 from typing import Any
 
@@ -65,3 +66,14 @@ def test_magento_orders(exported: Import) -> None:
 """
     report, _ = exported("magento", catalog_csv=MAGENTO, orders_csv=text)
     assert (report.purchases, report.orders_left_out) == (1, {"cancelled": 1, "returned": 1})
+
+
+def test_a_special_price_counts_from_its_first_day_on(exported: Import) -> None:
+    days = {"A": "", "B": "2/27/26", "C": "3/1/26", "D": "2026-02-28 00:00:00", "E": "2026-03-02", "F": "soon", "G": "2/27/2026, 12:00 AM"}
+    lines = "".join(f'{sku},simple,{sku},1,"Catalog, Search",20,15,"{day}",\n' for sku, day in days.items())
+    lines += 'H,simple,H,1,"Catalog, Search",20,15,2/1/26,2/20/26\n'
+    header = "sku,product_type,name,product_online,visibility,price,special_price,special_price_from_date,special_price_to_date\n"
+    now = dt.datetime(2026, 2, 28, 12, tzinfo=dt.UTC)
+    report, items = exported("magento", Choices(now=now), catalog_csv=header + lines)
+    assert {sku: row["price"] for sku, row in items.items()} == {"A": 15, "B": 15, "C": 20, "D": 15, "E": 20, "F": 20, "G": 15, "H": 20}
+    assert report.columns_left_out == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import re
 from collections.abc import Collection, Sequence
@@ -33,6 +34,7 @@ class Content:
     said: list[str] = field(default_factory=list)  # what was recognised of it
     notes: list[str] = field(default_factory=list)  # what may be wrong with it
     paths: tuple[Path, ...] = ()
+    names: set[str] = field(default_factory=set)  # of its columns, as the files have them, in small letters
 
     def place(self, number: int) -> str:
         """Where a row stands, e.g. ``events.csv:7``."""
@@ -54,8 +56,12 @@ def read(
     that is there twice, and a file that cannot be read to its end, is an :class:`InputError`.
     """
     names = (*known, *map(bare, renamed or ()))
-    parts = [_named(_part(path, found, names, given), known, renamed or {}, required) for path in found.paths]
     content = empty(found.label, required)
+    parts = []
+    for path in found.paths:
+        part = _partitioned(_part(path, found, names, given), found)
+        content.names |= {bare(name) for name in part.table.column_names}
+        parts.append(_named(part, known, renamed or {}, required))
     tables = []
     for part in parts:
         table = part.table
@@ -79,23 +85,41 @@ def _part(path: Path, found: Found, known: Collection[str], given: str | None) -
     try:
         if not path.stat().st_size:
             return Part(label, path, f"{kind}, empty")
-        if kind == "Parquet":
-            return _parquet(path, label)
-        return _text(path, label, known, given)
+        is_really = _kind(path, kind or "CSV")
+        part = _parquet(path, label) if is_really == "Parquet" else _text(path, label, known, given, is_really)
+        part.how += f", though its name says {kind}" if is_really != kind else ""
+        return part
     except (pa.ArrowException, OSError, ValueError, EOFError) as unreadable:
         why = "the file is cut" if "truncated" in str(unreadable).lower() else str(unreadable)
         raise InputError(f"{path} cannot be read ({why}); nothing was ingested", action="write the file again") from unreadable
 
 
-def _text(path: Path, label: str, known: Collection[str], given: str | None) -> Part:
+def _kind(path: Path, said: str) -> str:
+    """What the file is by its first bytes; ``said``, what its name says, where they show nothing else."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    if head.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
+        raise InputError(
+            f"{path} is a spreadsheet or an archive, whatever its name says; nothing was ingested", action="save it as CSV, or unpack it"
+        )
+    if head.startswith(b"PAR1") or said == "Parquet":
+        return "Parquet"
+    with encoding.opened(path) as stream:
+        start = stream.read(64).removeprefix(codecs.BOM_UTF8).lstrip()
+    return "JSON lines" if re.match(rb'\{\s*"|\[\s*\{', start) else said
+
+
+def _text(path: Path, label: str, known: Collection[str], given: str | None, kind: str) -> Part:
     """A CSV or JSON file in the encoding that it names, or in another if it is none that is good in that."""
     asked = encoding.known(given) if given else encoding.recognise(path)
-    reader = delimited.read if files.kind(path) == "CSV" else json_lines.read
+    reader = delimited.read if kind == "CSV" else json_lines.read
     part = None
     with contextlib.suppress(UnicodeEncodeError):  # a column's name has half a character
         part = reader(path, label, asked, known)
     if (part is None or part.halves) and not given and asked == encoding.UTF8 and (likely := encoding.guess(path)) != asked:
         part = reader(path, label, likely, known)
+        guessed = encoding.NAMES.get(likely, likely)
+        part.notes.append(f"{label}: is not UTF-8 and was read as {guessed}; if letters are wrong, name its encoding with --encoding")
     if part is None:
         raise ValueError("a column's name holds half a character: if it is no UTF-8, name its encoding")
     return part
@@ -118,13 +142,37 @@ def _parquet(path: Path, label: str) -> Part:
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The column in a type that the other formats have: no dictionaries, no large or viewed texts."""
+    """The column in a type that the other formats have: no dictionaries, no large or viewed texts, none as bytes."""
     kind = column.type
     if pa.types.is_dictionary(kind):
         return _plain(column.cast(kind.value_type))
     if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return column.cast(pa.string())
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
+        with contextlib.suppress(pa.ArrowException):  # Spark and Impala write texts so
+            return column.cast(pa.string())
     return column
+
+
+def _partitioned(part: Part, found: Found) -> Part:
+    """The part with the columns that its directories name; :class:`InputError` where the file itself says something else."""
+    for name, value in found.partition(part.path).items() if part.table.num_columns else ():
+        own = next((n for n in part.table.column_names if bare(n) == bare(name)), None)
+        if own is None:
+            cells = pa.array([value] * part.table.num_rows, pa.string())
+            part.table = part.table.add_column(part.table.num_columns - 1, name, cells)
+            part.refused = [Refused(r.number, r.row | {name: value}, r.column, r.reason) for r in part.refused]
+        elif other := {cell for cell in json_lines.texts(part.table[own].to_pylist()).to_pylist() if _short(cell) != _short(value)}:
+            raise InputError(
+                f"{part.path}: the directory says {name} = {value}, and a row of the file says {next(iter(other))}; nothing was ingested",
+                action="move the file, or rename the directory",
+            )
+    return part
+
+
+def _short(cell: str | None) -> str | None:
+    """A number without the zeros before it: ``month=01`` is the month 1."""
+    return cell.lstrip("0") if cell and cell.isdecimal() else cell
 
 
 def _named(part: Part, known: Collection[str], renamed: dict[str, str], required: Sequence[str]) -> Part:
@@ -154,17 +202,30 @@ def _named(part: Part, known: Collection[str], renamed: dict[str, str], required
 
 
 def together(tables: Sequence[pa.Table]) -> pa.Table:
-    """The rows of all tables; a column that is of several types in them is read as texts."""
-    try:
-        return pa.concat_tables(tables, promote_options="permissive")
-    except pa.ArrowException:
-        return pa.concat_tables([_as_texts(table, tables) for table in tables], promote_options="permissive")
+    """The rows of all tables; a column for whose cells there is no one type is read as texts."""
+    fields: dict[str, dict[str, pa.Field]] = {}
+    for table in tables:
+        for field_ in table.schema:
+            fields.setdefault(field_.name, {})[str(field_.type)] = field_
+    odd = {name for name, found in fields.items() if len(found) > 1 and not _agree(list(found.values()))}
+    return pa.concat_tables([_as_texts(table, odd) for table in tables], promote_options="permissive")
 
 
-def _as_texts(table: pa.Table, tables: Sequence[pa.Table]) -> pa.Table:
-    for name in table.column_names:
-        kinds = {str(other.schema.field(name).type) for other in tables if name in other.column_names} - {"null"}
-        if len(kinds) > 1:
-            texts = json_lines.cells([*table[name].to_pylist(), "x", 1])[:-2]  # of several types: as texts
-            table = table.set_column(table.schema.get_field_index(name), name, texts)
+def _as_texts(table: pa.Table, names: Collection[str]) -> pa.Table:
+    for name in {*names} & {*table.column_names}:
+        column = table[name]
+        if pa.types.is_timestamp(column.type):  # Python has no nanoseconds
+            column = column.cast(pa.timestamp("us", column.type.tz), safe=False)
+        values = column.to_pylist()
+        values = [v if v is None else dict(v) for v in values] if pa.types.is_map(column.type) else values
+        table = table.set_column(table.schema.get_field_index(name), name, json_lines.texts(values))
     return table
+
+
+def _agree(fields: Sequence[pa.Field]) -> bool:
+    """Whether there is one type that holds the cells of all; Arrow takes sixteen bytes of a UUID for a text, too."""
+    try:
+        whole = pa.unify_schemas([pa.schema([field_]) for field_ in fields], promote_options="permissive").types[0]
+    except pa.ArrowException:
+        return False
+    return not any(pa.types.is_fixed_size_binary(field_.type) and field_.type != whole for field_ in fields)

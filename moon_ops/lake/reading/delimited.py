@@ -23,6 +23,7 @@ from moon_ops.lake.reading.parts import ROW, Part, Refused
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "'|'", "\x01": "'\\x01'"}
 BATCH = 20_000  # rows that are Python's at once, before they are Arrow's
+LONGEST = 2**24  # characters of a cell
 SNIFFED = 2**16  # characters of a file that its dialect is told from
 ESCAPED = re.compile(r'\\(["\\])')
 
@@ -47,7 +48,7 @@ class QuoteError(ValueError):
 
     def __init__(self, row: int, line: int, backslash: bool) -> None:
         what = "a quote that opens there is not closed, or text follows where it closes"
-        super().__init__(f"row {row}, which begins in line {line}: {what}, or a cell is longer than {csv.field_size_limit():,} characters")
+        super().__init__(f"row {row}, which begins in line {line}: {what}, or a cell is longer than {LONGEST:,} characters")
         self.backslash = backslash
 
 
@@ -116,8 +117,9 @@ def _part(path: Path, label: str, encoding: str, dialect: Dialect) -> Part:
     tables: list[pa.Table] = []
     header: list[str] = []
     spanning = 0
+    passed = {"repeat the header": 0, "have no content": 0}
     for batch, line, over_lines in _batches(path, encoding, dialect):
-        rows = batch if tables else _without_header(batch, header)
+        rows = _passed_over(batch if tables else _without_header(batch, header), header, passed)
         numbers: Sequence[int] = range(part.rows + 1, part.rows + 1 + len(rows))
         if {*map(len, rows)} - {len(header)}:
             try:
@@ -130,10 +132,23 @@ def _part(path: Path, label: str, encoding: str, dialect: Dialect) -> Part:
         spanning += _like_rows(rows, dialect.delimiter) if over_lines else 0
         tables.append(_good(header, rows, numbers, part))
     part.table = pa.concat_tables(tables) if tables else part.table
+    _without_blanks(part)
+    part.notes += [f"{label}: {count} rows {what} and were passed over" for what, count in passed.items() if count]
+    if part.rows > 1 and not encodings.ended(path):
+        part.notes.append(f"{label}: the last row has no line end, and may be cut")
     if spanning:
         cells = counted(spanning, "cell holds", "cells hold")
         part.notes.append(f"{label}: {cells} lines that look like rows: if a quote opened there by mistake, rows are lost")
     return part
+
+
+def _without_blanks(part: Part) -> None:
+    """Drop columns without a name and without content, as spreadsheets write at the right, if there are several."""
+    blank = [place for place, name in enumerate(part.table.column_names) if not name.strip()]
+    empty = {place for place in blank if part.table.column(place).null_count == part.table.num_rows}
+    if len(blank) > 1 and empty:
+        part.table = part.table.select([place for place in range(part.table.num_columns) if place not in empty])
+        part.notes.append(f"{part.label}: {len(empty)} columns without a name and without content were left out")
 
 
 class _OverLinesError(ValueError):
@@ -158,6 +173,21 @@ def _regular(rows: list[list[str]], header: list[str], part: Part) -> tuple[list
                 raise _OverLinesError(place)
             part.refused.append(Refused(part.rows, _kept(header, row), "", f"has {len(row)} cells, and the header has {len(header)}"))
     return good, numbers
+
+
+def _passed_over(rows: list[list[str]], header: list[str], passed: dict[str, int]) -> list[list[str]]:
+    """The rows, with blank ones for those that are no rows: the header again, as where files were joined, and cells that are all empty."""
+    first = header[0].lstrip("\ufeff") if header else ""
+    for place, row in enumerate(rows):
+        if row and not any(row):
+            what = "have no content"
+        elif row and row[0].lstrip("\ufeff") == first and row[1:] == header[1:]:
+            what = "repeat the header"
+        else:
+            continue
+        passed[what] += 1
+        rows[place] = []
+    return rows
 
 
 def _without_header(batch: list[list[str]], header: list[str]) -> list[list[str]]:
@@ -191,6 +221,7 @@ def _batches(path: Path, encoding: str, dialect: Dialect) -> Iterator[tuple[list
             stream.readline()
         how: Any = {"quoting": csv.QUOTE_NONE} if dialect.quote is None else {"quotechar": dialect.quote}
         lines = (ESCAPED.sub(_doubled, line) if '\\"' in line else line for line in stream) if dialect.backslash else stream
+        csv.field_size_limit(LONGEST)  # Python's own is 131,072, less than some descriptions have
         reader = csv.reader(lines, delimiter=dialect.delimiter, strict=True, **how)
         row = -1  # of the header
         while True:

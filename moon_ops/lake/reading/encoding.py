@@ -16,9 +16,11 @@ from typing import TextIO
 import pyarrow as pa
 
 from moon_ops.errors import InputError
+from moon_ops.lake.reading import spelling
 
 UTF8, WESTERN = "utf-8", "cp1252"
 NAMES = {"utf-8-sig": "UTF-8", "utf-8": "UTF-8", "utf-16": "UTF-16", "utf-16-le": "UTF-16", "utf-16-be": "UTF-16", "cp1252": "Windows-1252"}
+NAMES |= {f"cp125{n}": f"Windows-125{n}" for n in (0, 1, 3, 4, 5, 6, 7, 8)}
 MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -27,16 +29,30 @@ MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 PACKED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}  # ending → how Arrow calls it
+PACKS = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd", b"\x04\x22\x4d\x18": "lz4"}  # first bytes → the same
 ENOUGH = 24  # letters beyond ASCII from which their language, and so the encoding, can be told
 SAMPLE = 64 * 1024  # bytes of lines with such letters
-SIGNS = "€‚„…‘’“”•–—™œŒžŽšŠ°²³µ´·½¼¾§©®«»£¥¿¡ß"
-LETTERS = "äöüÄÖÜéèêëàáâåãæçíìîïñóòôõøúùûÿÉÈÊÀÁÅÆÇÍÑÓØÚ"
-BROKEN = re.compile("[ÃÂâ][\x80-\xbf€‚„…‘’“”•–—™œŒžŽšŠ]|[ÃÂðÿ]")  # how UTF-8 looks when it is read as Windows-1252
+OTHERS = {  # what charset-normalizer may find: alphabets of their own; it takes short Latin texts for anything
+    *("cp1251", "cp1253", "cp1255", "cp1256", "koi8-r", "koi8-u", "iso8859-5", "iso8859-6", "iso8859-7", "iso8859-8", "tis-620", "cp874"),
+    *("shift_jis", "cp932", "euc_jp", "euc_jis_2004", "shift_jis_2004", "gb2312", "gbk", "gb18030", "big5", "big5hkscs", "cp950"),
+    *("euc_kr", "cp949", "johab", "hz", "iso2022_jp"),
+}
+BROKEN = re.compile(
+    "[ÃÂâ][\x80-\xbf€‚„…‘’“”•–—™œŒžŽšŠ]|[ÃÂ](?![A-Za-z])|ð(?![a-zæáéíóúýöþ\\s])|ÿ"
+)  # how UTF-8 looks when it is read as Windows-1252
 
 
 def opened(path: Path) -> pa.NativeFile:
     """The file's bytes, decompressed; a cut file is an OSError when its end is reached."""
-    return pa.input_stream(str(path), compression=PACKED.get(path.suffix.lower()))
+    return pa.input_stream(str(path), compression=packed(path))
+
+
+def packed(path: Path) -> str | None:
+    """How the file is compressed, by its first bytes, whatever its ending says; by its ending if they are no letters either."""
+    with path.open("rb") as file:
+        head = file.read(10)
+    found = next((how for mark, how in PACKS.items() if head.startswith(mark)), None)
+    return found if found or head.isascii() else PACKED.get(path.suffix.lower())
 
 
 def recognise(path: Path) -> str:
@@ -86,6 +102,17 @@ class _Raw(io.RawIOBase):
         super().close()
 
 
+def ended(path: Path) -> bool:
+    """Whether the file's last line has an end, or closes a quote: if not, what stands in it may be cut."""
+    last = b""
+    with opened(path) as stream:
+        if not packed(path):
+            stream.seek(max(stream.size() - 4, 0))
+        while chunk := stream.read(2**20):
+            last = (last + chunk)[-4:]
+    return last.replace(b"\0", b"").endswith((b"\n", b"\r", b'"', b"'"))
+
+
 def whole(value: str) -> bool:
     """Whether a text has no half characters."""
     return value.isascii() or not any("\ud800" <= sign <= "\udfff" for sign in value)
@@ -94,22 +121,18 @@ def whole(value: str) -> bool:
 def guess(path: Path) -> str:
     """The encoding of a file that is no clean UTF-8: UTF-8 with broken rows, or another.
 
-    A file with letters that are UTF-8 is UTF-8. Else charset-normalizer is asked, if there are enough letters to tell; of few, Windows-1252
-    is taken if all of them are letters and signs there that people write.
+    A file with letters that are UTF-8 is UTF-8. Else Windows code pages are compared by the lines that are spelled as a language of theirs
+    is (:mod:`~moon_ops.lake.reading.spelling`), Windows-1252 first. Where none fits, charset-normalizer is asked, if letters are enough.
     """
     strange, good = _strange(path)
     if good or not strange:
         return UTF8
     sample = b"\n".join(strange)
-    beyond = sum(byte > 127 for byte in sample)
-    found = _most_likely(sample) if beyond >= ENOUGH else None
-    if found and not found.startswith(("cp125", "latin", "iso8859", "mac", "cp4", "cp8", "cp1", "utf", "ascii")):
-        return found
-    if found in ("cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257"):
-        return found
     shown = sample.decode(WESTERN, "replace")
-    plausible = all(sign in SIGNS or sign in LETTERS for sign in shown if not sign.isascii())
-    return WESTERN if plausible and not BROKEN.search(shown) else UTF8
+    if (found := spelling.code_page(strange)) and not (found == WESTERN and BROKEN.search(shown)):
+        return found
+    likely = _most_likely(sample) if sum(byte > 127 for byte in sample) >= ENOUGH else None
+    return likely if likely in OTHERS else UTF8
 
 
 def _strange(path: Path) -> tuple[list[bytes], int]:

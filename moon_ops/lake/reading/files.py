@@ -11,6 +11,7 @@ import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from moon_ops.errors import InputError, counted
 from moon_ops.lake.reading.encoding import PACKED
@@ -22,8 +23,11 @@ KINDS = {
     **dict.fromkeys((".jsonl", ".ndjson", ".json"), "JSON lines"),
 }
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".heic", ".heif", ".avif", ".bmp", ".tif", ".tiff")
+SHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
+ARCHIVES = (".zip", ".7z", ".rar", ".tar", ".tgz")
 STEM = re.compile(rf"({'|'.join(TABLES)})([-_]?\d[\d_-]*(?:of-\d+)?)?")
 OURS = ("moon.toml", "readme.md")  # says how the others are to be read; what people write for people
+NOTHING = "__HIVE_DEFAULT_PARTITION__"  # a partition without a value
 NAMED = 5  # files in one warning
 
 
@@ -39,6 +43,12 @@ class Found:
     def called(self, path: Path) -> str:
         """The file as reasons name it, e.g. ``events.parquet/part-0.parquet``."""
         return path.relative_to(self.place).as_posix()
+
+    def partition(self, path: Path) -> dict[str, str | None]:
+        """The columns that the directories above a part file name, as Hive and Spark write them: ``status=deleted/`` → status."""
+        folders = path.relative_to(self.place).parts[1:-1]
+        pairs = (folder.split("=", 1) for folder in folders if re.match(r"[^=]+=", folder))
+        return {unquote(name): None if value in ("", NOTHING) else unquote(value) for name, value in pairs}
 
 
 def kind(path: Path) -> str | None:
@@ -72,6 +82,18 @@ def find(directory: Path, name: str) -> Found | None:
             action="remove all but one",
         )
     return next((Found(name, label, tuple(paths), directory) for label, paths in found.items()), None)
+
+
+def instead(directory: Path, name: str) -> tuple[str, str]:
+    """The file that may have been meant to be table ``name`` and cannot be, and what to do with it; empty texts if none lies there."""
+    others = [path for path in sorted(directory.iterdir()) if path.is_file() and not hidden(path.name) and path.name.lower() not in OURS]
+    for path in sorted(others, key=lambda path: not path.name.lower().startswith(name)):  # first those that are called so
+        ending = path.suffix.lower()
+        if ending in SHEETS or ending in ARCHIVES:
+            return path.name, f"save it as {name}.csv" if ending in SHEETS else f"unpack it, and call what it holds {name}.csv, for example"
+        if kind(path) and STEM.fullmatch(path.name.split(".")[0].lower()) is None:
+            return path.name, f"if it holds them, call it {name}{''.join(path.suffixes)}"
+    return "", ""
 
 
 def passed_over(directory: Path, used: Collection[Path]) -> str:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Collection, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pyarrow as pa
 import pyarrow.json
@@ -115,4 +119,21 @@ def cells(values: list[Any]) -> pa.Array[Any]:
             return pa.array(values)
     except (pa.ArrowException, OverflowError):
         pass
-    return pa.array([v if v is None or isinstance(v, str) else json.dumps(v) for v in values], pa.string())
+    return texts(values)
+
+
+def texts(values: list[Any]) -> pa.Array[Any]:
+    """Cells of several types as texts that are read as the cells would be: 42.0 as 42, as an id is; a list or an object as JSON."""
+    return pa.array([None if v is None else _text(v) for v in values], pa.string())
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float | Decimal) and math.isfinite(value) and value == int(value):
+        if isinstance(value, Decimal) or abs(value) < 2**53:
+            return str(int(value))
+        return re.sub(r"\.?0*E", "E", f"{value:.14E}")  # as spreadsheets write what is no id: not all digits are there
+    if isinstance(value, bytes):
+        return str(UUID(bytes=value)) if len(value) == 16 else value.decode("utf-8", "backslashreplace")
+    return json.dumps(value, default=str) if isinstance(value, bool | int | float | list | dict) else str(value)

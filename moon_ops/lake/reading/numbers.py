@@ -1,7 +1,7 @@
 """Numbers as people write them: a decimal comma, thousands apart, a currency before or behind.
 
 ``1,234`` and ``1.234`` mean different numbers in different places. A column's other cells tell which is meant; where they do not, a comma
-before three digits is refused, and a point is the decimal point that programs write.
+or a point before three digits is refused.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ CURRENCY = rf"(?P<{{}}>[A-Z]{{{{3}}}}|[A-Z]{{{{0,2}}}}[{''.join(s for s in SIGNS
 MONEY = re.compile(rf"(?:{CURRENCY.format('before')}\s*)?(?P<number>[+-]?[\d.,'’\s]*\d)(?:\s*{CURRENCY.format('behind')})?")
 WHOLE = re.compile(r"[.,][-–—]{1,2}(?=\s|$)")  # 19,-
 GROUPED = re.compile(r"[+-]?\d{1,3}(?:(?P<by>[.,'’ ])\d{3})(?:(?P=by)\d{3})*")
+OTHER = {".": ",", ",": "."}
 BOTH = re.compile(r"[+-]?\d{1,3}(?:(?P<by>[.,'’ ])\d{3})+(?!(?P=by))(?P<point>[.,])\d+")
 
 
@@ -77,7 +78,7 @@ class _Column:
             used.update({name: int(count)} if name else {})
         own = used.most_common(1)[0][0] if used else ""
         numbers = [cell if match is None else match["number"].strip() for cell, match in zip(self.cells, matches, strict=True)]
-        points = {point for number, match in zip(numbers, matches, strict=True) if match and (point := _certain(number))}
+        points = {point for number in numbers if (point := _certain(number))}
         if own:
             self.said.append(f"prices in {own}")
         if "," in points:
@@ -92,19 +93,18 @@ class _Column:
         return found
 
     def _value(self, asread: str, number: str, points: set[str]) -> float | None:
-        if PLAIN.fullmatch(number) and not (points == {","} and GROUPED.fullmatch(number)):
+        grouped = GROUPED.fullmatch(number)
+        point = _certain(number)
+        if grouped:
+            by = grouped["by"]
+            if point is None and by in OTHER and len(points) != 1:
+                plain, decimal = number.replace(by, ""), number.replace(by, ".")
+                self.reasons[asread] = f"may be {decimal} or {plain}: no other cell tells which"
+                return None
+            return float(number.replace(by, "." if points == {by} or point == by else ""))
+        if PLAIN.fullmatch(number):
             value = float(number)
             return value if np.isfinite(value) else None
-        point = _certain(number)
-        if point is None and (match := GROUPED.fullmatch(number)):
-            by = match["by"]
-            if by == "," and points != {"."} and number.count(",") == 1:
-                if points != {","}:
-                    plain = number.replace(",", "")
-                    self.reasons[asread] = f"may be {number.replace(',', '.')} or {plain}: no other cell tells which"
-                    return None
-                return float(number.replace(",", "."))
-            return float(number.replace(by, ""))
         if point is None:
             return None
         whole, _, rest = number.rpartition(point)
@@ -116,6 +116,9 @@ def _certain(number: str) -> str | None:
     """The decimal sign of a number in which there can be no doubt about it."""
     if match := BOTH.fullmatch(number):
         return match["point"]
+    if match := GROUPED.fullmatch(number):
+        by, several = match["by"], number.count(match["by"]) > 1
+        return OTHER.get(by) if several else by if by in OTHER and re.match(r"[+-]?0", number) else None  # 0.125 groups nothing
     signs = [sign for sign in number if sign in ".,"]
     if len(signs) == 1 and not GROUPED.fullmatch(number) and re.fullmatch(r"[+-]?\d*[.,]\d+", number):
         return signs[0]

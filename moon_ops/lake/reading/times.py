@@ -19,8 +19,12 @@ from moon_ops.lake.schemas import STAMP
 
 FORMS = "e.g. 2026-01-31T12:00:00Z, 2026-01-31 12:00:00+01:00, or seconds since 1970"
 FIRST = dt.datetime(1995, 1, 1, tzinfo=dt.UTC)  # nothing was sold over the web before: such a time is a gap that a program filled
-SCALES = ((1e8, 1e10, 1_000_000), (1e11, 1e13, 1000), (1e14, 1e16, 1), (1e17, 1e19, 0.001))  # epoch: from, to, microseconds of one
-ISO = r"^\d{4}([-/]\d{1,2}){2}([T ]\d{1,2}:\d{2}(:\d{2}([.,]\d{1,9})?)?\s*(Z|UTC|GMT|[+-]\d{2}(:?\d{2})?|[A-Z]\w+(/[\w+-]+)+)?)?$"
+NEVER = 253_402_300_800  # seconds to the year 10000: more is finer than seconds, and what finer would be of the 1970s is no finer
+SCALES = (  # epoch: from, to, microseconds of one
+    *((1e8, NEVER, 1_000_000), (NEVER, 1e13, 1000), (1e14, NEVER * 1e3, 1000)),
+    *((NEVER * 1e3, 1e16, 1), (1e17, NEVER * 1e6, 1), (NEVER * 1e6, 1e19, 0.001)),
+)
+ISO = r"^\d{4}([-/]\d{1,2}){2}([T ]\d{1,2}:\d{2}(:\d{2}([.,]\d{1,9})?)?\s*(Z|UTC|GMT|[+-](0\d|1[0-4])(:?[0-5]\d)?|[A-Z]\w+(/[\w+-]+)+)?)?$"
 MAIL = re.compile(r"[A-Z][a-z]{2}, \d{1,2} [A-Z][a-z]{2} \d{4} \d{2}:\d{2}:\d{2} (GMT|UTC|[+-]\d{4})")
 PARSED = f"""
 SELECT CASE
@@ -28,10 +32,10 @@ SELECT CASE
     regexp_replace(replace(regexp_replace(t, '^(\\d+)/(\\d+)/', '\\1-\\2-'), ',', '.'), ' +([+-])', '\\1') AS TIMESTAMPTZ)
   WHEN regexp_matches(t, '^\\d{{8}}$') THEN CAST(try_strptime(t, '%Y%m%d') AS TIMESTAMPTZ)
   WHEN regexp_matches(t, '^\\d{{8}}T\\d{{6}}Z?$', 'i') THEN CAST(try_strptime(substr(t, 1, 15), '%Y%m%dT%H%M%S') AS TIMESTAMPTZ)
-  WHEN regexp_matches(t, '^(\\d{{9,10}}|\\d{{12,13}}|\\d{{15,16}}|\\d{{18,19}})(\\.\\d{{1,9}})?$') THEN
+  WHEN regexp_matches(t, '^(\\d{{9,13}}|\\d{{15,16}}|\\d{{18,19}})(\\.\\d{{1,9}})?$') THEN
     CAST(make_timestamp(CAST(trunc(CAST(t AS DECIMAL(38, 9)) * CASE
-      WHEN strpos(t || '.', '.') <= 11 THEN 1000000 WHEN strpos(t || '.', '.') <= 14 THEN 1000
-      WHEN strpos(t || '.', '.') <= 17 THEN 1 ELSE 0.001 END) AS BIGINT)) AS TIMESTAMPTZ) END AS found
+      WHEN CAST(t AS DECIMAL(38, 9)) < {NEVER} THEN 1000000 WHEN CAST(t AS DECIMAL(38, 9)) < {NEVER}000 THEN 1000
+      WHEN CAST(t AS DECIMAL(38, 9)) < {NEVER}000000 THEN 1 ELSE 0.001 END) AS BIGINT)) AS TIMESTAMPTZ) END AS found
 FROM (SELECT upper(trim(t)) AS t FROM cells)"""
 
 

@@ -6,6 +6,7 @@ or is refused with its place and the reason. Columns that mean nothing here are 
 
 from __future__ import annotations
 
+import datetime as dt
 import filecmp
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -42,13 +43,15 @@ ITEMS = pa.schema(
 @dataclass(frozen=True)
 class Choices:
     """What a user may say of an import: columns to ``keep`` as the shop's own, the address in front of pictures that are named by paths
-    (``media``), the store view whose texts count (``store``), and the key that hides who has bought (``secret``).
+    (``media``), the store view whose texts count (``store``), and the key that hides who has bought (``secret``). ``now``: the time of the
+    import; without it a price that has a first day is not taken for one that holds.
     """
 
     keep: tuple[str, ...] = ()
     media: str = ""
     store: str = ""
     secret: bytes = b""
+    now: dt.datetime | None = None
 
 
 @dataclass

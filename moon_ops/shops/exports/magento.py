@@ -7,10 +7,13 @@ another language: it counts only where ``--store`` names its view.
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 
+import pyarrow as pa
+
 from moon_ops.errors import counted
-from moon_ops.lake.reading import pictures
+from moon_ops.lake.reading import pictures, times
 from moon_ops.shops.exports.export import Export, Item, alone, deepest, listed
 from moon_ops.shops.exports.sheets import Line
 
@@ -19,8 +22,10 @@ SHOWN = ("base_image", "image", "small_image", "thumbnail_image", "thumbnail")
 HIDDEN = "hide_from_product_page"
 BRAND = ("brand", "manufacturer")
 SPECIAL = ("special_price_to_date",)  # a price that holds for a while is not the item's
+BEGINS = "special_price_from_date"
+DAY = re.compile(r"(\d{1,2})/(\d{1,2})/(\d{2}|\d{4})(?=\D|$)")  # 2/27/26, as Magento exports days
 USED = {
-    *(STORE, VARIATIONS, MORE, HIDDEN, *SHOWN, *BRAND, *SPECIAL),
+    *(STORE, VARIATIONS, MORE, HIDDEN, *SHOWN, *BRAND, *SPECIAL, BEGINS),
     *("sku", "product_type", "name", "description", "short_description", "categories", "product_online", "visibility", "price"),
     *("special_price", "additional_images", "configurable_variation_labels"),
 }
@@ -131,13 +136,24 @@ def _item(line: Line, parent: Line, options: dict[str, str], taken: set[str], ex
             brand=brand or "",
             description="\n".join(described),
             attributes={name: value for name, value in (theirs | more | options).items() if name not in BRAND},
-            price=line.get("price") if line.get(*SPECIAL) else line.get("special_price", "price"),
+            price=line.get("special_price", "price") if _holds(line, export.chosen.now) else line.get("price"),
             status="deleted" if "deleted" in states or unseen else "active",
             images=alone(_pictures(line), _pictures(parent), taken) if line is not parent else _pictures(line),
             sku=line.get("sku"),
             names=[name for name in (line.get("name"),) if name],
         )
     )
+
+
+def _holds(line: Line, now: dt.datetime | None) -> bool:
+    """Whether the special price is the item's: it has begun (a day that cannot be read has not), and has no last day."""
+    begins = line.get(BEGINS)
+    if not begins or line.get(*SPECIAL):
+        return not line.get(*SPECIAL)
+    day = DAY.match(begins)
+    said = f"{day[3] if len(day[3]) == 4 else '20' + day[3]}-{day[1]}-{day[2]}" if day else begins
+    first = times.parsed(pa.array([said]))[0].as_py()
+    return first is not None and now is not None and first <= now
 
 
 def _category(cell: str) -> list[str]:
