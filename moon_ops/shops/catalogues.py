@@ -52,7 +52,7 @@ class CatalogueReport:
     """What an import made of an export.
 
     Every one of the ``rows`` of products is one of the ``items``, ``merged`` into one, or ``refused``. Every one of ``order_lines`` is a
-    purchase, left out for the reason that ``orders_left_out`` counts, or refused. ``columns_left_out`` and
+    purchase that stands, none any more or not yet for the reason that ``orders_left_out`` counts, or refused. ``columns_left_out`` and
     ``order_columns_left_out`` count the cells of columns that were not used.
     """
 
@@ -173,7 +173,7 @@ def _write(draft: shop.Draft, table: pa.Table, bought: orders.Orders, export: Ex
     pyarrow.csv.write_csv(pa.Table.from_pylist(rows, kinds), draft.work / REFUSED)
     (draft.work / REFUSED).replace(draft.out / REFUSED)
     place = draft.out / along.ORDERS
-    if bought.purchases:
+    if bought.events:
         place.parent.mkdir(exist_ok=True)
         pq.write_table(bought.table(), draft.work / "orders.parquet")
         (draft.work / "orders.parquet").replace(place)
@@ -207,7 +207,7 @@ def _report(
         picture_addresses=len(export.addresses),
         pictures_missing=len(export.missing),
         order_lines=bought.lines,
-        purchases=len(bought.purchases),
+        purchases=bought.purchases,
         orders_left_out=dict(bought.left_out),
         orders_refused=len(bought.refused),
         columns_left_out=dict(export.left_out.most_common()),
