@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from moon_ops.cli.main import app
 from moon_ops.errors import InputError
 from moon_ops.shops.catalogues import CatalogueReport, import_catalogue
+from moon_ops.shops.exports import orders
 from moon_ops.shops.exports.export import Choices
 
 Rows = dict[str, dict[str, Any]]
@@ -142,6 +143,23 @@ def test_a_log_beside_the_export_is_taken_along(exported: Import, tmp_path: Path
     (tmp_path / "export" / "orders.csv").unlink()
     report, _ = exported("shopify", products_csv=SHOPIFY)
     assert not [path for path in (tmp_path / "shop" / "events").rglob("*") if path.is_file()], "an import replaces the one before"
+
+
+def test_no_address_of_a_log_gets_into_the_shop(exported: Import, refused: Refused, tmp_path: Path) -> None:
+    events = (
+        "timestamp,item_id,event,user_id,session_id,customer_email,query_id,device\n"
+        "2026-01-05,B-1,view_item,7,Ann@x.com,ann@x.com,1,phone\n2026-01-05,B-1,view_item,ann@x.com,s2,,1,web\n2026-01-05,B-1,ann@x.com\n"
+    )
+    queries = "query_id,timestamp,text\n1,2026-01-05,bowl of ann@x.com\n"
+    report, _ = exported("shopify", products_csv=SHOPIFY, events_csv=events, users_csv="user_id,email\n7,ann@x.com\n", queries_csv=queries)
+    assert not any(b"@x.com" in path.read_bytes().lower() for path in (tmp_path / "shop").rglob("*") if path.is_file())
+    ann = orders.hidden("ann@x.com", b"")
+    rows = pq.read_table(tmp_path / "shop" / "events" / "events.parquet").to_pylist()
+    assert [(row["user_id"], row["session_id"], row["device"]) for row in rows] == [("7", ann, "phone"), (ann, "s2", "web")]
+    assert pq.read_table(tmp_path / "shop" / "queries" / "queries.parquet")["text"].to_pylist() == ["bowl of"]
+    assert pq.read_table(tmp_path / "shop" / "users" / "users.parquet").column_names == ["user_id"]
+    assert {n: c for n, c in report.columns_left_out.items() if "csv" in n} == {"events.csv customer_email": 1, "users.csv email": 1}
+    assert (report.log_refused, refused()[-1]) == (1, ("events.csv:3", "has 3 cells, and the header has 8"))
 
 
 def test_a_directory_without_products_says_what_it_holds(tmp_path: Path, exported: Import) -> None:

@@ -63,7 +63,8 @@ def test_a_part_of_an_order_that_comes_back_leaves_the_rest(exported: Import, tm
 def test_purchases_of_the_same_moment_are_told_apart(exported: Import, tmp_path: Path) -> None:
     lake = Lake(str(tmp_path / "lake"))
     products = "ID,Type,SKU,Name,Published,Regular price\n1,simple,B-1,Bowl,1,5\n"
-    orders = "Order Number,Order Date,SKU,Quantity,Order Status\n1,2026-01-31,B-1,1,completed\n2,2026-01-31,B-1,1,completed\n2,2026-01-31,B-1,1,completed\n"
+    line = "{},2026-01-31,B-1,1,completed\n"
+    orders = "Order Number,Order Date,SKU,Quantity,Order Status\n" + "".join(line.format(number) for number in (1, 2, 2))
     assert night(exported, tmp_path, lake, orders, kind="woocommerce", products=products).events == 3
     report = night(exported, tmp_path, lake, orders + "3,2026-01-31,B-1,1,on-hold\n", kind="woocommerce", products=products)
     assert (report.events, report.known, report.refused) == (0, 4, {})
