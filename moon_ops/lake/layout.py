@@ -87,7 +87,7 @@ class Refusals:
         return content.take(pa.array(np.searchsorted(content[ROW].to_numpy(), numbers), pa.int64())).to_pylist()
 
     def _add(self, name: str, number: int, row: dict[str, Any], column: str, reason: str, *, picture: bool = False) -> None:
-        kept = json.dumps({name: cell for name, cell in row.items() if name != ROW}, default=str, sort_keys=True)
+        kept = json.dumps({name: cell for name, cell in row.items() if name != ROW}, default=str)  # in the order of the file
         read = self.contents.get(name)
         source = read.place(number) if read else f"{self.files[name][0].name}:{number}"
         self.rows.append({"source": source, "row": kept, "column": column, "reason": reason})
@@ -185,12 +185,23 @@ def unique(table: pa.Table, name: str, refusals: Refusals, source: str) -> pa.Ta
 
 
 def words(value: Any, separator: str) -> list[str]:
-    """A list cell, or a text cell split at ``separator``, e.g. ``"A > B"`` → ``["A", "B"]``."""
+    """A list cell, also written as JSON, or a text cell split at ``separator``, e.g. ``"A > B"`` → ``["A", "B"]``."""
     if isinstance(value, str):
-        value = value.split(separator)
+        value = _listed(value) or value.split(separator)
     elif not isinstance(value, list):
         value = [value]
     return [str(part).strip() for part in value if part is not None and str(part).strip()]
+
+
+def _listed(text: str) -> list[str] | None:
+    """The texts of a JSON list; None for what is none."""
+    if not text.lstrip().startswith('["'):
+        return None
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    return found if all(isinstance(part, str) for part in found) else None
 
 
 def pairs(value: Any) -> list[tuple[str, str]]:
