@@ -126,7 +126,9 @@ def test_a_key_makes_other_users(exported: Import, tmp_path: Path) -> None:
     key = tmp_path / "key"
     key.write_text("long and random\n")
     exported("shopify", products_csv=SHOPIFY, orders_csv=ORDERS)
-    told = CliRunner().invoke(app, ["import", "shopify", str(tmp_path / "export"), str(tmp_path / "shop"), "--user-key", str(key)])
+    told = CliRunner().invoke(
+        app, ["import", "shopify", str(tmp_path / "export"), str(tmp_path / "shop"), "--user-key", str(key), "--allow-quarantine"]
+    )
     assert told.exit_code == 0, told.output
     users = set(pq.read_table(tmp_path / "shop" / "events" / "orders.parquet")["user_id"].to_pylist())
     assert users == {"ab28638706f8f31fb9333eba9b8c72b7", "17127d8a92c10eeaf89a07b880eed8ff"}
@@ -213,6 +215,16 @@ def test_an_option_that_would_do_nothing_is_refused(exported: Import, tmp_path: 
     assert told.exit_code == 1
     assert reason in str(told.exception or told.output)
     assert not (tmp_path / "other").exists()
+
+
+def test_an_import_that_refuses_rows_ends_with_one(exported: Import, tmp_path: Path) -> None:
+    exported("shopify", products_csv=SHOPIFY)
+    command = ["import", "shopify", str(tmp_path / "export"), str(tmp_path / "shop")]
+    told = CliRunner().invoke(app, command)
+    assert (told.exit_code, "3 rows were refused; the first: products.csv:8" in str(told.exception or told.output)) == (1, True)
+    assert CliRunner().invoke(app, [*command, "--allow-quarantine"]).exit_code == 0
+    exported("shopify", products_csv="Handle,Title,Variant SKU,Variant Price\nbowl,Bowl,B-1,5\n")
+    assert CliRunner().invoke(app, command).exit_code == 0
 
 
 def test_the_report_is_json(exported: Import, tmp_path: Path) -> None:
