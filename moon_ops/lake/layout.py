@@ -24,6 +24,7 @@ from moon_ops.lake.reading import times
 from moon_ops.lake.reading.content import Content
 from moon_ops.lake.reading.parts import ROW
 
+TWICE = "is there twice: the first row counts"
 Column: TypeAlias = "pa.ChunkedArray[Any] | pa.Array[Any]"
 
 
@@ -176,12 +177,24 @@ def numbers(table: pa.Table, name: str, refusals: Refusals, source: str, *, whol
 
 
 def unique(table: pa.Table, name: str, refusals: Refusals, source: str) -> pa.Table:
-    """Keep the first row of each id and refuse the later ones."""
+    """Keep the first row of each id and refuse the later ones; if the first stands in another file of the table, with that file's name."""
     values = table[name].to_numpy()
-    again = np.ones(len(values), bool)
-    again[np.unique(values, return_index=True)[1]] = False
-    again = pa.array(again)
-    return refusals.split(table, again, source, name, "is there twice: the first row counts")
+    _, firsts, of = np.unique(values, return_index=True, return_inverse=True)
+    first = firsts[of.ravel()]  # the place of each row's first one
+    again = np.flatnonzero(first != np.arange(len(values)))
+    if not len(again):
+        return table
+    why: list[str | None] = [None] * len(values)
+    read, numbers = refusals.contents.get(source), table[ROW].to_numpy()
+    for row in again.tolist():
+        why[row] = TWICE
+        if read is not None and len(read.starts) > 1:
+            here, there = (read.place(int(number)).rpartition(":")[0] for number in (numbers[row], numbers[first[row]]))
+            why[row] = TWICE if here == there else f"{TWICE}, which stands in {there} (if {here} is the newer file, bring it alone)"
+    table = table.append_column(TWICE, pa.array(why, pa.string()))
+    for reason in dict.fromkeys(one for one in why if one):
+        table = refusals.split(table, filled(pc.equal(table[TWICE], pa.scalar(reason)), False), source, name, reason)
+    return table.drop_columns(TWICE)
 
 
 def words(value: Any, separator: str) -> list[str]:

@@ -69,3 +69,15 @@ def test_a_row_that_contradicts_its_item_says_that_all_its_rows_go_together(make
     assert report.first_refusal.endswith(
         "the first row counts (send all rows of the item again: one alone takes the pictures of the others away)"
     )
+
+
+def test_the_same_item_in_two_files_says_in_which(make_shop: Shop, empty: Lake) -> None:
+    shop = make_shop()
+    for day, price in ((30, 10), (31, 8)):
+        (shop / f"items_2026-01-{day}.csv").write_text(f"item_id,title,price\n1,Bowl,{price}\n{day},Cup,1\n{day},Cup,1\n")
+    report = ingest(shop, empty, now=NOW)
+    assert (report.items, report.refused) == (3, {"items….csv item_id": 3})
+    reasons = {row.source: row.reason for row in quarantine.refused(empty, mended=True)}
+    where = ", which stands in items_2026-01-30.csv (if items_2026-01-31.csv is the newer file, bring it alone)"
+    assert reasons["items_2026-01-31.csv:1"].endswith(f"is there twice: the first row counts{where}")
+    assert reasons["items_2026-01-31.csv:3"].endswith("is there twice: the first row counts")
