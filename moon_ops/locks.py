@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import psycopg
 
 CONNECT_SECONDS = 10
-ALIVE = {"keepalives": 1, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}  # of our end; below, of the server's
 SERVER = "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
 
 
@@ -51,7 +50,16 @@ def _connected(server: str) -> psycopg.Connection:
         ) from None
     address = re.sub(r"^(postgres(?:ql)?)\+\w+:", r"\1:", server)  # SQLAlchemy's addresses name the driver
     try:
-        return psycopg.connect(address, autocommit=True, connect_timeout=CONNECT_SECONDS, options=SERVER, **ALIVE)
+        return psycopg.connect(
+            address,
+            autocommit=True,
+            connect_timeout=CONNECT_SECONDS,
+            options=SERVER,
+            keepalives=1,
+            keepalives_idle=10,
+            keepalives_interval=5,
+            keepalives_count=3,
+        )
     except psycopg.Error as fault:
         problem = f"the server of locks (MOON_LOCKS) does not answer ({type(fault).__name__})"  # its message may show the password
         raise ServiceError(problem, action="start it, or correct MOON_LOCKS") from fault

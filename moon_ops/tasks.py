@@ -168,7 +168,7 @@ def require_complete(encoders: Sequence[int | None], as_of: str) -> dict[str, in
                 f"{missing.num_rows} item versions have no vector under encoder {encoder}, e.g. of item {first}",
                 action="run the refresh again",
             )
-    return {"encoders": len(known), "items": len(active_items(settings.lake))}
+    return {"encoders": len(known), "items": len(active_items(settings.lake, _time(as_of)))}
 
 
 def verify(as_of: str) -> int:

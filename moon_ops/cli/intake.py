@@ -83,15 +83,17 @@ def quarantine(
     to: Annotated[
         Path | None, typer.Option("--csv", help="Write the rows to this file, to be mended and ingested again.", show_default=False)
     ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Also rows that have come in mended since.")] = False,
     as_json: Json = False,
 ) -> None:
-    """What was set aside: how many rows of which table, column and reason, each with an example; all rows with --json or --csv.
+    """What was set aside and has not come in since: how many rows of which table, column and reason, each with an example; all rows with
+    --json or --csv.
 
     Example: moon quarantine --table items --csv items.csv
     """
     from moon_ops.lake import quarantine as stage
 
-    rows = stage.refused(settings_of(home, looking=True).lake, table)
+    rows = stage.refused(settings_of(home, looking=True).lake, table, mended=everything)
     if to is not None:
         for path in stage.write_csv(rows, to):
             typer.echo(f"wrote {path}")

@@ -103,6 +103,7 @@ def import_(
     user_key: Annotated[
         Path | None, typer.Option(help="File with a secret by which customers' e-mail addresses are hashed.", show_default=False)
     ] = None,
+    allow_quarantine: Annotated[bool, typer.Option(help="Of an export: exit with 0 even if rows were refused.")] = False,
     as_json: Json = False,
 ) -> None:
     """Convert what a shop system exports, or a public click log, into a shop in the ingest layout, for `moon ingest`. See docs/shops.md.
@@ -119,7 +120,13 @@ def import_(
         say(imports.import_clicks(kind, source, out, users=users), as_json)
         return
     chosen = catalogues.Choices(tuple(keep or ()), media, store, catalogues.secret(user_key) if user_key else b"", now())
-    say(catalogues.import_catalogue(kind, source, out, chosen), as_json)
+    report = catalogues.import_catalogue(kind, source, out, chosen)
+    say(report, as_json)
+    if (refused := report.refused + report.orders_refused + report.log_refused) and not allow_quarantine:
+        raise InputError(
+            f"{refused} rows were refused; the first: {report.reasons[0]}; all others are in {out}",
+            action=f"{out / catalogues.REFUSED} has all of them: mend the export, or pass --allow-quarantine",
+        )
 
 
 @app.command()

@@ -96,7 +96,12 @@ def _refuse(head: int, number: int, column: str, refusals: Refusals) -> None:
     first, row = refusals.quoted("items", [head, number])
     has = f"which has {first.get(column)!r} there" if first.get(column) is not None else "which has nothing there"
     why = f"{column} = {row.get(column)!r}: the row continues item {row.get('item_id')!r} of row {head}, {has}"
-    refusals.add("items", number, column, f"{why}: the first row counts")
+    refusals.add(
+        "items",
+        number,
+        column,
+        f"{why}: the first row counts (send all rows of the item again: one alone takes the pictures of the others away)",
+    )
 
 
 def _others(head: str | None, row: str | None) -> set[str]:

@@ -24,6 +24,7 @@ from moon_ops.lake.reading import times
 from moon_ops.lake.reading.content import Content
 from moon_ops.lake.reading.parts import ROW
 
+TWICE = "is there twice: the first row counts"
 Column: TypeAlias = "pa.ChunkedArray[Any] | pa.Array[Any]"
 
 
@@ -87,7 +88,7 @@ class Refusals:
         return content.take(pa.array(np.searchsorted(content[ROW].to_numpy(), numbers), pa.int64())).to_pylist()
 
     def _add(self, name: str, number: int, row: dict[str, Any], column: str, reason: str, *, picture: bool = False) -> None:
-        kept = json.dumps({name: cell for name, cell in row.items() if name != ROW}, default=str, sort_keys=True)
+        kept = json.dumps({name: cell for name, cell in row.items() if name != ROW}, default=str)  # in the order of the file
         read = self.contents.get(name)
         source = read.place(number) if read else f"{self.files[name][0].name}:{number}"
         self.rows.append({"source": source, "row": kept, "column": column, "reason": reason})
@@ -176,16 +177,28 @@ def numbers(table: pa.Table, name: str, refusals: Refusals, source: str, *, whol
 
 
 def unique(table: pa.Table, name: str, refusals: Refusals, source: str) -> pa.Table:
-    """Keep the first row of each id and refuse the later ones."""
+    """Keep the first row of each id and refuse the later ones; if the first stands in another file of the table, with that file's name."""
     values = table[name].to_numpy()
-    again = np.ones(len(values), bool)
-    again[np.unique(values, return_index=True)[1]] = False
-    again = pa.array(again)
-    return refusals.split(table, again, source, name, "is there twice: the first row counts")
+    _, firsts, of = np.unique(values, return_index=True, return_inverse=True)
+    first = firsts[of.ravel()]  # the place of each row's first one
+    again = np.flatnonzero(first != np.arange(len(values)))
+    if not len(again):
+        return table
+    why: list[str | None] = [None] * len(values)
+    read, numbers = refusals.contents.get(source), table[ROW].to_numpy()
+    for row in again.tolist():
+        why[row] = TWICE
+        if read is not None and len(read.starts) > 1:
+            here, there = (read.place(int(number)).rpartition(":")[0] for number in (numbers[row], numbers[first[row]]))
+            why[row] = TWICE if here == there else f"{TWICE}, which stands in {there} (if {here} is the newer file, bring it alone)"
+    table = table.append_column(TWICE, pa.array(why, pa.string()))
+    for reason in dict.fromkeys(one for one in why if one):
+        table = refusals.split(table, filled(pc.equal(table[TWICE], pa.scalar(reason)), False), source, name, reason)
+    return table.drop_columns(TWICE)
 
 
 def words(value: Any, separator: str) -> list[str]:
-    """A list cell, or a text cell split at ``separator``, e.g. ``"A > B"`` → ``["A", "B"]``; a JSON list as text is a list, too."""
+    """A list cell, also written as JSON, or a text cell split at ``separator``, e.g. ``"A > B"`` → ``["A", "B"]``."""
     if isinstance(value, str):
         value = _listed(value) or value.split(separator)
     elif not isinstance(value, list):

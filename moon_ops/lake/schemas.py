@@ -83,7 +83,7 @@ SCHEMAS = {  # the tables a shop fills; per-encoder tables are named embeddings/
         pa.field("created", STAMP, nullable=False),
     ),
     "erased": _schema(  # what does not come back
-        pa.field("kind", pa.string(), nullable=False),  # item, user, query
+        pa.field("kind", pa.string(), nullable=False),  # item, user, query, session
         pa.field("key", pa.int64(), nullable=False),
         pa.field("created", STAMP, nullable=False),
     ),

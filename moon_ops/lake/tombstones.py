@@ -1,4 +1,5 @@
-"""What was erased and does not come back: the keys of items, users and queries that an ingest refuses, with the time of their erasure.
+"""What was erased and does not come back: the keys of items, users, queries and sessions that an ingest refuses, with the time of
+their erasure.
 
 A refusal keeps nothing of the row: what was erased must not come back in the quarantine either.
 """
@@ -22,6 +23,7 @@ from moon_ops.lake.schemas import SCHEMAS
 
 TABLE = "erased"
 COMMANDS = {"item": "moon restore ITEM_ID", "user": "moon restore --user USER_ID", "query": "moon restore --query QUERY_ID"}
+COMMANDS["session"] = COMMANDS["user"]  # sessions go and come back with their user
 
 
 def add(lake: Lake, kind: str, keys: Sequence[int], now: dt.datetime) -> None:
@@ -41,10 +43,14 @@ def known(lake: Lake, kind: str, keys: Sequence[int]) -> dict[int, dt.datetime]:
 
 
 def remove(lake: Lake, kind: str, key: int) -> bool:
-    """Let one come back with the next file that names it; whether it was erased."""
-    if not known(lake, kind, [key]):
+    """Let one come back with the next file that names it, a user with their sessions, which have the time of the user's erasure; whether
+    it was erased.
+    """
+    since = known(lake, kind, [key]).get(key)
+    if since is None:
         return False
-    lake.open(TABLE).delete(f"kind = '{kind}' AND key = {key}")
+    sessions = f" OR (kind = 'session' AND created = timestamp '{since:%Y-%m-%d %H:%M:%S.%f}')" if kind == "user" else ""
+    lake.open(TABLE).delete(f"(kind = '{kind}' AND key = {key}){sessions}")
     return True
 
 
@@ -61,6 +67,8 @@ def refuse(lake: Lake, raw: Mapping[str, pa.Table], refusals: Refusals) -> dict[
     for kind, keys in gone.items():
         for name, column in ((n, c) for n, t in raw.items() for c in t.column_names if KINDS.get(c) == kind):
             bad = pc.fill_null(pc.is_in(tables[name][column], keys), False)
+            if kind == "session":  # what another user does there is theirs
+                bad = pc.and_(bad, pc.is_null(tables[name]["user_id"]))
             tables[name] = refusals.split(tables[name], bad, name, column, _why(kind), silent=True)
     return tables
 

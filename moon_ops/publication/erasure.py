@@ -193,8 +193,11 @@ def _erase(settings: Settings, who: Target, now: dt.datetime, begun: Begun, *, a
 
 
 def _bury(lake: Lake, who: Target, now: dt.datetime) -> None:
-    """Keep it, and a user's own queries, from coming back."""
+    """Keep it, and a user's own queries and sessions, from coming back."""
+    sessions = traces.sessions_of(lake, who.key) if who.kind == "user" else []
     tombstones.add(lake, who.kind, [who.key], now)
+    if sessions:  # with the time of the user, also where a killed run has noted that: by it they are allowed again together
+        tombstones.add(lake, "session", sessions, tombstones.known(lake, "user", [who.key])[who.key])
     if who.kind == "user" and (queries := traces.queries_of(lake, who.key)):
         tombstones.add(lake, "query", queries, now)
 

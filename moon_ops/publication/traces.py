@@ -59,7 +59,7 @@ def users_of(lake: Lake, who: Target) -> list[int]:
 
 def queries_of(lake: Lake, user: int) -> list[int]:
     """The queries that this user alone has asked, by all that is known."""
-    return _theirs(lake, "query_id", user, _sessions(lake, user))
+    return _theirs(lake, "query_id", user, sessions_of(lake, user))
 
 
 def product_is_alone(lake: Lake, item: int) -> bool:
@@ -79,7 +79,7 @@ def _of_item(lake: Lake, who: Target) -> dict[str, str]:
 
 
 def _of_user(lake: Lake, who: Target) -> dict[str, str]:
-    queries, sessions = queries_of(lake, who.key), _sessions(lake, who.key)
+    queries, sessions = queries_of(lake, who.key), sessions_of(lake, who.key)
     asked, own = f"query_id IN {_listed(queries)}", f"user_id = {who.key}"
     named = (("user", [who.key]), ("query", queries), ("session", sessions))
     shown = dict.fromkeys(("images", fetches.TABLE), _asked_pictures(lake, queries)) if queries else {}
@@ -90,7 +90,7 @@ def _of_user(lake: Lake, who: Target) -> dict[str, str]:
     return tables | {"events": _did(who.key, sessions)} | dict.fromkeys(("users", statistics.USERS, statistics.BEHAVIOR), own)
 
 
-def _sessions(lake: Lake, user: int) -> list[int]:
+def sessions_of(lake: Lake, user: int) -> list[int]:
     """The sessions in which no other user is named."""
     return _theirs(lake, "session_id", user)
 

@@ -12,8 +12,10 @@ import pyarrow.compute as pc
 
 from moon_ops.embeddings import vector_tables
 from moon_ops.errors import MoonError
+from moon_ops.lake import versions
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.query import newest
+from moon_ops.lake.schemas import STAMP
 from moon_ops.publication import places
 from moon_ops.registry import moves as record
 from moon_ops.registry.registry import CANDIDATE, CHAMPION, PREVIOUS, Registry, manifest_of
@@ -31,7 +33,7 @@ def status(settings: Settings, *, now: dt.datetime | None = None) -> dict[str, A
     champion = registry.alias(CHAMPION)
     manifest = manifest_of(registry, champion) if champion else None
     encoder = manifest["encoder"]["version"] if manifest else None
-    items, serving = active_items(lake), _serving(settings, registry, now)
+    items, serving = active_items(lake, now), _serving(settings, registry, now)
     encoder = encoder or serving["encoder"]
     return {
         "champion": {
@@ -101,10 +103,14 @@ def _serving(settings: Settings, registry: Registry, now: dt.datetime | None) ->
     return {**found, "loaded": loaded, "since": since}
 
 
-def active_items(lake: Lake) -> set[int]:
-    """The items whose newest version is not deleted."""
-    table = _newest_versions(lake)
-    return set(table.filter(pc.equal(table["status"], pa.scalar("active")))["item_id"].to_pylist())
+def active_items(lake: Lake, now: dt.datetime | None = None) -> set[int]:
+    """The items whose newest version is neither deleted nor over at ``now``; one that is to end is active until then."""
+    table = versions.current(lake, ["status"])
+    active = pc.equal(table["status"], pa.scalar("active"))
+    if now is not None:
+        over = pc.fill_null(pc.less_equal(table["available_until"], pa.scalar(now, STAMP)), False)
+        active = pc.and_(active, pc.invert(over))
+    return set(table.filter(active)["item_id"].to_pylist())
 
 
 def embedded_items(lake: Lake, encoder: int) -> set[int]:
@@ -114,11 +120,7 @@ def embedded_items(lake: Lake, encoder: int) -> set[int]:
         return set()
     vectors = newest(lake.read(name, ["item_id", "content_hash", "event_timestamp", "created"]), "item_id")
     made = set(zip(vectors["item_id"].to_pylist(), vectors["content_hash"].to_pylist(), strict=True))
-    table = _newest_versions(lake)
+    table = versions.current(lake, ["content_hash"])
     return {
         item for item, said in zip(table["item_id"].to_pylist(), table["content_hash"].to_pylist(), strict=True) if (item, said) in made
     }
-
-
-def _newest_versions(lake: Lake) -> pa.Table:
-    return newest(lake.read("items", ["item_id", "event_timestamp", "created", "status", "content_hash"]), "item_id")

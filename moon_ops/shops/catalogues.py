@@ -52,7 +52,7 @@ class CatalogueReport:
     """What an import made of an export.
 
     Every one of the ``rows`` of products is one of the ``items``, ``merged`` into one, or ``refused``. Every one of ``order_lines`` is a
-    purchase, left out for the reason that ``orders_left_out`` counts, or refused. ``columns_left_out`` and
+    purchase that stands, none any more or not yet for the reason that ``orders_left_out`` counts, or refused. ``columns_left_out`` and
     ``order_columns_left_out`` count the cells of columns that were not used.
     """
 
@@ -71,6 +71,7 @@ class CatalogueReport:
     purchases: int = 0
     orders_left_out: dict[str, int] = field(default_factory=dict)
     orders_refused: int = 0
+    log_refused: int = 0  # rows of a log of the shop's own
     columns_left_out: dict[str, int] = field(default_factory=dict)
     order_columns_left_out: dict[str, int] = field(default_factory=dict)
     taken_along: tuple[str, ...] = ()
@@ -169,11 +170,12 @@ def _write(draft: shop.Draft, table: pa.Table, bought: orders.Orders, export: Ex
     """Give the files their names, items last: without them there is nothing to ingest."""
     rows = [{"place": place, "reason": why, "row": json.dumps(cells, ensure_ascii=False)} for place, why, cells in export.refused]
     rows += [{"place": place, "reason": why, "row": ""} for place, why in bought.refused]  # a customer's row is not kept
+    rows += [{"place": place, "reason": why, "row": ""} for place, why in export.log_refused]
     kinds = pa.schema([(name, pa.string()) for name in ("place", "reason", "row")])
     pyarrow.csv.write_csv(pa.Table.from_pylist(rows, kinds), draft.work / REFUSED)
     (draft.work / REFUSED).replace(draft.out / REFUSED)
     place = draft.out / along.ORDERS
-    if bought.purchases:
+    if bought.events:
         place.parent.mkdir(exist_ok=True)
         pq.write_table(bought.table(), draft.work / "orders.parquet")
         (draft.work / "orders.parquet").replace(place)
@@ -194,6 +196,7 @@ def _report(
     taken: tuple[str, ...],
 ) -> CatalogueReport:
     reasons = [f"{place}: {why}" for place, why, _ in export.refused] + [f"{place}: {why}" for place, why in bought.refused]
+    reasons += [f"{place}: {why}" for place, why in export.log_refused]
     return CatalogueReport(
         kind=kind,
         source=str(source),
@@ -207,9 +210,10 @@ def _report(
         picture_addresses=len(export.addresses),
         pictures_missing=len(export.missing),
         order_lines=bought.lines,
-        purchases=len(bought.purchases),
+        purchases=bought.purchases,
         orders_left_out=dict(bought.left_out),
         orders_refused=len(bought.refused),
+        log_refused=len(export.log_refused),
         columns_left_out=dict(export.left_out.most_common()),
         order_columns_left_out=dict(bought.columns_left_out.most_common()),
         taken_along=taken,

@@ -160,6 +160,25 @@ def test_a_user_is_forgotten_with_the_queries_that_are_theirs(home: Settings, te
     assert ingest(text_shop, lake, now=now + 2 * DAY).queries == len(queries)
 
 
+def test_what_a_user_did_before_signing_in_does_not_come_back(make_shop: Shop, tmp_path: Path, now: dt.datetime) -> None:
+    home = Settings(home=tmp_path / "home")
+    made = make_shop(items=[{"item_id": 1, "title": "Hat"}, {"item_id": 2, "title": "Cap"}])
+    log = "timestamp,item_id,event,user_id,session_id\n2026-01-01T01:00:00Z,1,click,ann,s1\n2026-01-01T02:00:00Z,1,purchase,,s1\n"
+    (made / "events.csv").write_text(log + "2026-01-01T03:00:00Z,1,click,bob,s2\n2026-01-01T04:00:00Z,1,click,ann,s2\n")
+    ingest(made, home.lake, now=now)
+    erase(home, target(home.lake, "user", "ann"), now=now)
+    with (made / "events.csv").open("a") as more:
+        more.write("2026-01-01T05:00:00Z,2,click,bob,s1\n2026-01-01T06:00:00Z,2,click,,s2\n")
+    report = ingest(made, home.lake, now=now + DAY)
+    assert (report.events, report.refused) == (2, {})
+    assert report.erased == {"events.csv user_id": 2, "events.csv session_id": 1}
+    assert {row["row"] for row in home.lake.read("quarantine").to_pylist()} == {"{}"}
+    erase(home, target(home.lake, "user", "bob"), now=now + DAY)
+    assert restore(home, "user", "ann")
+    back = ingest(made, home.lake, now=now + 2 * DAY)
+    assert (back.events, back.erased) == (3, {"events.csv user_id": 2, "events.csv session_id": 1})
+
+
 def test_a_row_that_is_refused_for_something_else_is_not_kept_either(make_shop: Shop, tmp_path: Path, now: dt.datetime) -> None:
     home = Settings(home=tmp_path / "home")
     good = [{"item_id": "SKU/1", "title": "Hat"}, {"item_id": 7, "title": "Cap"}, {"item_id": 8, "title": "Scarf"}]

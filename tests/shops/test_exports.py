@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from moon_ops.cli.main import app
 from moon_ops.errors import InputError
 from moon_ops.shops.catalogues import CatalogueReport, import_catalogue
+from moon_ops.shops.exports import orders
 from moon_ops.shops.exports.export import Choices
 
 Rows = dict[str, dict[str, Any]]
@@ -109,11 +110,15 @@ def test_orders_become_purchases_without_addresses(exported: Import, refused: Re
     ]
     written = tmp_path / "shop" / "events" / "orders.parquet"
     rows = pq.read_table(written).to_pylist()
-    assert [(r["timestamp"], r["item_id"], r["event"]) for r in rows] == [
-        ("2026-01-05T09:00:00+00:00", "B-1", "purchase"),
-        ("2026-01-05T09:00:00+00:00", "bowl/Red", "purchase"),
+    assert [(r["timestamp"], r["item_id"], r["event"], r["order_id"]) for r in rows] == [
+        ("2026-01-05T09:00:00+00:00", "B-1", "purchase", "#1"),
+        ("2026-01-05T09:00:00+00:00", "bowl/Red", "purchase", "#1"),
+        ("2026-01-06T09:00:00+00:00", "B-1", "purchase", "#2"),
+        ("2026-01-06T09:00:00+00:00", "B-1", "return", "#2"),
+        ("2026-01-07T09:00:00+00:00", "B-1", "purchase", "#3"),
+        ("2026-01-08T09:00:00+00:00", "B-1", "cancel", "#3"),
     ]
-    assert {r["user_id"] for r in rows} == {"8c87b489ce35cf2e2f39f80e282cb2e8"}, "SHA-256 of the address, letter case aside"
+    assert {r["user_id"] for r in rows[:4]} == {"8c87b489ce35cf2e2f39f80e282cb2e8"}, "SHA-256 of the address, letter case aside"
     assert not any(b"example.com" in path.read_bytes().lower() for path in (tmp_path / "shop").rglob("*") if path.is_file())
 
 
@@ -121,10 +126,12 @@ def test_a_key_makes_other_users(exported: Import, tmp_path: Path) -> None:
     key = tmp_path / "key"
     key.write_text("long and random\n")
     exported("shopify", products_csv=SHOPIFY, orders_csv=ORDERS)
-    told = CliRunner().invoke(app, ["import", "shopify", str(tmp_path / "export"), str(tmp_path / "shop"), "--user-key", str(key)])
+    told = CliRunner().invoke(
+        app, ["import", "shopify", str(tmp_path / "export"), str(tmp_path / "shop"), "--user-key", str(key), "--allow-quarantine"]
+    )
     assert told.exit_code == 0, told.output
     users = set(pq.read_table(tmp_path / "shop" / "events" / "orders.parquet")["user_id"].to_pylist())
-    assert users == {"ab28638706f8f31fb9333eba9b8c72b7"}
+    assert users == {"ab28638706f8f31fb9333eba9b8c72b7", "17127d8a92c10eeaf89a07b880eed8ff"}
     assert "purchases: 2" in told.output
 
 
@@ -138,6 +145,23 @@ def test_a_log_beside_the_export_is_taken_along(exported: Import, tmp_path: Path
     (tmp_path / "export" / "orders.csv").unlink()
     report, _ = exported("shopify", products_csv=SHOPIFY)
     assert not [path for path in (tmp_path / "shop" / "events").rglob("*") if path.is_file()], "an import replaces the one before"
+
+
+def test_no_address_of_a_log_gets_into_the_shop(exported: Import, refused: Refused, tmp_path: Path) -> None:
+    events = (
+        "timestamp,item_id,event,user_id,session_id,customer_email,query_id,device\n"
+        "2026-01-05,B-1,view_item,7,Ann@x.com,ann@x.com,1,phone\n2026-01-05,B-1,view_item,ann@x.com,s2,,1,web\n2026-01-05,B-1,ann@x.com\n"
+    )
+    queries = "query_id,timestamp,text\n1,2026-01-05,bowl of ann@x.com\n"
+    report, _ = exported("shopify", products_csv=SHOPIFY, events_csv=events, users_csv="user_id,email\n7,ann@x.com\n", queries_csv=queries)
+    assert not any(b"@x.com" in path.read_bytes().lower() for path in (tmp_path / "shop").rglob("*") if path.is_file())
+    ann = orders.hidden("ann@x.com", b"")
+    rows = pq.read_table(tmp_path / "shop" / "events" / "events.parquet").to_pylist()
+    assert [(row["user_id"], row["session_id"], row["device"]) for row in rows] == [("7", ann, "phone"), (ann, "s2", "web")]
+    assert pq.read_table(tmp_path / "shop" / "queries" / "queries.parquet")["text"].to_pylist() == ["bowl of"]
+    assert pq.read_table(tmp_path / "shop" / "users" / "users.parquet").column_names == ["user_id"]
+    assert {n: c for n, c in report.columns_left_out.items() if "csv" in n} == {"events.csv customer_email": 1, "users.csv email": 1}
+    assert (report.log_refused, refused()[-1]) == (1, ("events.csv:3", "has 3 cells, and the header has 8"))
 
 
 def test_a_directory_without_products_says_what_it_holds(tmp_path: Path, exported: Import) -> None:
@@ -191,6 +215,16 @@ def test_an_option_that_would_do_nothing_is_refused(exported: Import, tmp_path: 
     assert told.exit_code == 1
     assert reason in str(told.exception or told.output)
     assert not (tmp_path / "other").exists()
+
+
+def test_an_import_that_refuses_rows_ends_with_one(exported: Import, tmp_path: Path) -> None:
+    exported("shopify", products_csv=SHOPIFY)
+    command = ["import", "shopify", str(tmp_path / "export"), str(tmp_path / "shop")]
+    told = CliRunner().invoke(app, command)
+    assert (told.exit_code, "3 rows were refused; the first: products.csv:8" in str(told.exception or told.output)) == (1, True)
+    assert CliRunner().invoke(app, [*command, "--allow-quarantine"]).exit_code == 0
+    exported("shopify", products_csv="Handle,Title,Variant SKU,Variant Price\nbowl,Bowl,B-1,5\n")
+    assert CliRunner().invoke(app, command).exit_code == 0
 
 
 def test_the_report_is_json(exported: Import, tmp_path: Path) -> None:

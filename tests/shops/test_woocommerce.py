@@ -74,5 +74,6 @@ def test_woocommerce_orders_by_line_and_packed(exported: Import, tmp_path: Path,
     assert (report.order_lines, report.purchases, report.orders_refused) == (4, 2, 0)
     assert report.orders_left_out == {"cancelled": 1, "returned": 1}
     rows = pq.read_table(tmp_path / "shop" / "events" / "orders.parquet").to_pylist()
-    assert [row["item_id"] for row in rows] == ["B-1", "10"]
+    assert [row["item_id"] for row in rows if row["order_id"] == "1"] == ["B-1", "10"]
+    assert [(row["order_id"], row["event"]) for row in rows[2:]] == [("2", "purchase"), ("2", "cancel"), ("3", "purchase"), ("3", "return")]
     assert len({row["user_id"] for row in rows}) == 1

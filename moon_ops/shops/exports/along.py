@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from moon_ops.errors import counted
 from moon_ops.lake.meanings import FILE, Meanings
 from moon_ops.lake.reading import content, files, pictures
+from moon_ops.lake.reading.content import Content
 from moon_ops.lake.reading.files import Found
 from moon_ops.lake.reading.parts import ROW
 from moon_ops.shops.exports.export import Export
@@ -18,7 +20,10 @@ from moon_ops.shops.exports.orders import hidden
 
 ORDERS = "events/orders.parquet"  # the purchases of the export's own orders
 TABLES = ("queries", "events", "users")
-KNOWN = ("user_id", "image", "query_id", "item_id", "timestamp", "event", "text")
+PEOPLE = ("user_id", "session_id", "query_id", "event_id", "order_id")  # ids that an address may stand in: a hash of it does as well
+PLAIN = ("item_id", "image", "timestamp", "event", "position")  # must stay as they are, and are no addresses of people
+KNOWN = (*PEOPLE, *PLAIN, "text")
+ADDRESS = re.compile(r"[^\s@<>\"',;:=?&()]+(?:@|%40)[^\s@<>\"',;:&()]+\.\w{2,}")
 
 
 def find(source: Path) -> dict[str, Found]:
@@ -29,7 +34,8 @@ def find(source: Path) -> dict[str, Found]:
 def bring(beside: dict[str, Found], export: Export, words: Meanings, work: Path) -> tuple[str, ...]:
     """Bring the tables into the shop's directory, a directory for each, and what they need; the names of their files.
 
-    A file goes as it is. One whose ``user_id`` is an e-mail address is written anew with the hash of it, as of who orders.
+    A file goes as it is. One that holds an e-mail address is written anew: an id has the hash of it, as of who orders; a query's text goes
+    on without it; any other column that holds one is left out and counted.
     """
     brought = []
     for name in TABLES:
@@ -52,20 +58,51 @@ def _one(path: Path, found: Found, export: Export, words: Meanings, work: Path) 
     table, target = asread.table, export.out / found.name / found.called(path)
     if "image" in table.column_names:
         export.pictures(one for cell in table["image"].to_pylist() if cell for one in pictures.references([cell]))
-    users = table["user_id"] if "user_id" in table.column_names else None
-    if users is None or not pa.types.is_string(users.type) or not pc.any(pc.match_substring(users, "@")).as_py():
+    if not _tells(asread):
         export.bring(path, target.relative_to(export.out).as_posix())
         return target
-    if asread.refused:
-        first = asread.refused[0]
-        export.notes.append(
-            f"{counted(len(asread.refused), 'row', 'rows')} of {found.called(path)} cannot be read, e.g. {first.number}: {first.reason}"
-        )
-    encoded = users.combine_chunks().dictionary_encode()
-    named = [hidden(user, export.chosen.secret) if "@" in user else user for user in encoded.dictionary.to_pylist()]
-    table = table.set_column(table.schema.get_field_index("user_id"), "user_id", pa.array(named, pa.string()).take(encoded.indices))
-    pq.write_table(table.drop_columns(ROW), work / "along.parquet")
+    export.log_refused += [(asread.place(one.number), one.reason) for one in asread.refused]  # nobody knows where in it addresses stand
+    pq.write_table(_hushed(table.drop_columns(ROW), found.called(path), export), work / "along.parquet")
     target = target.with_name(f"{target.name.split('.')[0]}.parquet")
     target.parent.mkdir(parents=True, exist_ok=True)
     (work / "along.parquet").replace(target)
     return target
+
+
+def _tells(asread: Content) -> bool:
+    """Whether an e-mail address stands anywhere in the file, also in rows that cannot be read."""
+    table = asread.table
+    columns = (table[name] for name in table.column_names if name not in (*PLAIN, ROW))
+    marked = any("@" in str(cell) for name in PEOPLE[:2] if name in table.column_names for cell in table[name].unique().to_pylist())
+    return marked or any(_addresses(column) for column in columns) or any(ADDRESS.search(str(one.row)) for one in asread.refused)
+
+
+def _addresses(cells: Iterable[Any] | pa.ChunkedArray) -> int:
+    """How many of the cells hold an e-mail address."""
+    if isinstance(cells, pa.ChunkedArray):
+        kind = cells.type
+        if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind) or pa.types.is_temporal(kind):
+            return 0
+        cells = cells.to_pylist()
+    return sum(cell is not None and ADDRESS.search(str(cell)) is not None for cell in cells)
+
+
+def _hushed(table: pa.Table, label: str, export: Export) -> pa.Table:
+    """The table without e-mail addresses."""
+    for name in [name for name in table.column_names if name not in PLAIN]:
+        column, place = table[name], table.schema.get_field_index(name)
+        is_text = pa.types.is_string(column.type)
+        if name in PEOPLE and is_text:
+            sign = re.compile("@") if name in PEOPLE[:2] else ADDRESS
+            cells = [hidden(cell, export.chosen.secret) if cell and sign.search(cell) else cell for cell in column.to_pylist()]
+            table = table.set_column(place, name, pa.array(cells, pa.string()))
+        elif count := _addresses(column):
+            if name == "text" and is_text:
+                cells = [cell and ADDRESS.sub(" ", cell).strip() for cell in column.to_pylist()]
+                table = table.set_column(place, name, pa.array(cells, pa.string()))
+                export.notes.append(f"{label}: {count} texts hold an e-mail address, which was taken out of them")
+                continue
+            table = table.drop_columns(name)
+            export.left_out[f"{label} {name}"] += count
+            export.notes.append(f"{label}: {count} cells of the column {name!r} hold e-mail addresses: the column is left out")
+    return table

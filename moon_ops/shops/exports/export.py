@@ -89,6 +89,7 @@ class Export:
     merged: int = 0
     items: list[Item] = field(default_factory=list)
     refused: list[tuple[str, str, Mapping[str, str]]] = field(default_factory=list)  # place, reason and cells
+    log_refused: list[tuple[str, str]] = field(default_factory=list)  # of a log beside it: place and reason
     left_out: Counter[str] = field(default_factory=Counter)  # column → its cells that hold something
     notes: list[str] = field(default_factory=list)
     said: list[str] = field(default_factory=list)  # what was recognised of the cells

@@ -1,4 +1,7 @@
-"""Orders, as Shopify, WooCommerce and Magento and their extensions export them: each line of an order that was not cancelled is a purchase.
+"""Orders, as Shopify, WooCommerce and Magento and their extensions export them: each line of an order that was paid is a purchase.
+
+A line that was cancelled or returned since is its purchase, and the event that takes it back: an import before may have brought the
+purchase. Each event has the order's number and an id of its own, the same in each export, so that it is known when it comes again.
 
 Columns are known by the names that these write. Who has bought is hidden: an e-mail address or a name becomes the hash of it, and nothing
 else of the customer is read.
@@ -10,7 +13,7 @@ import hashlib
 import hmac
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -26,31 +29,54 @@ TIME = ("created_at", "order_date", "date_created", "purchase_date", "date", "pa
 ORDER = ("order_number", "order_no", "order_no.", "increment_id", "order_id", "order_#", "order", "id")
 BUYER = ("customer_id", "customer_user", "user_id", "email", "customer_email", "billing_email", "email_(billing)", "customer")
 STATUS = ("financial_status", "order_status", "status", "payment_status")
-CANCELLED, QUANTITY = "cancelled_at", ("lineitem_quantity", "quantity_(_refund)", "quantity", "qty", "qty_ordered", "item_quantity")
+CANCELLED, REFUNDED = "cancelled_at", ("refunded_at", "refund_date", "date_refunded", "order_refund_date")
+QUANTITY = ("lineitem_quantity", "quantity_(_refund)", "quantity", "qty", "qty_ordered", "item_quantity")
 PACKED = re.compile(r"line_item_\d+")  # a line of the order in one cell: name:Bowl|product_id:7|sku:B-7|quantity:1
 NO_PURCHASE = {
     **dict.fromkeys(("cancelled", "canceled", "failed", "trash", "fraud", "expired", "holded_fraud"), "cancelled"),
     **dict.fromkeys(("refunded", "voided", "returned", "closed"), "returned"),
-    **dict.fromkeys(("pending", "pending_payment", "checkout_draft", "draft", "unpaid"), "not paid"),
+    **dict.fromkeys(("pending", "pending_payment", "checkout_draft", "draft", "unpaid", "on_hold"), "not paid"),
 }
-NAMES = {"name", *SKU, *TITLE, *IDS, *TIME, *ORDER, *BUYER, *STATUS, *QUANTITY, CANCELLED}
-EVENTS = pa.schema([(name, pa.string()) for name in ("timestamp", "user_id", "item_id", "event")])
+NAMES = {"name", *SKU, *TITLE, *IDS, *TIME, *ORDER, *BUYER, *STATUS, *QUANTITY, *REFUNDED, CANCELLED}
+UNDOING = {"cancelled": "cancel", "returned": "return"}  # why a line is no purchase → the event that takes it back
+EVENTS = pa.schema([(name, pa.string()) for name in ("timestamp", "user_id", "item_id", "event", "order_id", "event_id")])
 DIGITS = 32  # hexadecimal digits of a hash
 
 
 @dataclass
 class Orders:
-    """The purchases, and what became of the other lines: why each is none, and how many there were."""
+    """The events, how many lines are ``purchases`` that stand, and what became of the others: why each is none, and how many there were.
+
+    ``times`` counts how often each order has named an item so far.
+    """
 
     lines: int = 0
-    purchases: list[dict[str, str]] = field(default_factory=list)
+    purchases: int = 0
+    events: list[dict[str, str | None]] = field(default_factory=list)
+    times: Counter[tuple[str, str]] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
     refused: list[tuple[str, str]] = field(default_factory=list)  # place and reason
     columns_left_out: Counter[str] = field(default_factory=Counter)  # column → its cells that hold something
 
     def table(self) -> pa.Table:
-        """The purchases as events; without items twice there is nothing in it but texts."""
-        return pa.Table.from_pylist(self.purchases, EVENTS)
+        """The purchases, and what takes some of them back, as events; all cells are texts."""
+        return pa.Table.from_pylist(self.events, EVENTS)
+
+    def add(self, number: str, event: Mapping[str, str | None], undone: tuple[str, str] | None = None, only_undone: bool = False) -> None:
+        """A line of the order ``number`` as events. ``undone``: kind and time of what took its purchase back; ``only_undone``: the line is
+        no purchase itself, but takes one of the order back.
+
+        A line without an order's number can be told from no other one, so that nothing could say which purchase is taken back.
+        """
+        if not number:
+            self.events += [{**event, "event": "purchase", "order_id": None, "event_id": None}] if undone is None else []
+            return
+        item = event["item_id"] or ""
+        self.times[number, item] += 1
+        told = [] if only_undone else [("purchase", event["timestamp"])]
+        for kind, time in [*told, *([undone] if undone else [])]:
+            called = f"order {number}/{item}/{self.times[number, item]}/{kind}"
+            self.events.append({**event, "timestamp": time, "event": kind, "order_id": number, "event_id": called})
 
 
 def is_orders(names: set[str]) -> bool:
@@ -83,19 +109,28 @@ def read(sheet: Sheet, items: Iterable[Item], secret: bytes, orders: Orders) -> 
         found += [(line, first, bought) for bought in _bought(line)]
     orders.lines += len(found) + len(sheet.refused)
     orders.refused += [(line.place, reason) for line, reason in sheet.refused]
-    stamps = times.parsed(pa.array([_said(line, first, TIME) or None for line, first, _ in found], pa.string())).to_pylist()
-    for (line, first, bought), stamp in zip(found, stamps, strict=True):
+    bought_at, undone_at = (_stamps([_said(line, first, names) for line, first, _ in found]) for names in (TIME, (CANCELLED, *REFUNDED)))
+    for (line, first, bought), stamp, undone in zip(found, bought_at, undone_at, strict=True):
         item, why = known.item(bought), _no_purchase(line, first, bought)
+        event = {"timestamp": stamp, "user_id": hidden(_buyer(line, first), secret) or None, "item_id": item}
         if why:
             orders.left_out[why] += 1
-        elif stamp is None:
+            if why in UNDOING and item and stamp:
+                orders.add(line.get(*order), event, (UNDOING[why], undone or stamp), only_undone=bought["quantity"].startswith("-"))
+        elif not stamp:
             orders.refused.append((line.place, f"{_said(line, first, TIME)!r} is not a time ({times.FORMS})"))
         elif not item:
             called = bought["sku"] or bought["name"] or bought["id"]
             orders.refused.append((line.place, f"{called!r} is no item of the catalogue" if called else "names no item"))
         else:
-            user = hidden(_buyer(line, first), secret)
-            orders.purchases.append({"timestamp": stamp.isoformat(), "user_id": user, "item_id": item, "event": "purchase"})
+            orders.purchases += 1
+            orders.add(line.get(*order), event)
+
+
+def _stamps(cells: list[str]) -> list[str | None]:
+    """The times as ISO 8601; None for what is none."""
+    found = times.parsed(pa.array([cell or None for cell in cells], pa.string())).to_pylist()
+    return [stamp.isoformat() if stamp else None for stamp in found]
 
 
 def _said(line: Line, first: Line, names: tuple[str, ...]) -> str:
