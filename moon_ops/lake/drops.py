@@ -34,14 +34,14 @@ class Drop:
 
 
 def waiting(lake: Lake, inbox: Path, now: dt.datetime, *, again: bool = False) -> list[Drop]:
-    """What is not in the lake yet, in order of names: the drop zone itself, if it holds an items file, else its directories.
+    """What is not in the lake yet, in order of names: the drop zone itself, if it holds a table's file, else its directories.
 
     All of it, if it is wanted ``again``, or if addresses of pictures are to be tried again at ``now``. Raises
     :class:`~moon_ops.errors.InputError` if there is no such directory.
     """
     if not inbox.is_dir():
         raise InputError(f"MOON_INBOX = {inbox} is no directory, so nothing was taken in", action="make it, or name another one")
-    itself = files.find(inbox, "items") is not None
+    itself = any(files.find(inbox, name) for name in files.TABLES)
     places = [inbox] if itself else sorted(place for place in inbox.iterdir() if place.is_dir() and not files.hidden(place.name))
     found = [Drop(place, "." if itself else place.name, state(place)) for place in places]
     if again or fetches.due(lake, now):

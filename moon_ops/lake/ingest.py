@@ -93,7 +93,8 @@ def ingest(
     it waits. Rows that cannot be used go to the ``quarantine`` table, and the rest goes on.
     """
     refusals, names = Refusals(), Names()
-    raw = rows.read_all(source, refusals, words or meanings.of(source), names, now=now)  # all checked before anything is written
+    sold = not feed.full and lake.count("items") > 0
+    raw = rows.read_all(source, refusals, words or meanings.of(source), names, now=now, sold=sold)  # all checked before anything is written
     with lake.one_writer(patience):  # two ingests at once would each find the other's rows missing
         return _write(source, lake, raw, names, refusals, (now, workers, feed))
 

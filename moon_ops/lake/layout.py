@@ -223,7 +223,8 @@ def pairs(value: Any) -> list[tuple[str, str]]:
         value = dict(value)  # an Arrow map
     if value is not None and not isinstance(value, dict):
         raise ValueError("not an object")
-    return sorted((str(name), str(content)) for name, content in (value or {}).items() if content is not None)
+    plain = ((str(name), cell if isinstance(cell, str) else _plain(cell)) for name, cell in (value or {}).items())
+    return sorted((name, str(cell)) for name, cell in plain if cell is not None)
 
 
 def extras(table: pa.Table, names: Sequence[str]) -> pa.Array:

@@ -45,16 +45,18 @@ LONGEST = 1_000_000  # a position in a list
 
 
 def read_all(
-    source: Path, refusals: Refusals, meanings: Meanings = PLAIN, names: Names | None = None, *, now: dt.datetime
+    source: Path, refusals: Refusals, meanings: Meanings = PLAIN, names: Names | None = None, *, now: dt.datetime, sold: bool = False
 ) -> dict[str, pa.Table]:
     """The tables of a directory, typed, with ids as keys (``names`` takes down the shop's).
 
-    An event, a query and what is told of a user lie between 1995 and tomorrow. Raises :class:`InputError` for a directory
+    An event, a query and what is told of a user lie between 1995 and tomorrow. Where items are ``sold`` already, a directory may bring
+    other tables alone, as rows that were mended. Raises :class:`InputError` for a directory
     that cannot be used as a whole, before anything is written.
     """
     if not source.is_dir():
         raise InputError(f"DIRECTORY = {source} is not a directory", action="name a directory that holds an items file")
-    raw = {name: read(source, name, refusals, meanings, names) for name in FILES}
+    others = sold and any(files.find(source, name) for name in FILES if name != "items")
+    raw = {name: read(source, name, refusals, meanings, names, others) for name in FILES}
     _note_columns(refusals, meanings)
     for name, column in TIMED.items():
         table = raw[name]
@@ -78,10 +80,12 @@ def _note_columns(refusals: Refusals, meanings: Meanings) -> None:
             )
 
 
-def read(source: Path, name: str, refusals: Refusals, meanings: Meanings = PLAIN, names: Names | None = None) -> pa.Table:
-    """One table's files with their columns typed; an optional table that is not there is empty."""
+def read(
+    source: Path, name: str, refusals: Refusals, meanings: Meanings = PLAIN, names: Names | None = None, optional: bool = False
+) -> pa.Table:
+    """One table's files with their columns typed; one that is not there is empty, items only where they are ``optional``."""
     found = files.find(source, name)
-    if found is None and name == "items":
+    if found is None and name == "items" and not optional:
         lies, action = files.instead(source, name)
         there = f" (there is {lies}, which is not read)" if lies else ""
         raise InputError(

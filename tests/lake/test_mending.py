@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from coat_and_hat import DAY, NOW, Shop
 
+from moon_ops.errors import InputError
 from moon_ops.lake import quarantine, versions
-from moon_ops.lake.ingest import ingest
+from moon_ops.lake.ingest import Feed, ingest
 from moon_ops.lake.lake import Lake
 
 
@@ -69,6 +71,28 @@ def test_a_row_that_contradicts_its_item_says_that_all_its_rows_go_together(make
     assert report.first_refusal.endswith(
         "the first row counts (send all rows of the item again: one alone takes the pictures of the others away)"
     )
+
+
+def test_mended_events_are_sent_alone(make_shop: Shop, empty: Lake, tmp_path: Path) -> None:
+    event = {"timestamp": "2026-01-01T01:00:00Z", "item_id": 1, "event": "clack", "user_id": 1}
+    ingest(make_shop(items=[{"item_id": 1, "title": "Bowl"}], events=[event]), empty, now=NOW)
+    assert empty.count("events") == 0
+    made = written(empty, tmp_path / "mended", "events.csv")
+    made.write_text(made.read_text(encoding="utf-8-sig").replace("clack", "click"))
+    report = ingest(tmp_path / "mended", empty, now=NOW + DAY)
+    assert (report.items, report.events, report.refused) == (0, 1, {})
+    assert versions.current(empty, ["title"])["title"].to_pylist() == ["Bowl"]
+    with pytest.raises(InputError, match="has no items"):  # what is to be the whole catalogue has one
+        ingest(tmp_path / "mended", empty, now=NOW + DAY, feed=Feed(full=True))
+    with pytest.raises(InputError, match="has no items"):
+        ingest(tmp_path / "mended", Lake(str(tmp_path / "another")), now=NOW + DAY)
+
+
+def test_a_whole_number_is_one_whatever_stands_beside_it(make_shop: Shop, empty: Lake) -> None:
+    items = [{"item_id": n, "title": "Bowl", "attributes": {"size": n}} for n in (1, 2)]
+    ingest(make_shop(items=items), empty, now=NOW)
+    report = ingest(make_shop(items=[*items, {"item_id": 3, "title": "Hat", "attributes": {"size": 37.5}}]), empty, now=NOW + DAY)
+    assert (report.items, report.updated) == (1, 0)
 
 
 def test_the_same_item_in_two_files_says_in_which(make_shop: Shop, empty: Lake) -> None:
