@@ -60,7 +60,7 @@ def test_a_broken_registry_in_the_home_is_said(copied: Settings) -> None:
 @pytest.mark.parametrize(
     ("address", "advice"),
     [
-        ("postgresql+psycopg://moon:geheim@db/feast", "the driver for postgresql.psycopg://.{3}@db/feast is not installed .* → install it"),
+        ("postgresql+pg8000://moon:geheim@db/feast", "the driver for postgresql.pg8000://.{3}@db/feast is not installed .* → install it"),
         ("nonsense://moon:geheim@db/feast", "does not answer .NoSuchModuleError. → correct the address"),
         ("sqlite:////nowhere/at/all.db", "does not answer .OperationalError. → start it"),
     ],
