@@ -1,7 +1,7 @@
 """Turns among machines: session locks of a Postgres server (``MOON_LOCKS``), by name.
 
-They end with the connection, so a holder that dies leaves none; the server notices a dead machine within half a minute. On one machine
-the locks of :mod:`moon_ops.files` are enough, and an empty address takes none here.
+They end with the connection, so a holder that dies leaves none; the server is set to notice a dead machine within half a minute. On
+one machine the locks of :mod:`moon_ops.files` are enough, and an empty address takes none here.
 """
 
 from __future__ import annotations

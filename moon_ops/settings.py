@@ -54,7 +54,7 @@ class Settings(BaseModel):
     redis: SecretStr = SecretStr("")  # host:port of the online store, and its password; empty: SQLite
     feast_registry: SecretStr = SecretStr("")  # SQLAlchemy's address of Feast's registry; empty: SQLite
     models: Path = ROOT / "models"
-    inbox: Path | None = None  # a directory in the ingest layout that moon_new_items looks into
+    inbox: Path | None = None  # the drop zone of moon_ingest: a directory in the ingest layout, or of such directories
     workers: int = Field(default_factory=lambda: min(cores(), 8))
     host: str = "127.0.0.1"
     port: int = 8321

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from moon_ops.errors import ContractError, ServiceError
 from moon_ops.lake.lake import Lake
@@ -75,7 +76,8 @@ def remove(lake: Lake, key: str) -> None:
         raise _away(lake, fault) from fault
 
 
-def _store(lake: Lake):  # type: ignore[no-untyped-def]  # Arrow ships no types of its file systems
+def _store(lake: Lake) -> tuple[Any, str]:
+    """Arrow's file system, and where in it the lake lies."""
     import pyarrow.fs as fs
 
     files, at = fs.FileSystem.from_uri(lake.uri)

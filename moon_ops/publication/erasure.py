@@ -105,7 +105,8 @@ def _erased(settings: Settings, who: Target, now: dt.datetime, place: Path) -> R
     begun.first = dict(begun.places)
     _erase(settings, who, now, begun, again=True)
     begun.note("pixels of trainings", _pixels(settings))
-    begun.note("publications", sharing.tidy(settings.lake, dt.timedelta(0), now))
+    with sharing.turn(settings):  # else the files of a publication that is being shared would go, too
+        begun.note("publications", sharing.tidy(settings.lake, dt.timedelta(0), now))
     receipt = Receipt(who.kind, who.shop_id, now.isoformat(), begun.places, _shown(settings, titles))
     _write(place / f"{prefix}{called}-{now:%Y%m%dT%H%M%S}.json", asdict(receipt))
     begun.path.unlink()

@@ -55,6 +55,7 @@ class Publication:
     own: dict[str, str] = field(default_factory=dict)  # marks of these files
     online: dict[str, str] = field(default_factory=dict)  # marks of the online store
     published: str = ""
+    created: str = ""  # as of when it was published, ISO 8601
     seen: int = 0  # the table's version at which this machine looked last
 
 
@@ -112,7 +113,7 @@ def share(settings: Settings, encoder: int, now: dt.datetime) -> None:
             there = File(key, objects.put(settings.lake, key, path), here)
         files[name] = there
     own, online = _marks(settings, encoder)
-    made = Publication(encoder, known.number + 1, files, own, online, published_place(settings, encoder).read_text())
+    made = Publication(encoder, known.number + 1, files, own, online, published_place(settings, encoder).read_text(), now.isoformat())
     if (made.files, own, online, made.published) == (known.files, known.own, known.online, known.published):
         return
     row = {"encoder": encoder, "number": made.number, "created": now, "by": socket.gethostname(), "content": json.dumps(asdict(made))}
@@ -183,7 +184,7 @@ def _brought(settings: Settings, known: Publication, newest: Publication) -> boo
             write_text(_made(handed(settings, view)), mark)
         from moon_ops.publication import shop_ids
 
-        shop_ids.publish(settings, dt.datetime.now(dt.UTC), full=False)
+        shop_ids.publish(settings, dt.datetime.fromisoformat(newest.created), full=False)
         shop_ids.forget_erased(settings)
     for view, mark in newest.online.items():
         write_text(_made(handed(settings, view)), mark)

@@ -14,6 +14,7 @@ import pytest
 
 from moon_ops.embeddings.index import ItemIndex
 from moon_ops.errors import ServiceError
+from moon_ops.files import TakenError, locked
 from moon_ops.lake import objects
 from moon_ops.lake.ingest import ingest
 from moon_ops.lake.lake import Lake
@@ -104,14 +105,13 @@ def test_only_what_has_changed_is_sent_and_fetched(
     add(first, make_shop, 9001, now + HOUR)
     refresh(first, now + HOUR)
     sharing.fetch(second, 1)
-    base = {"base.npy", "vectors.npy", "index.faiss", "base.faiss"}
     assert sorted(put) == sorted(got)
-    assert put
-    assert not base & set(put)
+    assert {"delta.npz", "vectors.f32"} <= set(put)
+    assert "index.faiss" not in put, "the base is as it was"
     before = len(put)
-    publication.publish(first, 1, now=now + 2 * HOUR)
-    publication.publish(first, 1, now=now + 3 * HOUR)
-    assert len([name for name in put[before:] if name not in ("index.json",)]) <= 1
+    refresh(first, now + 2 * HOUR)
+    refresh(first, now + 3 * HOUR)
+    assert put[before:] == [], "nothing new"
 
 
 def test_a_machine_that_was_overtaken_says_so_and_takes_the_other_ones(
@@ -214,6 +214,27 @@ def test_what_was_erased_leaves_all_machines(machines: tuple[Settings, Settings]
     assert sharing.fetch(second, 1)
     assert same(first, second)
     assert not ItemIndex.open(places.index_place(second, 1)).holds(9001)
+
+
+def test_an_erasure_removes_no_file_of_a_publication_that_is_being_shared(
+    machines: tuple[Settings, Settings], make_shop: Any, now: dt.datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files are in the store before its row names them: who removes what no row names has the turn."""
+    first, _ = machines
+    add(first, make_shop, 9001, now + HOUR)
+    refresh(first, now + HOUR)
+    real, seen = sharing.tidy, []
+
+    def tidy(*given: Any) -> int:
+        with pytest.raises(TakenError), locked(first.home / "tables" / "sharing.lock", patience=0):
+            pass
+        seen.append(given)
+        return real(*given)
+
+    monkeypatch.setattr(sharing, "tidy", tidy)
+    erasure.erase(first, 9001, now=now + 2 * HOUR)
+    maintenance.maintain(first, keep=HOUR, now=now + 3 * HOUR)
+    assert len(seen) == 2
 
 
 def test_maintenance_keeps_what_is_served(machines: tuple[Settings, Settings], make_shop: Any, now: dt.datetime) -> None:
