@@ -33,8 +33,20 @@ OWN_KINDS = ("number", "category", "list")  # of a shop's own columns
 ROWS = ""  # in place of a view: the rows of impressions themselves
 ITEM_VIEW, STATS_VIEW, USER_VIEW = "item_profile", "item_stats", "user_profile"
 CLOCK = ("hour", "weekday")  # of the context, by UTC: read from the time of the impression, or of the request
+SHOWN_AT = "shown_at"  # of an impression: its place in the list, which training may know and serving does not
 COUNTED = ("position",)  # of the context: a column that every shop's events may have
-TAKEN = ("label", "session_id", "event_timestamp", "created", "item_ids", "query_ids", "times", "embedding", "extra")  # in joined rows
+TAKEN = (
+    "label",
+    "session_id",
+    "event_timestamp",
+    "created",
+    "item_ids",
+    "query_ids",
+    "times",
+    "embedding",
+    "extra",
+    SHOWN_AT,
+)  # in joined rows
 
 
 @dataclass(frozen=True)

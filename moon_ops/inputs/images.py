@@ -125,7 +125,9 @@ def _read(content: bytes, source: str) -> tuple[Image.Image, tuple[int, int]]:
         raise _refused(source, f"it cannot be decoded ({broken})", "bring the file again") from broken
 
 
-BROKEN = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, RuntimeError, struct.error, Image.DecompressionBombError)
+BROKEN: tuple[type[Exception], ...]  # what Pillow raises for files that are none; an assertion for a palette that is not there
+BROKEN = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, RuntimeError, AssertionError, struct.error)
+BROKEN += (Image.DecompressionBombError,)
 
 
 def _opened(content: bytes, kind: str) -> ImageFile.ImageFile:

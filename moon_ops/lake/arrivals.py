@@ -22,6 +22,8 @@ ORDER = "coalesce(e.order_id = k.order_id, true)"  # a lake of before, and a fil
 def distinct(events: pa.Table, refusals: Refusals) -> tuple[pa.Table, int]:
     """The events of a file, each once, and how many of them came again; one whose id another one of the file has is refused."""
     names = _content(events)
+    if not events.num_rows:
+        return events, 0
     if not pc.any(pc.is_valid(events["event_id"])).as_py():
         found = _once(events, names)
         return found, events.num_rows - found.num_rows

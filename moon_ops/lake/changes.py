@@ -8,13 +8,17 @@ configuration of the reader's own table, so it is committed with what it stands 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import lance
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from moon_ops.lake import lookups
 from moon_ops.lake.lake import Lake
+from moon_ops.lake.schemas import SCHEMAS
+
+if TYPE_CHECKING:
+    import lance
 
 NOTHING = -1  # the mark of who has looked at nothing yet
 WRITERS = 20  # at the same moment, of whom each round one succeeds
@@ -39,10 +43,13 @@ def newer(dataset: lance.LanceDataset, mark: int, columns: Sequence[str], where:
 
 
 def rows_of(dataset: lance.LanceDataset, key: str, ids: pa.Array, columns: Sequence[str], where: str | None = None) -> pa.Table:
-    """All rows whose integer ``key`` is one of ``ids``, in the order they were written. Of few ids only those rows are read."""
-    also = f" AND {where}" if where else ""
+    """All rows whose ``key`` is one of ``ids``, in the order they were written. Of few ids only those rows are read, by an index if there
+    is one (:mod:`~moon_ops.lake.lookups`).
+    """
     if len(ids) <= NAMED:
-        return dataset.to_table(columns=list(columns), filter=f"{key} IN ({', '.join(map(str, ids.to_pylist())) or 'NULL'}){also}")
+        also = f" AND ({where})" if where else ""
+        named = ", ".join(map(lookups.literal, ids.drop_null().to_pylist())) or "NULL"
+        return lookups.read(dataset, columns, f"{key} IN ({named}){also}")
     wanted = pa.chunked_array([ids])
     found = []
     for batch in dataset.to_batches(columns=list(dict.fromkeys([key, *columns])), filter=where):
@@ -50,6 +57,14 @@ def rows_of(dataset: lance.LanceDataset, key: str, ids: pa.Array, columns: Seque
         found.append(batch.filter(kept).select(list(columns)))
     schema = pa.schema([dataset.schema.field(name) for name in columns])
     return pa.Table.from_batches(found, schema=schema)
+
+
+def known(lake: Lake, table: str, asked: pa.ChunkedArray, columns: list[str]) -> pa.Table:
+    """The rows of a shop's table with the ids asked for, which stand in the first of the ``columns``; none of one not written yet."""
+    ids = asked.combine_chunks().unique().drop_null()
+    if not len(ids) or not lake.exists(table):
+        return SCHEMAS[table].empty_table().select(columns)
+    return rows_of(lake.open(table), columns[0], ids, columns)
 
 
 def mark(lake: Lake, table: str, **marks: float) -> None:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from moon_ops.lake.lake import Lake
+from moon_ops.lake.lake import Lake, completed
 from moon_ops.lake.query import sql
 from moon_ops.lake.schemas import SCHEMAS, STAMP, UNDOING
 from moon_ops.recipes.caps import Caps, Most
@@ -47,9 +47,7 @@ def read(lake: Lake, columns: Sequence[str], where: str | None = None, *, last: 
     there = [name for name in columns if name in events.schema.names]
     some: dict[str, Any] = {"offset": max(0, events.count_rows() - last), "limit": last} if last else {}
     found = events.to_table(columns=there, filter=where, **some)
-    for name in (name for name in columns if name not in there):
-        found = found.append_column(name, pa.nulls(found.num_rows, SCHEMAS["events"].field(name).type))
-    return found.select(list(columns))
+    return completed(found, "events", columns)
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from moon_ops.lake import changes
 from moon_ops.lake.fetch import Fetched
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.schemas import SCHEMAS
@@ -69,8 +69,10 @@ def read(lake: Lake, addresses: Sequence[str]) -> dict[str, Fetch]:
     """What is known of these addresses."""
     if not addresses:
         return {}
-    known = lake.read(TABLE)
-    known = known.filter(pc.is_in(known["address"], pa.array(addresses, pa.string())))
+    if not lake.exists(TABLE):
+        return {}
+    names = lake.open(TABLE).schema.names
+    known = changes.rows_of(lake.open(TABLE), "address", pa.array(dict.fromkeys(addresses), pa.string()), names)
     return {row["address"]: Fetch(**{name: row[name] for name in Fetch.__dataclass_fields__}) for row in known.to_pylist()}
 
 

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from moon_ops.errors import InputError
+from moon_ops.lake import changes
 from moon_ops.lake.lake import Lake
 
 ShopId: TypeAlias = "int | str"
@@ -238,7 +239,4 @@ def known_texts(lake: Lake, kind: str, wanted: Sequence[int]) -> dict[int, str]:
 
 def matching(lake: Lake, table: str, column: str, wanted: pa.Array, columns: Sequence[str], where: str | None = None) -> pa.Table:
     """``column`` and ``columns`` of the rows whose ``column`` is one of ``wanted``; memory grows with what is found, not with the table."""
-    dataset = lake.open(table)
-    found = (b.filter(pc.is_in(b[column], wanted)) for b in dataset.to_batches(columns=[column, *columns], filter=where))
-    schema = pa.schema([dataset.schema.field(name) for name in (column, *columns)])
-    return pa.Table.from_batches([pa.RecordBatch.from_arrays(b.columns, schema=schema) for b in found], schema)
+    return changes.rows_of(lake.open(table), column, wanted, (column, *columns), where)

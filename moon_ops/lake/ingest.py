@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from moon_ops.errors import InputError, counted
-from moon_ops.lake import arrivals, clocks, layout, meanings, naming, rows, seen, tombstones, versions
+from moon_ops.lake import arrivals, changes, clocks, layout, lookups, meanings, naming, rows, seen, tombstones, versions
 from moon_ops.lake.intake import Intake
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.layout import ROW, Refusals
@@ -25,6 +25,7 @@ from moon_ops.lake.query import newest, sql
 from moon_ops.lake.reading import files, markup, pictures
 from moon_ops.lake.schemas import SCHEMAS, STAMP
 from moon_ops.lake.seen import Taken
+from moon_ops.telemetry.stages import stage
 
 COPIED = ("item_id", "source_id", "title", "brand", "description", "seller_id", "price", "status", "available_until")
 
@@ -75,6 +76,7 @@ WHAT_CHANGED = Feed()
 How: TypeAlias = tuple[dt.datetime, int, Feed]  # now, workers and the kind of feed
 
 
+@stage("ingest")
 def ingest(
     source: Path,
     lake: Lake,
@@ -96,7 +98,12 @@ def ingest(
     sold = not feed.full and lake.count("items") > 0
     raw = rows.read_all(source, refusals, words or meanings.of(source), names, now=now, sold=sold)  # all checked before anything is written
     with lake.one_writer(patience):  # two ingests at once would each find the other's rows missing
-        return _write(source, lake, raw, names, refusals, (now, workers, feed))
+        report = _write(source, lake, raw, names, refusals, (now, workers, feed))
+        changed = {"items": report.items + report.updated + report.withdrawn, "images": report.images, "fetches": report.images}
+        changed |= {"users": report.users, "queries": report.queries, "events": report.events, "ids": report.items}
+        for name in (table for table, count in changed.items() if count):
+            lookups.tend(lake, name)
+    return report
 
 
 def _write(source: Path, lake: Lake, raw: dict[str, pa.Table], names: Names, refusals: Refusals, how: How) -> IngestReport:
@@ -242,7 +249,7 @@ def _new_users(lake: Lake, users: pa.Table, events: pa.Table, said: pa.Table, no
         CASE WHEN k.event_timestamp > $now THEN k.event_timestamp + INTERVAL 1 MICROSECOND END, $now) AS event_timestamp
     FROM users u JOIN said s USING (user_id) LEFT JOIN known k USING (user_id) LEFT JOIN first USING (user_id)
     WHERE k.user_id IS NULL OR k.extra IS DISTINCT FROM u.extra ORDER BY u.user_id"""
-    known = newest(lake.read("users", ["user_id", "event_timestamp", "created", "extra"]), "user_id")
+    known = newest(changes.known(lake, "users", users["user_id"], ["user_id", "event_timestamp", "created", "extra"]), "user_id")
     return sql(query, {"now": now}, users=users, said=said, known=known, events=events.select(["user_id", "timestamp"]))
 
 
@@ -258,11 +265,14 @@ def _queries(raw: pa.Table, intake: Intake) -> pa.Table:
 
 def _new_queries(lake: Lake, queries: pa.Table, refusals: Refusals) -> tuple[pa.Table, int]:
     """The queries whose id the lake does not know, and how many it has as they are; a known id with another content is refused."""
+    if not queries.num_rows:
+        return queries, 0
+    names = ["query_id", "text", "image_id"]
     found = sql(
         """SELECT q.query_id, k.text IS NOT DISTINCT FROM q.text AND k.image_id IS NOT DISTINCT FROM q.image_id AS same
         FROM queries q JOIN known k USING (query_id)""",
-        queries=queries.select(["query_id", "text", "image_id"]),
-        known=lake.read("queries", ["query_id", "text", "image_id"]),
+        queries=queries.select(names),
+        known=changes.known(lake, "queries", queries["query_id"], names),
     )
     other = found.filter(pc.invert(found["same"]))["query_id"].combine_chunks()
     queries = refusals.split(queries, pc.is_in(queries["query_id"], other), "queries", "query_id", "is in the lake with another content")
@@ -272,8 +282,8 @@ def _new_queries(lake: Lake, queries: pa.Table, refusals: Refusals) -> tuple[pa.
 
 def _referential(lake: Lake, raw: pa.Table, refusals: Refusals) -> pa.Table:
     """The rows of the ``events`` table, without ``created``; an event must name an item and a query that the lake has."""
-    items = lake.read("items", ["item_id"])["item_id"].combine_chunks()
-    queries = lake.read("queries", ["query_id"])["query_id"].combine_chunks()
+    named = (("items", "item_id"), ("queries", "query_id"))
+    items, queries = (changes.known(lake, table, raw[key], [key])[key].combine_chunks() for table, key in named)
     raw = refusals.split(raw, pc.invert(pc.is_in(raw["item_id"], items)), "events", "item_id", "is no item of the catalogue")
     lost = pc.and_(pc.is_valid(raw["query_id"]), pc.invert(pc.is_in(raw["query_id"], queries)))
     raw = refusals.split(raw, lost, "events", "query_id", "is no known query")
@@ -283,6 +293,8 @@ def _referential(lake: Lake, raw: pa.Table, refusals: Refusals) -> pa.Table:
 
 def _quarantine(lake: Lake, refusals: Refusals, now: dt.datetime) -> None:
     """Append the refusals that are not there from an earlier run of the same directory."""
+    if not refusals.rows and lake.exists("quarantine"):
+        return
     kind = pa.schema([f for f in SCHEMAS["quarantine"] if f.name != "created"])
     refused = pa.Table.from_pylist(refusals.rows, schema=kind)
     names = ", ".join(f'"{name}"' for name in kind.names)

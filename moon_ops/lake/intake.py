@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,16 +13,38 @@ from tqdm import tqdm
 
 from moon_ops.errors import InputError
 from moon_ops.inputs import images
-from moon_ops.lake import fetch, fetches
+from moon_ops.lake import changes, fetch, fetches
 from moon_ops.lake.hosts import Hosts
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.layout import Refusals
 from moon_ops.lake.reading import pictures
 from moon_ops.lake.schemas import SCHEMAS
 
+FEW = 500  # rows of the lake's pictures that are scanned in the time in which one is looked up
 COMMIT = 4096  # pictures per commit at most: what a killed run has to read again
 COMMIT_BYTES = 64 * 2**20  # and bytes of them: with what Arrow and Lance copy, this is the memory that an ingest needs
 AHEAD = 2  # pictures for each worker that may wait to be committed
+
+
+class Known:
+    """The pictures that the lake has: of few references each is looked up, for many all ids are read. May be asked by many threads."""
+
+    def __init__(self, lake: Lake, references: int) -> None:
+        self._images = lake.open("images") if references and lake.exists("images") else None
+        self._here: set[str | None] = set()
+        self._missing: set[str] = set()
+        if self._images is not None and references > self._images.count_rows() / FEW:
+            self._here, self._images = set(self._images.to_table(columns=["image_id"])["image_id"].to_pylist()), None
+
+    def __contains__(self, image_id: str | None) -> bool:
+        if image_id not in self._here and image_id is not None and image_id not in self._missing and self._images is not None:
+            found = changes.rows_of(self._images, "image_id", pa.array([image_id]), ["image_id"]).num_rows
+            (self._here if found else self._missing).add(image_id)
+        return image_id in self._here
+
+    def add(self, image_ids: Iterable[str]) -> None:
+        """Note those that were committed."""
+        self._here.update(image_ids)
 
 
 class Intake:
@@ -31,7 +53,7 @@ class Intake:
     def __init__(self, source: Path, lake: Lake, refusals: Refusals, *, now: dt.datetime, workers: int) -> None:
         self.source, self.lake, self.refusals, self.now, self.workers = source.resolve(), lake, refusals, now, workers
         self._ids: dict[str, str] = {}  # reference → image_id
-        self._known: set[str | None] = set()  # image ids in the lake
+        self._known: Known = Known(lake, 0)  # image ids in the lake
         self._remembered: dict[str, fetches.Fetch] = {}  # by address
         self._noted: dict[str, fetches.Fetch] = {}  # what is new of them and not yet in the lake
         self.faults: dict[str, str] = {}  # reference → why it was refused
@@ -39,7 +61,7 @@ class Intake:
 
     def store(self, references: Sequence[str]) -> int:
         """Read every referenced picture, commit those the lake does not have, and return how many these were."""
-        self._known = set(self.lake.read("images", ["image_id"])["image_id"].to_pylist())
+        self._known = Known(self.lake, len(references))
         self._remembered = fetches.read(self.lake, [r for r in references if fetch.is_address(r)])
         stored, batch, weight = 0, dict[str, images.Picture](), 0
         with tqdm(total=len(references), desc="pictures", unit="picture") as bar:
@@ -58,7 +80,7 @@ class Intake:
         """Pictures first, then where they came from."""
         noted = dict(self._noted)  # a worker may add to it meanwhile
         stored = self.lake.append("images", self._rows(list(batch.values()))) if batch else 0
-        self._known.update(batch)
+        self._known.add(batch)
         there = {address: note for address, note in noted.items() if note.image_id is None or note.image_id in self._known}
         fetches.write(self.lake, there.values())
         for address in there:

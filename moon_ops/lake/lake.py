@@ -81,6 +81,10 @@ class Lake:
         """Wait until nobody else takes items in or maintains the lake; :class:`ServiceError` after ``patience`` seconds, if given."""
         return self._locked("ingest.lock", patience)
 
+    def pushing(self, patience: float) -> contextlib.AbstractContextManager[None]:
+        """Wait until nobody else pushes items over HTTP: who changes a part of an item reads the whole first. Like :meth:`one_writer`."""
+        return self._locked("pushes.lock", patience)
+
     def erasing(self, *, shared: bool = False) -> contextlib.AbstractContextManager[None]:
         """Erase an item while nobody writes what was derived from it; whoever does so is in a ``shared`` block of this."""
         return self._locked("erasure.lock", None, shared=shared)
@@ -126,14 +130,30 @@ class Lake:
             there.add_columns(new)
 
     def read(self, table: str, columns: Sequence[str] | None = None, where: str | None = None) -> pa.Table:
-        """All rows in the order they were written; empty, with the right schema, for a shop's table not written yet."""
+        """All rows in the order they were written; empty, with the right schema, for a shop's table not written yet.
+
+        A column of the schema that a table of an earlier version does not have yet (:meth:`evolve`) is null.
+        """
         from moon_ops.lake.schemas import SCHEMAS
 
         if table in SCHEMAS and not self.exists(table):
             schema = SCHEMAS[table]
             return schema.empty_table().select(list(columns) if columns else schema.names)
-        return self.open(table).to_table(columns=list(columns) if columns else None, filter=where)
+        found = self.open(table)
+        names = list(columns) if columns else found.schema.names
+        return completed(found.to_table(columns=[n for n in names if n in found.schema.names], filter=where), table, names)
 
     def count(self, table: str) -> int:
         """Rows of the table, 0 when it has not been written."""
         return self.open(table).count_rows() if self.exists(table) else 0
+
+
+def completed(rows: pa.Table, table: str, columns: Sequence[str]) -> pa.Table:
+    """The ``columns`` of a shop's table; null where ``rows``, of a table that an earlier version has made, do not have one."""
+    import pyarrow
+
+    from moon_ops.lake.schemas import SCHEMAS
+
+    for name in (name for name in columns if name not in rows.schema.names):
+        rows = rows.append_column(name, pyarrow.nulls(rows.num_rows, SCHEMAS[table].field(name).type))
+    return rows.select(list(columns))

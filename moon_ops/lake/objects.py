@@ -5,6 +5,7 @@ Arrow's file systems speak to the stores that Lance speaks to, with the same var
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,6 +64,22 @@ def keys(lake: Lake, directory: str) -> Iterator[str]:
     except OSError as fault:
         raise _away(lake, fault) from fault
     yield from (info.path.removeprefix(f"{at}/") for info in found if info.is_file)
+
+
+def newest(lake: Lake, directory: str) -> dict[str, dt.datetime]:
+    """Of each directory in ``directory`` the time at which the store last took a file of it."""
+    import pyarrow.fs as fs
+
+    files, at = _store(lake)
+    try:
+        found = files.get_file_info(fs.FileSelector(f"{at}/{directory}", recursive=True, allow_not_found=True))
+    except OSError as fault:
+        raise _away(lake, fault) from fault
+    times: dict[str, dt.datetime] = {}
+    for info in (info for info in found if info.is_file):
+        inner = info.path.removeprefix(f"{at}/{directory}/").partition("/")[0]
+        times[inner] = max(times.get(inner, info.mtime), info.mtime)
+    return times
 
 
 def remove(lake: Lake, key: str) -> None:

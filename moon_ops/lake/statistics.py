@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from moon_ops.columns import ITEM_VIEW, STATS_VIEW, USER_VIEW, Feature, by_view
-from moon_ops.lake import changes, counting, own_columns
+from moon_ops.lake import changes, counting, lookups, own_columns
 from moon_ops.lake.counting import DAY
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.query import sql
@@ -84,6 +84,12 @@ def derive(lake: Lake, *, behaviour: bool = True, own: Sequence[Feature] = (), c
     """
     with lake.erasing(shared=True):  # else what was read before an erasure would be written after it
         return _derive(lake, own, caps, behaviour=behaviour)
+
+
+def derive_clicks(lake: Lake) -> None:
+    """Bring users' behaviour alone up to date, by the caps that it has; the counts of items wait for :func:`derive`."""
+    with lake.erasing(shared=True), lake.deriving(BEHAVIOR):
+        _of_events(lake, BEHAVIOR, None)
 
 
 def _derive(lake: Lake, own: Sequence[Feature], caps: Caps | None, *, behaviour: bool) -> StatisticsReport:
@@ -185,7 +191,7 @@ def _clicks(events: pa.Table, caps: Caps) -> pa.Table:
 
 def _insert(lake: Lake, name: str, key: str, rows: pa.Table) -> None:
     """Add the rows whose key is not there yet."""
-    lake.open(name).merge_insert([key]).when_not_matched_insert_all().execute(rows)
+    lookups.insert(lake.open(name), key, rows)
 
 
 def _write(lake: Lake, name: str, table: pa.Table) -> None:
@@ -217,6 +223,7 @@ def _profiles(lake: Lake, name: str, source: str, own: Sequence[Feature]) -> Non
     else:
         _insert(lake, name, "profile_id", rows)
     changes.mark(lake, name, **{source: mark})
+    lookups.tend(lake, name)
 
 
 def _newer(versions: lance.LanceDataset, since: int, columns: Sequence[str]) -> pa.Table:

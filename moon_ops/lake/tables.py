@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from moon_ops.lake import lookups
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.query import newest
 from moon_ops.lake.schemas import STAMP, VALIDITY
@@ -48,7 +49,7 @@ def image_bytes(lake: Lake, image_ids: Sequence[str], batch: int = 1024) -> Iter
     images, together = lake.open("images"), FEW
     for start in range(0, len(wanted), batch):
         where = "image_id IN (" + ", ".join(f"'{i}'" for i in wanted[start : start + batch]) + ")"
-        places = images.to_table(columns=["_rowoffset"], filter=where)["_rowoffset"].to_pylist()
+        places = lookups.read(images, ["_rowoffset"], where)["_rowoffset"].to_pylist()
         while places:
             rows, places = images.take(places[:together], columns=["image_id", "bytes"]), places[together:]
             largest = 1

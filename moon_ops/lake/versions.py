@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from moon_ops.errors import InputError, counted
 from moon_ops.lake import changes, clocks, ids, layout
-from moon_ops.lake.lake import Lake
+from moon_ops.lake.lake import Lake, completed
 from moon_ops.lake.layout import Refusals
 from moon_ops.lake.query import newest, sql
 from moon_ops.lake.schemas import SCHEMAS, STAMP
@@ -51,9 +51,16 @@ def _ending(table: pa.Table) -> pa.ChunkedArray:
 def current(lake: Lake, columns: list[str], ids: pa.Array | None = None) -> pa.Table:
     """The newest version of every item in the lake, or of ``ids``: valid last, of those learned last, of those written last; no ends."""
     names = list(dict.fromkeys(["item_id", "event_timestamp", "created", "available_until", *columns]))
-    some = ids is not None and lake.exists("items")
-    table = changes.rows_of(lake.open("items"), "item_id", ids, names) if some else lake.read("items", names)
+    table = _of(lake, names, ids)
     return newest(table.filter(pc.invert(_ending(table))), "item_id")
+
+
+def _of(lake: Lake, names: list[str], ids: pa.Array | None) -> pa.Table:
+    """All versions of all items in the lake, or of ``ids``."""
+    if ids is None or not lake.exists("items"):
+        return lake.read("items", names)
+    there = lake.open("items")
+    return completed(changes.rows_of(there, "item_id", ids, [name for name in names if name in there.schema.names]), "items", names)
 
 
 def made(lake: Lake, items: pa.Table, events: pa.Table, said: pa.Table, now: dt.datetime) -> Made:
@@ -75,7 +82,7 @@ def made(lake: Lake, items: pa.Table, events: pa.Table, said: pa.Table, now: dt.
         {"now": now},
         said=said,
         items=items.select(["item_id", *VERSION]),
-        k=current(lake, [*VERSION, "stated"]),
+        k=current(lake, [*VERSION, "stated"], items["item_id"].combine_chunks().unique()),
     )
     older = pc.sum(found["older"]).as_py() or 0
     found = found.filter(pc.invert(found["older"]))
@@ -98,8 +105,10 @@ def made(lake: Lake, items: pa.Table, events: pa.Table, said: pa.Table, now: dt.
 
 def _ends(lake: Lake, fresh: pa.Table) -> pa.Table:
     """The ends of new versions, and versions that go on where an end of before would come that is none any more."""
-    before = lake.read("items", ["item_id", "event_timestamp", "available_until"])
+    before = _of(lake, ["item_id", "event_timestamp", "available_until"], fresh["item_id"].combine_chunks().unique())
     before = before.filter(_ending(before))
+    if not before.num_rows and fresh["available_until"].null_count == fresh.num_rows:
+        return fresh.slice(0, 0)
     query = """
     SELECT item_id, available_until AS at, true AS over FROM fresh WHERE available_until > event_timestamp AND status = 'active'
     UNION SELECT b.item_id, b.event_timestamp, f.status <> 'active' OR coalesce(f.available_until <= b.event_timestamp, false)
@@ -120,7 +129,8 @@ def bare(lake: Lake, raw: pa.Table, refusals: Refusals) -> tuple[pa.Table, pa.Ta
     if not pc.any(nameless).as_py():
         return raw, DESCRIBED.empty_table()
     rows = raw.filter(nameless)
-    known = pc.is_in(rows["item_id"], current(lake, [])["item_id"].combine_chunks())
+    given = rows["item_id"].combine_chunks()
+    known = pc.is_in(given, current(lake, [], given.unique())["item_id"].combine_chunks())
     rows = refusals.split(rows, pc.invert(known), "items", "title", "is empty, and no such item is known that could be withdrawn")
     return raw.filter(pc.invert(nameless)), withdrawn(lake, rows["item_id"].combine_chunks())
 

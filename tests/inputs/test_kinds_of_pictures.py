@@ -263,3 +263,12 @@ def test_a_kind_that_has_changed_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     assert changed_kinds({**made, "webp": moved, "png": "00", "jxl": "00"}) == ["png", "webp", "jxl"]
     monkeypatch.setattr(images, "on_white", lambda picture: picture.convert("RGB"))
     assert {"png transparent", "png grey 16", "png display p3"} <= set(changed_kinds(made))
+
+
+def test_a_palette_that_is_not_there_is_a_broken_picture() -> None:
+    """Pillow ends in an assertion, which was a 500 of the service and the end of an ingest."""
+    chunk = golden_pictures._chunk
+    header = struct.pack(">IIBBBBB", 4, 4, 8, 3, 0, 0, 0)
+    parts = (chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(bytes(20))), chunk(b"IEND", b""))
+    with pytest.raises(InputError, match="cannot be decoded"):
+        images.decode(b"\x89PNG\r\n\x1a\n" + b"".join(parts))

@@ -1,0 +1,66 @@
+"""What `moon describe` counts, and which recipe it names."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moon_ops.errors import InputError
+from moon_ops.lake.description import describe, fitting
+from moon_ops.lake.ingest import ingest
+from moon_ops.lake.lake import Lake
+
+NOW = dt.datetime(2026, 6, 1, tzinfo=dt.UTC)
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Lake:
+    shop = tmp_path / "shop"
+    shop.mkdir()
+    (shop / "items.csv").write_text("item_id,title,category,description\n1,A,X > Y,one two three four\n2,B,X,\n3,C,,\n")
+    (shop / "queries.csv").write_text(
+        "query_id,timestamp,text\n" + "".join(f"{n},2026-01-0{n},{t}\n" for n, t in ((1, "Lamp"), (2, "lamp "), (3, "chair")))
+    )
+    (shop / "events.csv").write_text(
+        "timestamp,item_id,event,query_id\n2026-01-01,1,click,1\n2026-01-02,1,purchase,2\n2026-01-02,1,click,2\n2026-01-09,2,click,3\n"
+        "2026-01-09,3,impression,3\n"
+    )
+    lake = Lake(str(tmp_path / "lake"))
+    ingest(shop, lake, now=NOW)
+    return lake
+
+
+def test_what_is_counted(small: Lake) -> None:
+    found = describe(small, days=3, max_text_tokens=5)
+    assert (found["items"], found["pictures"], found["without_picture"], found["without_description"]) == (3, 0, 3, 2)
+    assert (found["without_category"], found["leaf_categories"], found["texts_cut_at_least"]) == (1, 2, 1)
+    assert found["events"] == {"click": 3, "impression": 1, "purchase": 1}
+    assert found["pairs"] == {"text → click": 3, "text → purchase": 1}
+    assert (found["text_searches"], found["different_texts"]) == (3, 2)
+    assert (found["repeated_share"], found["head_share"], found["days"]) == (2 / 3, 2 / 3, 9)
+    assert found["cold_share"] == pytest.approx(2 / 3)
+    assert describe(small, days=30)["cold_share"] == pytest.approx(1 / 3)
+
+
+RULES: list[tuple[dict[str, Any], str]] = [
+    ({"items": 5_000, "without_picture": 0, "pairs": {}}, ""),
+    ({"items": 5_000, "without_picture": 5_000, "pairs": {"text → click": 9_000}}, "smolvlm-tiny"),
+    ({"items": 81, "without_picture": 0, "pairs": {"picture → purchase": 5_421}}, "moon-warm"),
+    ({"items": 5_000, "without_picture": 0, "pairs": {"picture → purchase": 100}}, "moon-warm"),
+    ({"items": 3_002, "without_picture": 0, "pairs": {"picture → purchase": 9_000}}, "moon-tiny"),
+]
+
+
+@pytest.mark.parametrize(("report", "recipe"), RULES)
+def test_which_recipe_fits(report: dict[str, Any], recipe: str) -> None:
+    assert fitting(report)[0] == recipe
+
+
+def test_nothing_to_describe(tmp_path: Path, small: Lake) -> None:
+    with pytest.raises(InputError, match="no items in sale"):
+        describe(Lake(str(tmp_path / "empty")))
+    with pytest.raises(InputError, match="days = 0"):
+        describe(small, days=0)
