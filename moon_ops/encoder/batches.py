@@ -21,6 +21,7 @@ from moon_ops.encoder.model import Encoder
 from moon_ops.encoder.pairs import Pairs, Rows
 from moon_ops.encoder.permutations import Stream
 from moon_ops.encoder.pixels import PixelStore
+from moon_ops.encoder.positives import NOBODY, Positives
 from moon_ops.inputs.contract import Layout, Sample, title_of
 from moon_ops.recipes.encoder import PAIR_TYPES, Training
 
@@ -59,6 +60,8 @@ class Batch:
 
     sides: dict[str, Inputs]
     product: Tensor  # [B], equal where an item is no negative of another
+    asker: Tensor  # [B], whom the batches' positives know by that number
+    pictured: Tensor  # [B], whether the item has a picture
     negative_product: Tensor  # [K], of the items of the side "negative"
     names: tuple[int, ...]  # item ids, to be named when the loss fails
 
@@ -136,6 +139,7 @@ class Shows:
     kinds: dict[str, float] | None = None  # shares of pair types; none: as they come
     product: Rows | None = None  # [I] what counts as one product; default: the SPU
     hard: NDArray[np.int64] | None = None  # [I, H] each item's hard negatives
+    spread: bool = False  # hard negatives of the whole batch are shared out among the processes; else each has those of its own part
     levels: bool = False  # also the items as pictures alone and as text alone
     sizes: Sequence[int] = ()  # of the pictures over equal parts of the batches; none: the layout's
     count: int = 1  # batches in all
@@ -148,16 +152,19 @@ class PairBatches:
         self, encoder: Encoder, pairs: Pairs, store: PixelStore, training: Training, *, seed: Sequence[int], shows: Shows | None = None
     ) -> None:
         shows = shows or Shows()
-        kinds, product, self.hard, self.levels = shows.kinds, shows.product, shows.hard, shows.levels
+        kinds, product, self.hard, self.spread, self.levels = shows.kinds, shows.product, shows.hard, shows.spread, shows.levels
         self.layouts, self.count = [encoder.layout_at(size) for size in shows.sizes], shows.count
         self.pairs, self.training, self.seed = pairs, training, tuple(seed)
         asked = [pairs.queries[q].image_ids[0] for q in np.unique(pairs.query) if pairs.queries[q].image_ids]
         self.reader = Reader(encoder, store, training, asked)
         self.product = pairs.spu_ids if product is None else product
+        self.groups = int(max(pairs.group.max(initial=-1), pairs.known[:, 0].max(initial=-1))) + 1
+        self.positives = self._positives(asked_by_items=any(_by_item(kind) for kind in kinds or ()))
         self.query_tokens = tokens(encoder, pairs.queries)
         self.rich = tokens(encoder, pairs.items)
         self.title = tokens(encoder, [Sample(title_of(s)) for s in pairs.items])
-        self.pictured = np.array([row for row, s in enumerate(pairs.items) if s.image_ids], np.int64)
+        self.has_picture = np.array([bool(s.image_ids) for s in pairs.items], bool)
+        self.pictured = np.flatnonzero(self.has_picture)
         self.pools = _pools(pairs, kinds)
         real = training.batch - (round(training.batch * training.synthetic) if len(self.pictured) else 0)
         shares = np.array([share for _, share, _ in self.pools])
@@ -169,24 +176,42 @@ class PairBatches:
         """The batch of ``step``; of several processes each takes its ``part``."""
         rng = np.random.default_rng((*self.seed, 97, step, part))
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        rows = self._rows(step)
-        size = len(rows) // parts
-        rows = rows[part * size : (part + 1) * size]
+        whole = self._rows(step)
+        size = len(whole) // parts
+        rows = whole[part * size : (part + 1) * size]
         queries, items, numbers = zip(*(self._pair(kind, query, item, rng) for kind, query, item in rows), strict=True)
         item = np.array(numbers)
         layout = self.layout_of(step)
         sides = {"query": self.reader.read(queries, generator, layout), "item": self.reader.read(items, generator, layout)}
         negative = np.empty(0, np.int64)
         if self.hard is not None:
-            negative = np.unique(self.hard[item])
+            negative = np.unique(self.hard[[row for _, _, row in whole[: parts * size]] if self.spread else item])
             negative = negative[negative >= 0]
+            negative = np.array_split(negative, parts)[part] if self.spread else negative
             if len(negative):
                 sides["negative"] = self.reader.read([self._item(n, "", rng) for n in negative.tolist()], generator, layout)
         if self.levels:
             sides["item_image"] = self.reader.read([self._item(n, "image", rng) for n in numbers], generator, layout)
             sides["item_text"] = self.reader.read([Shown(self.rich[n]) for n in item], generator)
-        as_tensor = torch.from_numpy
-        return Batch(sides, as_tensor(self.product[item]), as_tensor(self.product[negative]), tuple(self.pairs.item_ids[item].tolist()))
+        asker = torch.tensor([self._asker(kind, query) for kind, query, _ in rows])
+        products = torch.from_numpy(self.product[item]), asker, torch.from_numpy(self.has_picture[item])
+        return Batch(sides, *products, torch.from_numpy(self.product[negative]), tuple(self.pairs.item_ids[item].tolist()))
+
+    def _positives(self, *, asked_by_items: bool) -> Positives:
+        """What answers a group of queries, and, where items are asked with, an item: itself and what was chosen together with it."""
+        who, what = self.pairs.known.T
+        if asked_by_items:
+            every = np.arange(len(self.pairs.items))
+            together = _together(self.pairs).T
+            who = np.concatenate([who, self.groups + every, self.groups + together[0]])
+            what = np.concatenate([what, every, together[1]])
+        return Positives(who, self.product[what])
+
+    def _asker(self, kind: str, query: int) -> int:
+        """Whom :attr:`positives` know: a group of queries, and after them the items; a made photograph shows its own item alone."""
+        if kind == "photograph":
+            return NOBODY
+        return self.groups + query if _by_item(kind) else int(self.pairs.group[query])
 
     def layout_of(self, step: int) -> Layout | None:
         """The layout of the batch: pictures grow over a stage; None: the encoder's own."""
@@ -211,7 +236,7 @@ class PairBatches:
             pictures = self.pairs.items[item].image_ids
             return Shown([], (pictures[rng.integers(len(pictures))],), PHOTOGRAPH), self._item(item, "", rng), item
         asked_as, _, shown_as = kind.partition(":")
-        if asked_as in ("title+image", "rich+image"):
+        if _by_item(kind):
             return self._item(query, asked_as, rng), self._item(item, shown_as, rng), item
         pictures = self.pairs.queries[query].image_ids if asked_as != "text" else ()
         words = self.query_tokens[query] if asked_as != "image" else []
@@ -219,14 +244,26 @@ class PairBatches:
 
     def _item(self, row: int, shown_as: str, rng: np.random.Generator) -> Shown:
         """An item as the pair type shows it; without a type everything, but for text that is dropped now and then."""
-        pictures = self.pairs.items[row].image_ids
-        drawn = tuple(pictures[n] for n in rng.permutation(len(pictures))[: self.training.pictures])
+        drawn = drawn_pictures(self.pairs.items[row].image_ids, self.training, rng)
         dropped = rng.random() < self.training.text_dropout
         if shown_as == "rich" or not drawn:
             return Shown(self.rich[row] or self.title[row])
         if shown_as == "image" or (not shown_as and dropped):
             return Shown([], drawn)
         return Shown(self.title[row] if shown_as == "title+image" else self.rich[row], drawn)
+
+
+def drawn_pictures(pictures: tuple[str, ...], training: Training, rng: np.random.Generator) -> tuple[str, ...]:
+    """Those of an item's pictures that a step shows: as many as the recipe says, or a number drawn from its fewest on."""
+    order, most = rng.permutation(len(pictures)), training.pictures
+    if 0 < training.fewest_pictures < most:
+        most = int(rng.integers(training.fewest_pictures, most + 1))
+    return tuple(pictures[n] for n in order[:most])
+
+
+def _by_item(kind: str) -> bool:
+    """Whether a pair of that type asks with an item."""
+    return kind.partition(":")[0] in ("title+image", "rich+image")
 
 
 def _pools(pairs: Pairs, kinds: dict[str, float] | None) -> list[tuple[str, float, NDArray[np.int64]]]:
@@ -239,7 +276,7 @@ def _pools(pairs: Pairs, kinds: dict[str, float] | None) -> list[tuple[str, floa
     out = []
     for kind in PAIR_TYPES:
         asked_as = kind.partition(":")[0]
-        rows = both[has_text] if asked_as == "text" else both[has_image] if asked_as == "image" else _together(pairs)
+        rows = _together(pairs) if _by_item(kind) else both[has_text] if asked_as == "text" else both[has_image]
         if kinds.get(kind, 0) > 0 and len(rows):
             out.append((kind, kinds[kind], rows))
     return out or [("", 1.0, both)]

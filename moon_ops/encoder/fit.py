@@ -25,6 +25,7 @@ from moon_ops.encoder.allocator import memory_kept
 from moon_ops.encoder.batches import Batch, Inputs
 from moon_ops.encoder.checkpoints import Checkpoints, State
 from moon_ops.encoder.loader import batches, spare_workers
+from moon_ops.encoder.negatives import gathered_numbers
 from moon_ops.encoder.objectives import Found
 from moon_ops.encoder.optimizers import build, set_rates
 from moon_ops.errors import InputError
@@ -146,8 +147,7 @@ class Loop:
             with self.machine.accumulate(model):
                 passes = stage.losses(model, batch, self.training.chunk, self.machine.device)
                 loss = float(stage.found.loss.detach())
-                if not math.isfinite(loss):
-                    _refuse(loss, stage, step, batch)
+                self._require_finite(loss, stage, step, batch)
                 for place, one in enumerate(passes):
                     if place < len(passes) - 1:
                         with self.machine.no_sync(model):
@@ -159,6 +159,19 @@ class Loop:
             stage.after(batch)
             total += loss / self.training.accumulation
         return norm, total
+
+    def _require_finite(self, loss: float, stage: Stage, step: int, batch: Batch) -> None:
+        """End all processes together if the loss of one is no number: the others would wait for it for ever."""
+        every = [loss]
+        if self.machine.num_processes > 1:
+            every = gathered_numbers(torch.tensor([loss], dtype=torch.float64, device=self.machine.device)).tolist()
+        if not math.isfinite(loss):
+            _refuse(loss, stage, step, batch)
+        if not all(map(math.isfinite, every)):
+            raise InputError(
+                f"the loss of another process is no number at step {step} of {stage.name}; nothing was saved after the last checkpoint",
+                action="look at what that process says",
+            )
 
     def _update(self, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> float:
         """One step of all optimizers; the gradient's norm before it was clipped. In fp16 one scale is undone once for all of them."""

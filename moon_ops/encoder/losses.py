@@ -1,6 +1,7 @@
 """Losses of vectors, not of models. B queries, M items, Q queued items, D dimensions; vectors are unit length.
 
-``same`` [B, M] is true where an item is the query's own product (same item or SPU): it is no negative and is masked out. ``target`` [B]
+``same`` [B, M] is true where an item is the query's own product (same item or SPU), or is known to answer it: it is no negative and is
+masked out. ``target`` [B]
 is the column of each query's own item.
 """
 

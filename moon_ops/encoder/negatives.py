@@ -33,6 +33,18 @@ def gathered_numbers(numbers: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+def gathered_uneven(vectors: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """The vectors [K, D] and numbers [K] of all processes, each of which may have another K; gradients as of :func:`gathered`."""
+    counts = gathered_numbers(torch.tensor([len(vectors)], device=vectors.device))
+    most = int(counts.max())
+    if len(counts) == 1 or not most:
+        return vectors, numbers
+    there = (torch.arange(most, device=vectors.device)[None, :] < counts[:, None]).flatten()
+    short = most - len(vectors)
+    padded = torch.cat([vectors, vectors.new_zeros(short, vectors.shape[1])]), torch.cat([numbers, numbers.new_full((short,), -1)])
+    return gathered(padded[0])[there], gathered_numbers(padded[1])[there]
+
+
 class Queue:
     """The last ``size`` item vectors and their products: temporal negatives (MOON; MoCo). Vectors carry no gradient."""
 

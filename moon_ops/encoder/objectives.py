@@ -16,7 +16,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from moon_ops.encoder.batches import Inputs
 from moon_ops.encoder.losses import circle, info_nce, nested
 from moon_ops.encoder.model import Encoder
-from moon_ops.encoder.negatives import Queue, gathered, gathered_numbers
+from moon_ops.encoder.negatives import Queue, gathered, gathered_numbers, gathered_uneven
+from moon_ops.encoder.positives import Asked
 from moon_ops.recipes.encoder import Stage2a, Stage2b
 
 MAX_SCALE = 100.0  # of the logits, as in CLIP: beyond it one batch can throw the training off
@@ -34,11 +35,13 @@ class Sides(nn.Module):
     @property
     def scale(self) -> Tensor:
         """1 / temperature, held below ``MAX_SCALE``."""
-        return self.log_scale.exp().clamp(max=MAX_SCALE)
+        return self.log_scale.clamp(max=math.log(MAX_SCALE)).exp()
 
     def forward(self, sides: list[Inputs]) -> list[Tensor]:
         """Unit vectors [R, D] of each side, in float32, and last the scale: pictures of all sides share the tower's batch statistics."""
         pixels = torch.cat([side.pixels for side in sides])
+        with torch.no_grad():  # itself, as in CLIP: a number beyond the limit has no gradient and would stay there
+            self.log_scale.clamp_(max=math.log(MAX_SCALE))
         with sdpa_kernel(SDPBackend.MATH) if pixels.device.type == "cpu" else nullcontext():  # a CPU's fused attention is slow backwards
             return [*self._embedded(sides, pixels), self.scale]
 
@@ -61,25 +64,36 @@ class Found:
     metrics: dict[str, float]
 
 
-def behaviour_loss(own: Tensor, vectors: dict[str, Tensor], scale: Tensor, stage: Stage2a, prefixes: tuple[int, ...]) -> Found:
+def behaviour_loss(
+    shown: tuple[Tensor, Tensor],
+    vectors: dict[str, Tensor],
+    scale: Tensor,
+    stage: Stage2a,
+    prefixes: tuple[int, ...],
+    asked: Asked | None = None,
+) -> Found:
     """Stage 2a: InfoNCE over the pairs of all processes, or MIM's L = q2img + q2item + q2txt, and within-product alignment.
 
-    ``own`` [B] are the product numbers of this process's pairs.
+    ``shown`` are, of this process's pairs, the product numbers [B] and whether the item has a picture [B]: one that has none has no
+    picture to be aligned with. What is known to answer who is ``asked`` is no negative; without it only a pair's own product is none.
     """
-    product = gathered_numbers(own)
+    product, pictured = (gathered_numbers(numbers.long()) for numbers in shown)
+    seen = torch.nonzero(pictured).flatten()
     every = {name: gathered(v) for name, v in vectors.items()}
     same = product[:, None] == product[None, :]
-    target = torch.arange(len(product), device=product.device)
+    answers = same if asked is None else same | asked.positives.mask(gathered_numbers(asked.asker), product)
+    everywhere = torch.arange(len(product), device=product.device)
 
-    def nce(query: Tensor, item: Tensor) -> Tensor:
-        return nested(lambda q, i: info_nce(q, i, target, scale, same), query, item, prefixes)
+    def nce(query: str, item: str, rows: Tensor = everywhere) -> Tensor:
+        target, masked = everywhere[: len(rows)], (answers if query == "query" else same)[rows][:, rows]
+        return nested(lambda q, i: info_nce(q, i, target, scale, masked), every[query][rows], every[item][rows], prefixes)
 
-    loss = nce(every["query"], every["item"])
+    loss = nce("query", "item")
     if stage.loss == "mim":
-        loss = loss + nce(every["query"], every["item_image"]) + nce(every["query"], every["item_text"])
-    if stage.within_product:
-        loss = loss + stage.within_product * nce(every["item_image"], every["item_text"])
-    return Found(loss, _negatives(every["query"], every["item"], same))
+        loss = loss + nce("query", "item_text") + (nce("query", "item_image", seen) if len(seen) else 0.0)
+    if stage.within_product and len(seen):
+        loss = loss + stage.within_product * nce("item_image", "item_text", seen)
+    return Found(loss, _negatives(every["query"], every["item"], answers))
 
 
 def refined_loss(
@@ -89,10 +103,12 @@ def refined_loss(
     queue: Queue | None,
     stage: Stage2b,
     prefixes: tuple[int, ...],
+    asked: Asked | None = None,
 ) -> Found:
     """Stage 2b: circle loss against the batch, other processes (spatial), mined hard negatives, and the queue (temporal).
 
-    ``products`` are the numbers of this process's pairs [B] and of its hard negatives.
+    ``products`` are the numbers of this process's pairs [B] and of its hard negatives, which those of other processes join.
+    ``asked`` as in stage 2a.
     """
     own, hard = products
     spread = gathered if stage.spatial else (lambda v: v)
@@ -100,14 +116,18 @@ def refined_loss(
     query, item = spread(vectors["query"]), spread(vectors["item"])
     product = numbers(own)
     items, known = [item], [product]
-    if "negative" in vectors:
-        items.append(vectors["negative"])
+    if stage.hard_negatives:
+        found = vectors.get("negative", vectors["item"][:0])
+        found, hard = gathered_uneven(found, hard) if stage.spatial else (found, hard)
+        items.append(found)
         known.append(hard)
     if queue is not None and len(queue.vectors):
         items.append(queue.vectors.to(item))
         known.append(queue.product.to(product))
     every, of = torch.cat(items), torch.cat(known)
     same = product[:, None] == of[None, :]
+    if asked is not None:
+        same = same | asked.positives.mask(numbers(asked.asker), of)
     target = torch.arange(len(query), device=query.device)
 
     def one(q: Tensor, i: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import nn
 from moon_ops.encoder.muon import Muon
 from moon_ops.recipes.encoder import Training
 
+TOWERS = {"vision_model", "visual"}  # what families call their picture tower
 SCALE_RATE = 10.0  # the logit scale is one number and has far to go in few steps
 
 
@@ -39,7 +40,7 @@ def build(model: nn.Module, training: Training) -> list[torch.optim.Optimizer]:
 
 def _by_tower(named: dict[str, nn.Parameter], share: float) -> list[tuple[float, list[nn.Parameter]]]:
     """The parameters outside the picture tower, and those in it if they have another rate."""
-    inside = {n for n in named if "vision_model" in n and share != 1.0}
+    inside = {n for n in named if not TOWERS.isdisjoint(n.split(".")) and share != 1.0}
     return [(1.0, [p for n, p in named.items() if n not in inside]), (share, [named[n] for n in named if n in inside])]
 
 

@@ -1,6 +1,6 @@
 """Query → item: the pairs that the encoder learns from, as they were known at ``trained_until``.
 
-P pairs over Q queries and I items; rows of the two sample lists stand for them everywhere.
+P pairs over Q queries and I items; rows of the two sample lists stand for them everywhere. K (query, item) are known as positive.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from moon_ops.encoder.positives import alike, distinct
 from moon_ops.errors import StageError
 from moon_ops.inputs.contract import Sample, item_sample, query_sample
 from moon_ops.lake import counting
@@ -40,6 +41,8 @@ class Pairs:
     query: Rows  # [P]
     item: Rows  # [P]
     event: Rows  # [P], the strongest: place in EVENTS
+    group: Rows  # [Q], of each query: the same words and picture asked again are one group, whatever their ids
+    known: Rows  # [K, 2], group and item row: all that was clicked, carted or bought, also what makes no pair
     exposed: Rows  # [E], rows of the items that users were shown, as often as they were
     left_out: dict[str, int] = field(default_factory=dict)  # events by the cap that they are beyond; undone: purchases; most.*: pairs
 
@@ -53,6 +56,14 @@ class Pairs:
     def of(self, events: Sequence[str]) -> Pairs:
         """The pairs whose strongest event is one of ``events``."""
         return self.only(np.isin(self.event, [EVENTS.index(e) for e in events]))
+
+    def joined(self, label: Rows) -> Pairs:
+        """The same pairs with the groups of those together whose ``label`` [P] is the same; a group's own labels are one or all its own."""
+        groups, count = self.group[self.query], int(max(self.group.max(initial=-1), self.known[:, 0].max(initial=-1))) + 1
+        least = np.arange(count) + int(label.max(initial=0)) + 1  # of a group without a pair: a label of its own
+        np.minimum.at(least, groups, label)
+        number = np.unique(least, return_inverse=True)[1].astype(np.int64)
+        return replace(self, group=number[self.group], known=distinct(number[self.known[:, 0]], self.known[:, 1]))
 
     def image_ids(self) -> list[str]:
         """Every picture that training may look at, each once."""
@@ -71,7 +82,8 @@ def behaviour(lake: Lake, trained_until: dt.datetime, caps: Caps = PLAIN, most: 
     events, left_out = _counted(lake, trained_until, caps)
     items = items_as_of(lake, trained_until)
     item_ids = items["item_id"].to_numpy()
-    (asked, bought, strength), beyond = _learned(events, item_ids, most)
+    acts = events.filter(pc.and_(pc.is_in(events["event"], pa.array(EVENTS)), pc.is_valid(events["query_id"])))
+    (asked, bought, strength), beyond = _learned(acts, item_ids, most)
     if len(asked) < 2:
         raise StageError(
             f"the lake has {len(asked)} clicks, carts and purchases after a query before trained_until = "
@@ -83,6 +95,7 @@ def behaviour(lake: Lake, trained_until: dt.datetime, caps: Caps = PLAIN, most: 
     keep = np.isin(asked, known)
     asked, bought, strength = asked[keep], bought[keep], strength[keep]
     used, query = np.unique(np.searchsorted(known, asked), return_inverse=True)
+    groups, positive = _known(acts, queries, item_ids)
     shown = events.filter(pc.equal(events["event"], "impression"))["item_id"].to_numpy()
     return Pairs(
         queries=[query_sample(q) for q in queries.take(pa.array(used)).to_pylist()],
@@ -93,6 +106,8 @@ def behaviour(lake: Lake, trained_until: dt.datetime, caps: Caps = PLAIN, most: 
         query=query.astype(np.int64),
         item=np.searchsorted(item_ids, bought),
         event=strength,
+        group=groups[used],
+        known=positive,
         exposed=np.searchsorted(item_ids, shown[np.isin(shown, item_ids)]),
         left_out=left_out | beyond,
     )
@@ -108,9 +123,23 @@ def _counted(lake: Lake, until: dt.datetime, caps: Caps) -> tuple[pa.Table, dict
     return kept, found.left_out | ({"undone": undone} if undone else {})
 
 
-def _learned(events: pa.Table, item_ids: Rows, most: Most) -> tuple[tuple[Rows, Rows, Rows], dict[str, int]]:
+def _known(acts: pa.Table, queries: pa.Table, item_ids: Rows) -> tuple[Rows, Rows]:
+    """The group [N] of each of ``queries``, -1 of those that led to nothing, and each group with what was chosen after it [K, 2].
+
+    What training pairs leave out is there, too: the weaker of a query's events, and what is beyond ``most``.
+    """
+    asked, chosen, known = acts["query_id"].to_numpy(), acts["item_id"].to_numpy(), queries["query_id"].to_numpy()
+    there = np.isin(asked, known) & np.isin(chosen, item_ids)
+    row, item = np.searchsorted(known, asked[there]), np.searchsorted(item_ids, chosen[there])
+    used = np.unique(row)
+    some = queries.take(pa.array(used))
+    groups = np.full(len(known), -1, np.int64)
+    groups[used] = alike(some["text"].to_pylist(), some["image_id"].to_pylist())
+    return groups, distinct(groups[row], item)
+
+
+def _learned(acts: pa.Table, item_ids: Rows, most: Most) -> tuple[tuple[Rows, Rows, Rows], dict[str, int]]:
     """The pairs that :func:`_strongest` finds, as many of each visitor, query and item as ``most`` allows; and how many are left out."""
-    acts = events.filter(pc.and_(pc.is_in(events["event"], pa.array(EVENTS)), pc.is_valid(events["query_id"])))
     kept = counting.newest(acts, Most(visitor=most.visitor))
     pairs, left_out = _strongest(kept.events, item_ids), kept.left_out
     for name, column, cap in (("query", 0, most.query), ("item", 1, most.item)):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from moon_ops.encoder.batches import STUDIO, Inputs, Reader, Shown
+from moon_ops.encoder.batches import STUDIO, Inputs, Reader, Shown, drawn_pictures
 from moon_ops.encoder.losses import next_token
 from moon_ops.encoder.model import Encoder
 from moon_ops.encoder.objectives import Found
@@ -81,16 +81,13 @@ class TaskBatches:
         first = step * self.training.batch + part * size
         rng = np.random.default_rng((*self.seed, 97, step, part))
         chosen = [self.found[n] for n in self.stream.take(first, first + size)]
-        rows = [Shown([*t.prompt, *t.answer], self._drawn(t.pictures, rng), STUDIO) for t in chosen]
+        rows = [Shown([*t.prompt, *t.answer], drawn_pictures(t.pictures, self.training, rng), STUDIO) for t in chosen]
         inputs = self.reader.read(rows, torch.Generator().manual_seed(int(rng.integers(2**62))))
         is_target = torch.zeros_like(inputs.attention_mask, dtype=torch.bool)
         for at, (task, row) in enumerate(zip(chosen, rows, strict=True)):
             start = len(self.layout.picture()) * len(row.pictures) + len(task.prompt)
             is_target[at, start : int(inputs.attention_mask[at].sum())] = True
         return Prompted(inputs, is_target, tuple(t.item_id for t in chosen))
-
-    def _drawn(self, pictures: tuple[str, ...], rng: np.random.Generator) -> tuple[str, ...]:
-        return tuple(pictures[n] for n in rng.permutation(len(pictures))[: self.training.pictures])
 
 
 class NextToken(nn.Module):

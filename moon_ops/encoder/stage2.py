@@ -24,6 +24,8 @@ from moon_ops.encoder.negatives import Queue, gathered, gathered_numbers, mine
 from moon_ops.encoder.objectives import Found, Sides, behaviour_loss, refined_loss
 from moon_ops.encoder.pairs import Pairs, Rows
 from moon_ops.encoder.pixels import PixelStore
+from moon_ops.encoder.positives import Asked
+from moon_ops.errors import StageError
 from moon_ops.inputs.contract import title_of
 from moon_ops.recipes.encoder import EncoderRecipe, Stage2b
 
@@ -38,9 +40,12 @@ class Behaviour:
         self.model: nn.Module = Sides(encoder, recipe.training.temperature)
         levels = recipe.stage2a.loss == "mim" or recipe.stage2a.within_product > 0
         chosen = pairs.of(recipe.stage2a.events)
+        if not len(chosen):
+            problem = f"stage2a.events = {list(recipe.stage2a.events)}: none of the {len(pairs)} pairs is of such an event"
+            raise StageError(problem, action="name other events there, or ingest events of these kinds")
         batches = self.steps * recipe.training.accumulation
         shows = Shows(kinds=recipe.stage2a.pairs, levels=levels, sizes=recipe.stage2a.sizes, count=batches)
-        self.batches = PairBatches(encoder, chosen if len(chosen) else pairs, store, recipe.training, seed=(seed, 2), shows=shows)
+        self.batches = PairBatches(encoder, chosen, store, recipe.training, seed=(seed, 2), shows=shows)
         self.found = Found(torch.zeros(()), {})
 
     def batch(self, number: int, part: int, parts: int) -> Batch:
@@ -51,8 +56,8 @@ class Behaviour:
         """See :class:`moon_ops.encoder.fit.Stage`."""
         sides = {name: side.to(device) for name, side in batch.sides.items()}
         stage, prefixes = self.recipe.stage2a, self.recipe.training.prefixes
-        product = batch.product.to(device)
-        self.found, passes = cached(model, sides, chunk, lambda v, scale: behaviour_loss(product, v, scale, stage, prefixes))
+        shown, asked = (batch.product.to(device), batch.pictured.to(device)), Asked(batch.asker.to(device), self.batches.positives)
+        self.found, passes = cached(model, sides, chunk, lambda v, scale: behaviour_loss(shown, v, scale, stage, prefixes, asked))
         self.found.metrics["temperature"] = float(1 / self.model.scale.detach())  # type: ignore[operator]
         return passes
 
@@ -103,7 +108,7 @@ class Refinement:
         self.prepared = prepared
         product = purchases.spu_ids if self.stage.spu_merge else purchases.item_ids
         hard = prepared.hard if self.stage.hard_negatives else None
-        shows, kept = Shows(product=product, hard=hard), purchases.only(prepared.kept)
+        shows, kept = Shows(product=product, hard=hard, spread=self.stage.spatial), purchases.only(prepared.kept)
         self.batches = PairBatches(encoder, kept, store, recipe.training, seed=(seed, 3), shows=shows)
         self.queue = Queue(self.stage.queue, encoder.dim) if self.stage.queue else None
         if self.queue and tensors:
@@ -122,7 +127,8 @@ class Refinement:
         def loss(vectors: dict[str, Tensor], scale: Tensor) -> Found:
             self._items = vectors["item"].detach()
             products = (batch.product.to(device), batch.negative_product.to(device))
-            return refined_loss(products, vectors, scale, self.queue, self.stage, self.recipe.training.prefixes)
+            asked = Asked(batch.asker.to(device), self.batches.positives)
+            return refined_loss(products, vectors, scale, self.queue, self.stage, self.recipe.training.prefixes, asked)
 
         self.found, passes = cached(model, sides, chunk, loss)
         return passes

@@ -19,7 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from accelerate import Accelerator
 from tqdm import tqdm
 
@@ -215,7 +215,7 @@ def _pairs(lake: Lake, until: dt.datetime, recipe: EncoderRecipe) -> tuple[Pairs
         if (twin, spu) not in seen:
             seen.add((twin, spu))
             keep.append(number)
-    return pairs.only(torch.tensor(keep).numpy()), len(pairs) - len(keep)
+    return pairs.joined(group).only(np.array(keep)), len(pairs) - len(keep)
 
 
 def _resumed(
@@ -223,14 +223,15 @@ def _resumed(
 ) -> tuple[Checkpoints, State | None]:
     """The run's checkpoints, and the state to go on from; what another recipe, seed or lake left there is thrown away."""
     shown = [[s.text, s.image_ids] for s in (*pairs.queries, *pairs.items)]
-    content = json.dumps([PIXELS, asdict(recipe), seed, minutes, pairs.query.tolist(), pairs.item.tolist(), shown], sort_keys=True)
+    known = hashlib.sha256(pairs.group.tobytes() + pairs.known.tobytes()).hexdigest()  # what is no negative
+    content = json.dumps([PIXELS, asdict(recipe), seed, minutes, pairs.query.tolist(), pairs.item.tolist(), shown, known], sort_keys=True)
     identity = hashlib.sha256(content.encode()).hexdigest()
-    known = place / "identity"
+    named = place / "identity"
     if machine.is_main_process:
-        if not known.is_file() or known.read_text() != identity:
+        if not named.is_file() or named.read_text() != identity:
             shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True, exist_ok=True)
-        write_text(known, identity)
+        write_text(named, identity)
     machine.wait_for_everyone()  # before anyone reads what may be another run's
     checkpoints = Checkpoints(place)
     return checkpoints, checkpoints.read()

@@ -72,6 +72,7 @@ class Training:
     weight_decay: float = 0.05
     temperature: float = 0.07
     pictures: int = 1  # of an item per step, drawn anew each time; production reads inputs.max_pictures
+    fewest_pictures: int = 0  # a number from here to ``pictures`` is drawn with them; 0: always ``pictures``
     text_dropout: float = 0.0  # share of items shown without their text, so that a photograph has to match a picture
     augment: bool = False  # turns, crops, flips and light, on pictures of both sides
     zoom: float = 1.4  # how far at most into a real photograph
@@ -93,6 +94,7 @@ class Training:
         rule(0 <= self.synthetic < 1, "synthetic", self.synthetic, "from 0, below 1")
         rule(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "0 or more")
         rule(self.pictures >= 1, "pictures", self.pictures, "at least 1")
+        rule(0 <= self.fewest_pictures <= self.pictures, "fewest_pictures", self.fewest_pictures, f"from 0 to pictures = {self.pictures}")
         rule(self.chunk >= 0, "chunk", self.chunk, "0 or more")
         rule(self.accumulation >= 1, "accumulation", self.accumulation, "at least 1")
         rule(self.checkpoint_steps >= 0, "checkpoint_steps", self.checkpoint_steps, "0 or more")

@@ -174,6 +174,17 @@ def test_pictures_are_drawn_anew_and_as_many_as_the_recipe_says(make: Any, world
     assert all(len(pictures) <= there[name] for name, pictures in shown.items())
 
 
+def test_now_and_then_fewer_pictures_are_shown_where_the_recipe_says_so(make: Any, world: Any) -> None:
+    there = dict(zip(world.pairs.item_ids.tolist(), (len(s.image_ids) for s in world.pairs.items), strict=True))
+    made = make({"pictures": 2, "fewest_pictures": 1, "batch": 64})
+    batches = [made.batch(step) for step in range(3)]
+    of_two = Counter(pictures for b in batches for name, pictures in zip(b.names, b.sides["item"].pictures, strict=True) if there[name] > 1)
+    assert set(of_two) == {1, 2}
+    assert 0.3 < of_two[1] / of_two.total() < 0.7
+    always = make({"pictures": 2, "fewest_pictures": 2, "batch": 64}).batch(0)
+    assert same(always, make({"pictures": 2, "batch": 64}).batch(0))
+
+
 @pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.25, 2), (0.5, 4)])
 def test_the_synthetic_share_asks_with_the_item_s_own_picture(make: Any, world: Any, share: float, count: int) -> None:
     made = make({"synthetic": share})

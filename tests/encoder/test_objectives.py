@@ -27,29 +27,39 @@ def unit(rows: int, seed: int, width: int = 6) -> Tensor:
     return F.normalize(torch.randn(rows, width, generator=torch.Generator().manual_seed(seed)), dim=-1)
 
 
-PRODUCT = torch.tensor([1, 2, 1, 3, 4])
+PRODUCT, ALL = torch.tensor([1, 2, 1, 3, 4]), torch.ones(5)
 LEVELS = {"query": unit(5, 0), "item": unit(5, 1), "item_image": unit(5, 2), "item_text": unit(5, 3)}
 
 
-def nce(query: str, item: str) -> float:
-    same = PRODUCT[:, None] == PRODUCT[None, :]
-    return float(info_nce(LEVELS[query], LEVELS[item], torch.arange(5), SCALE, same))
+def nce(query: str, item: str, rows: tuple[int, ...] = (0, 1, 2, 3, 4)) -> float:
+    chosen = list(rows)
+    same = PRODUCT[chosen][:, None] == PRODUCT[chosen][None, :]
+    return float(info_nce(LEVELS[query][chosen], LEVELS[item][chosen], torch.arange(len(chosen)), SCALE, same))
 
 
 def test_stage_2a_is_info_nce_of_query_and_item() -> None:
-    found = behaviour_loss(PRODUCT, LEVELS, SCALE, Stage2a(), ())
+    found = behaviour_loss((PRODUCT, ALL), LEVELS, SCALE, Stage2a(), ())
     assert float(found.loss) == pytest.approx(nce("query", "item"), rel=1e-6)
 
 
 def test_mim_adds_the_query_against_the_picture_alone_and_against_the_text_alone() -> None:
-    found = behaviour_loss(PRODUCT, LEVELS, SCALE, Stage2a(loss="mim"), ())
+    found = behaviour_loss((PRODUCT, ALL), LEVELS, SCALE, Stage2a(loss="mim"), ())
     assert float(found.loss) == pytest.approx(nce("query", "item") + nce("query", "item_image") + nce("query", "item_text"), rel=1e-6)
 
 
 @pytest.mark.parametrize("weight", [0.3, 2.0])
 def test_within_product_alignment_counts_by_its_weight(weight: float) -> None:
-    found = behaviour_loss(PRODUCT, LEVELS, SCALE, Stage2a(within_product=weight), ())
+    found = behaviour_loss((PRODUCT, ALL), LEVELS, SCALE, Stage2a(within_product=weight), ())
     assert float(found.loss) == pytest.approx(nce("query", "item") + weight * nce("item_image", "item_text"), rel=1e-6)
+
+
+@pytest.mark.parametrize("pictured", [(0, 2, 4), (1,), ()])
+def test_an_item_without_a_picture_is_aligned_with_none(pictured: tuple[int, ...]) -> None:
+    """Its text stood in for its picture, and was aligned with itself."""
+    has = torch.tensor([row in pictured for row in range(5)])
+    found = behaviour_loss((PRODUCT, has), LEVELS, SCALE, Stage2a(loss="mim", within_product=0.5), ())
+    shown = nce("query", "item_image", pictured) + 0.5 * nce("item_image", "item_text", pictured) if pictured else 0.0
+    assert float(found.loss) == pytest.approx(nce("query", "item") + nce("query", "item_text") + shown, rel=1e-6)
 
 
 def refined(stage: Stage2b, *, negative: bool = True, queued: bool = True) -> float:
@@ -73,7 +83,7 @@ def test_stage_2b_contrasts_with_the_batch_the_hard_ones_and_the_queue(loss: Any
         expected = circle(unit(5, 0), every, target, same, margin=0.1, scale=20.0)
     else:
         expected = info_nce(unit(5, 0), every, target, SCALE, same)
-    stage = Stage2b(loss=loss, margin=0.1, scale=20.0)
+    stage = Stage2b(loss=loss, margin=0.1, scale=20.0, hard_negatives=3 if negative else 0)
     assert refined(stage, negative=negative, queued=queued) == pytest.approx(float(expected), rel=1e-6)
 
 
@@ -83,7 +93,7 @@ def test_false_negatives_and_hardness_of_three_pairs() -> None:
     def at(*degrees: float) -> Tensor:
         return torch.tensor([[math.cos(math.radians(d)), math.sin(math.radians(d))] for d in degrees])
 
-    found = behaviour_loss(torch.tensor([1, 1, 2]), {"query": at(0, 60, 90), "item": at(0, 90, 181)}, SCALE, Stage2a(), ())
+    found = behaviour_loss((torch.tensor([1, 1, 2]), torch.ones(3)), {"query": at(0, 60, 90), "item": at(0, 90, 181)}, SCALE, Stage2a(), ())
     assert found.metrics.pop("false_negatives") == pytest.approx(2 / 6)
     # left as negatives: 0°–181° (-0.9998), 60°–181° (-0.515), 90°–0° (0.0) and 90°–90° (1.0)
     assert found.metrics == {
@@ -98,7 +108,7 @@ def test_false_negatives_and_hardness_of_three_pairs() -> None:
 
 def test_a_batch_of_one_product_has_no_negatives_and_no_hardness() -> None:
     vectors = {"query": unit(3, 0), "item": unit(3, 1)}
-    found = behaviour_loss(torch.tensor([5, 5, 5]), vectors, SCALE, Stage2a(), ())
+    found = behaviour_loss((torch.tensor([5, 5, 5]), torch.ones(3)), vectors, SCALE, Stage2a(), ())
     assert found.metrics["false_negatives"] == 1.0
     assert sum(value for name, value in found.metrics.items() if name.startswith("hardness")) == 0
     assert float(found.loss) == 0.0
@@ -109,7 +119,17 @@ def test_the_scale_starts_at_one_over_the_temperature_and_stays_below_a_hundred(
     assert float(sides.scale) == pytest.approx(20.0)
     with torch.no_grad():
         sides.log_scale.fill_(9.0)
-    assert float(sides.scale) == 100.0
+    assert float(sides.scale) == pytest.approx(100.0)
+
+
+def test_a_scale_that_has_gone_too_far_comes_back(world: Any, batch: Batch) -> None:
+    """It was held below a hundred where it was used only: beyond it there was no gradient, and it stayed there."""
+    sides = Sides(world.encoder, 0.05)
+    with torch.no_grad():
+        sides.log_scale.fill_(9.0)
+    sides([batch.sides["query"]])
+    assert float(sides.log_scale.detach()) == pytest.approx(math.log(100))
+    assert float(torch.autograd.grad(sides.scale, sides.log_scale)[0]) == pytest.approx(100.0, rel=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -132,13 +152,13 @@ def test_the_sides_are_what_the_encoder_makes_of_each(world: Any, batch: Batch) 
 
 
 def stage_2a(batch: Batch, prefixes: tuple[int, ...]) -> Callable[[dict[str, Tensor], Tensor], Found]:
-    return lambda v, scale: behaviour_loss(batch.product, v, scale, Stage2a(loss="mim", within_product=0.5), prefixes)
+    return lambda v, scale: behaviour_loss((batch.product, batch.pictured), v, scale, Stage2a(loss="mim", within_product=0.5), prefixes)
 
 
 def stage_2b(batch: Batch, prefixes: tuple[int, ...]) -> Callable[[dict[str, Tensor], Tensor], Found]:
     queue = Queue(4, 32)
     queue.push(unit(4, 5, 32), torch.arange(4))
-    return lambda v, scale: refined_loss((batch.product, batch.negative_product), v, scale, queue, Stage2b(), prefixes)
+    return lambda v, scale: refined_loss((batch.product, batch.negative_product), v, scale, queue, Stage2b(hard_negatives=3), prefixes)
 
 
 @pytest.mark.parametrize("prefixes", [(), (8, 16)], ids=["whole", "prefixes"])

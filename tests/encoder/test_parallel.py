@@ -58,6 +58,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "2a": {"stage2a": {"steps": 3, "within_product": 0.5}, "training": {"prefixes": [8]}},
     "2a in chunks, over two batches": {"stage2a": {"steps": 3}, "training": {"chunk": 3, "accumulation": 2}},
     "2b": {"stage2b": {"steps": 3, **CLEAN}},
+    "2b, hard": {"stage2b": {"steps": 3, "hard_negatives": 3, **CLEAN}},
     "both": {"stage2a": {"steps": 2}, "stage2b": {"steps": 2, **CLEAN}},
 }
 CONVOLVED = {"tower": "conv", "vision": {"channels": [8, 8], "blocks": 0}}  # it counts what it has seen
@@ -68,9 +69,9 @@ UNEVEN = {  # hard negatives are more in one process than in the other, so it ru
 }
 
 
-def start(processes: int, lake: str, out: Path, recipes: dict[str, Any]) -> Path:
+def start(processes: int, lake: str, out: Path, recipes: dict[str, Any], *, more: str = "") -> Path:
     out.mkdir()
-    (out / "script.py").write_text(SCRIPT)
+    (out / "script.py").write_text(SCRIPT.replace("module.behaviour = behaviour", more + "module.behaviour = behaviour"))
     (out / "recipes.json").write_text(json.dumps(recipes))
     place = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "LANCE_LOG": "error"}
     many = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] if processes > 1 else []
@@ -99,3 +100,27 @@ def test_two_processes_have_the_losses_and_the_weights_of_one(lake: Any, least: 
     prepared = [json.loads((two / f"prepared-{rank}.json").read_text()) for rank in (0, 1)]
     assert prepared[0] == prepared[1]  # of the last recipe: with what batch norm counted, and so with the same pairs and hard negatives
     assert not list(two.glob("*.partial"))
+
+
+SPOILT = """
+from dataclasses import replace as with_
+from moon_ops.encoder import stage2
+honest = stage2.behaviour_loss
+
+
+def spoilt(*given):
+    found = honest(*given)
+    return with_(found, loss=found.loss * float("nan")) if os.environ["RANK"] == "1" else found
+
+
+stage2.behaviour_loss = spoilt
+"""
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_no_number_in_one_process_ends_both(lake: Any, least: Any, tmp_path: Path) -> None:
+    """The other one waited for it until it was killed."""
+    with pytest.raises(AssertionError) as ended:
+        start(2, lake.uri, tmp_path / "two", {"2a": merged(least, {"stage2a": {"steps": 2}})}, more=SPOILT)
+    assert "the loss is nan at step 0 of stage2a" in str(ended.value)
+    assert "the loss of another process is no number at step 0 of stage2a" in str(ended.value)

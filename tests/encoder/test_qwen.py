@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLModel
 
-from moon_ops.encoder import qwen
+from moon_ops.encoder import optimizers, qwen
 from moon_ops.encoder.export import export
 from moon_ops.encoder.model import Encoder, build
 from moon_ops.errors import InputError
@@ -246,3 +246,14 @@ def test_exported_graphs_compute_the_same(encoder: Encoder, saved: Path) -> None
         feeds = {"input_ids": ids.numpy(), "attention_mask": mask.numpy(), "image_tokens": tokens}
         with torch.no_grad():
             torch.testing.assert_close(torch.from_numpy(trunk.run(None, feeds)[0]), encoder(ids, mask, pixels), atol=1e-5, rtol=0)
+
+
+def test_the_tower_has_its_share_of_the_learning_rate(encoder: Encoder) -> None:
+    """Its parameters are called otherwise than SmolVLM's, and had the full rate."""
+    training = Training(batch=8, learning_rate=1e-3, matrix_learning_rate=1e-2, tower_share=0.25)
+    full = {"AdamW": 1e-3, "Muon": 1e-2}
+    shares = {
+        id(p): g["lr"] / full[type(o).__name__] for o in optimizers.build(encoder, training) for g in o.param_groups for p in g["params"]
+    }
+    for name, parameter in encoder.named_parameters():
+        assert shares[id(parameter)] == pytest.approx(0.25 if "visual" in name else 1.0), name

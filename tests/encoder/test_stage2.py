@@ -11,6 +11,7 @@ import torch
 
 from moon_ops.encoder.eager import embed_eager
 from moon_ops.encoder.stage2 import Behaviour, Prepared, Refinement, prepare
+from moon_ops.errors import StageError
 from moon_ops.recipes.encoder import Stage2b
 
 PLAIN = {"least_similar": False, "category_balance": False, "least_entities": 0}
@@ -114,3 +115,10 @@ def test_stage_2a_learns_from_the_events_that_the_recipe_names(world: Any, least
     for events, allowed in ((("purchase",), {2}), (("click", "cart"), {0, 1})):
         stage = Behaviour(world.encoder, world.pairs, world.store, least(stage2a={"steps": 1, "events": events}), 0)
         assert set(stage.batches.pairs.event.tolist()) == allowed
+
+
+def test_without_such_events_stage_2a_has_nothing_to_learn_from(world: Any, least: Any) -> None:
+    """It learned from all kinds of events instead, and said nothing."""
+    clicks = world.pairs.of(("click",))
+    with pytest.raises(StageError, match=r"stage2a.events = \['purchase'\]: none of the \d+ pairs is of such an event"):
+        Behaviour(world.encoder, clicks, world.store, least(stage2a={"steps": 1, "events": ("purchase",)}), 0)
