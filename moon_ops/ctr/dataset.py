@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from moon_ops.columns import ROWS, Feature, by_view, dense_features, id_features
+from moon_ops.columns import ROWS, SHOWN_AT, Feature, by_view, dense_features, id_features
 from moon_ops.ctr.behaviors import Behaviors
 from moon_ops.ctr.prefetch import prefetched
 from moon_ops.ctr.vectors import Ints, Tables, Vectors
-from moon_ops.ctr.vocabulary import Vocabulary, filled, statistics, words
+from moon_ops.ctr.vocabulary import Vocabulary, filled, statistics
 from moon_ops.embeddings.as_of import Joined, identifiers, microseconds
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 DIGESTED = 4096  # rows at a time
 LIST = "list_"  # and the feature's name: a model's input
+POSITION = "position"  # an input of training alone
+PLACES = 50  # in a list that are told apart; all later ones are one
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Coded:
         ids = [vocabulary.rows(f, column) for f, column in found.items() if f.kind in ("id", "category", "bucket")]
         counts = [filled(column) for f, column in found.items() if f.kind == "statistic"]
         numbers = [_number(f, column, vocabulary) for f, column in found.items() if f.kind in ("flag", "number")]
-        dense: list[NDArray[np.float32]] = [statistics(*counts)] if counts else []
+        dense: list[NDArray[np.float32]] = [statistics(*counts, prior=vocabulary.prior)] if counts else []
         dense += [n[:, None] for n in numbers]
         return cls(
             np.column_stack(ids) if ids else nothing.astype(np.int64),
@@ -72,6 +74,7 @@ class Rows:
     labels: Ints
     user_ids: Ints
     item_ids: Ints
+    positions: Ints  # [R] places in the list, coded; 0: not known. Only training reads them
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -90,6 +93,7 @@ class Rows:
                 known: list[NDArray[Any]] = [coded.ids, coded.dense, *coded.lists.values()]
                 columns += [values[self.at[view][some]] for values in known]
             columns += self.behaviors.known(self.at["behaviors"][some])
+            columns += [self.positions[some]] if self.positions.any() else []
             seen = functools.reduce(lambda sum_, column: zlib.crc32(np.ascontiguousarray(column).data, sum_), columns, seen)
         return seen
 
@@ -110,6 +114,8 @@ class Rows:
             elif name.startswith(LIST):
                 view = next(v for v, coded in self.coded.items() if name.removeprefix(LIST) in coded.lists)
                 columns[name] = self.coded[view].lists[name.removeprefix(LIST)][self.at[view][chosen]]
+            elif name == POSITION:
+                columns[name] = self.positions[chosen]
             elif name == "target_vector" and target is not None:
                 columns[name] = target
             elif name == "query_vector":
@@ -140,7 +146,7 @@ def encode(joined: Joined, vocabulary: Vocabulary, tables: Tables, behaviors: in
     return Rows(
         own=vocabulary.own,
         coded={view: Coded.of(table, found, vocabulary) for view, (table, found) in views.items()},
-        words=np.pad(words(texts.dictionary.to_pylist()), ((0, 1), (0, 0))),
+        words=np.pad(vocabulary.words(texts.dictionary.to_pylist()), ((0, 1), (0, 0))),
         at={
             **{view: np.arange(len(joined)) if view == ROWS else joined.at[view] for view in views},
             "words": pc.fill_null(texts.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False),
@@ -154,6 +160,7 @@ def encode(joined: Joined, vocabulary: Vocabulary, tables: Tables, behaviors: in
         labels=identifiers(joined.rows, "label"),
         user_ids=ids["user_id"],
         item_ids=ids["item_id"],
+        positions=places(joined.rows),
     )
 
 
@@ -163,6 +170,13 @@ def batches(rows: Rows, names: Sequence[str], size: int, order: Ints) -> Iterato
 
     for chosen, found in prefetched(lambda some: rows.columns(some, names), order, size):
         yield tuple(torch.from_numpy(np.ascontiguousarray(found[name])) for name in names), torch.from_numpy(rows.labels[chosen]).float()
+
+
+def places(rows: pa.Table) -> Ints:
+    """The code of each impression's place in the list [R]; 0 where it is not known: everywhere, if the rows have no such column."""
+    if SHOWN_AT not in rows.column_names:
+        return np.zeros(rows.num_rows, np.int64)
+    return np.minimum(pc.fill_null(rows[SHOWN_AT].cast(pa.int64()), -1).to_numpy(), PLACES) + 1
 
 
 def _with_nothing(column: pa.ChunkedArray) -> pa.ChunkedArray:

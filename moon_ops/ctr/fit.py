@@ -1,5 +1,7 @@
 """Fit a click model: sparse updates, early stopping on the newest impressions, checkpoints that a killed run goes on from.
 
+A refit knows how many steps it takes, so it learns from the newest impressions, too.
+
 Embedding rows that a batch does not touch cost nothing (lazy Adam), so a step costs what its batch costs, whatever the shop's size.
 """
 
@@ -9,19 +11,23 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from scipy.optimize import brentq
+from scipy.special import expit
+from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from moon_ops.ctr.dataset import Rows, batches
+from moon_ops.ctr.dataset import POSITION, Rows, batches
 from moon_ops.ctr.extractors.make import Make
 from moon_ops.ctr.extractors.seen import Seen
 from moon_ops.ctr.metrics import auc
 from moon_ops.ctr.models import ClickModel
+from moon_ops.ctr.position import FASTER, PositionBias
 from moon_ops.encoder.checkpoints import Checkpoints, State
 from moon_ops.errors import InputError
 from moon_ops.recipes.ctr import CtrRecipe
@@ -30,6 +36,7 @@ LOOKS = 2  # at the validation rows, in an epoch
 SAVED = 400  # steps between two checkpoints
 LOGGED = 20  # steps between two figures
 JUDGED = 4096  # rows that are scored together
+FAR = 100.0  # a logit beyond which nothing is looked for
 OnStep = Callable[[int, dict[str, float]], None]
 
 
@@ -41,15 +48,26 @@ class Fitted:
     epochs: float
     validation_auc: float
     steps: int
+    kept: int  # steps until the weights that were kept
 
 
-def fit(model: ClickModel, rows: Rows, recipe: CtrRecipe, *, seed: int, directory: Path, on_step: OnStep | None = None) -> Fitted:
-    """Train ``model`` on rows in time order; the last ``validation`` of them tell when to stop, and the best weights are kept.
+def fit(
+    model: ClickModel,
+    rows: Rows,
+    recipe: CtrRecipe,
+    *,
+    seed: int,
+    directory: Path,
+    on_step: OnStep | None = None,
+    steps: int | None = None,
+) -> Fitted:
+    """Train ``model`` on rows in time order; the last ``validation`` of them tell when to stop, and the best weights are kept. With
+    ``steps`` so many are made, on all rows, and the last weights are kept.
 
     Called again with the same arguments it goes on from the newest checkpoint in ``directory``; with other rows, as after an erasure, it
     begins anew. Raises :class:`InputError` if the loss stops being a number.
     """
-    return _Fit(model, rows, recipe, seed, Checkpoints(directory), on_step).run()
+    return _Fit(model, rows, recipe, seed, Checkpoints(directory), on_step, steps).run()
 
 
 def trained_rows(count: int, recipe: CtrRecipe) -> int:
@@ -59,12 +77,20 @@ def trained_rows(count: int, recipe: CtrRecipe) -> int:
 
 class _Fit:
     def __init__(
-        self, model: ClickModel, rows: Rows, recipe: CtrRecipe, seed: int, checkpoints: Checkpoints, on_step: OnStep | None
+        self,
+        model: ClickModel,
+        rows: Rows,
+        recipe: CtrRecipe,
+        seed: int,
+        checkpoints: Checkpoints,
+        on_step: OnStep | None,
+        steps: int | None = None,
     ) -> None:
         self.model, self.rows, self.recipe, self.seed, self.checkpoints, self.on_step = model, rows, recipe, seed, checkpoints, on_step
-        self.trained = trained_rows(len(rows), recipe)
+        self.trained = len(rows) if steps else trained_rows(len(rows), recipe)
         self.judged = np.arange(self.trained, len(rows))
         self.steps_per_epoch = math.ceil(self.trained / recipe.batch)
+        self.total = steps or recipe.epochs * self.steps_per_epoch
         self.optimizers = optimizers(model, recipe)
         self.losses: list[float] = []
         self.step, self.best_step, self.worse = 0, 0, 0
@@ -79,31 +105,35 @@ class _Fit:
                     pretrain(part, self.rows, self.trained, self.recipe, seed=self.seed)
             self._save()
         self._all_steps()
+        if self.recipe.refit and self.trained < len(self.rows):  # what is killed while it is refitted does not train until here again
+            self._save()
         if self.best:
             self.model.load_state_dict(self.best)
+        self._without_position()
         self.model.eval()
         tail = self.losses[-max(1, len(self.losses) // 10) :]
         kept = self.best_step or self.step
-        return Fitted(sum(tail) / len(tail), kept / self.steps_per_epoch, self.best_auc, self.step)
+        return Fitted(sum(tail) / len(tail), kept / self.steps_per_epoch, self.best_auc, self.step, kept)
 
     def _all_steps(self) -> None:
-        total = self.recipe.epochs * self.steps_per_epoch
         look = max(1, self.steps_per_epoch // LOOKS)
-        with tqdm(total=total, initial=self.step, desc=f"train {self.recipe.name}", unit="step") as bar:
-            while self.step < total and self.worse < self.recipe.patience:
+        with tqdm(total=self.total, initial=self.step, desc=f"train {self.recipe.name}", unit="step") as bar:
+            while self.step < self.total and self.worse < self.recipe.patience:
                 epoch, done = divmod(self.step, self.steps_per_epoch)
                 order = np.random.default_rng((self.seed, epoch)).permutation(self.trained)[done * self.recipe.batch :]
                 self.model.train()
-                for columns, labels in batches(self.rows, self.model.inputs, self.recipe.batch, order):
+                for columns, labels in batches(self.rows, self.model.trained_on, self.recipe.batch, order):
                     self._one(columns, labels)
                     bar.update(1)
                     if self.step % look == 0 and self._look():
                         return
                     if self.step % SAVED == 0:
                         self._save()
+                    if self.step == self.total:
+                        return
 
     def _one(self, columns: tuple[Tensor, ...], labels: Tensor) -> None:
-        loss = F.binary_cross_entropy_with_logits(self.model(*columns), labels)
+        loss = F.binary_cross_entropy_with_logits(self.model.explained(*columns), labels)
         if not math.isfinite(loss.item()):
             raise InputError(f"the click model's loss is {loss.item()} at step {self.step}", action="lower learning_rate")
         for optimizer in self.optimizers:
@@ -132,6 +162,17 @@ class _Fit:
         self.model.train()
         return self.worse >= self.recipe.patience
 
+    def _without_position(self) -> None:
+        """Scores leave the place out; a constant makes up for what it explained, so that over the rows trained on they add up to the
+        clicks."""
+        last = self.model.predictor[-1]
+        if self.model.position is None or not isinstance(last, nn.Linear):
+            return
+        chosen = np.arange(self.trained)
+        found, rate = logits(self.model, self.rows, chosen), self.rows.labels[chosen].mean()
+        with torch.no_grad():
+            last.bias.add_(float(brentq(lambda more: float(expit(found + more).mean()) - rate, -FAR, FAR)))
+
     def _save(self) -> None:
         tensors = {f"best.{name}": value for name, value in self.best.items()} | {"rng": torch.get_rng_state()}
         numbers = {"best_auc": self.best_auc, "best_step": float(self.best_step), "worse": float(self.worse), "rows": float(self.digest)}
@@ -156,11 +197,17 @@ class _Fit:
 
 def optimizers(model: ClickModel, recipe: CtrRecipe) -> list[torch.optim.Optimizer]:
     """Lazy Adam for the embedding table, AdamW for the rest."""
-    rest = [value for name, value in model.named_parameters() if name != "embedding.weight"]
+    rest = [value for name, value in model.named_parameters() if name not in ("embedding.weight", "position.weight")]
     return [
         torch.optim.SparseAdam([model.embedding.weight], lr=recipe.learning_rate),
-        torch.optim.AdamW(rest, lr=recipe.learning_rate, weight_decay=recipe.weight_decay),
+        torch.optim.AdamW(
+            [{"params": rest}, *_of_places(model.position, recipe)], lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        ),
     ]
+
+
+def _of_places(position: PositionBias | None, recipe: CtrRecipe) -> list[dict[str, Any]]:
+    return [] if position is None else [{"params": [position.weight], "lr": FASTER * recipe.learning_rate, "weight_decay": 0.0}]
 
 
 def logits(model: ClickModel, rows: Rows, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -173,14 +220,18 @@ def logits(model: ClickModel, rows: Rows, chosen: NDArray[np.int64]) -> NDArray[
 
 def pretrain(part: Make, rows: Rows, trained: int, recipe: CtrRecipe, *, seed: int) -> None:
     """Train MAKE's module on the vectors alone, for ``pretrain_epochs`` over the first ``trained`` rows, and freeze it."""
-    optimizer = torch.optim.AdamW(part.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    names = ("behavior_item", *Make.vectors)
+    position = PositionBias() if recipe.position else None
+    groups = [{"params": list(part.parameters())}, *_of_places(position, recipe)]
+    optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    names = ("behavior_item", *Make.vectors, *([POSITION] if position else []))
     for epoch in range(recipe.pretrain_epochs):
         order = np.random.default_rng((seed, epoch, 1)).permutation(trained)
         for columns, labels in tqdm(batches(rows, names, recipe.batch, order), desc=f"MAKE epoch {epoch + 1}", unit="step"):
             batch = dict(zip(names, columns, strict=True))
             nothing, present = columns[1][:, :0], batch.pop("behavior_item") > 0
-            loss = F.binary_cross_entropy_with_logits(part(Seen(nothing, nothing, nothing, present, present, batch))[:, -1], labels)
+            found = part(Seen(nothing, nothing, nothing, present, present, batch))[:, -1]
+            found = found + position(batch[POSITION]) if position else found
+            loss = F.binary_cross_entropy_with_logits(found, labels)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from moon_ops.columns import ROWS, Feature
+from moon_ops.columns import ROWS, SHOWN_AT, Feature
 from moon_ops.errors import StageError
 from moon_ops.lake import counting, own_columns
 from moon_ops.lake.lake import Lake
@@ -49,7 +49,8 @@ def impressions(
 def shown(lake: Lake, start: dt.datetime, end: dt.datetime, own: Sequence[Feature] = (), *, rule: CtrRecipe | Caps = PLAIN) -> Shown:
     """The entity rows in [start, end): user_id, item_id, query_id, session_id, event_timestamp, label, text, is_image, in time order.
 
-    Of ``own`` features those of the context are columns, too. Caps, and how late an impression may be logged, are those of the ``rule``.
+    Of ``own`` features those of the context are columns, too, and so is the place in the list (``shown_at``) if the rule is a recipe with
+    ``position``. Caps, and how late an impression may be logged, are those of the ``rule``.
 
     The label is whether the same user clicked the item in the same session, for the same query, from this moment on, before it was shown
     again, and before ``end``: what happened later is not known yet. A click that no impression precedes belongs to the next one, if that
@@ -57,7 +58,8 @@ def shown(lake: Lake, start: dt.datetime, end: dt.datetime, own: Sequence[Featur
     Raises :class:`StageError` if there are no impressions of known users.
     """
     lake.open("events", needs="moon ingest DIRECTORY")
-    context = [feature for feature in own if feature.view == ROWS]
+    context = {feature.name: own_columns.of_context(feature) for feature in own if feature.view == ROWS}
+    context |= {SHOWN_AT: "CAST(position AS BIGINT)"} if isinstance(rule, CtrRecipe) and rule.position else {}
     events, counts = _events(lake, start, end, rule.caps if isinstance(rule, CtrRecipe) else rule, extra=bool(context))
     skew = dt.timedelta(seconds=rule.click_skew if isinstance(rule, CtrRecipe) else SKEW)
     clicks, fates = _placed(events, skew)
@@ -102,10 +104,10 @@ def _placed(events: pa.Table, skew: dt.timedelta) -> tuple[pa.Table, dict[str, i
     return pa.concat_tables([clicks.filter(pc.is_valid(clicks["seen"])), early]), counts
 
 
-def _rows(events: pa.Table, clicks: pa.Table, queries: pa.Table, context: Sequence[Feature]) -> pa.Table:
-    """Each impression with its label, its query, and the ``context`` that the recipe declares."""
-    chosen = "".join(f", {own_columns.of_context(feature)} AS {feature.name}" for feature in context)
-    given = "".join(f", shown.{feature.name}" for feature in context)
+def _rows(events: pa.Table, clicks: pa.Table, queries: pa.Table, context: Mapping[str, str]) -> pa.Table:
+    """Each impression with its label, its query, and the ``context`` that the recipe asks for: columns by name, in DuckDB's words."""
+    chosen = "".join(f", {words} AS {name}" for name, words in context.items())
+    given = "".join(f", shown.{name}" for name in context)
     query = f"""
     WITH shown AS (SELECT *{chosen} FROM events WHERE event = 'impression'),
     hit AS (SELECT user_id, item_id, query_id, session_id, seen, min(clicked) AS clicked FROM clicks GROUP BY ALL)

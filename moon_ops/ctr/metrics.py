@@ -24,6 +24,15 @@ def auc(labels: NDArray[np.int64], scores: NDArray[np.float64]) -> float:
     return float(roc_auc_score(labels, scores)) if 0 < labels.sum() < len(labels) else float("nan")
 
 
+def expected_auc(chances: NDArray[np.float64], scores: NDArray[np.float64]) -> float:
+    """The AUC of rows that are clicks with these ``chances`` [R]: each counts as a click and as none, by its chance. NaN where one is
+    missing."""
+    if not np.isfinite(chances).all():
+        return float("nan")
+    either = np.repeat([1, 0], len(chances))
+    return float(roc_auc_score(either, np.tile(scores, 2), sample_weight=np.concatenate([chances, 1 - chances])))
+
+
 def gauc(labels: NDArray[np.int64], scores: NDArray[np.float64], users: NDArray[np.int64]) -> float:
     """AUC within each user, averaged with the user's impressions as weight; users without both classes are left out."""
     if not len(users):

@@ -13,15 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from moon_ops.columns import Feature, dense_features, id_features, list_features
-from moon_ops.ctr.dataset import LIST
+from moon_ops.ctr.dataset import LIST, POSITION
 from moon_ops.ctr.extractors.cube import Cube
 from moon_ops.ctr.extractors.din import Din
 from moon_ops.ctr.extractors.make import Make
+from moon_ops.ctr.extractors.query import Query
 from moon_ops.ctr.extractors.raw import Raw
 from moon_ops.ctr.extractors.sata import SaTa
 from moon_ops.ctr.extractors.seen import Extractor, Seen
 from moon_ops.ctr.extractors.simscore import SimScore
 from moon_ops.ctr.extractors.simtier import SimTier
+from moon_ops.ctr.position import PositionBias
 
 BASE = (  # the inputs that every model reads; those named *_vector come after them
     "ids",  # [B, K] rows of the embedding tables, in the order of columns.id_features; 0: nothing, 1: unknown
@@ -46,6 +48,8 @@ class Sizes:
     behaviors: int
     dropout: float
     own: tuple[Feature, ...] = ()  # columns of the shop's own
+    without: tuple[str, ...] = ()  # parts of CUBE
+    position: bool = False  # whether training knows the place in the list
 
     @property
     def width(self) -> int:
@@ -55,19 +59,31 @@ class Sizes:
 
 EXTRACTORS: dict[str, Callable[[Sizes], list[Extractor]]] = {
     "din": lambda s: [Din(s.width)],
+    "din+cos": lambda s: [Din(s.width), Query(s.vector_dim, cosine=True, vector=False)],
+    "din+query": lambda s: [Din(s.width), Query(s.vector_dim, cosine=False, vector=True)],
+    "din+cos+query": lambda s: [Din(s.width), _both(s)],
     "raw": lambda s: [Din(s.width), Raw(s.vector_dim)],
+    "raw+cos+query": lambda s: [Din(s.width), Raw(s.vector_dim), _both(s)],
     "simscore": lambda s: [Din(s.width), SimScore(s.behaviors)],
     "simtier": lambda s: [Din(s.width), SimTier()],
     "sata": lambda s: [SaTa(s.width)],
     "make": lambda s: [Din(s.width), Make(s.vector_dim)],
     "simtier+make": lambda s: [Din(s.width), SimTier(), Make(s.vector_dim)],
     "simtier+sata": lambda s: [SaTa(s.width), SimTier()],
-    "cube": lambda s: [Cube(s.width, s.vector_dim, s.behaviors)],
+    "simtier+sata+cos+query": lambda s: [SaTa(s.width), SimTier(), _both(s)],
+    "cube": lambda s: [Cube(s.width, s.vector_dim, s.behaviors, s.without)],
 }
 
 
+def _both(sizes: Sizes) -> Query:
+    return Query(sizes.vector_dim, cosine=True, vector=True)
+
+
 class ClickModel(nn.Module):
-    """Embeddings, a behaviour extractor, and a predictor. :meth:`forward` gives click logits [B]."""
+    """Embeddings, a behaviour extractor, and a predictor. :meth:`forward` gives click logits [B].
+
+    Training reads ``trained_on``, which has one input more if the place in the list takes part, and its logits are :meth:`explained`.
+    """
 
     offsets: Tensor
 
@@ -83,7 +99,12 @@ class ClickModel(nn.Module):
         nn.init.normal_(self.embedding.weight, std=SPREAD)
         self.extractors = nn.ModuleList(EXTRACTORS[extractor](sizes))
         wanted = {name for part in self.parts for name in part.vectors}
-        self.inputs = (*BASE, *(["behavior_query"] if extractor == "cube" else []), *(LIST + name for name in self.lists), *sorted(wanted))
+        self.inputs = (
+            *BASE,
+            *(["behavior_query"] if any(part.asks for part in self.parts) else []),
+            *(LIST + name for name in self.lists),
+            *sorted(wanted),
+        )
         tables = len(self.ids) + len(self.lists) + 1  # and the words
         inputs = tables * sizes.embedding_dim + len(dense_features(sizes.own)) + sum(part.width for part in self.parts)
         layers: list[nn.Module] = []
@@ -91,6 +112,7 @@ class ClickModel(nn.Module):
             layers += [nn.Linear(inputs, size), nn.PReLU(), nn.Dropout(sizes.dropout)]
             inputs = size
         self.predictor = nn.Sequential(*layers, nn.Linear(inputs, 1))
+        self.position = PositionBias() if sizes.position else None
 
     @property
     def parts(self) -> list[Extractor]:
@@ -104,6 +126,15 @@ class ClickModel(nn.Module):
         means = [_mean(rows, batch[name] > 0) for name, rows in several.items()]
         features = [ids.flatten(1), *means, batch["dense"], *(part(seen) for part in self.extractors)]
         return self.predictor(torch.cat(features, -1)).squeeze(-1)
+
+    @property
+    def trained_on(self) -> tuple[str, ...]:
+        """The inputs that training reads."""
+        return self.inputs if self.position is None else (*self.inputs, POSITION)
+
+    def explained(self, *columns: Tensor) -> Tensor:
+        """Logits [B] of the tensors named in ``trained_on``: what the place in the list explains is added to the model's own."""
+        return self(*columns) if self.position is None else self(*columns[:-1]) + self.position(columns[-1])
 
     def embed(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor], Seen]:
         """The embeddings of ids [B, K, E], of words and of each list [B, W, E], and what the extractors read."""

@@ -7,6 +7,7 @@ import json
 import math
 import shutil
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from moon_ops.ctr.fit import OnStep, fit, trained_rows
 from moon_ops.ctr.models import ClickModel, Sizes
 from moon_ops.ctr.score import GRAPH, Scorer
 from moon_ops.ctr.vectors import Tables
-from moon_ops.ctr.vocabulary import WORD_ROWS, Vocabulary
+from moon_ops.ctr.vocabulary import Vocabulary
 from moon_ops.embeddings.as_of import Joined
 from moon_ops.encoder.export import quiet_exporter
 from moon_ops.errors import ContractError, InputError
@@ -51,6 +52,7 @@ class CtrReport:
     validation_auc: float | None  # of these; None without validation rows
     parity: float  # greatest difference of a probability, eager against exported
     events: dict[str, int] = field(default_factory=dict)  # what became of clicks and of what is beyond a cap: impressions.Shown
+    refit_steps: int = 0  # of the refit on all rows; 0: none
 
 
 @dataclass(frozen=True)
@@ -79,21 +81,22 @@ def train(
     Raises :class:`InputError` if the rows hold only one class, or no value of a column that the recipe declares, or if the loss stops
     being a number, :class:`ContractError` if the exported graph scores differently from the model.
     """
-    vocabulary = Vocabulary.fit(_trained(joined, recipe), recipe.own)
-    rows = encode(joined, vocabulary, tables, recipe.behaviors, recipe.top_k)
-    model = build(rows, vocabulary, recipe, seed)
+    vocabulary, rows, model = _begun(joined, tables, recipe, seed)
     working = out.with_name(f"{out.name}.partial")
-    done = fit(model, rows, recipe, seed=seed, directory=working, on_step=on_step)
+    done, steps = fit(model, rows, recipe, seed=seed, directory=working, on_step=on_step), 0
+    if recipe.refit:
+        steps = max(1, round(done.kept * len(rows) / trained_rows(len(rows), recipe)))
+        vocabulary, rows, model = _begun(joined, tables, replace(recipe, validation=0.0, refit=False), seed)
+        heard = partial(_later, on_step, done.steps)
+        done = replace(done, loss=fit(model, rows, recipe, seed=seed, directory=working / "refit", on_step=heard, steps=steps).loss)
     fresh = _emptied(working / "model")
-    save_model(model, str(fresh / "model.safetensors"))
-    vocabulary.save(fresh)
-    _write(recipe, fresh, "recipe.json")
+    _kept(model, vocabulary, recipe, fresh)
     _export(model, rows, fresh / GRAPH)
     about = CtrReport(
         recipe.name, recipe.extractor, tables.items.contract_id, origin.feature_service, recipe.behaviors, recipe.top_k,
         origin.trained_from.isoformat(), origin.trained_until.isoformat(), seed, len(rows), int(rows.labels.sum()),
         sum(p.numel() for p in model.parameters()), done.loss, done.epochs,
-        None if math.isnan(done.validation_auc) else done.validation_auc, math.nan, origin.events,
+        None if math.isnan(done.validation_auc) else done.validation_auc, math.nan, origin.events, steps,
     )  # fmt: skip
     _write(about, fresh, "ctr.json")
     about = replace(about, parity=_parity(model, rows, fresh))
@@ -102,6 +105,19 @@ def train(
     put(fresh, out)
     shutil.rmtree(working, ignore_errors=True)
     return about
+
+
+def _begun(joined: Joined, tables: Tables, recipe: CtrRecipe, seed: int) -> tuple[Vocabulary, Rows, ClickModel]:
+    """What the rows to train on know, all rows as that tells them, and a fresh model."""
+    vocabulary = Vocabulary.fit(_trained(joined, recipe), recipe.own)
+    rows = encode(joined, vocabulary, tables, recipe.behaviors, recipe.top_k)
+    return vocabulary, rows, build(rows, vocabulary, recipe, seed)
+
+
+def _later(on_step: OnStep | None, before: int, step: int, found: dict[str, float]) -> None:
+    """Who hears of steps hears of a refit's as those after the first training's."""
+    if on_step is not None:
+        on_step(before + step, found)
 
 
 def _trained(joined: Joined, recipe: CtrRecipe) -> Joined:
@@ -128,16 +144,28 @@ def build(rows: Rows, vocabulary: Vocabulary, recipe: CtrRecipe, seed: int) -> C
     if not 0 < clicks < trained:
         problem = f"label: {clicks} of {trained} rows are clicks, so there is nothing to tell apart"
         raise InputError(problem, action="bring impressions and clicks")
+    if recipe.position and not rows.positions[:trained].any():
+        problem = "position = true, but no impression trained on knows its place in the list"
+        raise InputError(problem, action="bring events with the column position, or set position = false")
     torch.manual_seed(seed)
     read = recipe.top_k or recipe.behaviors
     vectors, tables = rows.tables.items.dim, vocabulary.sizes()
-    sizes = Sizes(tables, WORD_ROWS, recipe.embedding_dim, recipe.hidden, vectors, read, recipe.dropout, recipe.own)
+    sizes = Sizes(
+        tables, vocabulary.word_rows, recipe.embedding_dim, recipe.hidden, vectors, read, recipe.dropout, recipe.own,
+        recipe.without, recipe.position,
+    )  # fmt: skip
     model = ClickModel(sizes, recipe.extractor)
     last = model.predictor[-1]
     assert isinstance(last, nn.Linear)
     with torch.no_grad():  # start at the mean click rate, not at one half
         last.bias.fill_(math.log(clicks / (trained - clicks)))
     return model
+
+
+def _kept(model: ClickModel, vocabulary: Vocabulary, recipe: CtrRecipe, directory: Path) -> None:
+    save_model(model, str(directory / "model.safetensors"))
+    vocabulary.save(directory)
+    _write(recipe, directory, "recipe.json")
 
 
 def _export(model: ClickModel, rows: Rows, path: Path) -> None:

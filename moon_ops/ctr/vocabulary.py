@@ -22,8 +22,11 @@ from moon_ops.errors import ContractError
 from moon_ops.files import required
 
 PRICE_BUCKETS = 10
-WORD_ROWS = 2048
+FEWEST_WORD_ROWS, MOST_WORD_ROWS = 256, 1 << 20  # of hashed words; a million rows of 16 numbers are 64 MB
+ROWS_PER_WORD = 8  # so that about one word in eight shares its row with another
 WORDS = 6  # of a query
+SMOOTHED = 20  # impressions at the shop's mean click rate that an item's own are added to
+UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # kana and Han characters, between which no spaces stand
 NOTHING, UNKNOWN, KNOWN = 0, 1, 2  # rows of every table: nothing, everything else, and where the known values begin
 MIN_COUNT = 2  # a value seen less often is trained as "everything else", so that this row means something at evaluation
 Column: TypeAlias = pa.ChunkedArray | NDArray[Any]
@@ -38,6 +41,9 @@ class Vocabulary:
     price_edges: list[float]
     own: tuple[Feature, ...] = ()  # the columns of the shop's own that the model reads
     scales: dict[str, tuple[float, float]] = field(default_factory=dict)  # mean and standard deviation of each number among them
+    prior: float = 0.08  # the click rate to which an item's is smoothed: that of the rows trained on; models of before have 8 %
+    word_rows: int = 2048  # rows of hashed words; models of before have 2,048
+    bigrams: bool = False  # whether a run of Han or kana is read by pairs of characters; models of before read it as one word
 
     @classmethod
     def fit(cls, joined: Joined, own: Sequence[Feature] = ()) -> Vocabulary:
@@ -49,7 +55,8 @@ class Vocabulary:
         prices = np.asarray(joined.column("price").drop_null(), np.float64)
         edges = np.quantile(prices, np.linspace(0, 1, PRICE_BUCKETS + 1)[1:-1]) if len(prices) else np.zeros(0)
         scales = {f.name: _scale(joined.column(f.name)) for f in own if f.kind == "number"}
-        bare = cls(values, [], [float(e) for e in np.unique(edges)], tuple(own), scales)
+        prior, word_rows = _rate(joined.column("label")), _word_rows(joined.column("text"))
+        bare = cls(values, [], [float(e) for e in np.unique(edges)], tuple(own), scales, prior, word_rows, bigrams=True)
         items, categories = bare.encode("item", joined.column("item_id")), bare.encode("category", joined.column("category"))
         item_category = np.zeros(len(values["item"]), np.int64)
         seen = items >= KNOWN
@@ -111,6 +118,10 @@ class Vocabulary:
         bucket = np.searchsorted(np.asarray(self.price_edges), prices, side="right") + KNOWN
         return np.where(np.isfinite(prices) & (prices > 0), bucket, NOTHING).astype(np.int64)
 
+    def words(self, texts: list[str | None]) -> NDArray[np.int64]:
+        """The rows [T, W] of the texts' words, 0 where there are no more."""
+        return words(texts, self.word_rows, bigrams=self.bigrams)
+
     def save(self, directory: Path) -> None:
         """Write ``vocabulary.json``."""
         (directory / "vocabulary.json").write_text(json.dumps(asdict(self)) + "\n")
@@ -147,16 +158,43 @@ def _frequent(column: pa.ChunkedArray) -> list[Any]:
     return sorted(value for value in often.to_pylist() if value not in (None, "", -1))
 
 
-def words(texts: list[str | None]) -> NDArray[np.int64]:
-    """The hashed words [T, W] of query texts, 0 where there are no more."""
+def _rate(labels: pa.ChunkedArray) -> float:
+    """The share of clicks, kept away from 0 and 1, whose logarithms have no end."""
+    return float(np.clip(np.mean(labels.to_numpy()), 1e-6, 1 - 1e-6))
+
+
+def _word_rows(texts: pa.ChunkedArray) -> int:
+    """How many rows the words of the queries want: a power of two, from 256 to a million."""
+    known = {word for text in texts.unique().to_pylist() for word in _split((text or "").lower())[:WORDS]}
+    return min(max(FEWEST_WORD_ROWS, 1 << (ROWS_PER_WORD * max(1, len(known)) - 1).bit_length()), MOST_WORD_ROWS)
+
+
+def words(texts: list[str | None], rows: int, *, bigrams: bool) -> NDArray[np.int64]:
+    """The words of query texts, hashed to ``rows`` [T, W], 0 where there are no more; ``bigrams``: of Han and kana the pairs of
+    neighbours."""
     out = np.zeros((len(texts), WORDS), np.int64)
     for row, text in enumerate(texts):
-        found = re.findall(r"\w+", (text or "").lower())[:WORDS]
-        out[row, : len(found)] = [1 + zlib.crc32(word.encode()) % (WORD_ROWS - 1) for word in found]
+        found = (_split if bigrams else _spaced)((text or "").lower())[:WORDS]
+        out[row, : len(found)] = [1 + zlib.crc32(word.encode()) % (rows - 1) for word in found]
     return out
 
 
-def statistics(impressions: NDArray[np.float64], clicks: NDArray[np.float64], purchases: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Item statistics as known then: [N, 3]. The click rate is smoothed by 20 impressions at 8 %."""
-    rate = (clicks + 0.08 * 20) / (impressions + 20)
-    return np.stack([np.log1p(impressions) / 5, np.log(rate / 0.08), np.log1p(purchases) / 2], axis=1).astype(np.float32)
+def _spaced(text: str) -> list[str]:
+    return re.findall(r"\w+", text)
+
+
+def _split(text: str) -> list[str]:
+    """Words between spaces and signs; a run of Han or kana as its pairs of neighbours, as search engines index them."""
+    out: list[str] = []
+    for run in re.findall(rf"[{UNSPACED}]+|[^\W{UNSPACED}]+", text):
+        pairs = [run[at : at + 2] for at in range(len(run) - 1)] if re.match(f"[{UNSPACED}]", run) else []
+        out += pairs or [run]
+    return out
+
+
+def statistics(
+    impressions: NDArray[np.float64], clicks: NDArray[np.float64], purchases: NDArray[np.float64], *, prior: float
+) -> NDArray[np.float32]:
+    """Item statistics as known then: [N, 3]. The click rate is smoothed by 20 impressions at ``prior``, and told in proportion to it."""
+    rate = (clicks + prior * SMOOTHED) / (impressions + SMOOTHED)
+    return np.stack([np.log1p(impressions) / 5, np.log(rate / prior), np.log1p(purchases) / 2], axis=1).astype(np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from moon_ops.ctr.extractors.cube import Cube
 from moon_ops.ctr.extractors.make import Make
+from moon_ops.ctr.extractors.query import Query
 from moon_ops.ctr.extractors.sata import SaTa
 from moon_ops.ctr.extractors.seen import Seen, TargetAttention, similarity
 from moon_ops.ctr.extractors.simscore import SimScore
@@ -159,14 +161,38 @@ def test_simtier_counts_behaviours_by_how_similar_they_are(seen: Seen) -> None:
 
 @torch.no_grad()
 def test_sata_weighs_by_ids_and_content_together(seen: Seen) -> None:
-    extractor = SaTa(2 * E)
-    found, scores = extractor(seen), seen.similarity()[0]
-    g1, g2, g3 = extractor.gates.tolist()
+    torch.manual_seed(3)
+    extractor, scores = SaTa(2 * E), seen.similarity()[0]
+    assert (extractor.gates.tolist(), extractor.tau.item()) == ([1.0, 1.0, 1.0], pytest.approx(0.1))
+    extractor.gates.copy_(torch.tensor([0.7, 1.3, 0.2]))
+    found = extractor(seen)
+
+    def through(layer: torch.nn.Module, embedded: Tensor) -> Tensor:
+        linear = layer(embedded)
+        return linear * torch.sigmoid(linear)
+
     for row in range(B):
-        by_id = extractor.attention.logits(seen.target, seen.behaviors)[row]
-        alike = scores[row] * extractor.log_scale.exp()
-        weights = torch.sigmoid(g1 * by_id + g2 * alike + g3 * by_id * alike) * THERE[row]
-        assert found[row].tolist() == pytest.approx((weights @ seen.behaviors[row] / S**0.5).tolist(), abs=1e-5)
+        there = THERE[row].nonzero().flatten()
+        by_id = through(extractor.key, seen.behaviors[row][there]) @ through(extractor.ask, seen.target[row])
+        alike = scores[row][there] / 0.1
+        weights = torch.softmax(0.7 * by_id + 1.3 * alike + 0.2 * by_id * alike, 0)
+        expected = weights @ through(extractor.value, seen.behaviors[row][there])
+        assert found[row].tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+    assert found[3].tolist() == [0.0] * 2 * E
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("cosine", "vector"), [(True, False), (False, True), (True, True)])
+def test_the_querys_content_is_its_cosine_its_vector_or_both(seen: Seen, cosine: bool, vector: bool) -> None:
+    part = Query(D, cosine=cosine, vector=vector)
+    found, target, query = part(seen), seen.vectors["target_vector"], seen.vectors["query_vector"]
+    assert found.shape == (B, part.width)
+    expected = [(target * query).sum(-1, keepdim=True)] if cosine else []
+    expected += [part.project(query)] if part.project is not None else []
+    known = [[0.0 if row == 4 else 1.0, 1.0] if cosine else [1.0] for row in range(B)]  # the fifth row's target has no vector
+    assert torch.allclose(found, torch.cat([*expected, torch.tensor(known)], -1), atol=1e-6)
+    assert (part.project is not None) == vector
+    assert ("target_vector" in part.vectors) == cosine
 
 
 def test_make_is_frozen_once_it_is_pretrained(batch: dict[str, Tensor]) -> None:
@@ -202,6 +228,35 @@ def test_cube_is_what_the_paper_lists(seen: Seen) -> None:
     rest = [cube.project(target[row]), cube.project(query[row]), (target[row] @ query[row])[None], torch.tensor([1.0, 1.0])]
     assert found[row].tolist() == pytest.approx(torch.cat([by_id, *fusion, *content, *raw, *rest]).tolist(), abs=1e-5)
     assert found[4, -2:].tolist() == [0.0, 1.0]
+
+
+PARTS = ("items", "queries", "by_id", "fusion", "content", "cosines", "vectors", "match")
+WIDTHS = {"by_id": 2 * E, "fusion": 4 * E, "content": 32, "cosines": 2 * S, "vectors": 32, "match": 1}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("part", PARTS)
+def test_cube_without_a_part_is_cube_but_for_that_part(seen: Seen, part: str) -> None:
+    """The features that are left are those of the whole one, with the same weights; and it asks for nothing that it does not read."""
+    torch.manual_seed(2)
+    whole, less = Cube(2 * E, D, S).eval(), Cube(2 * E, D, S, [part]).eval()
+    less.load_state_dict(whole.state_dict(), strict=False)
+    columns = dict(zip(WIDTHS, whole(seen)[:, :-2].split(list(WIDTHS.values()), 1), strict=True))
+    found = less(seen)
+    assert found.shape == (B, less.width)
+    kept = {kind: list(column.chunk(2, 1)) if kind in ("fusion", "content", "cosines") else [column] for kind, column in columns.items()}
+    if part in ("items", "queries"):
+        for kind in ("fusion", "content", "cosines"):
+            del kept[kind][0 if part == "items" else 1]
+        kept["by_id"] = [found[:, : 2 * E]]  # weighs the others anew
+        assert not torch.allclose(kept["by_id"][0], columns["by_id"], atol=1e-5)
+    else:
+        del kept[part]
+    expected = torch.cat([half for halves in kept.values() for half in halves], 1)
+    assert torch.allclose(found[:, :-2], expected, atol=1e-6)
+    assert ("behavior_vector" in less.vectors, "behavior_query_vector" in less.vectors) == (part != "items", part != "queries")
+    made = ClickModel(replace(SIZES, without=(part,)), "cube")
+    assert ("behavior_query" in made.inputs) == (part != "queries")
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ from moon_ops.ctr.models import IDS, ClickModel, Sizes
 from moon_ops.ctr.score import Scorer
 from moon_ops.ctr.train import CtrReport
 from moon_ops.ctr.vectors import Tables
-from moon_ops.ctr.vocabulary import UNKNOWN, WORD_ROWS, Vocabulary
+from moon_ops.ctr.vocabulary import UNKNOWN, Vocabulary
 from moon_ops.embeddings.as_of import Joined
 from moon_ops.embeddings.table import RepresentationTable
 from moon_ops.errors import ContractError, InputError
@@ -93,7 +93,17 @@ def test_cube_learns_content_that_ids_cannot_tell(cube: Path, by_content: pa.Tab
     assert auc(cube, held_out) > 0.9
 
 
-@pytest.mark.parametrize(("extractor", "least"), [("make", 0.8), ("simtier+make", 0.8)])
+@pytest.mark.parametrize(
+    ("extractor", "least"),
+    [
+        ("make", 0.8),
+        ("simtier+make", 0.8),
+        ("din+cos", 0.9),
+        ("din+cos+query", 0.9),
+        ("raw+cos+query", 0.9),
+        ("simtier+sata+cos+query", 0.9),
+    ],
+)
 def test_what_reads_the_query_learns_it_too(
     fit: Fit, by_content: pa.Table, auc: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extractor: str, least: float
 ) -> None:
@@ -101,9 +111,16 @@ def test_what_reads_the_query_learns_it_too(
     assert auc(tmp_path / "model", by_content.slice(1000)) > least
 
 
-@pytest.mark.parametrize("extractor", ["raw", "simscore", "simtier", "sata", "simtier+sata"])
+@pytest.mark.parametrize("extractor", ["raw", "simscore", "simtier", "sata", "simtier+sata", "din+query"])
 def test_every_extractor_is_trained_exported_and_scored(fit: Fit, by_id: pa.Table, auc: Any, tmp_path: Path, extractor: str) -> None:
     report = fit(by_id.slice(0, 400), tmp_path / "model", extractor=extractor)
+    assert report.parity < train.PARITY
+    assert auc(tmp_path / "model", by_id.slice(400)) > 0.8
+
+
+@pytest.mark.parametrize("parts", [("items", "vectors"), ("queries", "match"), ("content", "vectors"), ("by_id", "fusion", "cosines")])
+def test_cube_without_parts_is_trained_exported_and_scored(fit: Fit, by_id: pa.Table, auc: Any, tmp_path: Path, parts: Any) -> None:
+    report = fit(by_id.slice(0, 400), tmp_path / "model", without=parts)
     assert report.parity < train.PARITY
     assert auc(tmp_path / "model", by_id.slice(400)) > 0.8
 
@@ -238,7 +255,7 @@ def test_the_same_seed_gives_the_same_model(fit: Fit, by_id: pa.Table, tmp_path:
 def test_exported_scores_are_those_of_the_trained_model(cube: Path, by_content: pa.Table, tables: Tables, wide: Wide) -> None:
     """On more rows than one batch, and on one row alone."""
     scorer = Scorer(cube, threads=1)
-    sizes = Sizes(scorer.vocabulary.sizes(), WORD_ROWS, RECIPE.embedding_dim, RECIPE.hidden, DIM, RECIPE.behaviors, 0.0)
+    sizes = Sizes(scorer.vocabulary.sizes(), scorer.vocabulary.word_rows, RECIPE.embedding_dim, RECIPE.hidden, DIM, RECIPE.behaviors, 0.0)
     model = ClickModel(sizes, "cube").eval()
     load_model(model, str(cube / "model.safetensors"))
     rows = scorer.encode(wide(pa.concat_tables([by_content] * 3)), tables)

@@ -215,7 +215,7 @@ def test_the_rest_of_the_inputs(encoded: Rows) -> None:
     rate, found = (20 + 1.6) / 200, inputs(encoded)
     assert found["dense"][0] == pytest.approx([np.log(181) / 5, np.log(rate / 0.08), np.log(4) / 2, 0.0], rel=1e-6)
     assert found["dense"][1:] == pytest.approx(np.array([[0, 0, 0, 1], [0, 0, 0, 0]]), abs=1e-6)
-    assert found["words"].tolist() == words(["red dress", None, None]).tolist()
+    assert found["words"].tolist() == words(["red dress", None, None], 2048, bigrams=True).tolist()
     assert (encoded.labels.tolist(), encoded.user_ids.tolist(), encoded.item_ids.tolist()) == ([1, 0, 0], [5, 5, 6], [30, 10, 99])
     assert len(encoded) == 3
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -157,3 +158,15 @@ def test_a_gain_on_one_user_alone_is_not_certain() -> None:
     found = metrics.auc_difference(labels, [better], [np.full(120, 0.5)], users, seed=0, draws=60)
     assert found.value == pytest.approx(0.875 - 0.5)  # of pairs (click, non-click) three quarters are right, and the rest are ties
     assert found.low == 0.0
+
+
+def test_the_expected_auc_counts_each_row_as_a_click_and_as_none() -> None:
+    """By its chance; certain labels give the AUC itself."""
+    chances, scores = np.array([0.9, 0.2, 0.5]), np.array([0.3, 0.1, 0.2])
+    above = pairs = 0.0
+    for (i, p), (j, q) in itertools.product(enumerate(chances), repeat=2):
+        above += p * (1 - q) * ((scores[i] > scores[j]) + 0.5 * (scores[i] == scores[j]))
+        pairs += p * (1 - q)
+    assert metrics.expected_auc(chances, scores) == pytest.approx(above / pairs)
+    assert metrics.expected_auc(np.array([1.0, 0.0, 1.0]), scores) == metrics.auc(np.array([1, 0, 1]), scores) == 1.0
+    assert np.isnan(metrics.expected_auc(np.array([np.nan, 0.5, 0.5]), scores))

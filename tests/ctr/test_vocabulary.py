@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from moon_ops.ctr.vocabulary import WORD_ROWS, WORDS, Vocabulary, statistics, words
+from moon_ops.ctr.vocabulary import FEWEST_WORD_ROWS, MOST_WORD_ROWS, WORDS, Vocabulary, statistics, words
 from moon_ops.embeddings.as_of import Joined
 from moon_ops.errors import ContractError
 
@@ -23,7 +24,10 @@ COLUMNS = {
     "brand": pa.chunked_array([["Acme", "", "", "Acme", "Zoe", "Bo", "Bo", None]]),
     "seller_id": pa.chunked_array([[-1, -1, 5, 5, 6, None, None, None]]),
     "price": pa.chunked_array([[10.0, 20.0, 20.0, None, 30.0, 40.0, 50.0, 0.0]]),
+    "label": pa.chunked_array([[1, 0, 0, 0, 0, 0, 1, 0]]),
+    "text": pa.chunked_array([["Red dress", "red hat", None, "", None, None, None, "hat"]], pa.string()),
 }
+ROWS = 2048  # of words
 
 
 Wide = Callable[[pa.Table], Joined]
@@ -94,10 +98,11 @@ def test_a_directory_without_a_vocabulary_is_refused(tmp_path: Path) -> None:
         Vocabulary.load(tmp_path)
 
 
-def test_words_are_the_same_for_ever() -> None:
+@pytest.mark.parametrize("bigrams", [False, True])
+def test_words_are_the_same_for_ever(bigrams: bool) -> None:
     """A trained model reads these rows: they must not depend on the process, the order or the other texts."""
     red, dress = 1957, 1580
-    assert words(["Red dress", None, "", "dress, red!"]).tolist() == [
+    assert words(["Red dress", None, "", "dress, red!"], ROWS, bigrams=bigrams).tolist() == [
         [red, dress, 0, 0, 0, 0],
         [0] * WORDS,
         [0] * WORDS,
@@ -106,16 +111,68 @@ def test_words_are_the_same_for_ever() -> None:
 
 
 def test_words_beyond_the_most_are_dropped_and_none_has_the_row_of_nothing() -> None:
-    found = words([" ".join(f"word{n}" for n in range(100 * k, 100 * k + WORDS + 1)) for k in range(300)])
+    found = words([" ".join(f"word{n}" for n in range(100 * k, 100 * k + WORDS + 1)) for k in range(300)], ROWS, bigrams=True)
     assert found.shape == (300, WORDS)
-    assert found.max() < WORD_ROWS
+    assert found.max() < ROWS
     assert (found > 0).all()
-    assert words(["a b c d e f g"]).tolist() == words(["a b c d e f"]).tolist()
-    assert words(["лампа"])[0, 0] > 0
+    assert words(["a b c d e f g"], ROWS, bigrams=True).tolist() == words(["a b c d e f"], ROWS, bigrams=True).tolist()
+    assert words(["лампа"], ROWS, bigrams=True)[0, 0] > 0
+
+
+def test_a_query_without_spaces_is_no_single_word(vocabulary: Vocabulary, tmp_path: Path) -> None:
+    """Each Chinese or Japanese query was a word of its own: two that shared all but one character had nothing in common."""
+    dress, red_dress, mixed = words(["连衣裙", "红色连衣裙", "iPhone手机壳 M_1"], ROWS, bigrams=True).tolist()
+    alone = words(["连衣", "衣裙", "红色", "色连", "iphone", "手机", "机壳", "m_1", "猫"], ROWS, bigrams=True)[:, 0].tolist()
+    assert dress == [*alone[:2], 0, 0, 0, 0]
+    assert red_dress == [alone[2], alone[3], *alone[:2], 0, 0]
+    assert mixed == [*alone[4:8], 0, 0]
+    assert alone[8] > 0
+    assert vocabulary.bigrams
+    vocabulary.save(tmp_path)
+    content = json.loads((tmp_path / "vocabulary.json").read_text())
+    del content["bigrams"]  # a model of before
+    (tmp_path / "vocabulary.json").write_text(json.dumps(content))
+    assert not Vocabulary.load(tmp_path).bigrams
+    assert np.count_nonzero(words(["红色连衣裙"], ROWS, bigrams=False)) == 1
 
 
 def test_dense_by_hand() -> None:
-    found = statistics(np.array([0.0, 180.0]), np.array([0.0, 34.4]), np.array([0.0, 3.0]))
+    found = statistics(np.array([0.0, 180.0]), np.array([0.0, 34.4]), np.array([0.0, 3.0]), prior=0.08)
     assert found[0] == pytest.approx([0.0, 0.0, 0.0], abs=1e-6)
     assert found[1] == pytest.approx([np.log(181) / 5, np.log(0.18 / 0.08), np.log(4) / 2], rel=1e-6)
     assert found.dtype == np.float32
+
+
+def test_an_items_click_rate_is_told_in_proportion_to_the_shops() -> None:
+    """A shop of 2 % clicks: an item without impressions is as good as the mean one, one with as many clicks as ever better by its rate."""
+    found = statistics(np.array([0.0, 180.0]), np.array([0.0, 3.6]), np.zeros(2), prior=0.02)
+    assert found[:, 1] == pytest.approx([0.0, 0.0], abs=1e-6)
+    assert statistics(np.array([180.0]), np.array([7.6]), np.zeros(1), prior=0.02)[0, 1] == pytest.approx(np.log(2.0), rel=1e-6)
+
+
+def test_the_prior_and_the_rows_of_words_are_those_of_the_rows_trained_on(vocabulary: Vocabulary, wide: Wide, tmp_path: Path) -> None:
+    assert vocabulary.prior == 0.25
+    assert vocabulary.word_rows == FEWEST_WORD_ROWS
+    texts = [f"word{n} other{n} {'x' * (n % 7 + 1)}" for n in range(8)]
+    many = {name: pa.chunked_array(column.chunks * 50) for name, column in COLUMNS.items()}
+    many["text"] = pa.chunked_array([[f"{text} {n}" for n in range(50) for text in texts]])
+    large = Vocabulary.fit(wide(pa.table(many)))
+    assert large.word_rows == 1024  # 16 + 7 + 50 words, eight rows each, and up to a power of two
+    rows = large.words(["word1 49"])
+    assert 0 < rows[0, :2].min() <= rows.max() < 1024
+    assert MOST_WORD_ROWS == 1 << 20
+
+
+def test_a_vocabulary_of_before_has_what_was_constant_then(vocabulary: Vocabulary, tmp_path: Path) -> None:
+    vocabulary.save(tmp_path)
+    content = json.loads((tmp_path / "vocabulary.json").read_text())
+    del content["prior"], content["word_rows"]
+    (tmp_path / "vocabulary.json").write_text(json.dumps(content))
+    old = Vocabulary.load(tmp_path)
+    assert (old.prior, old.word_rows) == (0.08, 2048)
+    assert old.words(["Red dress"]).tolist() == words(["Red dress"], ROWS, bigrams=True).tolist()
+
+
+def test_one_class_has_a_rate_whose_logarithm_ends(wide: Wide) -> None:
+    never = Vocabulary.fit(wide(pa.table({**COLUMNS, "label": [0] * 8})))
+    assert np.isfinite(statistics(np.zeros(1), np.zeros(1), np.zeros(1), prior=never.prior)).all()

@@ -37,9 +37,11 @@ def similarity(vectors: Tensor, target: Tensor, present: Tensor) -> tuple[Tensor
 
 
 class Extractor(nn.Module):
-    """Behaviours and target → features [B, ``width``] for the predictor; ``vectors`` names the inputs that it needs."""
+    """Behaviours and target → features [B, ``width``] for the predictor; ``vectors`` names the inputs that it needs, and ``asks`` says
+    whether it reads the queries of behaviours by ID."""
 
     vectors: tuple[str, ...] = ()
+    asks: bool = False
     width: int
 
     def forward(self, seen: Seen) -> Tensor:
