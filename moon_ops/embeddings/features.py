@@ -33,6 +33,7 @@ from moon_ops.files import locked, write_text
 from moon_ops.lake import statistics
 from moon_ops.lake.lake import Lake
 from moon_ops.settings import BEHAVIORS, ROOT, Settings, shown
+from moon_ops.telemetry import lineage
 
 REPO = ROOT / "feature_repo"
 PATIENCE = {"socket_connect_timeout": 10, "socket_timeout": 60}  # seconds: a Redis that does not answer must not hold everybody's turn
@@ -78,7 +79,7 @@ def open_store(settings: Settings) -> FeatureStore:
     filled = configuration(settings)
     with _alone(settings.home), settings.lake.turn("features"), answering(filled["registry"]["path"]):
         _write(settings, filled)
-        store = FeatureStore(repo_path=str(REPO), config=RepoConfig(**filled, repo_path=REPO))
+        store = FeatureStore(repo_path=str(REPO), config=RepoConfig(**filled, **lineage.of_feast(), repo_path=REPO))
         if elsewhere(settings):
             _settle(store, settings.lake)
         return store
@@ -192,12 +193,15 @@ def rows(view: FeatureView, columns: Iterable[str], read: Callable[[list[str]], 
 
 
 def online(store: FeatureStore, version: int, item_ids: Sequence[int], user_id: int) -> dict[str, list[Any]]:
-    """The online values of ``ctr_v<version>``'s features but the vectors, by name: of items one each, of the user one in all."""
+    """The online values of ``ctr_v<version>``'s features but the vectors, by name: of items one each, of the user one in all.
+
+    What the features are is read from Feast's memory of its registry, which may be away; it looks there itself every ten minutes.
+    """
     rows = {"item_id": [{"item_id": i} for i in item_ids], "user_id": [{"user_id": user_id}]}
     references: dict[str, list[str]] = {key: [] for key in rows}  # a sequence of 1,000 is read once, not once an item
-    for projection in service(store, version).feature_view_projections:
+    for projection in service(store, version, known=True).feature_view_projections:
         if VECTORS not in projection.name:
-            key = store.get_feature_view(projection.name).join_keys[0]
+            key = store.get_feature_view(projection.name, allow_registry_cache=True).join_keys[0]
             references[key] += [f"{projection.name}:{feature.name}" for feature in projection.features]
     found: dict[str, list[Any]] = {}
     for key, names in references.items():
@@ -206,8 +210,11 @@ def online(store: FeatureStore, version: int, item_ids: Sequence[int], user_id: 
     return found
 
 
-def service(store: FeatureStore, version: int) -> FeatureService:
-    """The feature service of an encoder; :class:`StageError` if it was never published."""
+def service(store: FeatureStore, version: int, *, known: bool = False) -> FeatureService:
+    """The feature service of an encoder; :class:`StageError` if it was never published. ``known``: as Feast remembers it, if it does."""
+    if known:
+        with contextlib.suppress(FeastObjectNotFoundException):
+            return store.get_feature_service(service_name(version), allow_cache=True)
     try:
         with answering(str(store.config.registry.path)):
             return store.get_feature_service(service_name(version))

@@ -72,6 +72,14 @@ def settled(place: Path, read: Callable[[Path], Opened]) -> Opened:
                 raise
 
 
+def remove(place: Path) -> None:
+    """Take the link away, and what it points to."""
+    at = place.resolve()
+    place.unlink(missing_ok=True)
+    if at != place:
+        shutil.rmtree(at, ignore_errors=True)
+
+
 def swap(fresh: Path, place: Path) -> None:
     """Make ``place`` a symbolic link to the directory ``fresh`` in one step, and remove what it pointed to before."""
     before = place.resolve() if place.is_symlink() else None

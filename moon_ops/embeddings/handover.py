@@ -11,19 +11,20 @@ import datetime as dt
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import lance
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from feast import FeatureStore, FeatureView
 from numpy.typing import NDArray
 
-from moon_ops.embeddings import features
 from moon_ops.embeddings.vector_tables import newest_valid
-from moon_ops.lake import changes
+from moon_ops.lake import changes, lookups
 from moon_ops.lake.query import newest
-from moon_ops.lake.schemas import STAMP
+
+if TYPE_CHECKING:  # Feast: a command in a hurry asks this file for marks alone
+    from feast import FeatureStore, FeatureView
 
 BATCH = 2000  # entities at a time
 
@@ -40,15 +41,17 @@ def touched(dataset: lance.LanceDataset, key: str, since: Since, now: dt.datetim
     """The entities, ascending, of which a row was written after ``since``, or has become valid between then and ``now``."""
     ids = changes.newer(dataset, since.mark, [key])[key]
     if since.when is not None:
-        ripened = f"event_timestamp > {_literal(since.when)} AND event_timestamp <= {_literal(now)}"
-        ids = pa.chunked_array([*ids.chunks, *dataset.to_table(columns=[key], filter=ripened)[key].chunks], ids.type)
+        ripened = f"event_timestamp > {lookups.moment(since.when)} AND event_timestamp <= {lookups.moment(now)}"
+        ids = pa.chunked_array([*ids.chunks, *lookups.read(dataset, [key], ripened)[key].chunks], ids.type)
     found = ids.unique()
     return found.take(pc.sort_indices(found))
 
 
 def online(store: FeatureStore, view: FeatureView, dataset: lance.LanceDataset, since: Since, now: dt.datetime) -> int:
     """Write the newest valid row of every touched entity to the online store; how many entities."""
-    key, known = view.join_keys[0], f"event_timestamp <= {_literal(now)}"
+    from moon_ops.embeddings import features
+
+    key, known = view.join_keys[0], f"event_timestamp <= {lookups.moment(now)}"
     columns = [key, *(f.name for f in view.features), "event_timestamp", "created"]
     count = 0
     for ids in _batches(touched(dataset, key, since, now)):
@@ -70,8 +73,3 @@ def vectors(
 def _batches(ids: pa.Array) -> Iterator[pa.Array]:
     for start in range(0, len(ids), BATCH):
         yield ids.slice(start, BATCH)
-
-
-def _literal(when: dt.datetime) -> str:
-    """A time as Lance's filters spell it."""
-    return f"timestamp '{pa.scalar(when, STAMP).cast(pa.timestamp('us')).as_py().isoformat(sep=' ')}'"

@@ -76,9 +76,9 @@ class IndexHeader:
 class ItemIndex:
     """A searchable index of one contract. May be searched from many threads."""
 
-    def __init__(self, header: IndexHeader, base: Base, ids: Ids, delta: Delta, delta_ids: Ids) -> None:
+    def __init__(self, header: IndexHeader, base: Base, ids: Ids, order: tuple[Ids, Ids], delta: Delta, delta_ids: Ids) -> None:
         self.header = header
-        self.base, self._ids, self._delta_ids = base, ids, delta_ids
+        self.base, self._ids, self._order, self._delta_ids = base, ids, order, delta_ids
         self.searcher = kinds.Flat(base, delta) if header.kind == "flat" else kinds.Lists(base, delta, header.probes)
 
     def search(self, vectors: Vectors, k: int, contract_id: str) -> tuple[Ids, Vectors]:
@@ -86,26 +86,37 @@ class ItemIndex:
 
         Fewer than k items leave id -1 at the end. Raises :class:`ContractError` for another contract's queries.
         """
+        self.require(vectors, k, contract_id)
+        rows, cosines = self.searcher.nearest(np.ascontiguousarray(vectors, np.float32), k)
+        return self.items_of(rows), cosines
+
+    def require(self, vectors: Vectors, k: int, contract_id: str) -> None:
+        """Raise what :meth:`search` raises."""
         require_same(contract_id, self.header.contract_id, what="search")
         if vectors.ndim != 2 or vectors.shape[1] != self.header.dim or k < 1:
-            raise InputError(
-                f"queries of shape {vectors.shape} and k = {k}: the index has {self.header.dim} dimensions",
-                action="pass [B, D] and a positive k",
-            )
-        rows, cosines = self.searcher.nearest(np.ascontiguousarray(vectors, np.float32), k)
-        return self._items(rows), cosines
+            problem = f"queries of shape {vectors.shape} and k = {k}: the index has {self.header.dim} dimensions"
+            raise InputError(problem, action="pass [B, D] and a positive k")
+
+    def rows(self, items: Ids) -> Ids:
+        """The rows, ascending, of those ``items`` (ascending) that can be found."""
+        rows, known = self._order
+        place, live = np.minimum(np.searchsorted(known, items), len(known) - 1), np.zeros(len(known), bool)
+        live[rows[place[known[place] == items]]] = True
+        live[self.searcher.delta.tombstones] = False
+        late = np.append(items, -1)[np.searchsorted(items, self._delta_ids)] == self._delta_ids
+        return np.concatenate([np.flatnonzero(live), len(known) + np.flatnonzero(late)])
 
     def holds(self, item_id: int) -> bool:
         """Whether the item can be found."""
-        rows = np.setdiff1d(np.flatnonzero(self._ids == item_id), self.searcher.delta.tombstones)
-        return bool(len(rows)) or item_id in self._delta_ids
+        return bool(len(self.rows(np.array([item_id]))))
 
     def items(self) -> Ids:
         """The ids of all items that can be found, ascending."""
         live = np.setdiff1d(np.arange(len(self._ids)), self.searcher.delta.tombstones, assume_unique=True)
         return np.union1d(self._ids[live], self._delta_ids)
 
-    def _items(self, rows: Ids) -> Ids:
+    def items_of(self, rows: Ids) -> Ids:
+        """The items of rows of any shape; -1 for -1."""
         last = len(self._ids) - 1
         items: Ids = np.where(rows < 0, -1, self._ids[np.clip(rows, 0, last)])
         later = rows > last
@@ -125,13 +136,13 @@ class ItemIndex:
     def _read(cls, at: Path, previous: ItemIndex | None) -> ItemIndex:
         header = IndexHeader.read(at)
         if previous is not None and _base_files(previous.header) == _base_files(header):
-            base, ids = previous.base, previous._ids
+            base, ids, order = previous.base, previous._ids, previous._order
         else:
             _verify(at, _base_files(header))
-            base, ids = _read_base(at), np.load(at / "ids.npy")
+            base, ids, rows = _read_base(at), *(np.load(at / name) for name in ("ids.npy", "rows.npy"))
+            order = (rows, ids[rows])
         _verify(at, {DELTA: header.files[DELTA]})
-        delta, delta_ids = _read_delta(at)
-        return cls(header, base, ids, delta, delta_ids)
+        return cls(header, base, ids, order, *_read_delta(at))
 
 
 def build(directory: Path, ids: Ids, vectors: Vectors, contract_id: str) -> IndexHeader:
@@ -214,9 +225,8 @@ def _checked(ids: Ids, vectors: Vectors) -> tuple[Ids, Vectors]:
     kinds.let_go(vectors)
     if not np.all(off < 0.02):  # nan is not less either
         worst = int(np.argmax(np.nan_to_num(off, nan=np.inf)))
-        raise InputError(
-            f"vectors: item {ids[worst]} has a vector of another length than 1; its cosines would be wrong", action="normalise the vectors"
-        )
+        problem = f"vectors: item {ids[worst]} has a vector of another length than 1; its cosines would be wrong"
+        raise InputError(problem, action="normalise the vectors")
     return ids, vectors
 
 
@@ -237,9 +247,8 @@ def _write_base(fresh: Path, ids: Ids, vectors: Vectors, contract_id: str) -> In
                 kinds.let_go(vectors)
     choice: Choice = kinds.choose(_as_base(fresh, index))
     files = {path.name: file_sha256(path) for path in sorted(fresh.iterdir())}
-    header = IndexHeader(
-        contract_id, choice.kind, choice.reason, 0, vectors.shape[1], "", len(ids), 0, 0, choice.probes, choice.recall, files
-    )
+    chosen = (choice.probes, choice.recall, files)
+    header = IndexHeader(contract_id, choice.kind, choice.reason, 0, vectors.shape[1], "", len(ids), 0, 0, *chosen)
     return _seal(fresh, header, kinds.nothing(vectors.shape[1]), np.zeros(0, np.int64))
 
 

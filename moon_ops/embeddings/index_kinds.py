@@ -109,15 +109,23 @@ class Lists:
         return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
 
     def _nearest(self, queries: Floats, k: int) -> tuple[Rows, Floats]:
-        lists, wanted = self._index.nlist, 2 * k
-        probes = min(lists, max(self.probes, 4 * wanted * lists // max(self._index.ntotal, 1)))  # many neighbours lie in many lists
-        coarse = swig.SearchParametersHNSW(efSearch=max(64, probes * 5 // 4))
-        _, rows = self._index.search(queries, wanted, params=swig.SearchParametersIVF(nprobe=probes, quantizer_params=coarse))
-        found, cosines = best(rows, self._cosines(queries, rows), k)
+        found, cosines = self._probed(queries, k, self.probes, self._index.ntotal)
         short = found[:, -1] < 0
         if short.any():  # the probed lists held fewer than k
             found[short], cosines[short] = exact(self.base, self.delta, queries[short], k)
         return found, cosines
+
+    def among(self, queries: Floats, k: int, selector: Any, items: int) -> tuple[Rows, Floats]:
+        """Likewise among the ``items`` rows that FAISS's ``selector`` lets through; -1 also where the lists looked into have no more."""
+        return self._probed(queries, k, -(-self.probes * self._index.ntotal // items), items, sel=selector)
+
+    def _probed(self, queries: Floats, k: int, probes: int, items: int, **more: Any) -> tuple[Rows, Floats]:
+        """The best of the nearest ``probes`` lists, in all of which there are ``items``."""
+        lists, wanted = self._index.nlist, 2 * k
+        probes = min(lists, max(probes, 4 * wanted * lists // max(items, 1)))  # many neighbours lie in many lists
+        coarse = swig.SearchParametersHNSW(efSearch=max(64, probes * 5 // 4))
+        _, rows = self._index.search(queries, wanted, params=swig.SearchParametersIVF(nprobe=probes, quantizer_params=coarse, **more))
+        return best(rows, self._cosines(queries, rows), k)
 
     def _cosines(self, queries: Floats, rows: Rows) -> Floats:
         last = len(self.base.vectors) - 1

@@ -6,6 +6,7 @@ Both ask the store as Feast lays it out, through Feast's own connection, so that
 from __future__ import annotations
 
 import contextlib
+import re
 import sqlite3
 import uuid
 from collections.abc import Sequence
@@ -14,14 +15,28 @@ from typing import Any
 
 from feast import FeatureStore
 from feast.infra.key_encoding_utils import serialize_entity_key
-from feast.infra.online_stores.redis import RedisOnlineStore
+from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
-from redis import RedisError
+from redis import Redis, RedisError
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from moon_ops.errors import ServiceError
 
+HURRY = 2  # seconds of each of two attempts
 NAME = "moon_ops:online_store"  # the Redis key under which a store's name lies; it goes when the store is emptied
+
+
+def hurried(store: FeatureStore) -> FeatureStore:
+    """The same for who answers people: a Redis that is away, or hangs, is given up after some four seconds. A publication waits longer."""
+    online = store.config.online_store
+    if isinstance(online, RedisOnlineStoreConfig):
+        for name in ("socket_connect_timeout", "socket_timeout"):
+            online.connection_string = re.sub(rf"\b{name}=[^,]*", f"{name}={HURRY}", online.connection_string)
+        if isinstance(client := _redis(store), Redis):  # a cluster's client tries again in its own way
+            client.set_retry(Retry(NoBackoff(), 1))
+    return store
 
 
 def identity(store: FeatureStore) -> str:

@@ -21,7 +21,7 @@ from moon_ops.embeddings.portions import Count, Items, Portions, Queries
 from moon_ops.embeddings.runtime import Runtime
 from moon_ops.embeddings.vector_tables import excused_table_name, query_table_name, table_name
 from moon_ops.errors import StageError
-from moon_ops.lake import changes
+from moon_ops.lake import changes, lookups
 from moon_ops.lake.lake import Lake
 
 
@@ -75,6 +75,8 @@ def embed(lake: Lake, runtime: Runtime, version: int, *, now: dt.datetime, worke
     vector_tables.withdraw(lake, name, work.superseded.filter(pc.invert(again)))  # now that their successors are there
     rate = work.rows.num_rows / (time.perf_counter() - began)
     _remember(lake, name, "items", work.mark, rate if work.rows.num_rows else None)
+    for table in (name, excuses):
+        lookups.tend(lake, table)
     return EmbedReport(name, runtime.contract_id, count.embedded, lake.count(name), count.excused, count.unread, work.looked_at)
 
 
@@ -90,6 +92,7 @@ def embed_queries(
     rows, mark = queries_due(lake, version)
     count = _run(engine or local(runtime), lake, Queries(lake, version, now), rows, workers, f"embed queries v{version}")
     _remember(lake, name, "queries", mark, None)
+    lookups.tend(lake, name)
     return EmbedReport(name, runtime.contract_id, count.embedded, lake.count(name), count.excused, count.unread, rows.num_rows)
 
 

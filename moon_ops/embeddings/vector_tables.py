@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from moon_ops.errors import StageError
 from moon_ops.inputs.contract import require_same
+from moon_ops.lake import lookups
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.query import newest
 from moon_ops.lake.schemas import PRIMARY, STAMP, embeddings_schema
@@ -94,7 +95,7 @@ def insert(lake: Lake, name: str, rows: pa.Table, columns: Mapping[str, pa.Array
     if key == "version_id":
         rows = rows.append_column(key, version_ids(rows))
     table = lake.open(name)
-    table.merge_insert([key]).when_not_matched_insert_all().execute(rows.select(table.schema.names).cast(table.schema))
+    lookups.insert(table, key, rows.select(table.schema.names).cast(table.schema))
 
 
 def withdraw(lake: Lake, name: str, version_ids: pa.Array) -> None:

@@ -23,10 +23,10 @@ from moon_ops.embeddings.index import ItemIndex
 from moon_ops.embeddings.table import RepresentationTable
 from moon_ops.errors import InputError
 from moon_ops.files import TakenError, locked, remembered, write_text
-from moon_ops.lake import changes, statistics, tombstones
+from moon_ops.lake import changes, lookups, statistics, tombstones
 from moon_ops.lake.ids import ShopId
 from moon_ops.lake.lake import Lake
-from moon_ops.publication import maintenance, marks, places, publication, sharing, shop_ids, traces
+from moon_ops.publication import item_cards, maintenance, marks, places, publication, sharing, shop_ids, traces
 from moon_ops.publication.traces import Target
 from moon_ops.settings import Settings
 
@@ -217,6 +217,7 @@ def _forget(settings: Settings, who: Target, name: str, where: str, count: int, 
     if count:
         settings.lake.open(name).delete(where)
         maintenance.compact(settings, name, deletions=True)
+        lookups.tend(settings.lake, name, anew=True)  # an index holds the ids of its rows
     newest = settings.lake.open(name)
     for tag in newest.tags.list():  # a release reads the table without the item from now on
         newest.tags.update(tag, newest.version)
@@ -230,4 +231,6 @@ def _withdraw(settings: Settings, encoder: int, who: Target, now: dt.datetime, n
         table, index = places.table_place(settings, "items", encoder), places.index_place(settings, encoder)
         note(f"tables/items-v{encoder}", int(RepresentationTable.open(table).rows(np.array([who.key]))[0] >= 0))
         note(f"index/v{encoder}", int(index.exists() and ItemIndex.open(index).holds(who.key)))
+        if (cards := item_cards.opened(settings, encoder)) is not None:
+            note(f"tables/cards-v{encoder}", len(cards.get([who.key])))
     publication.publish(settings, encoder, now=now, full=True)

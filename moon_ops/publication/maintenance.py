@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 from moon_ops.embeddings import features
 from moon_ops.embeddings.vector_tables import excused_table_name, query_table_name, table_name
-from moon_ops.lake import changes, statistics
+from moon_ops.lake import changes, lookups, statistics
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.schemas import SCHEMAS
 from moon_ops.publication import marks, sharing
 from moon_ops.settings import Settings
+from moon_ops.telemetry.stages import stage
 
 FRAGMENTS = 32  # a table of more is compacted: each is a file to open
 COMMITS = 2  # of one compaction: it reserves the numbers of its files, then it puts them in place
@@ -33,6 +34,7 @@ class Kept:
     bytes_removed: int
 
 
+@stage("maintain")
 def maintain(settings: Settings, *, keep: dt.timedelta, now: dt.datetime, fragments: int | None = None) -> list[Kept]:
     """Compact every table of more than ``fragments`` files, and remove versions older than ``keep`` that no release has tagged."""
     lake, encoders = settings.lake, features.versions(settings.lake)
@@ -58,6 +60,7 @@ def _maintain(settings: Settings, name: str, keep: dt.timedelta, fragments: int)
     before = len(table.get_fragments())
     if before > fragments:
         compact(settings, name)
+    lookups.tend(settings.lake, name, anew=True)  # in one piece, also where one was damaged
     removed = settings.lake.open(name).cleanup_old_versions(older_than=keep, error_if_tagged_old_versions=False)
     after = len(settings.lake.open(name).get_fragments())
     return Kept(name, before, after, int(removed.old_versions), int(removed.bytes_removed))

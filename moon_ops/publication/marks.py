@@ -9,7 +9,7 @@ import json
 import logging
 
 from moon_ops.columns import ITEM_VIEW, STATS_VIEW, USER_VIEW
-from moon_ops.embeddings import features, handover, online_store, vector_tables
+from moon_ops.embeddings import handover, vector_tables
 from moon_ops.embeddings.generations import turn
 from moon_ops.embeddings.handover import Since
 from moon_ops.files import remembered, write_text
@@ -49,6 +49,8 @@ def published_versions(settings: Settings, encoder: int) -> dict[str, int] | Non
 
 def is_current(settings: Settings, encoder: int, now: dt.datetime) -> bool:
     """Whether no item or query has been written, embedded, or become valid since the last complete publication, to this online store."""
+    from moon_ops.embeddings import features, online_store  # Feast: a command in a hurry needs only marks from here
+
     before, versions = published_versions(settings, encoder), lake_versions(settings, encoder)
     if before is None or any(before.get(name) != version for name, version in versions.items() if name not in ("events", "users")):
         return False
@@ -89,7 +91,7 @@ def move_marks(settings: Settings, name: str, before: int, after: int) -> None:
     """After a compaction of a table: what had seen all of it, has."""
     encoder = name.rpartition("v")[2]
     views = {
-        "items": [place.stem for place in (settings.home / "tables" / "handed").glob("index-items-v*.json")] + ["shop-ids"],
+        "items": [p.stem for of in ("index-items", "cards") for p in handed(settings, "").parent.glob(f"{of}-v*.json")] + ["shop-ids"],
         f"embeddings/v{encoder}": [f"item_embedding_v{encoder}", f"table-items-v{encoder}", f"index-v{encoder}"],
         f"query_embeddings/v{encoder}": [f"table-queries-v{encoder}"],
         **{f"features/{view}": [view] for view in SHARED},

@@ -20,6 +20,11 @@ def index_place(settings: Settings, encoder: int) -> Path:
     return settings.home / "index" / f"v{encoder}"
 
 
+def cards_place(settings: Settings, encoder: int) -> Path:
+    """Where the cards of the items lie that the encoder's index finds."""
+    return settings.home / "tables" / f"cards-v{encoder}"
+
+
 def table(settings: Settings, kind: str, encoder: int) -> RepresentationTable:
     """The representation table of ``items`` or ``queries``; :class:`StageError` before the first publication."""
     if not table_place(settings, "items", encoder).exists():
@@ -43,9 +48,13 @@ def handed(settings: Settings, view: str) -> Path:
 
 
 def lake_away(settings: Settings) -> str:
-    """Why the lake is not the one that this home has published from, for a lake on a disk; empty if nothing speaks against it."""
+    """Why the lake is not the one that this home has published from; empty if nothing speaks against it.
+
+    :class:`ServiceError` if its store does not answer.
+    """
     published = any((settings.home / "tables").glob("published-v*.json"))
-    if not published or "://" in settings.lake.uri or Path(settings.lake.address("items")).exists():
+    remote = "://" in settings.lake.uri
+    if not published or (settings.lake.exists("items") if remote else Path(settings.lake.address("items")).exists()):
         return ""
     return f"the lake at {settings.lake.uri} holds no items, but this home has published some"
 
@@ -53,4 +62,5 @@ def lake_away(settings: Settings) -> str:
 def require_lake(settings: Settings) -> None:
     """:class:`ServiceError` where the lake is away: whoever wrote now would begin a second one in its place."""
     if away := lake_away(settings):
-        raise ServiceError(away, action="bring the lake back (is its disk mounted?); to begin anew, name an empty MOON_HOME")
+        action = "bring the lake back (is its disk mounted? is MOON_LAKE right?); to begin anew, name an empty MOON_HOME"
+        raise ServiceError(away, action=action)

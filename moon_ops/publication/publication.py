@@ -29,13 +29,14 @@ from moon_ops.files import write_text
 from moon_ops.lake import changes, clocks, statistics
 from moon_ops.lake.schemas import VALIDITY
 from moon_ops.lake.tables import active_as_of, items_as_of
-from moon_ops.publication import sharing, shop_ids
+from moon_ops.publication import item_cards, sharing, shop_ids
 from moon_ops.publication.marks import ITEMS, SHARED, lake_versions, not_before, published_versions, remember, since_of
 from moon_ops.publication.places import handed, index_place, published_place, table_place
 from moon_ops.recipes.caps import Caps
 from moon_ops.recipes.reading import caps, own_features
 from moon_ops.registry.registry import ENCODER, Registry
 from moon_ops.settings import Settings
+from moon_ops.telemetry.stages import stage
 
 log = logging.getLogger(__name__)
 DAMAGED = (ValueError, OSError, EOFError, KeyError, TypeError)  # what reading a file says that is not what was written
@@ -56,6 +57,7 @@ class Published:
     left_out: int = 0  # events of the lake that are beyond a cap and count in no statistic
 
 
+@stage("publish")
 def publish(settings: Settings, encoder: int, *, now: dt.datetime, behaviour: bool = True, full: bool = False) -> Published:
     """Hand over what has changed under the encoder; everything with ``full``, or where nothing was handed over before.
 
@@ -81,10 +83,11 @@ def _publish(settings: Settings, encoder: int, now: dt.datetime, *, behaviour: b
     changed = 0
     for view in (*_shared(settings, store, behaviour=behaviour), f"item_embedding_v{encoder}"):
         with turn(handed(settings, view)):
-            changed += _online_view(settings, store, view, now, full=full)
+            changed += online_view(settings, store, view, now, full=full)
     shop_ids.publish(settings, now, full=full)  # before the index: what is found has a name
     _table(settings, encoder, "items", now, contract, full=full)
     queries = _table(settings, encoder, "queries", now, contract, full=full)
+    item_cards.publish(settings, encoder, now, full=full)  # before the index, likewise
     with turn(handed(settings, f"index-v{encoder}")):
         try:
             header = _index(settings, encoder, now, contract, full=full)
@@ -150,7 +153,7 @@ def _online_name(store: FeatureStore, view: str) -> str:
     return name if clicks is None else f"{name}, {clicks.length} clicks"
 
 
-def _online_view(settings: Settings, store: FeatureStore, view: str, now: dt.datetime, *, full: bool) -> int:
+def online_view(settings: Settings, store: FeatureStore, view: str, now: dt.datetime, *, full: bool) -> int:
     """Hand what changed in a view to the online store; how many rows."""
     source, online = store.get_feature_view(view), _online_name(store, view)
     dataset = features.dataset_of(source)

@@ -21,13 +21,14 @@ from typing import Any
 
 import pyarrow as pa
 
+from moon_ops.embeddings import generations
 from moon_ops.embeddings.generations import fresh_directory, swap
 from moon_ops.errors import ServiceError
 from moon_ops.files import TakenError, link, locked, write_text
 from moon_ops.lake import objects
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.schemas import STAMP
-from moon_ops.publication.places import handed, index_place, published_place, table_place
+from moon_ops.publication.places import cards_place, handed, index_place, published_place, table_place
 from moon_ops.settings import Settings
 
 TABLE, OBJECTS = "publications", "publications-files"
@@ -198,6 +199,10 @@ def _directory(settings: Settings, place: Path, known: Publication, newest: Publ
     """One table, or the index: files that are here already are linked, others fetched; then it takes the old one's place."""
     prefix, at = f"{place.relative_to(settings.home).as_posix()}/", place.resolve()
     found: dict[str, File] = {}
+    if place == cards_place(settings, newest.encoder) and not any(name.startswith(prefix) for name in newest.files):
+        handed(settings, place.name).unlink(missing_ok=True)  # an older version has published, and has none
+        generations.remove(place)
+        return found
     with fresh_directory(place) as fresh:
         for name, file in newest.files.items():
             if not name.startswith(prefix):
@@ -214,7 +219,8 @@ def _directory(settings: Settings, place: Path, known: Publication, newest: Publ
 
 def _places(settings: Settings, encoder: int) -> list[Path]:
     """The directories of a publication, in the order in which one is made."""
-    return [*(table_place(settings, kind, encoder) for kind in ("items", "queries")), index_place(settings, encoder)]
+    tables = (table_place(settings, kind, encoder) for kind in ("items", "queries"))
+    return [*tables, cards_place(settings, encoder), index_place(settings, encoder)]
 
 
 def _files(settings: Settings, encoder: int) -> dict[str, Path]:
@@ -222,6 +228,8 @@ def _files(settings: Settings, encoder: int) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for place in _places(settings, encoder):
         at = place.resolve()
+        if not at.is_dir():  # cards, where an older version has published
+            continue
         found |= {f"{place.relative_to(settings.home).as_posix()}/{path.name}": path for path in sorted(at.iterdir()) if path.is_file()}
     return found
 
@@ -229,8 +237,8 @@ def _files(settings: Settings, encoder: int) -> dict[str, Path]:
 def _marks(settings: Settings, encoder: int) -> tuple[dict[str, str], dict[str, str]]:
     """What was handed over to this encoder's files, and to the online store; what is each machine's own is left out."""
     handed_over = {place.stem: place.read_text() for place in sorted((settings.home / "tables" / "handed").glob("*.json"))}
-    bound = {view for view in handed_over if view.startswith(("table-", "index-"))}
-    own = {f"table-items-v{encoder}", f"table-queries-v{encoder}", f"index-v{encoder}", f"index-items-v{encoder}"}
+    bound = {view for view in handed_over if view.startswith(("table-", "index-", "cards-"))}
+    own = {f"table-items-v{encoder}", f"table-queries-v{encoder}", f"cards-v{encoder}", f"index-v{encoder}", f"index-items-v{encoder}"}
     online = {view: mark for view, mark in handed_over.items() if view not in bound and view != OWN}
     return {view: handed_over[view] for view in own & bound}, online
 

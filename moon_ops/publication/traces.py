@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from moon_ops.embeddings import features
 from moon_ops.embeddings.vector_tables import excused_table_name, query_table_name, table_name
 from moon_ops.errors import InputError
 from moon_ops.lake import fetches, ids, statistics, tombstones
@@ -67,10 +66,16 @@ def product_is_alone(lake: Lake, item: int) -> bool:
     return not lake.read("items", ["item_id"], f"spu_id = {item} AND item_id != {item}").num_rows
 
 
+def _encoders(lake: Lake) -> list[int]:
+    from moon_ops.embeddings import features  # Feast: a command in a hurry asks this file for something else
+
+    return features.versions(lake)
+
+
 def _of_item(lake: Lake, who: Target) -> dict[str, str]:
     own = f"item_id = {who.key}"
     kinds = "kind IN ('item', 'product')" if lake.exists("items") and product_is_alone(lake, who.key) else "kind = 'item'"
-    encoders = [make(v) for v in features.versions(lake) for make in (table_name, excused_table_name)]
+    encoders = [make(v) for v in _encoders(lake) for make in (table_name, excused_table_name)]
     tables = {"images": _pictures(lake, who.key)} if lake.exists("images") else {}
     tables |= {fetches.TABLE: _fetched(lake, who)} if lake.exists(fetches.TABLE) else {}
     tables |= {"quarantine": _refused(lake, who)} if lake.exists("quarantine") else {}
@@ -86,7 +91,7 @@ def _of_user(lake: Lake, who: Target) -> dict[str, str]:
     tables = {name: where for name, where in shown.items() if lake.exists(name)}
     tables |= {"quarantine": _refused(lake, who)} if lake.exists("quarantine") else {}
     tables |= {"ids": " OR ".join(f"(kind = '{kind}' AND key IN {_listed(keys)})" for kind, keys in named)}
-    tables |= dict.fromkeys(("queries", *(query_table_name(v) for v in features.versions(lake))), asked)
+    tables |= dict.fromkeys(("queries", *(query_table_name(v) for v in _encoders(lake))), asked)
     return tables | {"events": _did(who.key, sessions)} | dict.fromkeys(("users", statistics.USERS, statistics.BEHAVIOR), own)
 
 

@@ -110,7 +110,9 @@ def test_a_served_photograph_is_read_in_two_views(core_runtime: Runtime) -> None
     picture = Image.new("RGB", (80, 60), "white")
     picture.paste((200, 30, 30), (50, 10, 70, 50))
     picture.save(content := io.BytesIO(), "PNG")
-    found = Champion.embed(SimpleNamespace(runtime=core_runtime), "coat", content.getvalue())  # the method needs no more of a release
+    found = Champion.embed(
+        SimpleNamespace(runtime=core_runtime, encoder=1), "coat", content.getvalue()
+    )  # the method needs no more of a release
     read = views(picture, 32, "saliency")
     expected = core_runtime.embed([Sample("coat", ("q",))], {"q": read})[0]
     assert found == pytest.approx(expected, abs=1e-6)

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from moon_ops.embeddings import features, vector_tables
+from moon_ops.embeddings.cards import Cards, Wanted
 from moon_ops.embeddings.index import ItemIndex
 from moon_ops.lake.schemas import SCHEMAS
 from moon_ops.lake.tables import items_as_of
@@ -45,6 +46,10 @@ def agree(settings: Settings, now: dt.datetime) -> None:
     opened = ItemIndex.open(places.index_place(settings, 1))
     nearest, cosines = opened.search(vectors, 1, opened.header.contract_id)
     assert opened.header.items == len(ids)
+    assert (
+        Cards.open(places.cards_place(settings, 1)).matching(Wanted()).tolist()
+        == items_as_of(settings.lake, now, ["item_id"])[0].to_pylist()
+    )
     np.testing.assert_allclose(cosines[:, 0], 1.0, atol=1e-5)
     same = table.gather(table.rows(nearest[:, 0]))
     np.testing.assert_allclose(same, vectors, atol=1e-5)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -278,3 +281,15 @@ def test_of_one_number_the_first_row_counts(machines: tuple[Settings, Settings],
     found = sharing.latest(first.lake, 1)
     assert found is not None
     assert "index/v1/x" not in found.files
+
+
+@pytest.mark.parametrize("command", ["status", "promote 1", "verify"])
+def test_a_command_on_a_machine_with_an_empty_home_brings_the_publication(machines: tuple[Settings, Settings], command: str) -> None:
+    """Bringing it imported Feast, and so pandas, which commands in a hurry do without: they ended with a traceback."""
+    _, second = machines
+    told = {"MOON_HOME": str(second.home), "MOON_LAKE": second.lake.uri, "MOON_FEAST_REGISTRY": second.feast_registry.get_secret_value()}
+    told |= {"MOON_TRACKING_URI": second.tracking_uri.get_secret_value()}
+    words = [sys.executable, "-m", "moon_ops.cli", *command.split()]
+    done = subprocess.run(words, env={**os.environ, **told}, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
