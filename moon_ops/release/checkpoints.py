@@ -5,6 +5,7 @@ In a home with a lake in a directory there is one machine, and nothing is copied
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import shutil
 from pathlib import Path
@@ -17,6 +18,7 @@ from moon_ops.settings import Settings
 
 STORED = "checkpoints"  # in the lake's object store
 LISTED = "files.json"  # written last: what a checkpoint consists of
+WAITS = dt.timedelta(days=2)  # at most, from the end of a training to its export
 SCRATCH = ("pixels-", ".")  # decoded pictures, and what a killed writer left: the next machine makes its own
 
 
@@ -47,6 +49,19 @@ def find(settings: Settings, name: str) -> Path:
     except FileNotFoundError as missing:
         problem = f"there is no checkpoint {place.name}, neither in {place.parent} nor at {settings.lake.uri}/{STORED}"
         raise StageError(problem, action="train it again") from missing
+
+
+def tidy(settings: Settings, keep: dt.timedelta, now: dt.datetime) -> int:
+    """Remove checkpoints that lie in the lake's store for longer than ``keep`` and two days; how many. What was exported of them stays in
+    the registry."""
+    lake = settings.lake
+    before = now - max(keep, WAITS)
+    old = [name for name, when in objects.newest(lake, STORED).items() if when < before] if lake.remote else []
+    for name in old:
+        objects.remove(lake, f"{STORED}/{name}/{LISTED}")  # first: a checkpoint without it is none
+        for key in list(objects.keys(lake, f"{STORED}/{name}")):
+            objects.remove(lake, key)
+    return len(old)
 
 
 def _fetched(settings: Settings, place: Path) -> Path:

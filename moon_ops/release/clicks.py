@@ -25,8 +25,10 @@ from moon_ops.registry.registry import CTR, Registry
 from moon_ops.release.runs import flat, log_step, place_of, run_of
 from moon_ops.release.windows import Windows
 from moon_ops.settings import Settings
+from moon_ops.telemetry.stages import stage
 
 
+@stage("ctr", "", "ctr")
 def train_ctr(
     settings: Settings,
     encoder: int,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,15 +11,16 @@ from numpy.typing import NDArray
 from moon_ops.embeddings import vector_tables
 from moon_ops.embeddings.pipeline import embed_stream
 from moon_ops.embeddings.runtime import Runtime
+from moon_ops.errors import StageError
 from moon_ops.files import required
-from moon_ops.inputs.contract import Sample, item_sample
+from moon_ops.inputs.contract import Sample, item_sample, title_of
 from moon_ops.lake.tables import items_as_of
 from moon_ops.metric_names import is_whole_recall
 from moon_ops.recipes.encoder import EncoderRecipe
 from moon_ops.recipes.reading import recipe
 from moon_ops.registry.encoders import encoder_version
 from moon_ops.registry.registry import ENCODER, Registry
-from moon_ops.release import recall
+from moon_ops.release import item_tasks, recall, relevance
 from moon_ops.release.recall import Prefix, RecallReport
 from moon_ops.release.stages import runtime
 from moon_ops.release.windows import Windows
@@ -26,12 +28,17 @@ from moon_ops.settings import Settings
 
 
 def evaluate(settings: Settings, encoder: int, windows: Windows) -> RecallReport:
-    """Image- and text-search recall on the queries after the encoder's training, against the whole catalogue."""
+    """Image- and text-search recall on the queries after the encoder's training, against the whole catalogue; of prefixes, too, and from
+    which cosine on an item is what was asked for.
+    """
     lake = settings.lake
     queries = recall.bought_after(lake, windows.trained_until, windows.end, trained_until=encoder_version(settings, encoder).trained_until)
     ids, items = vector_tables.vectors_as_of(lake, encoder, windows.end)
     vectors = _embedded(settings, runtime(settings, encoder), queries.samples)
-    return recall.evaluate(queries, vectors, ids, recall.catalogue_spus(lake, ids, windows.end), items)
+    spus = recall.catalogue_spus(lake, ids, windows.end)
+    found = recall.evaluate(queries, vectors, ids, spus, items)
+    prefixes = recall.by_prefix(queries, vectors, spus, items, _prefixes(settings, encoder))
+    return replace(found, prefixes=tuple(prefixes), relevance=relevance.thresholds(queries, vectors, ids, items))
 
 
 def evaluate_parts(settings: Settings, encoder: int, windows: Windows) -> tuple[dict[str, float], list[Prefix]]:
@@ -49,8 +56,42 @@ def evaluate_parts(settings: Settings, encoder: int, windows: Windows) -> tuple[
     samples = [rows[i] for i in ids.tolist()]
     alone = {suffix: _embedded(settings, opened, some) for suffix, some in recall.modalities(samples).items()}
     metrics |= parts(queries, asked, ids, spus, samples, alone)
-    about = required(Registry(settings).fetch(ENCODER, encoder) / "recipe.json", "export the encoder again")
-    return metrics, recall.by_prefix(queries, asked, spus, items, about["training"].get("prefixes", ()))
+    return metrics, recall.by_prefix(queries, asked, spus, items, _prefixes(settings, encoder))
+
+
+def evaluate_tasks(settings: Settings, encoder: int, windows: Windows) -> dict[str, float]:
+    """What :mod:`~moon_ops.release.item_tasks` asks of an encoder, on the items of ``windows.end``; logged to a run of its own in MLflow.
+
+    The catalogue is embedded three times more: pictures, texts and titles alone. Raises :class:`StageError` if fewer than two items have
+    both a picture and a text.
+    """
+    lake, opened, registry = settings.lake, runtime(settings, encoder), Registry(settings)
+    ids, vectors = vector_tables.vectors_as_of(lake, encoder, windows.end)
+    by_id = {row["item_id"]: row for row in items_as_of(lake, windows.end).to_pylist()}
+    samples = [item_sample(by_id[i]) for i in ids.tolist()]
+    both = np.array([bool(sample.text and sample.image_ids) for sample in samples], bool)
+    if both.sum() < 2:
+        raise StageError("fewer than two items have a picture and a text: nothing can be asked", action="ingest items with pictures")
+    chosen = [sample for sample, wanted in zip(samples, both.tolist(), strict=True) if wanted]
+    spus = recall.catalogue_spus(lake, ids, windows.end)[both]
+    ways = {"pictures": [Sample("", s.image_ids) for s in chosen], "titles": [Sample(title_of(s)) for s in chosen]}
+    alone = {name: _embedded(settings, opened, some) for name, some in (ways | {"texts": [Sample(s.text) for s in chosen]}).items()}
+    metrics = item_tasks.retrieval(alone["texts"], alone["pictures"], vectors[both], spus)
+    for name, labels in item_tasks.labels_of([by_id[i] for i in ids[both].tolist()]).items():
+        for way in ways:
+            metrics |= item_tasks.classification(f"{name}_by_{way}", alone[way], labels, spus)
+    run = registry.start_run(f"tasks of encoder {encoder}", {"encoder": encoder, "end": windows.end.isoformat()})
+    registry.log(run, metrics)
+    registry.finish(run)
+    return metrics
+
+
+def _prefixes(settings: Settings, encoder: int) -> Sequence[int]:
+    """The lengths of which the encoder was trained to make vectors of their own, beside the whole one."""
+    place = Registry(settings).fetch(ENCODER, encoder) / "recipe.json"
+    about = required(place, "export the encoder again") if place.is_file() else {"training": {}}  # of an encoder that somebody else made
+    found: Sequence[int] = about["training"].get("prefixes", ())
+    return found
 
 
 def parts(

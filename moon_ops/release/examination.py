@@ -21,6 +21,7 @@ from moon_ops.registry.registry import CANDIDATE, CHAMPION, MOVES, PREVIOUS, Reg
 from moon_ops.release import refusals, registration, served
 from moon_ops.release.verification import verify
 from moon_ops.settings import Settings
+from moon_ops.telemetry.stages import stage
 
 SECONDS = 10.0  # that a service may take to answer
 
@@ -153,6 +154,7 @@ def _left(settings: Settings, registry: Registry, now: dt.datetime) -> Iterator[
         yield Finding("registry", line, "run `moon doctor --repair`")
 
 
+@stage("verify")
 def require_whole(settings: Settings, *, now: dt.datetime) -> int:
     """:class:`StageError` that lists what is grave; how many other findings there are."""
     found = examine(settings, now=now)

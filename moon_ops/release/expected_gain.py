@@ -31,7 +31,8 @@ def worth(settings: Settings, gained: float, outcome: str = "overall") -> tuple[
 
 
 def _measured(settings: Settings) -> dict[str, Any] | None:
-    return remembered(settings.home / "exchange_rate.json", "it counts as never measured, until `moon exchange-rate` is run again")
+    found = remembered(settings.home / "exchange_rate.json", "it counts as never measured, until `moon exchange-rate` is run again")
+    return found if found and "slopes" in found else None  # predictions alone are no rate
 
 
 def in_auc(settings: Settings, candidate: Mapping[str, float], champion: Mapping[str, float] | None) -> dict[str, float]:

@@ -27,7 +27,8 @@ OLD = dt.timedelta(days=2)  # the nightly refresh has failed twice, or the encod
 @dataclass(frozen=True)
 class Freshness:
     """``without_vector``: items on sale whose present content has no vector. ``unpublished``: items changed or embedded since the last
-    publication, beside these. ``index_age``: since when the index was last brought up to date; None where nothing says so.
+    publication, beside these. ``index_age``: since when the index was last brought up to date; None where nothing says so. ``waiting``: how
+    long the first of all these has been waiting to be found, by when it became known or valid; nothing if none waits.
 
     ``unknown`` says why none of it could be found out.
     """
@@ -37,6 +38,7 @@ class Freshness:
     unpublished: int = 0
     index_age: dt.timedelta | None = None
     unknown: str = ""
+    waiting: dt.timedelta = dt.timedelta(0)
 
     def told(self) -> str:
         """The figures in one line."""
@@ -84,12 +86,21 @@ def _of(settings: Settings, encoder: int, now: dt.datetime) -> Freshness:
     has = pc.is_in(
         _keys(valid), value_set=pa.chunked_array([chunk for column in known for chunk in column.chunks], pa.string()).combine_chunks()
     )
-    without = valid["item_id"].filter(pc.invert(has))
+    without = valid["item_id"].filter(pc.invert(has)).combine_chunks()
     changed = [_ids(changes.newer(table, mark, ["item_id"])) for table, mark in ((items, of_items[0]), (vectors, of_vectors[0]))]
     others = pa.chunked_array(changed, pa.int64()).unique()
-    unpublished = others.filter(pc.invert(pc.is_in(others, value_set=without.combine_chunks())))
+    unpublished = others.filter(pc.invert(pc.is_in(others, value_set=without)))
     times = [when for _, when in (of_items, of_vectors) if when is not None]
-    return Freshness(encoder, len(without), len(unpublished), now - min(times) if len(times) == 2 else None)
+    age = now - min(times) if len(times) == 2 else None
+    return Freshness(encoder, len(without), len(unpublished), age, waiting=_waiting(valid, pa.concat_arrays([without, unpublished]), now))
+
+
+def _waiting(valid: pa.Table, ids: pa.Array, now: dt.datetime) -> dt.timedelta:
+    """How long the first of the items ``ids`` has been on sale as it is now, and known to be."""
+    rows = valid.filter(pc.is_in(valid["item_id"], value_set=ids))
+    valid_from, known = rows["event_timestamp"], rows["created"]
+    since = pc.min(pc.if_else(pc.greater(valid_from, known), valid_from, known)).as_py()
+    return dt.timedelta(0) if since is None else max(dt.timedelta(0), now - since)
 
 
 def _handed(settings: Settings, view: str) -> tuple[int, dt.datetime | None]:

@@ -33,6 +33,7 @@ from moon_ops.release import (
     evidence,
     expected_gain,
     operation,
+    recall,
     registration,
     report,
     served,
@@ -46,6 +47,8 @@ from moon_ops.release.page import Report
 from moon_ops.release.serving_cost import Made
 from moon_ops.release.windows import Windows
 from moon_ops.settings import VARIANTS, Settings
+from moon_ops.telemetry import traces
+from moon_ops.telemetry.stages import stage
 
 FILES = {  # of a registered model: what answers requests, and the weights it was exported from
     ENCODER: ("model.safetensors", "tower.onnx", "trunk.onnx", "tokenizer.json", "contract.json"),
@@ -97,6 +100,7 @@ def measure(
     return Measured({**found, **figures}, searches, scored)
 
 
+@stage("release")
 def release(
     settings: Settings,
     encoder: int,
@@ -125,6 +129,7 @@ def release(
         "passed": not any(v.stops for v in verdicts),
         "evidence": [asdict(v) for v in verdicts],
         "metrics": metrics,
+        "searches": searches_of(found.candidate),
         "notes": _notes(metrics, champion_metrics, found.gaps.get(AUC)),
         "compared_with": {"release": found.champion, "metrics": champion_metrics},
         "diff": {"release": found.champion, "figures": found.changed.figures, "notes": found.changed.notes},
@@ -132,6 +137,7 @@ def release(
         "created": now.isoformat(),
         "windows": {name: moment.isoformat() for name, moment in asdict(windows).items()},
         **_parts(settings, registry, encoder, ctr, found.shipped),
+        **({"traceparent": made_in} if (made_in := traces.traceparent()) else {}),
     }
     with registration.registering(settings, registry, now):
         return _registered(settings, registry, manifest, verdicts, found.changed)
@@ -196,6 +202,18 @@ def _registered(
     registry.finish(run_id)  # last: a run that is open tells that its release was killed
     passed, beside = bool(manifest["passed"]), manifest["compared_with"]
     return Release(version, passed, verdicts, manifest["metrics"], champion, beside["metrics"], drawn, at)
+
+
+def searches_of(measured: Measured) -> dict[str, Any]:
+    """What a service may offer of the vectors, for the manifest: the prefixes, each with its figures and whether it is certified, and from
+    which cosine on an item is relevant to a picture and to a text.
+    """
+    if measured.searches is None:
+        return {"prefixes": [], "relevance": {}}
+    found = measured.searches
+    sound = recall.certified(found.prefixes)
+    prefixes = [{**asdict(one), "certified": one.dim in sound} for one in found.prefixes]
+    return {"prefixes": prefixes, "relevance": {kind: asdict(one) for kind, one in found.relevance.items()}}
 
 
 def _parts(settings: Settings, registry: Registry, encoder: int, ctr: int | None, shipped: Shipped | None) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from moon_ops.release import freshness, refusals
 from moon_ops.release.freshness import Freshness
 from moon_ops.release.verification import verify
 from moon_ops.settings import Settings
+from moon_ops.telemetry.stages import stage
 
 IN_MLFLOW, BEFORE = "somebody in MLflow", "somebody before the record began"
 
@@ -50,6 +51,7 @@ class Moved:
     unchecked: str = ""
 
 
+@stage("promote")
 def promote(settings: Settings, version: int, wish: Wish, *, force: bool = False, dry_run: bool = False) -> Moved:
     """Make release ``version`` the champion, and the champion ``previous``.
 
@@ -78,6 +80,7 @@ def promote(settings: Settings, version: int, wish: Wish, *, force: bool = False
         return _told(settings, registry, replace(move, forced=force), unchecked, dry_run=dry_run)
 
 
+@stage("rollback")
 def rollback(
     settings: Settings, wish: Wish, *, to: int | None = None, again: bool = False, dry_run: bool = False, leaving: int | None = None
 ) -> Moved:

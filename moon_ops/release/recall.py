@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,8 +27,10 @@ from moon_ops.lake.schemas import STAMP
 from moon_ops.lake.tables import items_as_of
 from moon_ops.metric_names import IMAGE_SEARCH, KS, LEAKED, TEXT_SEARCH, WITHIN_PRODUCT
 from moon_ops.ranks import first_hits
+from moon_ops.release.relevance import Threshold
 
 NEW_ITEM_DAYS = 7  # an item counts as new in its first days
+CERTIFIED = 0.9  # of the whole vector's recall@10 that a prefix must keep
 
 Embed = Callable[[list[Sample]], NDArray[np.float32]]
 
@@ -50,19 +52,34 @@ class Queries:
 
 
 @dataclass(frozen=True)
+class Prefix:
+    """What a shorter vector costs and keeps: recall of picture queries, bytes of an item, and milliseconds of an exact search."""
+
+    dim: int
+    recall_at_1: float
+    recall_at_10: float
+    bytes_per_item: int
+    search_ms: float  # median over single queries, one thread
+
+
+@dataclass(frozen=True)
 class RecallReport:
-    """``metrics`` by public name, and the rank [Q] of each query's first hit (1 is best)."""
+    """``metrics`` by public name, and the rank [Q] of each query's first hit (1 is best); where they were measured, what ``prefixes`` keep
+    and from which cosine on an item is relevant.
+    """
 
     metrics: dict[str, float]
     queries: Queries
     ranks: NDArray[np.int64]
+    prefixes: tuple[Prefix, ...] = ()
+    relevance: dict[str, Threshold] = field(default_factory=dict)
 
 
 def bought_after(lake: Lake, start: dt.datetime, end: dt.datetime, *, trained_until: dt.datetime) -> Queries:
     """The queries that led to their first purchases in [start, end), each with the first item bought that is still there at ``end``.
 
-    A query that had led to a purchase before is left out: an encoder may have been trained on it. So is one whose photograph has a twin
-    among those asked with before the window: it is counted as leaked. Raises :class:`LeakError` if the
+    A query that had led to a click, a cart or a purchase before is left out: an encoder may have been trained on it. So is one whose
+    photograph has a twin among those asked with before the window: it is counted as leaked. Raises :class:`LeakError` if the
     window begins before ``trained_until``, :class:`StageError` if no query is left.
     """
     if start < trained_until:
@@ -127,10 +144,11 @@ def _leaked(lake: Lake, start: dt.datetime, queries: dict[int, dict[str, Any]], 
 
 
 def _purchases(lake: Lake, start: dt.datetime, end: dt.datetime) -> pa.Table:
-    """The purchases in [start, end) after queries that had led to none before, in time order, without those that were undone by ``end``."""
+    """The purchases in [start, end) in time order, without those undone by ``end``, after queries that had led to nothing before."""
+    since = f"timestamp '{start.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S.%f}'"
+    before = f"{counting.LEARNED} AND query_id IS NOT NULL AND event_timestamp < {since}"
+    answered = pc.unique(counting.read(lake, ["query_id"], before)["query_id"])
     events = counting.read(lake, [*counting.PURCHASES, "query_id"], counting.BOUGHT)
-    bought = pc.and_(pc.equal(events["event"], "purchase"), pc.less(events["event_timestamp"], pa.scalar(start, STAMP)))
-    answered = events.filter(bought)["query_id"].combine_chunks().drop_null()
     events = counting.standing(events.filter(pc.less(events["event_timestamp"], pa.scalar(end, STAMP))))
     events = events.filter(pc.and_not(pc.is_valid(events["query_id"]), pc.is_in(events["query_id"], answered)))
     return events.sort_by([("event_timestamp", "ascending"), ("query_id", "ascending"), ("item_id", "ascending")])
@@ -173,15 +191,12 @@ def catalogue_spus(lake: Lake, ids: NDArray[np.int64], when: dt.datetime) -> NDA
     return spus[np.searchsorted(known, ids)]
 
 
-@dataclass(frozen=True)
-class Prefix:
-    """What a shorter vector costs and keeps: recall of picture queries, bytes of an item, and milliseconds of an exact search."""
-
-    dim: int
-    recall_at_1: float
-    recall_at_10: float
-    bytes_per_item: int
-    search_ms: float  # median over single queries, one thread
+def certified(prefixes: Sequence[Prefix]) -> list[int]:
+    """The lengths, the whole one last, that keep :data:`CERTIFIED` of the whole vector's recall@10."""
+    whole = max(prefixes, key=lambda one: one.dim, default=None)
+    return (
+        [] if whole is None else [one.dim for one in prefixes if one.dim == whole.dim or one.recall_at_10 >= CERTIFIED * whole.recall_at_10]
+    )
 
 
 def by_prefix(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from moon_ops.release.promotion import checked
 from moon_ops.release.verification import Parts, fetched, verify_files
 from moon_ops.settings import Settings
 
+log = logging.getLogger(__name__)
 NO_CHAMPION = "there is no champion release"
 
 
@@ -76,6 +78,18 @@ def choose(settings: Settings, registry: Registry, *, now: dt.datetime | None = 
     if refused is not None:
         return refused
     raise StageError(why, action="run `moon rollback`, or `moon promote RELEASE`; for a first release `moon demo`")
+
+
+def to_serve(settings: Settings, *, now: dt.datetime | None = None) -> Choice | None:
+    """What :func:`choose` finds, as a job asks; None before the first promotion. The log says where it is not the champion."""
+    try:
+        choice = choose(settings, Registry(settings), now=now)
+    except StageError as none:
+        log.warning("%s: nothing to embed with", none)
+        return None
+    if choice.why:
+        log.error("release %d is served in place of %s, because %s", choice.release, choice.asked, choice.why)
+    return choice
 
 
 def refusal(settings: Settings, release: int, now: dt.datetime) -> str:

@@ -28,6 +28,7 @@ from moon_ops.recipes.reading import recipe
 from moon_ops.registry.registry import ENCODER, Registry
 from moon_ops.release.runs import flat, log_step, place_of, run_of, tracked
 from moon_ops.settings import VARIANTS, Settings
+from moon_ops.telemetry.stages import stage
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class Trained:
     left_out: dict[str, int] = field(default_factory=dict)  # events and pairs beyond a cap of the recipe, and undone purchases
 
 
+@stage("train")
 def train(
     settings: Settings,
     name: str,
@@ -92,6 +94,7 @@ class Exported:
     before: bool = False
 
 
+@stage("export")
 def export(settings: Settings, checkpoint: Path, variants: Sequence[str] = ()) -> Exported:
     """Export a checkpoint to ONNX, certify it, and register it as the next version of ``moon-encoder``, unless it is one already: what has
     the same weights, graphs and contract would be embedded again for nothing.
@@ -184,6 +187,7 @@ def runtime(settings: Settings, encoder: int) -> Runtime:
     return opened
 
 
+@stage("embed", "items", "queries")
 def embed(settings: Settings, encoder: int, *, now: dt.datetime, engine: str = "local") -> tuple[EmbedReport, EmbedReport]:
     """Embed the items and the queries that have no vector yet under the encoder, on this machine or on a ``ray`` cluster."""
     opened = runtime(settings, encoder)

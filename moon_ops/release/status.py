@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from moon_ops.embeddings import vector_tables
-from moon_ops.errors import MoonError
+from moon_ops.errors import MoonError, ServiceError
 from moon_ops.lake import versions
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.query import newest
@@ -22,19 +22,24 @@ from moon_ops.registry.registry import CANDIDATE, CHAMPION, PREVIOUS, Registry, 
 from moon_ops.release import evidence, refusals, served
 from moon_ops.settings import Settings
 
+COUNTED = ("items", "embedded", "images", "queries", "events", "quarantine")  # what the lake holds
+
 
 def status(settings: Settings, *, now: dt.datetime | None = None) -> dict[str, Any]:
     """The champion with its parts and figures, how many items there are, and how many of them it has vectors for; and what services of
-    this home refuse at ``now``."""
-    lake = settings.lake
+    this home refuse at ``now``. Where the lake's store does not answer, ``lake_away`` says so and what it holds is None."""
     if not settings.home.exists():
         return {"champion": None, "candidate": None, "previous": None, "items": 0, "embedded": 0, "metrics": {}}
     registry = Registry(settings)
     champion = registry.alias(CHAMPION)
     manifest = manifest_of(registry, champion) if champion else None
     encoder = manifest["encoder"]["version"] if manifest else None
-    items, serving = active_items(lake, now), _serving(settings, registry, now)
-    encoder = encoder or serving["encoder"]
+    try:
+        items, serving = active_items(settings.lake, now), _serving(settings, registry, now)
+        held = _held(settings, encoder or serving["encoder"], items)
+    except ServiceError as silent:  # whoever asked it once more would wait as long again
+        held, (loaded, since) = {"lake_away": silent.problem, **dict.fromkeys(COUNTED)}, served.since(settings)
+        serving = {"release": loaded, "encoder": None, "degraded": "", "loaded": loaded, "since": since}
     return {
         "champion": {
             "release": champion,
@@ -48,18 +53,21 @@ def status(settings: Settings, *, now: dt.datetime | None = None) -> dict[str, A
         "candidate": registry.alias(CANDIDATE),
         "previous": registry.alias(PREVIOUS),
         "serving": serving,
-        "lake_away": places.lake_away(settings),
         "refused": [asdict(refusal) for refusal in refusals.standing(settings, now)] if now is not None else [],
         "last_move": next((move.told() for move in reversed(record.moves(registry))), None),
-        "items": len(items),
-        "embedded": len(items & embedded_items(lake, encoder)) if encoder else 0,
-        "images": lake.count("images"),
-        "queries": lake.count("queries"),
-        "events": lake.count("events"),
-        "quarantine": lake.count("quarantine"),
+        **held,
         "gates": manifest["evidence"] if manifest else [],
         "metrics": manifest["metrics"] if manifest else {},
     }
+
+
+def _held(settings: Settings, encoder: int | None, items: set[int]) -> dict[str, Any]:
+    """What the lake holds beside its active ``items``; :class:`ServiceError` if its store does not answer."""
+    lake = settings.lake
+    embedded = len(items & embedded_items(lake, encoder)) if encoder else 0
+    tables = ("images", "queries", "events", "quarantine")
+    counts = {"lake_away": places.lake_away(settings), "items": len(items), "embedded": embedded}
+    return counts | {table: lake.count(table) for table in tables}
 
 
 def lines(found: dict[str, Any]) -> Iterator[str]:
@@ -69,7 +77,7 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
         to_serve = f"release {serving['release']}" if serving["release"] else "no release"
         yield f"DEGRADED    {to_serve} is to be served, because {serving['degraded']}"
     if found.get("lake_away"):
-        yield f"DEGRADED    {found['lake_away']}: bring it back (is its disk mounted?)"
+        yield f"DEGRADED    {found['lake_away']}: bring it back (is its store up, its disk mounted?)"
     if champion is None and (serving.get("release") or serving.get("loaded")):
         yield "champion    none: somebody took the alias away; `moon rollback` brings it back"
     elif champion is None:
@@ -86,6 +94,8 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
     if found.get("last_move"):
         yield f"last move   {found['last_move']}"
     yield from (f"gate        {line}" for line in evidence.lines(found.get("gates", [])))
+    if found["items"] is None:
+        return
     yield f"catalogue   {found['items']:,} items, {found['embedded']:,} with vectors"
     if "events" in found:
         counts = (f"{found[name]:,} {word}" for name, word in (("images", "pictures"), ("queries", "queries"), ("events", "events")))

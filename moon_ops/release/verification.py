@@ -102,7 +102,7 @@ def require_passed(manifest: dict[str, Any]) -> None:
         worst = failed[0] if failed else {"gate": "passed", "value": 0.0, "rule": "true"}
         raise GateError(
             f"the release did not pass its gates: {sentence(worst)}",
-            action="train again, or go back with `moon rollback`",
+            action="train again, or see `moon explain` and `moon promote --force`; what is served stays as it is",
         )
 
 

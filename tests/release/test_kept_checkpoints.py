@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,15 @@ def test_with_a_lake_in_a_directory_nothing_is_copied(tmp_path: Path, trained: P
     alone = Settings(home=trained.parents[1])
     assert checkpoints.find(alone, checkpoints.keep(alone, trained)) == trained
     assert not (trained.parents[1] / "lake").exists()
+
+
+def test_old_ones_leave_the_store(machines: tuple[Settings, Settings], trained: Path) -> None:
+    first, second = machines
+    name, now = checkpoints.keep(first, trained), dt.datetime.now(dt.UTC)
+    assert checkpoints.tidy(first, dt.timedelta(days=7), now + dt.timedelta(days=6)) == 0
+    assert checkpoints.tidy(first, dt.timedelta(0), now + dt.timedelta(days=1)) == 0, "it may wait for its export"
+    assert checkpoints.find(second, name).is_dir()
+    assert checkpoints.tidy(first, dt.timedelta(days=7), now + dt.timedelta(days=8)) == 1
+    assert not [path for path in Path(first.lake.uri.removeprefix("file://")).rglob("*") if path.is_file()]
+    assert checkpoints.tidy(first, dt.timedelta(days=7), now + dt.timedelta(days=8)) == 0
+    assert checkpoints.find(first, name) == trained

@@ -72,6 +72,13 @@ def test_a_query_that_was_answered_before_the_window_is_not_asked_again(tmp_path
     assert asked(lake_of(tmp_path, [bought(1, 1, 5), bought(1, 2, 12), bought(2, 2, 12)])) == {2: 2}
 
 
+def test_a_query_that_was_clicked_with_before_the_window_is_not_asked_either(tmp_path: Path) -> None:
+    """Stage 2a learns from clicks and carts, of the judged item and of others; a click within the window is no answer given away."""
+    before = [bought(1, 1, 9, "click"), bought(2, 2, 9.9, "cart"), bought(9, 3, 9, "click"), bought(6, 1, 9, "impression")]
+    within = [bought(3, 1, 10, "click"), *(bought(query, 1, 12) for query in (1, 2, 3, 6, 9))]
+    assert asked(lake_of(tmp_path, before + within)) == {3: 1, 6: 1}
+
+
 def test_what_was_taken_back_by_the_end_of_the_window_is_no_answer(tmp_path: Path) -> None:
     """The next thing bought is; and a query that was answered before the window stays one, since an encoder may have seen it."""
     events = [bought(1, 1, 11), bought(1, 2, 12), bought(2, 2, 12), bought(3, 1, 5), bought(3, 2, 12)]
