@@ -1,4 +1,4 @@
-"""Import a public click log: a downloaded data set becomes a shop in the ingest layout, which ``moon ingest`` takes in.
+"""Import a public data set: a downloaded data set becomes a shop in the ingest layout, which ``moon ingest`` takes in.
 
 Logs are read in pieces through a database on disk, never as a whole in memory. A killed run is repeated from its start: tables get
 their names only when all of them are whole, and pictures that are there are kept.
@@ -12,13 +12,15 @@ from pathlib import Path
 
 from moon_ops.errors import InputError
 from moon_ops.shops.catalogues import KINDS as EXPORTED
-from moon_ops.shops.importers import amazon2023, hm, microlens, shop, taobao_mm
+from moon_ops.shops.importers import amazon2023, grocery, hm, microlens, movielens, shop, taobao_mm
 
 KINDS: dict[str, Callable[[shop.Draft, Path, int | None], None]] = {
     "taobao_mm": taobao_mm.load,
     "microlens": microlens.load,
     "amazon2023": amazon2023.load,
     "hm": hm.load,
+    "movielens": movielens.load,
+    "grocery": grocery.load,
 }
 
 
@@ -37,6 +39,7 @@ class ImportReport:
     left_out: int
     pictures: int  # files; addresses are not counted
     vectors: int
+    queries: int
 
 
 def import_clicks(kind: str, source: Path, out: Path, *, users: int | None = None) -> ImportReport:

@@ -30,7 +30,7 @@ from moon_ops.shops.simulated import tables
 from moon_ops.shops.simulated.behaviour import KINDS, Day, live
 from moon_ops.shops.simulated.catalogue import Catalogue, stock
 from moon_ops.shops.simulated.parameters import SHOP_VERSION, ShopSize
-from moon_ops.shops.simulated.pictures import draw_missing
+from moon_ops.shops.simulated.pictures import PHOTOGRAPHERS, draw_missing
 from moon_ops.shops.simulated.sessions import Shelves
 from moon_ops.shops.simulated.users import population
 
@@ -69,26 +69,34 @@ class SimulateReport:
     pictures: int
 
 
-def simulate(out: Path, *, size: str = "demo", seed: int = 0, days: int | None = None, workers: int | None = None) -> SimulateReport:
+def simulate(
+    out: Path,
+    *,
+    size: str = "demo",
+    seed: int = 0,
+    days: int | None = None,
+    workers: int | None = None,
+    photographer: str = "known",
+) -> SimulateReport:
     """Write a shop of ``size`` (see ``SIZES``) into directory ``out``, in the ingest layout.
 
     ``days`` replaces the size's usual length; a longer shop begins with the same days. ``workers`` is the number of
     processes that draw (``None``: one per core, or none for a small shop). They are spawned, so a script must call this
-    under ``if __name__ == "__main__":``.
+    under ``if __name__ == "__main__":``. ``photographer`` takes the users' photographs: ``known`` does much what an encoder's training
+    practises on pictures of items, ``unknown`` (:mod:`~moon_ops.shops.simulated.camera`) what it has never seen. All else is the same.
 
-    Raises :class:`InputError` for an unknown size, fewer than 2 days, a negative seed, fewer than 1 worker, and an
+    Raises :class:`InputError` for an unknown size or photographer, fewer than 2 days, a negative seed, fewer than 1 worker, and an
     ``out`` that is a file or holds anything but this very shop.
     """
-    shop = _checked(size, seed, days, workers)
+    shop = _checked(size, seed, days, workers, photographer)
     days = shop.days if days is None else days
     out = Path(out)
-    _claim(out, size=size, seed=seed, days=days)
+    _claim(out, size=size, seed=seed, days=days, photographer=photographer)
     catalogue = stock(shop, seed=seed, days=days)
     with _new_tables(out) as writers:
         writers["items"].write_table(tables.items_table(catalogue.items))
         story = _live_all(catalogue, shop, writers, seed=seed, days=days)
-        pictures = draw_missing(catalogue.items, story.photographs, out, seed=seed, workers=workers)
-    counts = story.counts
+        pictures = draw_missing(catalogue.items, story.photographs, out, seed=seed, workers=workers, photographer=photographer)
     return SimulateReport(
         out=out,
         size=size,
@@ -97,18 +105,14 @@ def simulate(out: Path, *, size: str = "demo", seed: int = 0, days: int | None =
         items=len(catalogue.items),
         spus=catalogue.items[-1].product.spu_id,
         users=shop.users,
-        queries=counts["query"],
-        image_queries=counts["image_query"],
-        impressions=counts["impression"],
-        clicks=counts["click"],
-        carts=counts["cart"],
-        purchases=counts["purchase"],
-        image_purchases=counts["image_purchase"],
         pictures=pictures,
+        **story.told(),
     )
 
 
-def _checked(size: str, seed: int, days: int | None, workers: int | None) -> ShopSize:
+def _checked(size: str, seed: int, days: int | None, workers: int | None, photographer: str) -> ShopSize:
+    if photographer not in PHOTOGRAPHERS:
+        raise InputError(f"photographer {photographer!r} is not known here", action=f"choose one of {', '.join(PHOTOGRAPHERS)}")
     if size not in SIZES:
         raise InputError(f"size {size!r} is not a size of the simulated shop", action=f"choose one of {', '.join(SIZES)}")
     if days is not None and days < 2:
@@ -120,9 +124,10 @@ def _checked(size: str, seed: int, days: int | None, workers: int | None) -> Sho
     return SIZES[size]
 
 
-def _claim(out: Path, *, size: str, seed: int, days: int) -> None:
+def _claim(out: Path, *, size: str, seed: int, days: int, photographer: str) -> None:
     """Make ``out`` this shop's directory, or refuse: pictures of another shop would be kept as if they were right."""
-    identity = f"Simulated shop, version {SHOP_VERSION}, size {size}, seed {seed}."
+    who = "" if photographer == "known" else f", photographer {photographer}"
+    identity = f"Simulated shop, version {SHOP_VERSION}, size {size}, seed {seed}{who}."
     if out.exists() and not out.is_dir():
         raise InputError(f"out={out} is a file, and the shop needs a directory", action="give another path")
     readme = out / "README.md"
@@ -165,6 +170,12 @@ class _Story:
 
     counts: Counter[str] = field(default_factory=Counter)
     photographs: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
+
+    def told(self) -> dict[str, int]:
+        """The counts by their names in the report."""
+        kinds = ("impression", "click", "cart", "purchase", "image_purchase")
+        queries = {"queries": self.counts["query"], "image_queries": self.counts["image_query"]}
+        return queries | {f"{kind}s": self.counts[kind] for kind in kinds}
 
     def add(self, day: Day, first_id: int) -> None:
         kinds = day.events.kind

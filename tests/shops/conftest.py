@@ -184,4 +184,60 @@ def hm(place: Path) -> Path:
     return place
 
 
-MAKE: dict[str, Callable[[Path], Path]] = {"taobao_mm": taobao, "pairs": pairs, "challenge": challenge, "amazon2023": amazon, "hm": hm}
+def movielens(place: Path) -> Path:
+    """Film 3 has no genre but "unknown"; film 9 was rated and is not in u.item; the posters and plots lie beside ``ml-100k``."""
+    inner = place / "ml-100k"
+    genres = ("unknown", "Action", "Animation", "Comedy", "Film-Noir")
+    write(inner / "u.genre", "".join(f"{name}|{number}\n" for number, name in enumerate(genres)) + "\n")
+    films = {
+        "1|Toy Story (1995)|01-Jan-1995": "00110",
+        "2|Café (1994)|": "01010",
+        "3|Unknown|": "10000",
+        "4|Quiet (1950)|02-Feb-1950": "01001",
+    }
+    lines = [f"{head}||http://us.imdb.com/x|{'|'.join(flags)}\n" for head, flags in films.items()]
+    write(inner / "u.item", "".join(lines).encode("latin-1"))
+    ratings = [
+        (7, 1, 5, 881250949),
+        (7, 2, 3, 881250949),
+        (8, 1, 4, 891717742),
+        (8, 4, 1, 891717743),
+        (8, 9, 5, 891717744),
+        (9, 3, 2, 891717745),
+    ]
+    write(inner / "u.data", "".join("\t".join(map(str, row)) + "\n" for row in ratings))
+    write(inner / "u.user", "7|24|M|technician|85711\n8|53|F|other|94043\n9|23|M|writer|32067\n99|1|F|none|T8H1N\n")
+    write(place / "posters" / "1.jpg", picture("red"))
+    write(place / "posters" / "99.jpg", picture("blue"))
+    write(place / "plots.csv", 'movie_id,plot\n1,"Toys, alive."\n2,\n')
+    return place
+
+
+def grocery(place: Path) -> Path:
+    """Two apples whose texts have the names that the published classes.csv misspells, a juice, and a photograph that is not there."""
+    inner = place / "dataset"
+    names = ("Class Name (str)", "Class ID (int)", "Coarse Class Name (str)", "Coarse Class ID (int)")
+    rows, paths = [], ("Fruit/Apple/Pink-Lady", "Fruit/Pear/Anjou", "Packages/Juice/Bravo-Orange-Juice")
+    for number, path in enumerate(paths):
+        _, coarse, name = path.split("/")
+        said = {0: f"{name}_Description.txt", 1: f"{name}_Descriptions.txt", 2: f"{name}_Description"}[number]
+        at = f"/iconic-images-and-descriptions/{path}"
+        row = dict(zip(names, (name, number, coarse, number), strict=True))
+        rows.append(row | {"Iconic Image Path (str)": f"{at}/{name}_Iconic.jpg", "Product Description Path (str)": f"{at}/{said}"})
+        write(inner / at[1:] / f"{name}_Iconic.jpg", picture("red"))
+        write(inner / at[1:] / f"{name}_Description.txt", f"About\n{name}.")
+        for split, count in (("train", 4), ("val", 1), ("test", 2)):
+            for photograph in range(count):
+                write(inner / split / path / f"{name}_{photograph:03d}.jpg", picture("green"))
+    csv_file(inner / "classes.csv", rows)
+    for split, count in (("train", 4), ("val", 1), ("test", 2)):
+        lines = [f"{split}/{p}/{p.split('/')[2]}_{n:03d}.jpg, {number}, {number}\n" for number, p in enumerate(paths) for n in range(count)]
+        write(inner / f"{split}.txt", "".join(lines))
+    (inner / "test" / paths[0] / "Pink-Lady_001.jpg").unlink()
+    return place
+
+
+MAKE: dict[str, Callable[[Path], Path]] = {
+    **{"taobao_mm": taobao, "pairs": pairs, "challenge": challenge, "amazon2023": amazon, "hm": hm},
+    **{"movielens": movielens, "grocery": grocery},
+}

@@ -31,7 +31,7 @@ LARGE = 2**63
 Rows = list[dict[str, Any]]
 
 
-MADE = ("taobao_mm", "pairs", "challenge", "amazon2023", "hm")
+MADE = ("taobao_mm", "pairs", "challenge", "amazon2023", "hm", "movielens")
 Publish = Callable[[str, Path], Path]
 Import = Callable[..., ImportReport]
 
@@ -54,7 +54,7 @@ def imported(tmp_path: Path, published: Publish) -> Import:
 def ingested(report: ImportReport, tmp_path: Path) -> Lake:
     lake = Lake(str(tmp_path / f"lake-{report.out.name}"))
     taken = ingest(report.out, lake, now=NOW)
-    assert (taken.refused, taken.items, taken.queries) == ({}, report.items, 0)
+    assert (taken.refused, taken.items, taken.queries) == ({}, report.items, report.queries)
     assert taken.events == report.impressions + report.clicks + report.purchases
     return lake
 
@@ -64,7 +64,7 @@ def events(lake: Lake) -> Rows:
 
 
 def counts(report: ImportReport) -> tuple[int, ...]:
-    return tuple(vars(report).values())[3:]
+    return tuple(vars(report).values())[3:11]
 
 
 def test_taobao_mm_knows_each_rows_history_and_nothing_of_its_answer(tmp_path: Path, imported: Import) -> None:
@@ -184,7 +184,7 @@ def test_a_killed_run_and_a_finished_one_are_repeated(tmp_path: Path, imported: 
     done = [imported(made) for _ in range(2)]
     assert done[0] == done[1]
     assert counts(done[0]) == counts(imported(made, "other"))
-    names = {p.name for p in done[0].out.iterdir()} - {"images", "vectors.parquet"}
+    names = {p.name for p in done[0].out.iterdir()} - {"images", "vectors.parquet", "users.parquet"}
     assert names == {"README.md", "items.parquet", "queries.parquet", "events.parquet"}
     for path in done[0].out.glob("*.parquet"):
         assert pq.read_table(path).equals(pq.read_table(tmp_path / "other" / path.name)), path.name
@@ -266,7 +266,7 @@ def test_what_cannot_be_read_is_named_and_nothing_is_left(
 
 def test_arguments_that_cannot_be(tmp_path: Path, imported: Import, published: Publish) -> None:
     report = imported("pairs")
-    kinds = "shopify, woocommerce, magento, google_merchant, taobao_mm, microlens, amazon2023, hm"
+    kinds = "shopify, woocommerce, magento, google_merchant, taobao_mm, microlens, amazon2023, hm, movielens, grocery"
     with pytest.raises(InputError, match=rf"KIND = 'lens' is no data set .* → choose one of {kinds}"):
         import_clicks("lens", report.source, report.out)
     with pytest.raises(InputError, match="users = 0 is no sample"):

@@ -2,12 +2,14 @@
 
 An importer reads its data set into relations of the draft's database, which lies on disk, so that no log has to fit into memory::
 
-    log          timestamp, user_id, item_id, event[, session_id]            one row per event of a chosen user
+    log          timestamp, user_id, item_id, event[, session_id, query_id, rating]  one row per event of a chosen user
     catalogue    item_id, title[, spu_id, category, brand, description, attributes, price, images]    the items that are known
+    queries      query_id, timestamp, text, image                            what was searched for, if the data set knows it
+    known        user_id and columns of the data set's own                    what is known of the users, if something is
     given        item_id, embedding (a list of numbers)                       the vectors that the data set brings, if it does
 
-Where pictures are files, ``picture_of`` says which. :func:`write` turns all this into the ingest layout. An item without a title is not
-written, and neither are its events.
+Where pictures of items are files, ``picture_of`` says which; ``photographs`` names those of queries. :func:`write` turns all this into
+the ingest layout. An item without a title is not written, and neither are its events.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from moon_ops.shops.importers import files
 
 WORK = "work.partial"  # in the shop's directory: the database, what it spills, and tables that are not whole yet
 BATCH = 65_536  # vectors in memory at a time
-EVENT = "SELECT timestamp, user_id, item_id, event{session} FROM kept ORDER BY timestamp, user_id, item_id, event"
+EVENT = "SELECT timestamp, user_id, item_id, event{more} FROM kept ORDER BY timestamp, user_id, item_id, event"
 NO_QUERIES = "SELECT 0::BIGINT AS query_id, now() AS timestamp, ''::VARCHAR AS text, ''::VARCHAR AS image WHERE false"
 Find = Callable[[int], tuple[Path | None, str]]
 
@@ -43,6 +45,7 @@ class Draft:
     database: duckdb.DuckDBPyConnection
     left_out: int = 0  # rows of the data set that became no event, as far as the importer knows
     picture_of: Find | None = None  # item → the file, if there is one, and its path in the shop
+    photographs: dict[str, Path] = field(default_factory=dict)  # a query's image, its path in the shop → the file
     relations: set[str] = field(default_factory=set)
 
     @property
@@ -161,8 +164,13 @@ def write(draft: Draft, source: Path) -> dict[str, int]:
         raise InputError(f"{source}: no event could be made ({why}); nothing was imported", action="bring the data set as it is published")
     vectors = _vectors(draft, source) if "given" in draft.relations else 0
     pictures = _link(draft, draft.picture_of) if draft.picture_of else 0  # after all that may be refused: what was linked stays
-    session = ", session_id" if "session_id" in columns(draft, "kept") else ""
-    tables = {"items": _items(draft), "queries": NO_QUERIES, "events": EVENT.format(session=session)}
+    for image, file in draft.photographs.items():
+        bring(file.resolve(), draft.out / image)
+    more = "".join(f", {name}" for name in ("session_id", "query_id", "rating") if name in columns(draft, "kept"))
+    asked = "SELECT * FROM queries ORDER BY timestamp, query_id" if "queries" in draft.relations else NO_QUERIES
+    tables = {"items": _items(draft), "queries": asked, "events": EVENT.format(more=more)}
+    if "known" in draft.relations:
+        tables["users"] = "SELECT * FROM known WHERE user_id IN (SELECT user_id FROM kept) ORDER BY user_id"
     for name, query in tables.items():
         target = files.literal(draft.work / f"{name}.parquet")
         draft.run(f"COPY ({query}) TO {target} (FORMAT parquet, COMPRESSION zstd)")
@@ -174,8 +182,9 @@ def write(draft: Draft, source: Path) -> dict[str, int]:
         "items": draft.count("SELECT count(DISTINCT item_id) FROM kept"),
         **{f"{kind}s": kinds.get(kind, 0) for kind in ("impression", "click", "purchase")},
         "left_out": draft.left_out + logged - events,
-        "pictures": pictures,
+        "pictures": pictures + len(draft.photographs),
         "vectors": vectors,
+        "queries": draft.count("SELECT count(*) FROM queries") if "queries" in draft.relations else 0,
     }
 
 

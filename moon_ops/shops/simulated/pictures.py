@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
 
+import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 from moon_ops.processor import cores
+from moon_ops.shops.simulated import camera
 from moon_ops.shops.simulated.drawing import Look, cutout, studio_picture
 from moon_ops.shops.simulated.parameters import STUDIO
 from moon_ops.shops.simulated.photograph import photograph
@@ -22,6 +24,10 @@ from moon_ops.shops.simulated.randomness import Stream, generator
 
 ITEMS_FOLDER = "images/items"
 QUERIES_FOLDER = "images/queries"
+PHOTOGRAPHERS: dict[str, tuple[Callable[[Image.Image, np.random.Generator], tuple[Image.Image, int]], Stream]] = {
+    "known": (photograph, Stream.PHOTOGRAPH),  # does much what the encoder's augmentation practises
+    "unknown": (camera.photograph, Stream.CAMERA),  # does other things
+}
 FEW = 1000  # pictures that are drawn sooner than other processes start
 
 
@@ -35,6 +41,7 @@ class Order:
     queries: tuple[int, ...]
     seed: int
     out: Path
+    photographer: str = "known"  # of PHOTOGRAPHERS
 
     def __len__(self) -> int:
         return len(self.views) + len(self.queries)
@@ -50,7 +57,15 @@ def query_picture(query_id: int) -> str:
     return f"{QUERIES_FOLDER}/{query_id}.jpg"
 
 
-def draw_missing(items: Sequence[Item], photographs: Mapping[int, Sequence[int]], out: Path, *, seed: int, workers: int | None) -> int:
+def draw_missing(
+    items: Sequence[Item],
+    photographs: Mapping[int, Sequence[int]],
+    out: Path,
+    *,
+    seed: int,
+    workers: int | None,
+    photographer: str = "known",
+) -> int:
     """Draw every picture that ``out`` does not hold yet and return how many it holds now.
 
     ``photographs`` lists the query ids for each photographed item id. ``workers=None`` takes one process per core, or
@@ -58,7 +73,7 @@ def draw_missing(items: Sequence[Item], photographs: Mapping[int, Sequence[int]]
     """
     for folder in (ITEMS_FOLDER, QUERIES_FOLDER):
         (out / folder).mkdir(parents=True, exist_ok=True)
-    orders = [order for order in _orders(items, photographs, out, seed) if len(order)]
+    orders = [order for order in _orders(items, photographs, out, (seed, photographer)) if len(order)]
     missing = sum(map(len, orders))
     if workers is None:
         workers = 1 if missing < FEW else cores()
@@ -68,13 +83,13 @@ def draw_missing(items: Sequence[Item], photographs: Mapping[int, Sequence[int]]
     return sum(item.views for item in items) + sum(map(len, photographs.values()))
 
 
-def _orders(items: Sequence[Item], photographs: Mapping[int, Sequence[int]], out: Path, seed: int) -> Iterator[Order]:
+def _orders(items: Sequence[Item], photographs: Mapping[int, Sequence[int]], out: Path, who: tuple[int, str]) -> Iterator[Order]:
     """What is missing of each item; a directory is listed once, not asked for each file."""
     studio, taken = ({file.name for file in (out / folder).iterdir()} for folder in (ITEMS_FOLDER, QUERIES_FOLDER))
     for item in items:
         views = tuple(view for view in range(item.views) if f"{item.item_id}_{view}.jpg" not in studio)
         queries = tuple(query for query in photographs.get(item.item_id, ()) if f"{query}.jpg" not in taken)
-        yield Order(item.item_id, item.look, views, queries, seed, out)
+        yield Order(item.item_id, item.look, views, queries, who[0], out, who[1])
 
 
 def _draw_all(orders: Sequence[Order], workers: int) -> Iterable[None]:
@@ -108,7 +123,8 @@ def draw(order: Order) -> None:
         picture = studio_picture(product, view, generator(order.seed, Stream.STUDIO, order.item_id, view))
         _write(picture, order.out / item_picture(order.item_id, view), STUDIO.quality)
     for query in order.queries:
-        picture, quality = photograph(product, generator(order.seed, Stream.PHOTOGRAPH, query))
+        take, stream = PHOTOGRAPHERS[order.photographer]
+        picture, quality = take(product, generator(order.seed, stream, query))
         _write(picture, order.out / query_picture(query), quality)
 
 

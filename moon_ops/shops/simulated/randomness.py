@@ -19,6 +19,7 @@ class Stream(IntEnum):
     QUERY_TEXT = 7
     STUDIO = 8
     PHOTOGRAPH = 9
+    CAMERA = 10
 
 
 def generator(seed: int, stream: Stream, *index: int) -> np.random.Generator:
