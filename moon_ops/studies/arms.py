@@ -93,6 +93,11 @@ PARTS: dict[str, tuple[Callable[[EncoderRecipe], bool], Change, Change]] = {
         lambda r: _with(r, "training", backdrops=False),
         lambda r: _with(r, "training", backdrops=True),
     ),
+    "all pictures that are served": (
+        lambda r: r.training.pictures >= r.inputs.max_pictures,
+        lambda r: _with(r, "training", pictures=1, fewest_pictures=0),
+        lambda r: _with(r, "training", pictures=r.inputs.max_pictures),
+    ),
     "augmentation": (
         lambda r: r.training.augment,
         lambda r: _with(r, "training", augment=False, synthetic=0.0),

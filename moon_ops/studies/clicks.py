@@ -10,8 +10,8 @@ import datetime as dt
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,7 +23,8 @@ from moon_ops.columns import together
 from moon_ops.ctr import evaluate, metrics
 from moon_ops.ctr.metrics import Difference
 from moon_ops.ctr.score import Scorer
-from moon_ops.errors import InputError
+from moon_ops.ctr.vectors import Tables
+from moon_ops.embeddings.as_of import Joined
 from moon_ops.files import write
 from moon_ops.metric_names import ctr
 from moon_ops.publication import marks
@@ -34,33 +35,23 @@ from moon_ops.release import clicks
 from moon_ops.release.runs import alone
 from moon_ops.release.windows import Windows
 from moon_ops.settings import Settings
+from moon_ops.studies.click_arms import ClickArm
 from moon_ops.studies.encoder import interval
 
-BASELINE = "ctr-din"
-MODELS = (BASELINE, *(f"ctr-{n}" for n in ("raw", "simscore", "simtier", "sata", "make", "simtier-sata", "simtier-make", "cube")))
-LENGTHS = (1, 2, 5, 10, 20, 50, 100)
 SHOWN = ("", "new_items", "long_tail", "small_sellers")  # slices of the table
 
 
 @dataclass(frozen=True)
-class ClickArm:
-    """A recipe with some of its values changed, under a name."""
-
-    name: str
-    recipe: str
-    change: Mapping[str, Any] = field(default_factory=dict)
-    changes: tuple[str, ...] = ()  # as the command line spells them
-
-
-@dataclass(frozen=True)
 class Judged:
-    """What every run scored, on the same R impressions: scores [R] by arm and seed, and the oracle's where there is one."""
+    """What every run scored, on the same R impressions: scores [R] by arm and seed. Of a simulated shop also the oracle's: the chance of a
+    click, and ``if_seen``, what it would be if the visitor looked at the item, wherever it stands."""
 
     labels: NDArray[np.int64]
     users: NDArray[np.int64]
     slices: dict[str, NDArray[np.bool_]]
     scores: dict[tuple[str, int], NDArray[np.float64]]
     oracle: NDArray[np.float64] | None = None
+    if_seen: NDArray[np.float64] | None = None
 
     def metric(self, arm: str, name: str, where: str = "") -> list[float]:
         """One of the ``ctr/`` metrics of an arm, for each seed, in a slice (default: everywhere)."""
@@ -71,6 +62,11 @@ class Judged:
             if known == arm
         ]
         return [one[ctr(name)] for one in found]
+
+    def auc_if_seen(self, arm: str) -> list[float]:
+        """What the AUC of an arm would be, for each seed, if every item were looked at: the effect of the place is not in it."""
+        assert self.if_seen is not None
+        return [metrics.expected_auc(self.if_seen, scores) for (known, _), scores in self.scores.items() if known == arm]
 
     def difference(self, arm: str, other: str, where: str = "") -> Difference:
         """AUC of an arm minus that of another, the mean over the seeds that both have."""
@@ -89,20 +85,43 @@ def run(
     scores: dict[tuple[str, int], NDArray[np.float64]] = {}
     labels, users = (joined.column(name).to_numpy() for name in ("label", "user_id"))
     state = marks.lake_state(settings, encoder)
+    times = joined.column("event_timestamp").to_numpy()
     with alone(_directory(settings) / "click.lock", "a study of click models"):
         for seed, arm in ((seed, arm) for seed in seeds for arm in arms):
-            place = _place(settings, encoder, arm, seed, windows, state)
-            if not place.is_file():
-                model, _ = clicks.train_ctr(
-                    settings, encoder, arm.recipe, windows, seed=seed, register=False, changes=arm.changes, **arm.change
-                )
-                scorer = Scorer(model, threads=settings.workers)
-                found = scorer.score(scorer.encode(joined, tables))
-                write(place, partial(_save, found))
-                shutil.rmtree(model)
-            scores[arm.name, seed] = np.load(place)
-    truth = evaluate.oracle(oracle, joined) if oracle is not None and oracle.is_file() else None
-    return Judged(labels, users, evaluate.slices(joined, settings.lake), scores, truth)
+            given = arm.trainings(windows)
+            parts = [_day(times, one) if arm.every else np.arange(len(times)) for one in given]
+            scores[arm.name, seed] = np.empty(len(times))
+            for one, rows in zip(given, parts, strict=True):
+                place = _place(settings, encoder, arm, seed, replace(one, end=windows.end), state)
+                if not place.is_file():
+                    write(place, partial(_save, _scored(settings, encoder, arm, seed, one, (joined, tables))))
+                scores[arm.name, seed][rows] = np.load(place)[rows]
+    names = ("click_probability", "attraction") if oracle is not None and oracle.is_file() else ()
+    truth = [evaluate.oracle(oracle, joined, name) for name in names if oracle is not None]
+    return Judged(labels, users, evaluate.slices(joined, settings.lake), scores, *truth)
+
+
+def _scored(
+    settings: Settings, encoder: int, arm: ClickArm, seed: int, windows: Windows, judged: tuple[Joined, Tables]
+) -> NDArray[np.float64]:
+    """Train, and score all rows of what judges; the model itself is not kept."""
+    model, _ = clicks.train_ctr(settings, encoder, arm.recipe, windows, seed=seed, register=False, changes=arm.changes, **arm.change)
+    scorer = Scorer(model, threads=settings.workers)
+    found = scorer.score(scorer.encode(*judged))
+    shutil.rmtree(model)
+    return found
+
+
+def _day(times: NDArray[Any], windows: Windows) -> NDArray[np.int64]:
+    """Which rows lie in the judged time of a training."""
+    start, end = (np.datetime64(when.astimezone(dt.UTC).replace(tzinfo=None), "us") for when in (windows.ctr_until, windows.end))
+    return np.flatnonzero((times >= start) & (times < end))
+
+
+def begun(settings: Settings, encoder: int, arm: ClickArm, seeds: Sequence[int], windows: Windows) -> bool:
+    """Whether :func:`run` has the scores of one of the seeds already."""
+    state = marks.lake_state(settings, encoder)
+    return any(_place(settings, encoder, arm, seed, windows, state).is_file() for seed in seeds)
 
 
 def _save(scores: NDArray[np.float64], file: BinaryIO) -> None:
@@ -131,25 +150,23 @@ def _text(moment: dt.datetime) -> str:
     return moment.astimezone(dt.UTC).isoformat()
 
 
-def models(names: Sequence[str]) -> list[ClickArm]:
-    """An arm for each recipe; the baseline is always one."""
-    return [ClickArm(name, name) for name in dict.fromkeys((BASELINE, *names))]
-
-
-def lengths(name: str, numbers: Sequence[int]) -> list[ClickArm]:
-    """An arm for each number of behaviours; more than 50 are searched for the 50 most similar first."""
-    if not numbers or min(numbers) < 1:
-        raise InputError(f"lengths = {list(numbers)} must be whole numbers from 1", action="give e.g. 1,5,20,100")
-    return [ClickArm(f"{n} behaviours", name, {"behaviors": n, "top_k": 50 if n > 50 else 0}) for n in sorted(set(numbers))]
-
-
 def table(judged: Judged, arms: Sequence[ClickArm], reference: str) -> str:
     """A Markdown table: a model a row, means over seeds, and differences to ``reference`` with 95 % intervals, overall and by slice."""
     shown = [where for where in SHOWN if not where or _enough(judged, where)]
-    heads = ["model", "AUC", "GAUC", "log loss", "calibration", *(f"Δ AUC {where.replace('_', ' ') or 'overall'}" for where in shown)]
+    seen = ["AUC if all were seen"] if judged.if_seen is not None else []
+    heads = [
+        "model",
+        "AUC",
+        "GAUC",
+        "log loss",
+        "calibration",
+        *seen,
+        *(f"Δ AUC {where.replace('_', ' ') or 'overall'}" for where in shown),
+    ]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for arm in arms:
         cells = [arm.name, *(_mean(judged.metric(arm.name, name)) for name in ("auc", "gauc", "logloss", "calibration"))]
+        cells += [_mean(judged.auc_if_seen(arm.name))] if seen else []
         cells += ["" if arm.name == reference else _gap(judged.difference(arm.name, reference, where)) for where in shown]
         lines.append("| " + " | ".join(cells) + " |")
     lines.append("")
@@ -161,6 +178,11 @@ def table(judged: Judged, arms: Sequence[ClickArm], reference: str) -> str:
         count = f"{int(rows.sum()):,} impressions, {int(judged.labels[rows].sum()):,} clicks"
         lines.append(f"- {where.replace('_', ' ') or 'overall'}: {reference} {base:.4f}{ceiling}; {count}")
     return "\n".join(lines) + "\n"
+
+
+def strongest(judged: Judged, names: Sequence[str]) -> str:
+    """The arm with the highest mean AUC. Chosen on the judged rows, so it is rather too strong a rival than too weak."""
+    return max(names, key=lambda name: float(np.mean(judged.metric(name, "auc"))))
 
 
 def _enough(judged: Judged, where: str) -> bool:

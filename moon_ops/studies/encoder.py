@@ -29,6 +29,7 @@ from moon_ops.studies.arms import Arm
 from moon_ops.studies.measure import measure_eager
 
 HEADLINE = recall(IMAGE_SEARCH)
+METHOD = 2  # raised when the same recipe learns or is judged otherwise: outcomes of before are another study's. 2: known answers are masked
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,8 @@ def run(
 
 
 def place_of(settings: Settings, kind: str, full: EncoderRecipe, windows: Windows) -> Path:
-    """Where the study ``kind`` of this very recipe, judged on this very window, keeps its outcomes."""
-    content = json.dumps([asdict(full), windows.trained_until.isoformat(), windows.end.isoformat()], sort_keys=True)
+    """Where the study ``kind`` of this very recipe, by this very :data:`METHOD` and judged on this very window, keeps its outcomes."""
+    content = json.dumps([METHOD, asdict(full), windows.trained_until.isoformat(), windows.end.isoformat()], sort_keys=True)
     return settings.home / "studies" / f"{kind}-{full.name}-{hashlib.sha256(content.encode()).hexdigest()[:8]}.jsonl"
 
 

@@ -7,13 +7,15 @@ metric; its value is not published).
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from moon_ops.errors import StageError
@@ -22,14 +24,16 @@ from moon_ops.metric_names import IMAGE_SEARCH, LOSS, TEXT_SEARCH, WITHIN_PRODUC
 from moon_ops.publication import marks, places
 from moon_ops.publication.brought import RECIPE as BROUGHT
 from moon_ops.registry.encoders import encoder_version
-from moon_ops.registry.registry import ENCODER, Registry
+from moon_ops.registry.registry import CTR, ENCODER, Registry
 from moon_ops.release import evaluation
 from moon_ops.release.expected_gain import RECALL
-from moon_ops.release.pictures import pyplot
 from moon_ops.release.windows import Windows
 from moon_ops.settings import Settings
 from moon_ops.studies import clicks as click_study
-from moon_ops.studies.clicks import ClickArm
+from moon_ops.studies import prediction_error, predictions
+from moon_ops.studies.click_arms import ClickArm
+from moon_ops.studies.prediction_error import Comparison, Error
+from moon_ops.studies.predictions import Expected, Prediction
 
 LEAST = 6  # encoders; fewer say nothing about a slope
 RIVALS = (recall(IMAGE_SEARCH, 1), recall(TEXT_SEARCH), recall(WITHIN_PRODUCT), LOSS)
@@ -44,6 +48,11 @@ class Point:
     contract_id: str
     metrics: dict[str, float]
     aucs: dict[str, list[float]]
+    recipe: str = ""
+
+    def auc(self, outcome: str) -> float:
+        """The mean over seeds."""
+        return float(np.mean(self.aucs[outcome]))
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,15 @@ class Slope:
     high: float
     r2: float
     encoders: int
+
+
+@dataclass(frozen=True)
+class Rate:
+    """One measurement: the lines, how far off they are on encoders that they have not seen, and which metrics differ in that."""
+
+    slopes: list[Slope]
+    errors: list[Error]
+    comparisons: list[Comparison]
 
 
 def measure(
@@ -97,6 +115,14 @@ def _comparable(settings: Settings, windows: Windows, only: Sequence[int]) -> tu
 
 
 def _point(settings: Settings, encoder: int, arm: ClickArm, seeds: Sequence[int], windows: Windows) -> Point:
+    about, found = encoder_version(settings, encoder), _metrics(settings, encoder, windows)
+    judged = click_study.run(settings, encoder, [arm], seeds, windows)
+    aucs = {label: judged.metric(arm.name, "auc", where) for label, where in OUTCOMES.items() if not where or judged.slices[where].any()}
+    return Point(encoder, about.contract_id, found, aucs, about.recipe)
+
+
+def _metrics(settings: Settings, encoder: int, windows: Windows) -> dict[str, float]:
+    """Recall in the window and the last training loss; what was measured before is read."""
     contract = encoder_version(settings, encoder).contract_id
     key = f"{contract}-{windows.trained_until:%Y%m%d%H%M}-{windows.end:%Y%m%d%H%M}-{marks.lake_state(settings, encoder)}"
     place = settings.home / "studies" / "exchange-rate" / f"{key}.json"
@@ -107,9 +133,7 @@ def _point(settings: Settings, encoder: int, arm: ClickArm, seeds: Sequence[int]
         about = required(Registry(settings).fetch(ENCODER, encoder) / "training.json", "export the encoder again")
         found[LOSS] = float(about.get("last_loss", math.nan))
         write_text(place, json.dumps(found) + "\n")
-    judged = click_study.run(settings, encoder, [arm], seeds, windows)
-    aucs = {label: judged.metric(arm.name, "auc", where) for label, where in OUTCOMES.items() if not where or judged.slices[where].any()}
-    return Point(encoder, contract, found, aucs)
+    return found
 
 
 def slopes(points: Sequence[Point]) -> list[Slope]:
@@ -125,46 +149,69 @@ def slopes(points: Sequence[Point]) -> list[Slope]:
     return [_slope(points, name, outcome) for outcome in outcomes for name in names]
 
 
+def rate(points: Sequence[Point]) -> Rate:
+    """The lines of :func:`slopes`, their errors on encoders that are left out, and every metric's error beside that of recall."""
+    lines, errors, comparisons = slopes(points), list[Error](), list[Comparison]()
+    for outcome in dict.fromkeys(line.outcome for line in lines):
+        metrics = {line.metric: _column(points, line.metric) for line in lines if line.outcome == outcome}
+        y = np.array([p.auc(outcome) for p in points])
+        errors += prediction_error.errors(metrics, y, outcome, [p.encoder for p in points], [p.recipe for p in points])
+        comparisons += prediction_error.compared(metrics, y, outcome, RECALL)
+    return Rate(lines, errors, comparisons)
+
+
+def _column(points: Sequence[Point], metric: str) -> NDArray[np.float64]:
+    return np.array([p.metrics[metric] for p in points])
+
+
 def _slope(points: Sequence[Point], metric: str, outcome: str) -> Slope:
-    x = np.array([p.metrics[metric] for p in points])
-    y = np.array([np.mean(p.aucs[outcome]) for p in points])
+    x, y = _column(points, metric), np.array([p.auc(outcome) for p in points])
     line = stats.linregress(x, y)
     half = float(stats.t.ppf(0.975, len(points) - 2) * line.stderr)
     return Slope(metric, outcome, float(line.slope), line.slope - half, line.slope + half, float(line.rvalue**2), len(points))
 
 
-def table(found: Sequence[Slope]) -> str:
-    """A Markdown table of AUC per 0.01 of each metric."""
-    lines = ["| metric | outcome | AUC per +0.01 | 95 % interval | R² | zero excluded |", "|---|---|---|---|---|---|"]
-    for s in found:
-        excluded = "yes" if s.low > 0 or s.high < 0 else "no"
-        lines.append(
-            f"| {s.metric} | {s.outcome} | {s.slope / 100:+.5f} | [{s.low / 100:+.5f}, {s.high / 100:+.5f}] | {s.r2:.2f} | {excluded} |"
+def terms(arm: ClickArm, seeds: Sequence[int], windows: Windows) -> dict[str, Any]:
+    """On what AUC is measured, besides the encoder: predictions and findings are compared only where it is the same."""
+    between = {
+        "trained_until": windows.trained_until.isoformat(),
+        "ctr_until": windows.ctr_until.isoformat(),
+        "end": windows.end.isoformat(),
+    }
+    return {"recipe": arm.recipe, "changes": list(arm.changes), "seeds": list(seeds), **between}
+
+
+def predict(settings: Settings, encoder: int, arm: ClickArm, seeds: Sequence[int], windows: Windows, *, now: dt.datetime) -> Prediction:
+    """Write down which AUC the click models on an encoder will have, by the rate that was measured last and the encoder's own metrics.
+
+    Raises :class:`StageError` where no rate was measured on these terms, and where the answer is known already.
+    """
+    content, on = remembered(predictions.place(settings), "it counts as never measured") or {}, terms(arm, seeds, windows)
+    if content.get("terms") != on:
+        problem = (
+            "the exchange rate was not measured with this click recipe, these seeds and this time, on the events that the lake has now"
         )
-    return "\n".join(lines) + "\n"
+        raise StageError(problem, action="run `moon exchange-rate` with the same options first, without this encoder")
+    chosen, left_out = _comparable(settings, windows, [encoder])
+    about = encoder_version(settings, encoder)
+    if not chosen:
+        raise StageError(f"encoder {encoder} cannot be compared: {left_out[encoder]}", action="predict for one that can")
+    points = [Point(**p) for p in content["points"]]
+    if any(p.contract_id == about.contract_id for p in points) or _has_click_model(settings, encoder, arm, seeds, windows):
+        problem = f"encoder {encoder} has click models already: what is known is not predicted"
+        raise StageError(problem, action="predict for an encoder before `moon ctr`, `moon release` and `moon exchange-rate` see it")
+    found, expected = _metrics(settings, encoder, windows), []
+    for line in content["slopes"]:
+        name, outcome = line["metric"], line["outcome"]
+        if math.isfinite(at := found.get(name, math.nan)):
+            near = prediction_error.predicted(_column(points, name), np.array([p.auc(outcome) for p in points]), at)
+            expected.append(Expected(name, outcome, at, near.value, near.low, near.high, near.outside))
+    if not expected:
+        raise StageError(f"encoder {encoder} has none of the rate's metrics", action="judge on a window in which somebody searched")
+    made = now.astimezone(dt.UTC).isoformat(timespec="seconds")
+    return predictions.add(settings, Prediction(encoder, about.contract_id, made, len(points), on, expected))
 
 
-def keep(settings: Settings, points: Sequence[Point], found: Sequence[Slope], left_out: Mapping[int, str]) -> list[Path]:
-    """Write ``MOON_HOME/exchange_rate.json``, the table and the scatter plot; where they are."""
-    place = settings.home / "exchange_rate.json"
-    content = {"slopes": [asdict(s) for s in found], "points": [asdict(p) for p in points], "left_out": dict(left_out)}
-    write_text(place, json.dumps(content, indent=2) + "\n")
-    written, drawn = place.with_suffix(".md"), place.with_suffix(".png")
-    write_text(written, table(found))
-    _scatter(points, [s for s in found if s.metric == RECALL], drawn)
-    return [place, written, drawn]
-
-
-def _scatter(points: Sequence[Point], found: Sequence[Slope], path: Path) -> None:
-    plt = pyplot()
-    figure, axes = plt.subplots(1, len(found), figsize=(4 * len(found), 3), layout="constrained", squeeze=False)
-    x = np.array([p.metrics[RECALL] for p in points])
-    for axis, slope in zip(axes[0], found, strict=True):
-        y = np.array([np.mean(p.aucs[slope.outcome]) for p in points])
-        spread = [np.ptp(p.aucs[slope.outcome]) / 2 for p in points]
-        axis.errorbar(x, y, yerr=spread, fmt="o", color="#22915a", capsize=2)
-        ends = np.array([x.min(), x.max()])
-        axis.plot(ends, y.mean() + slope.slope * (ends - x.mean()), color="#888888", lw=1)
-        axis.set(xlabel=RECALL, ylabel=f"AUC, {slope.outcome}")
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+def _has_click_model(settings: Settings, encoder: int, arm: ClickArm, seeds: Sequence[int], windows: Windows) -> bool:
+    registered = Registry(settings).entries(CTR).values()
+    return any(tags.get("encoder") == str(encoder) for tags in registered) or click_study.begun(settings, encoder, arm, seeds, windows)

@@ -101,6 +101,16 @@ def test_what_an_arm_adds_the_next_study_takes_away(name: str) -> None:
     assert back[other].change(there) == STUDY
 
 
+def test_a_recipe_that_serves_more_pictures_than_it_trains_has_an_arm_that_trains_them_all() -> None:
+    two = replace(STUDY, inputs=replace(STUDY.inputs, max_pictures=2))
+    there = next(arm for arm in ablation(two) if arm.name == "+ all pictures that are served").change(two)
+    assert changed(there, two) == {"training.pictures": 2}
+    drawn = replace(there, training=replace(there.training, fewest_pictures=2))
+    back = next(arm for arm in ablation(drawn) if arm.name == "− all pictures that are served").change(drawn)
+    assert back == two
+    assert "+ all pictures that are served" not in {arm.name for arm in ablation(STUDY)}, "it serves one"
+
+
 def test_the_papers_shares_are_those_of_its_pair_types() -> None:
     assert list(PAPER_SHARES) == list(PAIR_TYPES)
     assert sum(PAPER_SHARES.values()) == pytest.approx(2.6)

@@ -14,8 +14,10 @@ from moon_ops.release import expected_gain
 from moon_ops.release.windows import windows
 from moon_ops.settings import Settings
 from moon_ops.studies import exchange_rate
-from moon_ops.studies.clicks import ClickArm
+from moon_ops.studies.click_arms import ClickArm
 from moon_ops.studies.exchange_rate import RECALL, Point
+from moon_ops.studies.exchange_rate_shown import figures, keep, tables
+from moon_ops.studies.prediction_error import MEAN
 
 
 def points(noise: float, count: int = 9) -> list[Point]:
@@ -59,7 +61,7 @@ def test_what_has_no_value_has_no_slope(released: Settings, tmp_path: Path) -> N
     found = exchange_rate.slopes(some)
     assert {(s.metric, s.outcome) for s in found} == {(RECALL, "overall"), ("text_search/recall@10", "overall")}
     settings = released.replace(home=tmp_path)
-    exchange_rate.keep(settings, some, found, {})
+    keep(settings, some, exchange_rate.rate(some), {}, {})
     with pytest.raises(StageError, match="the exchange rate was not measured on new items"):
         expected_gain.worth(settings, 0.008, "new items")
     unsearched = replace(some[1], metrics=some[1].metrics | {RECALL: np.nan})
@@ -74,8 +76,7 @@ def test_what_is_kept_can_be_read_by_a_gate(released: Settings, tmp_path: Path) 
     with pytest.raises(StageError, match="the exchange rate was never measured → run `moon exchange-rate`"):
         expected_gain.worth(settings, 0.008)
     some = points(0.0)
-    found = exchange_rate.slopes(some)
-    place, written, drawn = exchange_rate.keep(settings, some, found, {7: "not published"})
+    (place, written, drawn), _ = keep(settings, some, exchange_rate.rate(some), {7: "not published"}, {})
     assert json.loads(place.read_text())["left_out"] == {"7": "not published"}
     assert "| image_search/recall@10 | overall | +0.00100 | [+0.00100, +0.00100] | 1.00 | yes |" in written.read_text()
     assert drawn.read_bytes()[:4] == b"\x89PNG"
@@ -84,6 +85,29 @@ def test_what_is_kept_can_be_read_by_a_gate(released: Settings, tmp_path: Path) 
     assert evidence["exchange_rate/expected_auc_gain"] == pytest.approx(0.0008)
     assert expected_gain.in_auc(settings, {RECALL: 0.85}, None) == expected_gain.in_auc(released, {RECALL: 0.85}, {RECALL: 0.8}) == {}
     assert expected_gain.worth(settings, -0.008, "new items")[0] == pytest.approx(-0.0016)
+
+
+def test_the_error_of_one_left_out_stands_beside_that_of_the_mean() -> None:
+    some = [replace(p, recipe="ab"[n % 2]) for n, p in enumerate(points(0.004))]
+    found = exchange_rate.rate(some)
+    errors = {(e.metric, e.outcome, e.left_out): e for e in found.errors}
+    assert errors[RECALL, "new items", "encoder"].rmse == pytest.approx(0, abs=1e-12)
+    assert errors[RECALL, "overall", "encoder"].rmse < errors[MEAN, "overall", "encoder"].rmse / 3
+    assert errors[RECALL, "overall", "recipe"].largest < 0.01
+    said = tables(found, [])
+    assert "image_search/recall@10 and training/loss are not distinguishable by how well they predict an encoder that is left out" in said
+    assert "| error, its recipe left out |" in said
+    assert "| the mean alone | overall | " in said
+    logged = figures(found, [])
+    assert logged["exchange_rate/encoder_left_out/rmse/the_mean_alone:overall"] == errors[MEAN, "overall", "encoder"].rmse
+    assert logged["exchange_rate/image_search/recall_at_10:new_items"] == pytest.approx(0.2)
+    assert "recipe_left_out" not in str(figures(exchange_rate.rate(points(0.004)), [])), "one recipe alone cannot be left out"
+
+
+def test_where_no_metric_helps_the_table_says_so() -> None:
+    noise = np.random.default_rng(1).normal(size=9) / 100
+    some = [replace(p, aucs={"overall": [0.6 + noise[n]]}) for n, p in enumerate(points(0.0))]
+    assert "- overall: image_search/recall@10 is not shown to predict better than the mean alone" in tables(exchange_rate.rate(some), [])
 
 
 def test_one_encoder_has_no_slope(released: Settings) -> None:

@@ -197,7 +197,9 @@ def test_the_same_study_twice_at_once_is_refused(
         another()
 
 
-def test_another_recipe_or_another_window_is_another_study(workshop: Settings, times: Windows, mini: EncoderRecipe) -> None:
+def test_another_recipe_another_window_or_another_method_is_another_study(
+    workshop: Settings, times: Windows, mini: EncoderRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place = place_of(workshop, "ablation", mini, times)
     assert place.parent == workshop.home / "studies"
     assert place == place_of(workshop, "ablation", mini, times)
@@ -207,7 +209,8 @@ def test_another_recipe_or_another_window_is_another_study(workshop: Settings, t
         place_of(workshop, "ablation", replace(mini, vocabulary=800), times),
         place_of(workshop, "ablation", mini, later),
     ]
-    assert len({place, *others}) == 4
+    monkeypatch.setattr(study, "METHOD", study.METHOD + 1)
+    assert len({place, *others, place_of(workshop, "ablation", mini, times)}) == 5
 
 
 def colours(path: Path) -> set[tuple[int, ...]]:
