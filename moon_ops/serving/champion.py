@@ -6,6 +6,7 @@ A champion is never changed. When the alias moves, another one is loaded, checke
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import sqlite3
 from collections.abc import Sequence
@@ -21,7 +22,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from moon_ops.ctr.alignment import FILE, Alignment, through
 from moon_ops.ctr.score import Scorer
 from moon_ops.ctr.vectors import Tables
-from moon_ops.embeddings import features
+from moon_ops.embeddings import features, online_store
+from moon_ops.embeddings.among import Among
+from moon_ops.embeddings.cards import Cards, Wanted
 from moon_ops.embeddings.index import HEADER, ItemIndex
 from moon_ops.embeddings.runtime import Runtime
 from moon_ops.errors import InputError, MoonError, ServiceError, StageError, in_a_line
@@ -29,12 +32,14 @@ from moon_ops.inputs.contract import Sample, require_same
 from moon_ops.inputs.images import decode
 from moon_ops.inputs.regions import views
 from moon_ops.lake.ids import ShopId
-from moon_ops.publication import places
+from moon_ops.publication import item_cards, places
 from moon_ops.release.verification import Parts
 from moon_ops.serving.request import Asked, joined
 from moon_ops.settings import Settings, shown
+from moon_ops.telemetry.traces import span
 
 log = logging.getLogger(__name__)
+FILTERS_KEPT = 16  # each some megabytes in a catalogue of a million
 QUERY = "query"  # the image id of the picture in a request
 
 
@@ -59,10 +64,11 @@ class Champion:
         self.runtime = Runtime(parts.encoder, threads=settings.workers, variant=settings.variant)
         require_same(self.contract_id, self.runtime.contract_id, what="release and encoder")
         self.index = ItemIndex.open(places.index_place(settings, self.encoder))
+        self._open_cards()
         self.alignment = Alignment.load(parts.alignment / FILE) if parts.alignment is not None else None
         self.tables = self._tables()
         self.scorer = Scorer(parts.click_model, threads=settings.workers) if parts.click_model else None
-        self.store = features.open_store(settings)
+        self.store = online_store.hurried(features.open_store(settings))
         if self.scorer is not None:
             require_same(self.tables.items.contract_id, self.scorer.contract_id, what="release and click model")
             _warn_of_fewer(self.store, self.encoder, int(self.scorer.meta["behaviors"]))
@@ -75,10 +81,16 @@ class Champion:
         fresh = copy.copy(self)
         fresh.places = linked(self.settings, self.encoder)  # before what they lead to: a publication meanwhile is noticed the next time
         fresh.index = ItemIndex.open(places.index_place(self.settings, self.encoder), previous=self.index)
+        fresh._open_cards()
         fresh.tables = self._tables()
         require_same(self.contract_id, fresh.index.header.contract_id, what="release and index")
         fresh.seen = fresh._seen()
         return fresh
+
+    def _open_cards(self) -> None:
+        """The cards of the index's items, and what filters leave of it, of which the last few are kept."""
+        self.cards = item_cards.opened(self.settings, self.encoder)
+        self._among = functools.lru_cache(FILTERS_KEPT)(functools.partial(_among, self.index, self.cards))
 
     def _tables(self) -> Tables:
         """The vectors as the click model reads them."""
@@ -91,14 +103,20 @@ class Champion:
         if not text.strip() and picture is None:
             raise InputError("the request has neither text nor image", action="send one of them, or both")
         pixels = {}
-        if picture is not None:
-            layout = self.runtime.contract.layout
-            pixels[QUERY] = views(decode(picture, source="image"), layout.picture_size, layout.core_region)
-        return self.runtime.embed([Sample(text.strip(), tuple(pixels))], pixels)[0]
+        with span("embed_query", encoder=self.encoder, picture=picture is not None, text=bool(text.strip())):
+            if picture is not None:
+                layout = self.runtime.contract.layout
+                pixels[QUERY] = views(decode(picture, source="image"), layout.picture_size, layout.core_region)
+            return self.runtime.embed([Sample(text.strip(), tuple(pixels))], pixels)[0]
 
-    def search(self, vector: NDArray[np.float32], k: int) -> list[Hit]:
-        """The ``k`` nearest items, best first."""
-        ids, cosines = self.index.search(vector[None, :], k, self.contract_id)
+    def among(self, wanted: Wanted) -> Among:
+        """The items that are as ``wanted``; :class:`StageError` for a publication of before, which has no cards to tell by."""
+        return self._among(wanted)
+
+    def search(self, vector: NDArray[np.float32], k: int, among: Among | None = None) -> list[Hit]:
+        """The ``k`` nearest items, best first, of all or of those among which is searched."""
+        with span("search", release=self.version, contract_id=self.contract_id, k=k):
+            ids, cosines = (among or self.index).search(vector[None, :], k, self.contract_id)
         return [Hit(int(i), float(c)) for i, c in zip(ids[0], cosines[0], strict=True) if i >= 0]
 
     def score(self, user_id: int, item_ids: Sequence[int], asked: Asked, called: Sequence[ShopId] = ()) -> list[float]:
@@ -106,18 +124,27 @@ class Champion:
 
         ``called``: how the request calls the items. Raises :class:`ServiceError` if the online store does not answer.
         """
-        if self.scorer is None:
-            raise StageError(f"release {self.version} has no click model", action="use /v1/search, or release one trained with `moon ctr`")
+        scorer = self.require_scorer()
+        with span("score", release=self.version, contract_id=self.contract_id, items=len(item_ids)):
+            return self._scored(scorer, user_id, item_ids, asked, called)
+
+    def _scored(self, scorer: Scorer, user_id: int, item_ids: Sequence[int], asked: Asked, called: Sequence[ShopId]) -> list[float]:
         known = self._online(item_ids, user_id)
         unknown = [i for i, spu in zip(called or item_ids, known["spu_id"], strict=True) if spu is None]
         if unknown:
             raise InputError(f"item_ids: {unknown[0]} is no item of the catalogue", action="ask for items that /v1/search returns")
-        rows = self.scorer.encode(joined(known, user_id, item_ids, asked, self.scorer.own), self.tables)
-        columns = rows.columns(np.arange(len(rows)), self.scorer.inputs)
+        rows = scorer.encode(joined(known, user_id, item_ids, asked, scorer.own), self.tables)
+        columns = rows.columns(np.arange(len(rows)), scorer.inputs)
         if asked.vector is not None:
             vector = asked.vector[None, :] if self.alignment is None else self.alignment.apply(asked.vector[None, :])
             columns["query_vector"] = np.repeat(vector, len(rows), axis=0)
-        return [float(p) for p in self.scorer.probabilities(columns)]
+        return [float(p) for p in scorer.probabilities(columns)]
+
+    def require_scorer(self) -> Scorer:
+        """The click model; :class:`StageError` for a release without one."""
+        if self.scorer is None:
+            raise StageError(f"release {self.version} has no click model", action="use /v1/search, or release one trained with `moon ctr`")
+        return self.scorer
 
     def ask_store(self) -> None:
         """Whether the online store answers at all; :class:`ServiceError` if it does not."""
@@ -125,7 +152,8 @@ class Champion:
 
     def _online(self, item_ids: Sequence[int], user_id: int) -> dict[str, list[Any]]:
         try:
-            return features.online(self.store, self.encoder, item_ids, user_id)
+            with span("online_features", items=len(item_ids)):
+                return features.online(self.store, self.encoder, item_ids, user_id)
         except MoonError:
             raise
         except Exception as fault:  # SQLite's, Redis', Feast's own
@@ -162,6 +190,12 @@ class Champion:
         return [*named, index / HEADER, *(index / file for file in self.index.header.files), *tables]
 
 
+def _among(index: ItemIndex, cards: Cards | None, wanted: Wanted) -> Among:
+    if cards is None:
+        raise StageError("there are no item cards to filter by", action="run `moon publish`, or ask without filters")
+    return Among(index, cards.matching(wanted))
+
+
 def _warn_of_fewer(store: FeatureStore, encoder: int, behaviors: int) -> None:
     """The service must go on where MOON_BEHAVIORS was lowered, but the model reads less than it was judged on."""
     try:
@@ -173,5 +207,6 @@ def _warn_of_fewer(store: FeatureStore, encoder: int, behaviors: int) -> None:
 def linked(settings: Settings, encoder: int) -> list[str]:
     """The directories that index and tables are linked to now: a publication changes them."""
     kinds = ("items", "queries")
-    links = [places.index_place(settings, encoder), *(places.table_place(settings, kind, encoder) for kind in kinds)]
+    tables = (places.table_place(settings, kind, encoder) for kind in kinds)
+    links = [places.index_place(settings, encoder), places.cards_place(settings, encoder), *tables]
     return [str(link.resolve()) for link in links]

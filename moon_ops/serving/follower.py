@@ -26,7 +26,10 @@ from moon_ops.serving import canary
 from moon_ops.serving.canary import Canary, Recent
 from moon_ops.serving.champion import Champion, linked
 from moon_ops.serving.stores import LAKE, Stores
+from moon_ops.serving.withdrawals import Withdrawals
 from moon_ops.settings import Settings
+from moon_ops.telemetry.logs import fields
+from moon_ops.telemetry.traces import span
 
 log = logging.getLogger(__name__)
 REFRESH_SECONDS = 0.25  # between looks at three links: new items are searchable that soon after their publication
@@ -62,6 +65,7 @@ class Follower:
         self.since: dt.datetime | None = None  # when this process began to serve what it serves
         self.canary: Canary | None = None  # of the last release that was to take the place of another
         self.recent, self.stores = Recent(), Stores()
+        self.withdrawals = Withdrawals(settings, self.stores)
         self._why = self._stale = self._said = ""  # it serves another release; not the newest publication; and what was logged last
         self._gone = ""  # which files a restart would miss
         self._asking: float | None = None  # since when the registry has owed an answer
@@ -176,7 +180,9 @@ class Follower:
         with self._swap:
             before, self.current = self.current, champion  # one assignment: a request sees the old or the new
             self.since, self._gone = (since := dt.datetime.now(dt.UTC)), ""
-        log.info("now serving release %d in place of %s", champion.version, before.version if before else "none")
+        made, facts = champion.manifest.get("traceparent", ""), {"release": champion.version, "encoder": champion.encoder}
+        with span("serve_release", after=made, **facts), fields(**facts, contract_id=champion.contract_id, made_in=made):
+            log.info("now serving release %d in place of %s", champion.version, before.version if before else "none")
         self._keep(champion, since)
 
     def _keep(self, champion: Champion, since: dt.datetime) -> None:
@@ -231,7 +237,9 @@ class Follower:
         """What is served, what is asked for, and why it is not the same."""
         late = 0.0 if self._asking is None else time.monotonic() - self._asking
         silent = f"the registry has not answered for {late:.0f} seconds" if late > PATIENCE_SECONDS else ""
-        why = "; ".join(part for part in (self._why, self._stale, self._gone, self.stores.why(), silent) if part)
+        hangs = self.withdrawals.late
+        away = self.stores.why() or (f"the lake has not answered for {hangs:.0f} seconds" if hangs > PATIENCE_SECONDS else "")
+        why = "; ".join(part for part in (self._why, self._stale, self._gone, away, silent) if part)
         return State(None if self.current is None else self.current.version, self.asked, why)
 
     def champion(self) -> Champion:
@@ -249,11 +257,13 @@ class Follower:
         if self.current is None:
             self._remembered()
         threading.Thread(target=self._open, name="open-publications", daemon=True).start()
+        self.withdrawals.start(lambda: None if self.current is None else self.current.encoder)
 
     def stop(self) -> None:
         """Stop following."""
         self._stop.set()
         self._wake.set()
+        self.withdrawals.stop()
 
     def wake(self) -> None:
         """Ask the registry now: somebody says that an alias has moved. One word while it is being asked is enough."""

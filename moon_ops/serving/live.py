@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
-import json
 import logging
-import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,10 +19,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictFloat,
 from moon_ops.embeddings import produce
 from moon_ops.errors import InputError, MoonError
 from moon_ops.inputs.images import MAX_BYTES
-from moon_ops.lake.ids import EXACT
-from moon_ops.lake.ingest import Feed, IngestReport, ingest
-from moon_ops.publication import places, publication, sharing
+from moon_ops.lake.ingest import IngestReport
+from moon_ops.publication import publication, sharing
 from moon_ops.serving.follower import Follower
+from moon_ops.serving.taking import Fill, require_some, take, whole, write_rows
 from moon_ops.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -34,7 +32,7 @@ MOST = 200  # items in a request
 MAX_TEXT = 100_000  # characters; an encoder reads a few dozen tokens
 
 
-Id = Annotated[StrictInt | StrictStr, BeforeValidator(lambda given: _whole(given))]  # the ingestion says what else is no id
+Id = Annotated[StrictInt | StrictStr, BeforeValidator(whole)]  # the ingestion says what else is no id
 Extra = StrictStr | StrictInt | StrictFloat | list[StrictStr]
 
 
@@ -56,23 +54,21 @@ class NewItem(BaseModel):
     images: list[Annotated[str, Field(max_length=MAX_BYTES * 4 // 3 + 4)]] = Field([], max_length=20)
 
 
-def _whole(given: Any) -> Any:
-    """A whole float, as some clients write every number, as the number."""
-    return int(given) if isinstance(given, float) and given.is_integer() and abs(given) < EXACT else given
-
-
 class Intake:
     """Takes items in, and keeps a thread that makes them searchable."""
+
+    waiting = "new items wait"  # while the refresh fails
 
     def __init__(self, settings: Settings, follower: Follower) -> None:
         self.settings, self.follower = settings, follower
         self.fault = ""  # of the last refresh; empty if it went well
-        self._work, self._stop = threading.Event(), threading.Event()
+        self._work, self._stop, self._started = threading.Event(), threading.Event(), threading.Lock()
 
     def start(self) -> None:
-        """Refresh in the background until :meth:`stop`; what an earlier process left undone is done first."""
+        """Refresh in the background until :meth:`stop`; what an earlier process left undone is done first. Again: refresh now."""
         self._work.set()
-        threading.Thread(target=self._loop, name="refresh", daemon=True).start()
+        if self._started.acquire(blocking=False):  # for good: there is one thread
+            threading.Thread(target=self._loop, name="refresh", daemon=True).start()
 
     def stop(self) -> None:
         """Stop after the present refresh."""
@@ -83,18 +79,18 @@ class Intake:
         """Commit the items to the lake; :class:`InputError` with the reason if none of them can be used,
         :class:`~moon_ops.errors.ServiceError` if others keep the lake busy.
         """
-        places.require_lake(self.settings)
-        with tempfile.TemporaryDirectory() as folder:
-            rows = [_row(Path(folder), number, item) for number, item in enumerate(items)]
-            (Path(folder) / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-            report = ingest(
-                Path(folder), self.settings.lake, now=now, workers=self.settings.workers, patience=PATIENCE, feed=Feed(once=True)
-            )
-        if (report.refused or report.erased) and not report.items + report.updated + report.known:
-            raise InputError(f"no item could be used ({report.first_refusal})", action="mend it and send it again")
-        if report.warning:
-            log.warning("%s", report.warning)
-        self._work.set()
+
+        def fill(folder: Path) -> None:
+            write_rows(folder / "items.jsonl", [row(folder, number, item) for number, item in enumerate(items)])
+
+        with self.settings.lake.pushing(PATIENCE):
+            return self.taken(fill, "item", now)
+
+    def taken(self, fill: Fill, what: str, now: dt.datetime) -> IngestReport:
+        """Commit what ``fill`` writes, rows of ``what``, and have it handed over."""
+        report = take(self.settings, fill, now, PATIENCE)
+        require_some(report, what)
+        self.start()
         return report
 
     def refresh(self, now: dt.datetime) -> bool:
@@ -120,23 +116,29 @@ class Intake:
                 self.refresh(dt.datetime.now(dt.UTC))
                 self.fault = ""
             except Exception as fault:  # the service goes on, and so does the next attempt
-                self.fault = f"new items wait: {fault}"
+                self.fault = f"{self.waiting}: {fault}"
                 log.error(self.fault, exc_info=not isinstance(fault, MoonError))
                 self._stop.wait(AGAIN_SECONDS)
                 self._work.set()
 
 
-def _row(folder: Path, number: int, item: NewItem) -> dict[str, Any]:
+def row(folder: Path, number: int, item: NewItem) -> dict[str, Any]:
     """The item's row in the ingest layout, with its pictures written beside it."""
+    names = pictures(folder, number, item.images, f"items[{number}].images")
+    told = item.model_dump(exclude_none=True, exclude={"extra"}) | {"images": names}
+    if taken := sorted(set(item.extra or {}) & set(NewItem.model_fields)):
+        raise InputError(f"items[{number}].extra.{taken[0]} is a standard column", action=f"send it as items[{number}].{taken[0]}")
+    return (item.extra or {}) | told
+
+
+def pictures(folder: Path, number: int, images: Sequence[str], field: str) -> list[str]:
+    """Write pictures that a request has in base64 into ``folder``; their names. :class:`InputError` names the ``field`` of what is none."""
     names = []
-    for place, content in enumerate(item.images):
+    for place, content in enumerate(images):
         try:
             picture = base64.b64decode(content, validate=True)
         except ValueError as broken:
-            raise InputError(f"items[{number}].images[{place}] is not base64 ({broken})", action="send the picture's bytes") from broken
+            raise InputError(f"{field}[{place}] is not base64 ({broken})", action="send the picture's bytes") from broken
         names.append(f"{number}-{place}")
         (folder / names[-1]).write_bytes(picture)
-    row = item.model_dump(exclude_none=True, exclude={"extra"}) | {"images": names}
-    if taken := sorted(set(item.extra or {}) & set(NewItem.model_fields)):
-        raise InputError(f"items[{number}].extra.{taken[0]} is a standard column", action=f"send it as items[{number}].{taken[0]}")
-    return (item.extra or {}) | row
+    return names

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 
-from fastapi import Response
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from moon_ops.serving.batcher import Batcher
+from moon_ops.serving.champion import Champion
 from moon_ops.serving.follower import Follower
+from moon_ops.serving.gate import Limits
 from moon_ops.serving.watch import KINDS, Watch
 
 NONE = -1.0  # no release
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
-QUERIES = ("/v1/search", "/v1/embed", "/v1/score")  # the routes that a release answers
+QUERIES = (  # the routes on which people wait for a release: batches for machines may take long
+    *("/v1/search", "/v1/embed", "/v1/score", "/v1/relevance", "/v1/recommend"),
+    "/v1/items/{item_id:path}/similar",
+)
+SIZES = (1, 2, 4, 8, 16, 32, 64)  # of a batch
 ELSE = "other"  # a path that is no route
 
 
@@ -34,6 +40,39 @@ class Traffic:
         """A request that has been answered."""
         self.requests.labels(route, release, str(status)).inc()
         self.seconds.labels(route, release).observe(seconds)
+
+
+class Batches:
+    """Queries that went through the encoder together, and how long each had waited for it."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        told = "Queries in one forward of the encoder."
+        self.size = Histogram("moon_batch_size", told, registry=registry, buckets=SIZES)
+        self.waited = Histogram("moon_queue_seconds", "Seconds that a query waited for the encoder.", registry=registry, buckets=BUCKETS)
+
+    def add(self, size: int, waits: Sequence[float]) -> None:
+        """A forward that has ended."""
+        self.size.observe(size)
+        for waited in waits:
+            self.waited.observe(waited)
+
+
+class Queue(Collector):
+    """What waits and what is worked on, at each scrape; and what was refused."""
+
+    def __init__(self, limits: Limits, batcher: Batcher) -> None:
+        self.limits, self.batcher = limits, batcher
+
+    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
+        """The figures."""
+        yield _gauge("moon_queue_depth", "Queries that wait for the encoder.", self.batcher.depth)
+        working = GaugeMetricFamily("moon_requests_working", "Requests that are read and not answered yet.", labels=["kind"])
+        for kind, load in (("query", self.limits.queries), ("write", self.limits.writes)):
+            working.add_metric([kind], load.working)
+        refused = CounterMetricFamily("moon_requests_refused", "Requests that were refused or given up, by reason.", labels=["reason"])
+        for reason, count in self.limits.refused.items():
+            refused.add_metric([reason], count)
+        yield from (working, refused)
 
 
 class Measured:
@@ -64,13 +103,13 @@ class Measured:
             await self.app(scope, read, sent)
         finally:
             seconds, route = time.perf_counter() - began, getattr(scope.get("route"), "path", ELSE)
-            self.traffic.add(route, "none" if current is None else str(current.version), status, seconds)
+            self.traffic.add(route, release_of(current), status, seconds)
             if current is not None and route in QUERIES:
                 self.watch.observe(current.version, seconds, failed=status >= 500)
 
 
-class _State(Collector):
-    """Read at each scrape, so that nothing is told that is not so any more."""
+class State(Collector):
+    """What is served and how it does, read at each scrape, so that nothing is told that is not so any more."""
 
     def __init__(self, follower: Follower, watch: Watch) -> None:
         self.follower, self.watch = follower, watch
@@ -96,6 +135,7 @@ class _State(Collector):
             if canary.overlap is not None:
                 yield _gauge("moon_canary_overlap", "Share of the first ten that the last candidate finds, too.", canary.overlap)
         yield from self._watched()
+        yield from self.watch.behind.collect()
 
     def _watched(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
         standing = {alert.kind for alert in self.watch.alerts()}
@@ -116,16 +156,10 @@ class _State(Collector):
         yield drift
 
 
+def release_of(champion: Champion | None) -> str:
+    """The label of what is served."""
+    return "none" if champion is None else str(champion.version)
+
+
 def _gauge(name: str, told: str, value: float) -> GaugeMetricFamily:
     return GaugeMetricFamily(name, told, value=float(value))
-
-
-def exposition(registry: CollectorRegistry, follower: Follower, watch: Watch) -> Callable[[], Response]:
-    """The answer to ``GET /metrics`` of one service; of its process, too: when it began, its memory and its files."""
-    registry.register(_State(follower, watch))
-    ProcessCollector(registry=registry)
-
-    def metrics() -> Response:
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
-
-    return metrics

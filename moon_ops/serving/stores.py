@@ -12,7 +12,10 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import pyarrow as pa
+
 from moon_ops.errors import MoonError, ServiceError, in_a_line
+from moon_ops.lake import changes
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.schemas import VALIDITY
 from moon_ops.lake.tables import active_as_of
@@ -93,8 +96,8 @@ def titles(lake: Lake, item_ids: Sequence[int], when: dt.datetime, columns: Sequ
     """
     if not item_ids:
         return {}
-    where = f"item_id IN ({', '.join(str(int(i)) for i in item_ids)})"
     with reading(lake):
-        rows = lake.open("items").to_table(columns=list(dict.fromkeys([*VALIDITY, *columns])), filter=where)
+        wanted = pa.array(item_ids, pa.int64())
+        rows = changes.rows_of(lake.open("items"), "item_id", wanted, list(dict.fromkeys([*VALIDITY, *columns])))
         present = max([when, *rows["created"].to_pylist()])  # a publication shows what the lake has learned, whatever the clock says
         return {row["item_id"]: row for row in active_as_of(rows, present).to_pylist()}

@@ -18,6 +18,7 @@ from typing import Any
 from moon_ops.errors import MoonError
 from moon_ops.release import promotion, served
 from moon_ops.serving import probe
+from moon_ops.serving.behind import Behind
 from moon_ops.serving.champion import Champion
 from moon_ops.serving.follower import Follower
 from moon_ops.serving.probe import Answer, Recall
@@ -68,6 +69,7 @@ class Watch:
 
     def __init__(self, settings: Settings, follower: Follower, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.settings, self.follower, self.stores, self.clock = settings, follower, follower.stores, clock
+        self.behind = Behind(settings, follower)
         self.expected: float | None = None  # recall of the known answers under the release before, or at the first look
         self._known, self._known_at = list[Answer](), 0.0
         self._served: _Served | None = None
@@ -101,10 +103,12 @@ class Watch:
         """Check in the background until :meth:`stop`."""
         self._thread = threading.Thread(target=self._loop, name="watch", daemon=True)
         self._thread.start()
+        self.behind.start()
 
     def stop(self) -> None:
         """Stop after the present question."""
         self._stop.set()
+        self.behind.stop()
         if self._thread is not None:
             self._thread.join(CHECK_SECONDS)
 

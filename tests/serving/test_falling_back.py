@@ -18,6 +18,7 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 from moon_ops import tasks
 from moon_ops.errors import StageError
+from moon_ops.publication import publication
 from moon_ops.registry.moves import moves
 from moon_ops.registry.registry import CHAMPION, PREVIOUS, Registry, manifest_of
 from moon_ops.release import promotion, served
@@ -179,7 +180,7 @@ def test_a_registry_that_hangs_holds_up_no_publication(copied: Settings, monkeyp
     follower.start()
     try:
         before = follower.champion().places
-        tasks.publication.publish(copied, 1, now=now, full=True)
+        publication.publish(copied, 1, now=now, full=True)
         begun = time.monotonic()
         while follower.champion().places == before and time.monotonic() - begun < 20:
             time.sleep(0.05)

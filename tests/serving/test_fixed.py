@@ -98,7 +98,9 @@ def test_the_command(copied: Settings, make_release: Make) -> None:
         found, begun = None, time.monotonic()
         while found is None and time.monotonic() - begun < 60:
             try:
-                found = httpx.get(f"http://127.0.0.1:{port}/ready", trust_env=False).json()
+                answer = httpx.get(f"http://127.0.0.1:{port}/ready", trust_env=False)
+                found = answer.json() if answer.status_code == 200 else None
+                assert answer.json()["fixed"] is True, "from the first answer on, while it is being loaded"
             except httpx.TransportError:
                 time.sleep(0.1)
         assert found is not None

@@ -267,10 +267,12 @@ def test_figures_are_told_by_route_and_release(copied: Settings, monkeypatch: py
         before = counted(client.get("/metrics").text)
         codes = [client.post("/v1/search", data={"text": "red lamp"}).status_code for _ in range(3)]
         codes += [client.post("/v1/search", data={"k": "0"}).status_code, client.get("/nowhere").status_code]
+        first = client.get("/v1/models").status_code, client.post("/v1/relevance", json={"text": "lamp", "item_ids": [1]}).status_code
         app: Any = client.app
         app.state.watch.check(dt.datetime.now(dt.UTC))
         shown, metrics = client.get("/ready").json()["watch"], client.get("/metrics").text
-    assert (shown["release"], shown["requests_5m"], shown["failed_5m"]) == (1, 4, 0.0)
+    assert first == (200, 200)
+    assert (shown["release"], shown["requests_5m"], shown["failed_5m"]) == (1, 5, 0.0)
     assert 0 < shown["p50_ms"] <= shown["p95_ms"] < 5000
     assert shown["drift"] == {"search": None, "score": None}
     after = counted(metrics)
@@ -280,6 +282,8 @@ def test_figures_are_told_by_route_and_release(copied: Settings, monkeypatch: py
         '{code="200",release="1",route="/v1/search"}': 3.0,
         '{code="422",release="1",route="/v1/search"}': 1.0,
         '{code="404",release="1",route="other"}': 1.0,
+        '{code="200",release="1",route="/v1/models"}': 1.0,
+        '{code="200",release="1",route="/v1/relevance"}': 1.0,
     }, (before, after)
     assert 'moon_request_seconds_count{release="1",route="/v1/search"} 4.0' in metrics
     assert 'moon_alert{kind="errors"} 0.0' in metrics
