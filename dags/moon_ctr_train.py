@@ -8,13 +8,15 @@ champion, or without clicks of known users, has nothing to train: the run says s
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import Asset, Param, dag, task
+from airflow.sdk import Asset, CronTriggerTimetable, Param, dag, task
 from airflow.sdk.definitions.callback import AsyncCallback
 from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 from airflow.sdk.exceptions import AirflowSkipException
+from moon_isolation import heavy
+from moon_links import linked
 
 RELEASE = Asset(name="moon_release", uri="moon://release", group="moon")
 TRAINING = "moon_training"  # a pool of one slot: two trainings at once would take twice as long
@@ -28,9 +30,34 @@ def tell(context: Any) -> None:
     alerts.failed(context)
 
 
+def ctr(encoder: int, as_of: str, recipe: str, seed: str) -> int | None:
+    """The click model's version; None for a shop without click sequences."""
+    from moon_ops import tasks as jobs
+
+    return jobs.ctr(encoder, as_of, recipe, int(seed))
+
+
+def skip_without(_context: Any, version: int | None) -> None:
+    """A shop without clicks has no click model, and so no release."""
+    if version is None:
+        raise AirflowSkipException("the shop has no click sequences of known users")
+
+
+def release(encoder: int, ctr: int, as_of: str) -> int:
+    """The release's version, whether it passed or not."""
+    from moon_ops import tasks as jobs
+
+    return jobs.release(encoder, ctr, as_of)
+
+
+def announce(context: Any, version: int) -> None:
+    """What the event of a release says."""
+    encoder, click_model = (context["ti"].xcom_pull(task_ids=task) for task in ("served", "ctr"))
+    context["outlet_events"][RELEASE].extra = {"release": version, "encoder": encoder, "click_model": click_model}
+
+
 @dag(
-    schedule="30 4 * * *",
-    start_date=datetime(2026, 1, 1, tzinfo=UTC),
+    schedule=CronTriggerTimetable("30 4 * * *", timezone="UTC", run_immediately=timedelta(0)),  # the first run: at its next time
     catchup=False,
     max_active_runs=1,
     default_args={
@@ -66,23 +93,6 @@ def moon_ctr_train() -> None:
             raise AirflowSkipException("there is no champion whose vectors a click model could read")
         return encoder
 
-    @task(pool=TRAINING, execution_timeout=timedelta(hours=6))
-    def ctr(encoder: int, as_of: str, params: Any = None) -> int:
-        from moon_ops import tasks as jobs
-
-        version = jobs.ctr(encoder, as_of, params["click_model"], params["seed"])
-        if version is None:
-            raise AirflowSkipException("the shop has no click sequences of known users")
-        return version
-
-    @task(outlets=[RELEASE])
-    def release(encoder: int, ctr: int, as_of: str, outlet_events: Any = None) -> int:
-        from moon_ops import tasks as jobs
-
-        version = jobs.release(encoder, ctr, as_of)
-        outlet_events[RELEASE].extra = {"release": version, "encoder": encoder, "click_model": ctr}
-        return version
-
     @task(retries=0)  # the figures stay what they are
     def gates(version: int) -> int:
         from moon_ops import tasks as jobs
@@ -96,7 +106,10 @@ def moon_ctr_train() -> None:
         return jobs.promote(version, as_of) if params["promote"] else False
 
     encoder = served()
-    promote(gates(release(encoder, ctr(encoder, AS_OF), AS_OF)), AS_OF)  # type: ignore[arg-type]
+    training = heavy(ctr, pool=TRAINING, execution_timeout=timedelta(hours=6), post_execute=skip_without)
+    clicks = linked(training(encoder, AS_OF, "{{ params.click_model }}", "{{ params.seed }}"), "moon-ctr")
+    made = linked(heavy(release, outlets=[RELEASE], post_execute=announce)(encoder, clicks, AS_OF), "moon-release")
+    promote(linked(gates(made), "moon-release", of="release"), AS_OF)
 
 
 moon_ctr_train()

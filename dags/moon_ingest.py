@@ -10,13 +10,14 @@ Started by hand with `full_feed`, it reads every directory again and withdraws w
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import Asset, Param, dag, task
+from airflow.sdk import Asset, Param, dag
 from airflow.sdk.definitions.callback import AsyncCallback
 from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from moon_isolation import heavy
 
 ITEMS = Asset(name="moon_items", uri="moon://lake/items", group="moon")
 AS_OF = "{{ dag_run.run_after.isoformat() }}"  # set in every kind of run, unlike the data interval
@@ -29,9 +30,28 @@ def tell(context: Any) -> None:
     alerts.failed(context)
 
 
+def ingest(as_of: str, full_feed: str, withdraw_at_most: str) -> dict[str, int | str]:
+    """How much was taken in; ``broken`` says which directory was not, and why."""
+    from moon_ops import tasks as jobs
+    from moon_ops.errors import InputError
+
+    try:
+        return {**jobs.ingest_inbox(as_of, full_feed=full_feed == "True", withdraw_at_most=float(withdraw_at_most))}
+    except InputError as broken:
+        return {"broken": str(broken)}
+
+
+def announce(context: Any, found: dict[str, int | str]) -> None:
+    """Fail over a broken directory, with no other try: it would find nothing to do, and cover this one. Else say what has changed."""
+    if "broken" in found:
+        raise AirflowFailException(found["broken"])
+    if not found["changed"]:
+        raise AirflowSkipException("nothing has changed in the lake")  # and no event says that it has
+    context["outlet_events"][ITEMS].extra = {**found, "as_of": context["dag_run"].run_after.isoformat()}
+
+
 @dag(
     schedule="*/5 * * * *",
-    start_date=datetime(2026, 1, 1, tzinfo=UTC),
     catchup=False,
     max_active_runs=1,
     default_args={
@@ -59,21 +79,7 @@ def tell(context: Any) -> None:
 def moon_ingest() -> None:
     """Take in what waits."""
 
-    @task(outlets=[ITEMS])
-    def ingest(as_of: str, params: Any = None, outlet_events: Any = None) -> dict[str, int]:
-        from moon_ops import tasks as jobs
-        from moon_ops.errors import InputError
-
-        try:
-            found = jobs.ingest_inbox(as_of, full_feed=params["full_feed"], withdraw_at_most=params["withdraw_at_most"])
-        except InputError as broken:  # another try would find nothing to do, and cover this one
-            raise AirflowFailException(str(broken)) from broken
-        if not found["changed"]:
-            raise AirflowSkipException("nothing has changed in the lake")  # and no event says that it has
-        outlet_events[ITEMS].extra = {**found, "as_of": as_of}
-        return found
-
-    ingest(AS_OF)
+    heavy(ingest, reads_disk=True, outlets=[ITEMS], post_execute=announce)(AS_OF, "{{ params.full_feed }}", "{{ params.withdraw_at_most }}")
 
 
 moon_ingest()

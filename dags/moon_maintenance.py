@@ -1,17 +1,18 @@
 """### moon_maintenance
 
 Every Saturday night: merge the small files that many commits leave in the lake, and remove versions of tables that are older than
-`keep_days`. Versions that a release has tagged stay, and so does everything that is current.
+`keep_days`, and checkpoints in the lake's object store. Versions that a release has tagged stay, and so does everything that is current.
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import Param, dag, task
+from airflow.sdk import CronTriggerTimetable, Param, dag
 from airflow.sdk.definitions.callback import AsyncCallback
 from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
+from moon_isolation import heavy
 
 AS_OF = "{{ dag_run.run_after.isoformat() }}"  # set in every kind of run, unlike the data interval
 
@@ -23,9 +24,15 @@ def tell(context: Any) -> None:
     alerts.failed(context)
 
 
+def maintain(keep_days: str, as_of: str) -> dict[str, int]:
+    """How many files and versions are gone."""
+    from moon_ops import tasks as jobs
+
+    return jobs.maintain(float(keep_days), as_of)
+
+
 @dag(
-    schedule="0 1 * * 6",
-    start_date=datetime(2026, 1, 1, tzinfo=UTC),
+    schedule=CronTriggerTimetable("0 1 * * 6", timezone="UTC", run_immediately=timedelta(0)),  # the first run: at its next time
     catchup=False,
     max_active_runs=1,
     default_args={
@@ -48,13 +55,7 @@ def tell(context: Any) -> None:
 def moon_maintenance() -> None:
     """Compaction and retention."""
 
-    @task
-    def maintain(as_of: str, params: Any = None) -> dict[str, int]:
-        from moon_ops import tasks as jobs
-
-        return jobs.maintain(params["keep_days"], as_of)
-
-    maintain(AS_OF)
+    heavy(maintain)("{{ params.keep_days }}", AS_OF)
 
 
 moon_maintenance()

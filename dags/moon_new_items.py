@@ -8,12 +8,13 @@ run says so.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import Asset, AssetOrTimeSchedule, CronTriggerTimetable, dag, task
+from airflow.sdk import Asset, AssetOrTimeSchedule, CronTriggerTimetable, dag
 from airflow.sdk.definitions.callback import AsyncCallback
 from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
+from moon_isolation import heavy
 
 ITEMS = Asset(name="moon_items", uri="moon://lake/items", group="moon")
 AS_OF = "{{ dag_run.run_after.isoformat() }}"  # set in every kind of run, unlike the data interval
@@ -26,9 +27,22 @@ def tell(context: Any) -> None:
     alerts.failed(context)
 
 
+def embed(as_of: str) -> int:
+    """How many items were embedded."""
+    from moon_ops import tasks as jobs
+
+    return jobs.embed_for_champion(as_of)
+
+
+def publish(_embedded: int, as_of: str) -> bool:
+    """Whether anything had changed."""
+    from moon_ops import tasks as jobs
+
+    return jobs.publish_for_champion(as_of)
+
+
 @dag(
     schedule=AssetOrTimeSchedule(timetable=CronTriggerTimetable("*/5 * * * *", timezone="UTC"), assets=[ITEMS]),
-    start_date=datetime(2026, 1, 1, tzinfo=UTC),
     catchup=False,
     max_active_runs=1,
     default_args={
@@ -50,19 +64,7 @@ def tell(context: Any) -> None:
 def moon_new_items() -> None:
     """Embed for the champion, publish what has changed."""
 
-    @task
-    def embed(as_of: str) -> int:
-        from moon_ops import tasks as jobs
-
-        return jobs.embed_for_champion(as_of)
-
-    @task
-    def publish(_embedded: int, as_of: str) -> bool:
-        from moon_ops import tasks as jobs
-
-        return jobs.publish_for_champion(as_of)
-
-    publish(embed(AS_OF), AS_OF)  # type: ignore[arg-type]
+    heavy(publish)(heavy(embed)(AS_OF), AS_OF)
 
 
 moon_new_items()

@@ -7,12 +7,13 @@ what is served is whole, as `moon verify` does.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import Asset, dag, task
+from airflow.sdk import Asset, CronTriggerTimetable, dag, task
 from airflow.sdk.definitions.callback import AsyncCallback
 from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
+from moon_isolation import heavy
 
 VECTORS = Asset(name="moon_vectors", uri="moon://lake/embeddings", group="moon")
 AS_OF = "{{ dag_run.run_after.isoformat() }}"  # set in every kind of run, unlike the data interval
@@ -25,9 +26,41 @@ def tell(context: Any) -> None:
     alerts.failed(context)
 
 
+def refresh(encoder: int | None, as_of: str) -> int | None:
+    """The encoder again."""
+    from moon_ops import tasks as jobs
+
+    return jobs.refresh(encoder, as_of)
+
+
+def check(encoder: int | None, as_of: str) -> dict[str, int]:
+    """How many encoders and items were looked at."""
+    from moon_ops import tasks as jobs
+
+    return jobs.require_complete([encoder], as_of)
+
+
+def announce(context: Any, found: dict[str, int]) -> None:
+    """What the event of new vectors says."""
+    context["outlet_events"][VECTORS].extra = {**found, "encoder": context["ti"].xcom_pull(task_ids="refresh")}
+
+
+def verify(as_of: str) -> int:
+    """How many smaller findings there are."""
+    from moon_ops import tasks as jobs
+
+    return jobs.verify(as_of)
+
+
+def refresh_other(release: int, as_of: str) -> int:
+    """The release's encoder."""
+    from moon_ops import tasks as jobs
+
+    return jobs.refresh_release(release, as_of)
+
+
 @dag(
-    schedule="0 3 * * *",
-    start_date=datetime(2026, 1, 1, tzinfo=UTC),
+    schedule=CronTriggerTimetable("0 3 * * *", timezone="UTC", run_immediately=timedelta(0)),  # the first run: at its next time
     catchup=False,
     max_active_runs=1,
     default_args={
@@ -56,39 +89,15 @@ def moon_nightly_refresh() -> None:
         return jobs.served_encoder()
 
     @task
-    def refresh(encoder: int | None, as_of: str) -> int | None:
-        from moon_ops import tasks as jobs
-
-        return jobs.refresh(encoder, as_of)
-
-    @task(outlets=[VECTORS])
-    def check(encoder: int | None, as_of: str, outlet_events: Any = None) -> dict[str, int]:
-        from moon_ops import tasks as jobs
-
-        found = jobs.require_complete([encoder], as_of)
-        outlet_events[VECTORS].extra = {**found, "encoder": encoder}
-        return found
-
-    @task
-    def verify(as_of: str) -> int:
-        from moon_ops import tasks as jobs
-
-        return jobs.verify(as_of)
-
-    @task
     def others() -> list[int]:
         from moon_ops import tasks as jobs
 
         return jobs.other_releases()
 
-    @task
-    def refresh_other(release: int, as_of: str) -> int:
-        from moon_ops import tasks as jobs
-
-        return jobs.refresh_release(release, as_of)
-
-    check(refresh(served(), AS_OF), AS_OF) >> verify(AS_OF)  # type: ignore[arg-type]
-    refresh_other.partial(as_of=AS_OF).expand(release=others())  # a broken candidate fails here, and stops nothing above
+    checked = heavy(check, outlets=[VECTORS], post_execute=announce)(heavy(refresh)(served(), AS_OF), AS_OF)
+    checked >> heavy(verify)(AS_OF)
+    # a broken candidate fails here, and stops nothing above
+    heavy(refresh_other).partial(as_of=AS_OF).expand(release=others())
 
 
 moon_nightly_refresh()

@@ -10,12 +10,14 @@ A killed run is run again: what is committed (a registered encoder, embedded ite
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import Asset, Param, dag, task
+from airflow.sdk import Asset, CronTriggerTimetable, Param, dag, task
 from airflow.sdk.definitions.callback import AsyncCallback
 from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
+from moon_isolation import heavy
+from moon_links import linked
 
 RELEASE = Asset(name="moon_release", uri="moon://release", group="moon")
 TRAINING = "moon_training"  # a pool of one slot: two trainings at once would take twice as long
@@ -29,9 +31,56 @@ def tell(context: Any) -> None:
     alerts.failed(context)
 
 
+def train(as_of: str, recipe: str, seed: str) -> str:
+    """The checkpoint's name."""
+    from moon_ops import tasks as jobs
+
+    return jobs.train(as_of, recipe, int(seed))
+
+
+def export(checkpoint: str) -> int:
+    """The encoder's version."""
+    from moon_ops import tasks as jobs
+
+    return jobs.export(checkpoint)
+
+
+def embed(encoder: int, as_of: str) -> int:
+    """The encoder's version."""
+    from moon_ops import tasks as jobs
+
+    return jobs.embed(encoder, as_of)
+
+
+def publish(encoder: int, as_of: str) -> int:
+    """The encoder's version."""
+    from moon_ops import tasks as jobs
+
+    return jobs.publish(encoder, as_of)
+
+
+def ctr(encoder: int, as_of: str, recipe: str, seed: str) -> int | None:
+    """The click model's version; None for a shop without click sequences."""
+    from moon_ops import tasks as jobs
+
+    return jobs.ctr(encoder, as_of, recipe, int(seed))
+
+
+def release(encoder: int, ctr: int | None, as_of: str) -> int:
+    """The release's version, whether it passed or not."""
+    from moon_ops import tasks as jobs
+
+    return jobs.release(encoder, ctr, as_of)
+
+
+def announce(context: Any, version: int) -> None:
+    """What the event of a release says."""
+    encoder, click_model = (context["ti"].xcom_pull(task_ids=task) for task in ("publish", "ctr"))
+    context["outlet_events"][RELEASE].extra = {"release": version, "encoder": encoder, "click_model": click_model}
+
+
 @dag(
-    schedule="0 2 * * 0",
-    start_date=datetime(2026, 1, 1, tzinfo=UTC),
+    schedule=CronTriggerTimetable("0 2 * * 0", timezone="UTC", run_immediately=timedelta(0)),  # the first run: at its next time
     catchup=False,
     max_active_runs=1,
     default_args={
@@ -59,44 +108,6 @@ def tell(context: Any) -> None:
 def moon_retrain() -> None:
     """Train, export, embed, publish, ctr, release, gates, promote."""
 
-    @task(pool=TRAINING, execution_timeout=timedelta(hours=24))
-    def train(as_of: str, params: Any = None) -> str:
-        from moon_ops import tasks as jobs
-
-        return jobs.train(as_of, params["encoder"], params["seed"])
-
-    @task
-    def export(checkpoint: str) -> int:
-        from moon_ops import tasks as jobs
-
-        return jobs.export(checkpoint)
-
-    @task(execution_timeout=timedelta(hours=12))
-    def embed(encoder: int, as_of: str) -> int:
-        from moon_ops import tasks as jobs
-
-        return jobs.embed(encoder, as_of)
-
-    @task
-    def publish(encoder: int, as_of: str) -> int:
-        from moon_ops import tasks as jobs
-
-        return jobs.publish(encoder, as_of)
-
-    @task(pool=TRAINING, execution_timeout=timedelta(hours=6))
-    def ctr(encoder: int, as_of: str, params: Any = None) -> int | None:
-        from moon_ops import tasks as jobs
-
-        return jobs.ctr(encoder, as_of, params["click_model"], params["seed"])
-
-    @task(outlets=[RELEASE], execution_timeout=timedelta(hours=2))
-    def release(encoder: int, ctr: int | None, as_of: str, outlet_events: Any = None) -> int:
-        from moon_ops import tasks as jobs
-
-        version = jobs.release(encoder, ctr, as_of)
-        outlet_events[RELEASE].extra = {"release": version, "encoder": encoder, "click_model": ctr}
-        return version
-
     @task(retries=0)  # the figures stay what they are
     def gates(version: int) -> int:
         from moon_ops import tasks as jobs
@@ -109,10 +120,16 @@ def moon_retrain() -> None:
 
         return jobs.promote(version, as_of) if params["promote"] else False
 
-    encoder = export(train(AS_OF))  # type: ignore[arg-type]
-    embedded = embed(encoder, AS_OF)  # type: ignore[arg-type]
-    published = publish(embedded, AS_OF)  # type: ignore[arg-type]
-    promote(gates(release(published, ctr(published, AS_OF), AS_OF)), AS_OF)  # type: ignore[arg-type]
+    seed, hours = "{{ params.seed }}", {n: timedelta(hours=n) for n in (2, 6, 12, 24)}
+    trained = heavy(train, pool=TRAINING, execution_timeout=hours[24])(AS_OF, "{{ params.encoder }}", seed)
+    encoder = linked(heavy(export)(trained), "moon-encoder")
+    published = heavy(publish)(heavy(embed, execution_timeout=hours[12])(encoder, AS_OF), AS_OF)
+    clicks = heavy(ctr, pool=TRAINING, execution_timeout=hours[6])(published, AS_OF, "{{ params.click_model }}", seed)
+    made = heavy(release, outlets=[RELEASE], post_execute=announce, execution_timeout=hours[2])(
+        published, linked(clicks, "moon-ctr"), AS_OF
+    )
+    passed = linked(gates(linked(made, "moon-release")), "moon-release", of="release")
+    promote(passed, AS_OF)
 
 
 moon_retrain()

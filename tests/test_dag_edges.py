@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,8 @@ def test_edges(dagbag: Any, dag_id: str) -> None:
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "dags").glob("*.py")), ids=lambda p: p.stem)
 def test_dag_files_import_nothing_heavy(path: Path) -> None:
     top = [line for line in path.read_text().splitlines() if line.startswith(("import ", "from "))]
-    assert {line.split()[1].split(".")[0] for line in top} <= {"__future__", "datetime", "typing", "airflow"}
+    light = {"__future__", "collections", "datetime", "os", "typing", "urllib", "airflow", "moon_isolation", "moon_links"}
+    assert {line.split()[1].split(".")[0] for line in top} <= light
 
 
 @pytest.mark.parametrize("dag_id", EDGES)
@@ -80,3 +82,20 @@ def test_new_items_is_woken_by_an_asset_and_by_the_clock(dagbag: Any) -> None:
     timetable = dagbag.dags["moon_new_items"].timetable
     assert timetable.timetable.expression == "*/5 * * * *"
     assert [a.uri for a in timetable.asset_condition.objects] == ["moon://lake/items"]
+
+
+@pytest.mark.parametrize("minutes", [1, 15])
+@pytest.mark.parametrize("dag_id", sorted(EDGES.keys() - {"moon_promote", "moon_ingest", "moon_new_items"}))
+def test_a_dag_that_is_switched_on_waits_for_its_next_time(dagbag: Any, dag_id: str, minutes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody's hour of training is started by a click that was to let the next one happen, however soon after a time."""
+    from airflow.serialization.encoders import coerce_to_core_timetable
+    from airflow.timetables import trigger
+    from airflow.timetables.base import TimeRestriction
+
+    dag = dagbag.dags[dag_id]
+    timetable = coerce_to_core_timetable(dag.timetable)
+    now = timetable._align_to_prev(trigger.coerce_datetime(trigger.utcnow())) + dt.timedelta(minutes=minutes)
+    monkeypatch.setattr(trigger, "utcnow", lambda: now)
+    first = timetable.next_dagrun_info(last_automated_data_interval=None, restriction=TimeRestriction(dag.start_date, None, catchup=False))
+    assert first is not None
+    assert first.run_after > now

@@ -23,6 +23,11 @@ def run_dag(dagbag: Any) -> Any:
         dag.deadline = None  # in Airflow 3.3 `test` asks for the deadlines of a DAG that a scheduler has written down
         made = dag.test(run_after=as_of, logical_date=None, run_conf=conf)
         found = made.get_task_instances()
+        run.links = {  # type: ignore[attr-defined]
+            (ti.task_id, link.name): ti.xcom_pull(task_ids=ti.task_id, key=link.xcom_key)
+            for ti in found
+            for link in getattr(dag.task_dict[ti.task_id], "operator_extra_links", ())
+        }
         states = {
             ti.task_id: str(ti.state) for ti in sorted(found, key=lambda ti: str(ti.state) == "failed")
         }  # of mapped ones, a failed one
@@ -50,15 +55,17 @@ def two_people(dag_home: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     def give(answer: str) -> None:
         from airflow.api_fastapi.app import create_app
 
-        with TestClient(create_app(apps="core")) as client:
-            waiting: list[dict[str, Any]] = []
-            while not waiting:
+        answered = False
+        with TestClient(create_app(apps="core"), raise_server_exceptions=False) as client:
+            while not answered:
                 time.sleep(0.2)
-                asked = client.get("/api/v2/dags/moon_promote/dagRuns/~/hitlDetails", params={"response_received": False}).json()
-                waiting = asked["hitl_details"]
-            about = waiting[0]["task_instance"]
-            path = f"/api/v2/dags/moon_promote/dagRuns/{about['dag_run_id']}/taskInstances/approve/-1/hitlDetails"
-            client.patch(path, json={"chosen_options": [answer]}).raise_for_status()
+                asked = client.get("/api/v2/dags/moon_promote/dagRuns/~/hitlDetails", params={"response_received": False})
+                for waiting in asked.json()["hitl_details"] if asked.is_success else []:
+                    run, state = waiting["task_instance"]["dag_run_id"], waiting["task_instance"]["state"]
+                    if state != "awaiting_input":  # Airflow asks a moment before the task waits, and an answer in between wakes nobody
+                        continue
+                    path = f"/api/v2/dags/moon_promote/dagRuns/{run}/taskInstances/approve/-1/hitlDetails"
+                    answered = client.patch(path, json={"chosen_options": [answer]}).is_success or answered
 
     def make(answer: str, **changed: Any) -> int:
         (tmp_path / "parts").mkdir()
@@ -97,15 +104,28 @@ def test_new_items_without_a_champion_does_nothing(dag_home: Any, run_dag: Any, 
     assert set(run_dag("moon_ctr_train", now).values()) == {None}, "there is no champion: skipped"
 
 
-def test_retrain_registers_and_promotes_a_release(dag_home: Any, run_dag: Any, now: dt.datetime) -> None:
+def test_retrain_registers_and_promotes_a_release(dag_home: Any, run_dag: Any, now: dt.datetime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And its tasks lead to MLflow."""
+    from moon_ops.registry.registry import CTR, ENCODER, RELEASE, Registry
     from moon_ops.release.status import status
 
+    monkeypatch.setenv("MOON_MLFLOW_PAGES", "https://mlflow.example.com/")
     found = run_dag("moon_retrain", now, {"encoder": "moon-nano", "seed": 0})
     assert (found["export"], found["embed"], found["publish"], found["ctr"], found["release"]) == (1, 1, 1, 1, 1)
     assert found["promote"] is True
     state = status(dag_home)
     assert state["champion"]["release"] == 1
     assert state["embedded"] == state["items"] == 115
+    runs = {name: Registry(dag_home).client.get_model_version(name, "1").run_id for name in (ENCODER, CTR, RELEASE)}
+    at = f"https://mlflow.example.com/#/experiments/{Registry(dag_home).experiment_id}/runs"
+    assert run_dag.links == {
+        ("export", "MLflow run"): f"{at}/{runs[ENCODER]}",
+        ("ctr", "MLflow run"): f"{at}/{runs[CTR]}",
+        ("release", "MLflow run"): f"{at}/{runs[RELEASE]}",
+        ("release", "Report of the release"): f"{at}/{runs[RELEASE]}/artifacts/report/report.html",
+        ("gates", "MLflow run"): f"{at}/{runs[RELEASE]}",
+        ("gates", "Report of the release"): f"{at}/{runs[RELEASE]}/artifacts/report/report.html",
+    }
 
 
 def test_promotion_by_hand(dag_home: Any, run_dag: Any, now: dt.datetime) -> None:
