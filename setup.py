@@ -7,5 +7,5 @@ CARRIED = {f"moon_ops.assets.{directory}": directory for directory in ("dags", "
 setup(
     packages=[*find_packages(include=["moon_ops*"]), "moon_ops.serving.web", *CARRIED],
     package_dir=CARRIED,
-    package_data={"moon_ops.serving.web": ["*.html"], **{package: ["*.toml", "*.yaml"] for package in CARRIED}},
+    package_data={"moon_ops.serving.web": ["*.html", "*.css", "*.js"], **{package: ["*.toml", "*.yaml"] for package in CARRIED}},
 )

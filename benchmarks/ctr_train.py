@@ -30,7 +30,7 @@ from moon_ops.ctr.metrics import auc
 from moon_ops.ctr.models import BASE, IDS
 from moon_ops.ctr.train import build
 from moon_ops.ctr.vectors import Tables
-from moon_ops.ctr.vocabulary import WORD_ROWS, Vocabulary
+from moon_ops.ctr.vocabulary import Vocabulary
 from moon_ops.embeddings.as_of import Joined
 from moon_ops.embeddings.table import RepresentationTable
 from moon_ops.lake.schemas import STAMP
@@ -122,7 +122,7 @@ def peer(rows: Rows, vocabulary: Vocabulary, chosen: CtrRecipe, trained: int, se
     sizes, behaviors = vocabulary.sizes(), ("item", "category")
     specs = {name: {"type": "categorical", "source": "item" if name in behaviors else "user", "vocab_size": sizes[name]} for name in IDS}
     specs |= {f"dense{n}": {"type": "numeric", "source": "user"} for n in range(4)}
-    fields.features = OrderedDict({**specs, "words": {**WORDS, "source": "user"}})
+    fields.features = OrderedDict({**specs, "words": {**WORDS, "vocab_size": vocabulary.word_rows, "source": "user"}})
     fields.default_emb_dim = chosen.embedding_dim
     fields.labels, fields.num_fields = ["label"], len(fields.features)
     torch.manual_seed(seed)
@@ -145,7 +145,7 @@ def peer(rows: Rows, vocabulary: Vocabulary, chosen: CtrRecipe, trained: int, se
     return trained / taken, auc(rows.labels[trained:], np.concatenate(scores).astype(np.float64))
 
 
-WORDS = {"type": "sequence", "max_len": 6, "vocab_size": WORD_ROWS, "feature_encoder": "layers.MaskedAveragePooling()", "padding_idx": 0}
+WORDS = {"type": "sequence", "max_len": 6, "feature_encoder": "layers.MaskedAveragePooling()", "padding_idx": 0}
 
 
 def _theirs(rows: Rows, order: NDArray[np.int64], size: int) -> Iterator[Any]:

@@ -128,7 +128,6 @@ def live(client: httpx.Client, watch: Watch, items: list[dict[str, Any]]) -> lis
 
 def through_dag(watch: Watch, items: list[dict[str, Any]], inbox: Path, airflow: httpx.Client) -> list[float]:
     """Seconds of each item that is put into the inbox, whose DAG is started then; an asset's event starts the other."""
-    inbox.mkdir()
     for item in items:
         (inbox / f"{item['item_id']}.img").write_bytes(item["picture"])
     rows = [{"item_id": i["item_id"], "title": i["title"], "images": [f"{i['item_id']}.img"]} for i in items]
@@ -155,27 +154,28 @@ def scheduler(settings: Settings, environment: dict[str, str]) -> Iterator[httpx
         for dag in ("moon_ingest", "moon_new_items"):
             until(client, f"/api/v2/dags/{dag}", log)
             client.patch(f"/api/v2/dags/{dag}", json={"is_paused": False}).raise_for_status()
-        end = time.monotonic() + 60  # a run that is due at once takes its course first
-        while time.monotonic() < end:
-            runs = client.get("/api/v2/dags/moon_new_items/dagRuns").json()["dag_runs"]
-            if all(run["state"] in ("success", "failed") for run in runs) and time.monotonic() > end - 40:
+        began = time.monotonic()  # a run that is due at once takes its course first
+        while time.monotonic() < began + 2 * WAIT_SECONDS:
+            runs = client.get("/api/v2/dags/~/dagRuns?limit=100").json()["dag_runs"]
+            if all(run["state"] in ("success", "failed") for run in runs) and time.monotonic() > began + 20:
                 break
             time.sleep(1)
         yield client
 
 
-def measure(settings: Settings, only: str) -> dict[str, float]:
-    """p50 and p99 of both ways."""
+@contextlib.contextmanager
+def service(settings: Settings) -> Iterator[tuple[Settings, dict[str, str], Watch]]:
+    """A copy of the home, published up to date and served: its settings, its variables (set in this process, too), and a watch."""
     encoder = status(settings)["champion"]["encoder"]
-    out: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder) / "home"
-        for part in ("lake", "tables", "index", "feature_store"):
-            shutil.copytree(settings.home / part, home / part, symlinks=True)
-        inbox, at = Path(folder) / "inbox", port()
+        shutil.copytree(settings.home, home, symlinks=True, ignore=shutil.ignore_patterns("shop-*", "checkpoints", "report", "airflow"))
+        (Path(folder) / "inbox").mkdir()
+        at, registry = port(), settings.tracking_uri.get_secret_value()
         mine = {
             "MOON_HOME": str(home),
-            "MOON_TRACKING_URI": settings.tracking_uri.get_secret_value(),
+            "MOON_INBOX": str(Path(folder) / "inbox"),
+            "MOON_TRACKING_URI": "" if registry.startswith("sqlite:") else registry,  # the copy's own file
             "MOON_PORT": str(at),
             "MOON_ITEMS_TOKEN": TOKEN,
         }
@@ -184,20 +184,26 @@ def measure(settings: Settings, only: str) -> dict[str, float]:
         publication.publish(copy, encoder, now=dt.datetime.now(dt.UTC))  # to an online store that is new to it
         log = home / "serve.log"
         with (
-            process([sys.executable, "-m", "moon_ops.cli.main", "serve"], {**os.environ}, log),
+            process([sys.executable, "-m", "moon_ops.cli", "serve"], {**os.environ}, log),
             httpx.Client(base_url=f"http://127.0.0.1:{at}", timeout=60, trust_env=False) as client,
         ):
             until(client, "/ready", log)
-            watch = Watch(client, copy, encoder)
-            ways: dict[str, list[float]] = {}
-            if only in ("", "live"):
-                ways["live"] = live(client, watch, new_items(copy, FIRST))
-            if only in ("", "dag"):
-                with scheduler(copy, {"MOON_INBOX": str(inbox), **mine}) as airflow:
-                    ways["dag"] = through_dag(watch, new_items(copy, FIRST + ITEMS), inbox, airflow)
-        for name, taken in ways.items():
-            out[f"{name}_found"] = float(len(taken))
-            out[f"{name}_p50_s"], out[f"{name}_p99_s"] = (float(v) for v in np.percentile(taken, [50, 99]))
+            yield copy, mine, Watch(client, copy, encoder)
+
+
+def measure(settings: Settings, only: str) -> dict[str, float]:
+    """p50 and p99 of both ways."""
+    out: dict[str, float] = {}
+    ways: dict[str, list[float]] = {}
+    with service(settings) as (copy, mine, watch):
+        if only in ("", "live"):
+            ways["live"] = live(watch.client, watch, new_items(copy, FIRST))
+        if only in ("", "dag"):
+            with scheduler(copy, mine) as airflow:
+                ways["dag"] = through_dag(watch, new_items(copy, FIRST + ITEMS), Path(mine["MOON_INBOX"]), airflow)
+    for name, taken in ways.items():
+        out[f"{name}_found"] = float(len(taken))
+        out[f"{name}_p50_s"], out[f"{name}_p99_s"] = (float(v) for v in np.percentile(taken, [50, 99]))
     return out
 
 

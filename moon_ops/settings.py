@@ -20,12 +20,16 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from moon_ops.errors import SettingsError
 from moon_ops.lake.lake import Lake
 from moon_ops.processor import cores
+from moon_ops.telemetry.logs import KINDS as LOGS
+from moon_ops.telemetry.logs import LINES
 
 PREFIX = "MOON_"
 BEHAVIORS = 100  # of a user's last clicks that the features show by default; a click model may read fewer
 VARIANTS = ("fp32", "int8", "fp16")  # of an encoder's graphs
-MOST = {"port": 65535, "behaviors": 10_000}  # of whole numbers that have a greatest value
+MOST = {"port": 65535, "behaviors": 10_000, "queue": 10_000, "processes": 256}  # of whole numbers that have a greatest value
 RANGES = {  # of other numbers: the least and the greatest
+    "request_seconds": (0.1, 600.0),
+    "drain_seconds": (0.1, 600.0),
     "canary_latency_ratio": (1.0, 1000.0),
     "canary_overlap": (0.0, 1.0),
     "alert_errors": (0.0, 1.0),
@@ -51,15 +55,22 @@ class Settings(BaseModel):
     locks: SecretStr = SecretStr("")  # a Postgres server that keeps several machines apart; empty: there is one machine
     lake: Annotated[Lake, NoDecode] = Field(default_factory=lambda known: Lake(str(known["home"] / "lake")))
     tracking_uri: SecretStr = Field(default_factory=lambda known: SecretStr(f"sqlite:///{known['home'] / 'mlflow.db'}"))  # or http(s)://…
+    mlflow_pages: str = ""  # where people open MLflow, for links in Airflow; empty: no links
     redis: SecretStr = SecretStr("")  # host:port of the online store, and its password; empty: SQLite
     feast_registry: SecretStr = SecretStr("")  # SQLAlchemy's address of Feast's registry; empty: SQLite
     models: Path = ROOT / "models"
     inbox: Path | None = None  # the drop zone of moon_ingest: a directory in the ingest layout, or of such directories
+    tasks: str = "here"  # where the DAGs' heavy tasks run: read by dags/moon_isolation.py
     workers: int = Field(default_factory=lambda: min(cores(), 8))
+    processes: int = 1  # of a service, on one port
     host: str = "127.0.0.1"
     port: int = 8321
+    queue: int = 24  # requests that a service works on at once, those that wait included; one more is told to come again
+    request_seconds: float = 10.0  # in which a request is answered, once it has been read
+    drain_seconds: float = 20.0  # that a service which is told to end takes for what it has accepted
     variant: str = VARIANTS[0]  # of an encoder's graphs
     behaviors: int = BEHAVIORS  # how many of a user's last clicks the features show
+    log: str = LINES  # how each line of the log is written
     repair: bool = False  # whether a service moves an alias back that names a release which cannot be served
     canary_latency_ratio: float = 3.0  # times the champion's median that a candidate may take for logged queries
     canary_overlap: float = 0.0  # least share of the champion's first results that a candidate must find; 0: never refused for it
@@ -71,6 +82,8 @@ class Settings(BaseModel):
     auto_rollback: bool = False  # whether a service goes back by itself when a new release fails or finds less
     rollback_minutes: float = 30.0  # after a switch, in which it may
     items_token: SecretStr = SecretStr("")  # who may send new items to the service; empty: nobody
+    api_keys: Path | None = None  # the file of API keys, hashed, which several machines may share; none: keys.json in the home
+    open: bool = False  # whether a service answers searches and scores to who shows no key, wherever it listens
     alert_webhook: SecretStr = SecretStr("")  # an address that a failed DAG is posted to; empty: none
     alert_email: str = ""  # whom it is mailed to, by Airflow's connection smtp_default
     webhook_secret: SecretStr = SecretStr("")  # with which MLflow signs its webhooks; empty: none are taken
@@ -148,7 +161,7 @@ class Settings(BaseModel):
             raise SettingsError(f"MOON_REDIS = {shown(redis)!r} is not host:port", action="set MOON_REDIS to e.g. localhost:6379")
         return redis
 
-    @field_validator("workers", "port", "behaviors", mode="before")
+    @field_validator("workers", "processes", "port", "queue", "behaviors", mode="before")
     @classmethod
     def _whole(cls, value: object, info: ValidationInfo) -> int:
         name = str(info.field_name)
@@ -169,7 +182,7 @@ class Settings(BaseModel):
             raise SettingsError(problem, action=f"set {variable(name)} to e.g. {usual:g}")
         return number
 
-    @field_validator("repair", "auto_rollback", mode="before")
+    @field_validator("repair", "auto_rollback", "open", mode="before")
     @classmethod
     def _yes_or_no(cls, value: object, info: ValidationInfo) -> bool:
         known, name = {"true": True, "1": True, "yes": True, "on": True}, variable(str(info.field_name))
@@ -178,13 +191,29 @@ class Settings(BaseModel):
             raise SettingsError(f"{name} = {value!r} is neither yes nor no", action=f"set {name} to yes or no")
         return known[str(value).lower()]
 
-    @field_validator("variant")
+    @field_validator("tasks")
     @classmethod
-    def _known(cls, variant: str) -> str:
-        if variant not in VARIANTS:
-            problem = f"MOON_VARIANT = {variant!r} is not one of {', '.join(VARIANTS)}"
-            raise SettingsError(problem, action="set MOON_VARIANT to one of these")
-        return variant
+    def _somewhere(cls, tasks: str) -> str:
+        if not re.fullmatch(r"here|(python|docker|pod):.+", tasks):
+            problem = f"MOON_TASKS = {tasks!r} says not where tasks run"
+            raise SettingsError(problem, action="set MOON_TASKS to here, python:/path/to/python, docker:IMAGE or pod:IMAGE")
+        return tasks
+
+    @field_validator("mlflow_pages")
+    @classmethod
+    def _opened(cls, pages: str) -> str:
+        if pages and not re.match(r"https?://[^/]", pages):
+            problem = f"MOON_MLFLOW_PAGES = {pages!r} is no address that a browser opens"
+            raise SettingsError(problem, action="set MOON_MLFLOW_PAGES to e.g. http://localhost:5000, or leave it empty")
+        return pages
+
+    @field_validator("variant", "log")
+    @classmethod
+    def _known(cls, chosen: str, info: ValidationInfo) -> str:
+        name, known = variable(str(info.field_name)), VARIANTS if info.field_name == "variant" else LOGS
+        if chosen not in known:
+            raise SettingsError(f"{name} = {chosen!r} is not one of {', '.join(known)}", action=f"set {name} to one of these")
+        return chosen
 
 
 class _Environment(BaseSettings, Settings):
@@ -206,9 +235,10 @@ def variable(field: str) -> str:
 
 def unknown_variables() -> dict[str, str]:
     """Variables that look like ours and are none, and the most similar one of ours, or an empty text."""
-    known = [variable(field) for field in Settings.model_fields]
-    strange = sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known)
-    return {name: next(iter(difflib.get_close_matches(name.upper(), known, n=1)), "") for name in strange}
+    known = {field.upper(): variable(field) for field in Settings.model_fields}  # compared without the prefix, which is half of a short one
+    strange = sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known.values())
+    near = {name: difflib.get_close_matches(name.upper().removeprefix(PREFIX), known, n=1) for name in strange}
+    return {name: known[found[0]] if found else "" for name, found in near.items()}
 
 
 def whole(name: str, value: object, usual: int, most: int | None = None) -> int:

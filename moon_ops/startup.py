@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 QUIET = {  # read by each library once, when it is first imported; what is set already stays
     "LANCE_LOG": "error",
@@ -20,6 +23,25 @@ QUIET = {  # read by each library once, when it is first imported; what is set a
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
     "GIT_PYTHON_REFRESH": "quiet",
 }
+HURRIED = {"OBJECT_STORE_CLIENT_MAX_RETRIES": "0", "OBJECT_STORE_CLIENT_RETRY_TIMEOUT": "3", "AWS_TIMEOUT": "3s"}  # of Lance's stores
+
+
+def hurry() -> None:
+    """From now on a lake's store has seconds to answer, as somebody looks: Lance asks one that hangs for minutes."""
+    for name, value in HURRIED.items():
+        os.environ.setdefault(name, value)
+
+
+@contextmanager
+def without(*packages: str) -> Iterator[None]:
+    """While libraries are imported that would import these ``packages`` only because they are installed: they are told that none is."""
+    absent = [name for name in packages if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]  # None: an import says that there is no such module
+    try:
+        yield
+    finally:
+        for name in absent:
+            del sys.modules[name]
 
 
 def start() -> None:
@@ -28,3 +50,5 @@ def start() -> None:
         os.environ.setdefault(name, value)
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_MININTERVAL", "10")
+    # of Feast, whose pandas some commands do without
+    warnings.filterwarnings("ignore", "Failure attempting to register request header provider")

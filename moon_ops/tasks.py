@@ -1,6 +1,6 @@
 """The stages as a scheduler calls them: times come in as ISO 8601, numbers go out, everything else lies in the lake and the registry.
 
-Each function is one task of a DAG in ``dags/`` and may be run again at any time.
+Each function is one task of a DAG in ``dags/`` and may be run again. What takes seconds to import (Feast, torch) they import themselves.
 """
 
 from __future__ import annotations
@@ -9,25 +9,25 @@ import datetime as dt
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from moon_ops import alerts
 from moon_ops.ctr.impressions import has_click_sequences
 from moon_ops.embeddings.due import due
 from moon_ops.errors import GateError, InputError, StageError
 from moon_ops.lake import drops, ids
-from moon_ops.lake.ingest import Feed, IngestReport, ingest
-from moon_ops.publication import erasure, maintenance, places, publication, sharing
+from moon_ops.lake.ingest import Feed, ingest
+from moon_ops.publication import places, sharing
 from moon_ops.recipes.gates import Gates
 from moon_ops.recipes.reading import recipe
+from moon_ops.registry import pages
 from moon_ops.registry.encoders import encoder_version
 from moon_ops.registry.registry import CANDIDATE, CHAMPION, PREVIOUS, Registry, manifest_of
-from moon_ops.release import checkpoints, clicks, evidence, examination, promotion, served, stages, verification
-from moon_ops.release.manifest import release as make_release
+from moon_ops.release import checkpoints, evidence, promotion, served, stages, telling, verification
 from moon_ops.release.status import active_items
 from moon_ops.release.windows import Windows, windows
 from moon_ops.settings import Settings
-from moon_ops.startup import start
+from moon_ops.startup import start, without
 
 log = logging.getLogger(__name__)
 
@@ -37,46 +37,59 @@ def train(as_of: str, recipe: str, seed: int) -> str:
     settings = _settings()
     times = windows(settings.lake, end=_time(as_of))
     trained = stages.train(settings, recipe, trained_until=times.trained_until, seed=seed)
-    return checkpoints.keep(settings, Path(trained.checkpoint))
+    kept = checkpoints.keep(settings, Path(trained.checkpoint))
+    telling.made(settings, "train", checkpoint=kept)
+    return kept
 
 
 def export(checkpoint: str) -> int:
     """Export and register a checkpoint; the encoder's version."""
     settings = _settings()
-    return stages.export(settings, checkpoints.find(settings, checkpoint)).encoder
+    encoder = stages.export(settings, checkpoints.find(settings, checkpoint)).encoder
+    telling.made(settings, "export", checkpoint=checkpoint, encoder=encoder)
+    return encoder
 
 
 def embed(encoder: int, as_of: str) -> int:
     """Embed what has no vector yet; the encoder's version again, for the task that follows."""
-    for report in stages.embed(_settings(), encoder, now=_time(as_of)):
+    settings = _settings()
+    for report in stages.embed(settings, encoder, now=_time(as_of)):
         log.info("%s: %d new, %d in all", report.table, report.embedded, report.total)
+    telling.made(settings, "embed", encoder=encoder)
     return encoder
 
 
 def publish(encoder: int, as_of: str) -> int:
     """Hand an encoder's vectors over to Feast, the tables and the index, and complete killed erasures; the encoder's version again."""
-    settings = _settings()
+    publication, settings = _publication(), _settings()
     _finish_erasures(settings, as_of)
     log.info("%s", publication.publish(settings, encoder, now=_time(as_of)))
+    telling.published(settings, encoder, _time(as_of))
     return encoder
 
 
 def ctr(encoder: int, as_of: str, recipe: str, seed: int) -> int | None:
     """Train a click model; its version, None for a shop without click sequences."""
+    from moon_ops.release import clicks
+
     settings = _settings()
     if not has_click_sequences(settings.lake):
         log.warning("the shop has no click sequences of known users: the release has no click model")
         return None
     _, version = clicks.train_ctr(settings, encoder, recipe, _windows(settings, encoder, as_of), seed=seed)
+    telling.made(settings, "ctr", encoder=encoder, ctr=version)
     return version
 
 
 def release(encoder: int, ctr_version: int | None, as_of: str) -> int:
     """Measure, judge and register a release; its version, whether it passed or not."""
+    from moon_ops.release import manifest
+
     settings = _settings()
-    made = make_release(settings, encoder, ctr_version, _windows(settings, encoder, as_of), now=_time(as_of))
+    made = manifest.release(settings, encoder, ctr_version, _windows(settings, encoder, as_of), now=_time(as_of))
     for verdict in made.verdicts:
         log.info("%s", verdict)
+    telling.judged(settings, encoder, ctr_version, made.version, made.verdicts)
     return made.version
 
 
@@ -93,6 +106,7 @@ def promote(version: int, as_of: str) -> bool:
         log.warning("release %d waits for a second person: start the DAG moon_promote", version)
         return False
     promotion.promote(settings, version, promotion.Wish("moon_retrain", as_of, "its gates passed"))
+    telling.made(settings, "promote", release=version)
     return True
 
 
@@ -122,7 +136,14 @@ def promote_by(version: int, as_of: str, *, by: str, approved_by: str = "", why:
             action="let somebody else approve it, or set second_person = false in models/gates.toml",
         )
     who = f"{by}, approved by {approved_by}" if approved_by else by
-    return promotion.promote(settings, version, promotion.Wish(who, as_of, why)).move is not None
+    moved = promotion.promote(settings, version, promotion.Wish(who, as_of, why))
+    telling.made(settings, "promote", release=version)
+    return moved.move is not None
+
+
+def page(model: str, version: int, file: str = "") -> str:
+    """The page in MLflow of a version's run, or of one of its files; empty where ``MOON_MLFLOW_PAGES`` names none."""
+    return pages.page(_settings(), model, version, file)
 
 
 def served_encoder() -> int | None:
@@ -135,7 +156,8 @@ def other_releases() -> list[int]:
     settings = _settings()
     registry = Registry(settings)
     releases = [version for alias in (CHAMPION, CANDIDATE, PREVIOUS) if (version := registry.alias(alias)) is not None]
-    return list(dict.fromkeys(version for version in releases if version != _served_release(settings)))
+    choice = served.to_serve(settings)
+    return list(dict.fromkeys(version for version in releases if choice is None or version != choice.release))
 
 
 def refresh(encoder: int | None, as_of: str) -> int | None:
@@ -144,8 +166,7 @@ def refresh(encoder: int | None, as_of: str) -> int | None:
 
 
 def refresh_release(release: int, as_of: str) -> int:
-    """Refresh the encoder of a release beside the one that is served, and check it; the encoder. What is wrong with the release fails this
-    task alone."""
+    """Refresh the encoder of a release that is not served, and check it; the encoder. What is wrong with it fails this task alone."""
     settings = _settings()
     encoder = int(manifest_of(Registry(settings), release)["encoder"]["version"])
     if encoder != _encoder_to_serve(settings):
@@ -173,6 +194,8 @@ def require_complete(encoders: Sequence[int | None], as_of: str) -> dict[str, in
 
 def verify(as_of: str) -> int:
     """Check that what is served is whole; :class:`StageError` that lists what is wrong; how many smaller findings there are."""
+    from moon_ops.release import examination
+
     return examination.require_whole(_settings(), now=_time(as_of))
 
 
@@ -194,28 +217,17 @@ def ingest_inbox(as_of: str, *, full_feed: bool = False, withdraw_at_most: float
             broken.append(str(fault))
             continue
         drops.note(settings.lake, drop, now)
-        _report(drop.name, report, as_of)
+        telling.taken_in(drop.name, report, as_of)
         found["directories"] += 1
         found["changed"] += report.items + report.updated + report.withdrawn
         found["refused"] += sum(report.refused.values())
+    if found["directories"]:
+        telling.made(settings, "ingest")
     if broken:
         more = f"; and {len(broken) - 1} more" if len(broken) > 1 else ""
         problem = f"a directory in MOON_INBOX was not taken in: {broken[0]}{more}"
         raise InputError(problem, action="mend it; it is tried again when it changes")
     return found
-
-
-def _report(name: str, report: IngestReport, as_of: str) -> None:
-    """What was set aside is told, once: the directory is not read again before it changes."""
-    if report.erased:
-        log.info("erased before, and not taken in: %s", report.erased)
-    for note in report.notes:
-        log.warning("%s", note)
-    if report.warning:
-        log.warning("%s", report.warning)
-    if report.refused or report.unread:
-        what = f"set aside: {report.refused}, pictures not read: {report.unread}, the first: {report.first_refusal}"
-        alerts.tell(f"MOON_INBOX/{name}: {what}; `moon quarantine` lists them", dag="moon_ingest", run=as_of, reason=what)
 
 
 def embed_for_champion(as_of: str) -> int:
@@ -225,6 +237,7 @@ def embed_for_champion(as_of: str) -> int:
     if encoder is None:
         return 0
     items, _ = stages.embed(settings, encoder, now=_time(as_of))
+    telling.made(settings, "embed", encoder=encoder)
     return items.embedded
 
 
@@ -234,57 +247,59 @@ def publish_for_champion(as_of: str) -> bool:
     What was published is read from the tables, not from the task before: a retry that embeds nothing still publishes, and so do a new
     price and a deletion.
     """
-    settings = _settings()
+    publication, settings = _publication(), _settings()
     _finish_erasures(settings, as_of)
     encoder = _encoder_to_serve(settings, as_of)
     if encoder is None or sharing.is_current(settings, encoder, _time(as_of)):
         return False
     log.info("%s", publication.publish(settings, encoder, now=_time(as_of), behaviour=False))
+    telling.published(settings, encoder, _time(as_of))
     return True
 
 
 def maintain(keep_days: float, as_of: str) -> dict[str, int]:
-    """Compact the lake and remove old versions; how many files and versions are gone."""
-    done = maintenance.maintain(_settings(), keep=dt.timedelta(days=keep_days), now=_time(as_of))
+    """Compact the lake, and remove old versions and checkpoints of its store; how many are gone."""
+    from moon_ops.publication import maintenance
+
+    settings, keep = _settings(), dt.timedelta(days=keep_days)
+    done = maintenance.maintain(settings, keep=keep, now=_time(as_of))
     for kept in done:
         log.info("%s", kept)
-    return {"files": sum(k.fragments - k.fragments_after for k in done), "versions": sum(k.versions_removed for k in done)}
+    return {
+        "files": sum(k.fragments - k.fragments_after for k in done),
+        "versions": sum(k.versions_removed for k in done),
+        "checkpoints": checkpoints.tidy(settings, keep, _time(as_of)),
+    }
 
 
 def _settings() -> Settings:
     """What the environment says. A task is the entry point of its process: MLflow is imported after this, when a registry is asked."""
     start()
     settings = Settings.from_environment()
+    telling.begin(settings)
     places.require_lake(settings)  # with its disk unmounted a task would begin a second one
     return settings
 
 
 def _finish_erasures(settings: Settings, as_of: str) -> None:
+    _publication()  # first, as erasures import Feast, too
+    from moon_ops.publication import erasure
+
     for receipt in erasure.finish(settings, now=_time(as_of)):
         log.warning("completed the erasure of %s %s, which had been killed", receipt.kind, receipt.shop_id)
 
 
+def _publication() -> ModuleType:
+    """Imported without torch and transformers, for which Feast looks: seconds of each new item's way into the index."""
+    with without("torch", "transformers"):
+        from moon_ops.publication import publication
+    return publication
+
+
 def _encoder_to_serve(settings: Settings, as_of: str | None = None) -> int | None:
-    """The encoder of what a service serves: the champion's, or that of the last good release where the champion cannot be served, or
-    services refuse it at ``as_of``."""
-    choice = _choice(settings, as_of)
+    """The encoder of what is served: the champion's, or that of the last good release where services refuse the champion at ``as_of``."""
+    choice = served.to_serve(settings, now=_time(as_of) if as_of else None)
     return None if choice is None else served.encoder_of(choice)
-
-
-def _served_release(settings: Settings) -> int | None:
-    choice = _choice(settings)
-    return None if choice is None else choice.release
-
-
-def _choice(settings: Settings, as_of: str | None = None) -> served.Choice | None:
-    try:
-        choice = served.choose(settings, Registry(settings), now=_time(as_of) if as_of else None)
-    except StageError as none:
-        log.warning("%s: nothing to embed with", none)
-        return None
-    if choice.why:
-        log.error("release %d is served in place of %s, because %s", choice.release, choice.asked, choice.why)
-    return choice
 
 
 def _windows(settings: Settings, encoder: int, as_of: str) -> Windows:

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import prometheus_client  # noqa: F401  # before Feast, as moon_ops.serving.app has it
 import pytest
 from filelock import FileLock
 
@@ -264,9 +265,9 @@ def airflow_db() -> None:
 @pytest.fixture(scope="session")
 def dagbag(airflow_db: None) -> Any:
     """The DAGs of ``dags/``."""
-    from airflow.dag_processing.dagbag import DagBag
+    from airflow.dag_processing.dagbag import BundleDagBag
 
-    return DagBag(dag_folder=ROOT / "dags")
+    return BundleDagBag(dag_folder=ROOT / "dags", bundle_path=ROOT / "dags", bundle_name="dags-folder")
 
 
 @pytest.fixture

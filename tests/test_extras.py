@@ -123,7 +123,8 @@ def test_every_package_that_a_plain_install_lacks_is_told_of(wheel: Path) -> Non
     providers = {package: set(map(plain, names)) for package, names in importlib.metadata.packages_distributions().items()}
     brought = {extra: needed(wheel, extra) for extra in ("", "sdk", "serve", "train", "airflow", "postgres", "ray", "heic")}
     lacking = {package for package in imported() if not providers.get(package, set()) & brought[""]}
-    assert lacking - set(extras.BROUGHT_BY) <= WARM, "which has an error of its own"
+    of_airflow = {"openlineage"}  # imported only where Airflow's provider for it is
+    assert lacking - set(extras.BROUGHT_BY) <= WARM | of_airflow, "which has an error of its own"
     assert not {package for package, extra in extras.BROUGHT_BY.items() if not providers.get(package, set()) & brought[extra]}
 
 
@@ -132,7 +133,7 @@ def test_a_plain_install_ingests_and_says_what_it_lacks(only: Run, shop: Path, t
     home = {"MOON_HOME": str(tmp_path / "home")}
     assert "items: 115" in only("", "moon", "ingest", str(shop), **home).stdout
     assert only("", "moon", "doctor", **home).returncode == 0
-    for command, package, extra in (("train", "torch", "train"), ("serve", "fastapi", "serve"), ("demo", "feast", "all")):
+    for command, package, extra in (("train", "torch", "train"), ("serve", "uvicorn", "serve"), ("demo", "feast", "all")):
         done = only("", "moon", command, **home)
         line = f'moon: moon {command} needs {package}, which is not installed → pip install "moon_ops[{extra}]"\n'
         assert (done.returncode, done.stderr) == (1, line)
@@ -195,6 +196,7 @@ def test_training_alone_trains_and_exports(only: Run, lake: Any, tmp_path: Path)
     "name", ["moon_ctr_train", "moon_ingest", "moon_maintenance", "moon_new_items", "moon_nightly_refresh", "moon_retrain"]
 )
 def test_airflow_alone_reads_the_dags(only: Run, name: str, tmp_path: Path) -> None:
-    code = f"import runpy; from moon_ops.settings import ROOT; print(runpy.run_path(ROOT / 'dags' / '{name}.py')['__doc__'][:20])"
+    code = "import runpy, sys; from moon_ops.settings import ROOT; sys.path.append(str(ROOT / 'dags')); "  # as Airflow does
+    code += f"print(runpy.run_path(ROOT / 'dags' / '{name}.py')['__doc__'][:20])"
     done = only("airflow", "python", "-c", code, AIRFLOW_HOME=str(tmp_path))
     assert done.stdout.startswith(f"### {name[:10]}"), done.stderr

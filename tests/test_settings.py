@@ -67,6 +67,13 @@ def test_a_variant_is_one_of_three(clean: pytest.MonkeyPatch, value: str) -> Non
         Settings.from_environment()
 
 
+@pytest.mark.parametrize(("name", "value"), [("TASKS", "nonsense"), ("TASKS", "docker:"), ("MLFLOW_PAGES", "mlflow:5000")])
+def test_where_tasks_run_and_pages_are_is_checked(clean: pytest.MonkeyPatch, name: str, value: str) -> None:
+    clean.setenv(f"MOON_{name}", value)
+    with pytest.raises(SettingsError, match=rf"MOON_{name} = '{value}' .* → set MOON_{name} to"):
+        Settings.from_environment()
+
+
 def test_every_variable_is_read(clean: pytest.MonkeyPatch) -> None:
     given = {"HOME": "/data/moon", "LAKE": "s3://shop/lake", "TRACKING_URI": "http://mlflow:5000", "REDIS": "redis:6379"}
     given |= {"MODELS": "/etc/moon", "INBOX": "/data/inbox", "WORKERS": "3", "HOST": "0.0.0.0", "PORT": "80"}
@@ -74,16 +81,23 @@ def test_every_variable_is_read(clean: pytest.MonkeyPatch) -> None:
     numbers = {"CANARY_LATENCY_RATIO": "5", "CANARY_OVERLAP": "0.1", "ALERT_ERRORS": "0.02", "ALERT_SLOW_MS": "500"}
     numbers |= {"ALERT_RECALL_DROP": "0.3", "ALERT_DRIFT": "0.5", "PROBE_MINUTES": "2", "ROLLBACK_MINUTES": "15"}
     given |= numbers | {"AUTO_ROLLBACK": "on", "WEBHOOK_SECRET": "a-secret", "LOCKS": "postgresql://moon:secret@postgres/moon"}
-    given |= {"ALERT_WEBHOOK": "https://chat.example.com/hook", "ALERT_EMAIL": "oncall@example.com"}
+    given |= {"MLFLOW_PAGES": "https://mlflow.example.com", "TASKS": "pod:moon-train:1"}
+    given |= {"ALERT_WEBHOOK": "https://chat.example.com/hook", "ALERT_EMAIL": "oncall@example.com", "LOG": "json"}
+    given |= {"PROCESSES": "3", "QUEUE": "16", "REQUEST_SECONDS": "5", "DRAIN_SECONDS": "9"}
+    given |= {"API_KEYS": "/etc/moon/keys.json", "OPEN": "yes"}
     assert {f"MOON_{name}" for name in given} == {variable(field) for field in Settings.model_fields}
     for name, value in given.items():
         clean.setenv(f"MOON_{name}", value)
     settings = Settings.from_environment()
     assert (settings.variant, settings.behaviors, settings.repair, settings.auto_rollback) == ("int8", 7, True, True)
+    assert settings.log == "json"
     assert {name: getattr(settings, name.lower()) for name in numbers} == {name: float(value) for name, value in numbers.items()}
     assert {name: getattr(settings, name).get_secret_value() for name in SECRETS} == {name: given[name.upper()] for name in SECRETS}
     assert (settings.home, settings.models, settings.inbox) == (Path("/data/moon"), Path("/etc/moon"), Path("/data/inbox"))
     assert settings.lake.uri == "s3://shop/lake"
+    assert (settings.mlflow_pages, settings.tasks) == ("https://mlflow.example.com", "pod:moon-train:1")
+    assert (settings.processes, settings.queue, settings.request_seconds, settings.drain_seconds) == (3, 16, 5.0, 9.0)
+    assert (settings.api_keys, settings.open) == (Path("/etc/moon/keys.json"), True)
     assert (settings.workers, settings.host, settings.port) == (3, "0.0.0.0", 80)
 
 

@@ -53,9 +53,10 @@ def test_every_file_is_in_the_wheel_and_nothing_beside_the_package(wheel: Path) 
 WHERE = """
 import moon_ops, pathlib
 from moon_ops.embeddings.features import REPO
-from moon_ops.serving.app import PAGE
+from moon_ops.serving.routes.page import WEB
 from moon_ops.settings import ROOT, Settings
-places = (pathlib.Path(moon_ops.__file__), Settings().models / "gates.toml", REPO / "features.py", ROOT / "dags" / "moon_retrain.py", PAGE)
+places = (pathlib.Path(moon_ops.__file__), Settings().models / "gates.toml", REPO / "features.py", ROOT / "dags" / "moon_retrain.py")
+places += tuple(WEB / name for name in ("index.html", "page.css", "page.js", "crop.js"))
 print(*places, sep="\\n")
 """
 

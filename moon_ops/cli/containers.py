@@ -27,6 +27,7 @@ INSTALL = (
 LABEL = "com.docker.compose"
 LINES = 15  # of a failed service's log
 SECONDS = 2.0  # between two looks
+PATIENCE = 120.0  # seconds in which the engine must answer
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,11 @@ class Compose:
 
     def asked(self, *words: str) -> str | None:
         """What the engine answers, or nothing if it refuses."""
-        done = subprocess.run([self.engine, *words], capture_output=True, text=True, env=dict(self.environment), check=False)
+        command = [self.engine, *words]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, env=dict(self.environment), check=False, timeout=PATIENCE)
+        except subprocess.TimeoutExpired:  # e.g. a health check that asks a store that hangs
+            return None
         return done.stdout if done.returncode == 0 else None
 
     def containers(self) -> list[Container]:

@@ -105,6 +105,21 @@ def quarantine(
     typer.echo(f"{counted(len(rows), 'row', 'rows')} in quarantine")
 
 
+@app.command()
+def describe(
+    home: Home = None,
+    days: Annotated[int, typer.Option(help="An item is cold if nothing but impressions happened to it in so many last days.")] = 30,
+    as_json: Json = False,
+) -> None:
+    """What is in the shop that was ingested: items, pictures, pairs, searches, days, what is missing, and which recipe fits it and why.
+
+    Example: moon describe --json
+    """
+    from moon_ops.lake.description import describe as stage
+
+    say(stage(settings_of(home, looking=True).lake, days=days), as_json)
+
+
 def _set_aside(rows: dict[str, int], pictures: dict[str, int]) -> str:
     """Rows and pictures, each counted by file and column."""
     said = []

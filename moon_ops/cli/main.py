@@ -6,18 +6,20 @@ import json
 import sys
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from moon_ops.cli import intake, releases, studies
+from moon_ops.cli import intake, keys, releases, studies
 from moon_ops.cli import vectors as production
 from moon_ops.cli.extras import not_installed
 from moon_ops.cli.faults import told
-from moon_ops.cli.terminal import Set, Without, moment, now, say, settings_of, stop_at_once
+from moon_ops.cli.terminal import Set, Without, fail, moment, now, say, settings_of, stop_at_once
 from moon_ops.errors import InputError, MoonError
 from moon_ops.startup import start
+from moon_ops.telemetry import traces
 
 HELP = """Operate multimodal item embeddings: from a catalogue to a served release of encoder, vectors, index and click model.
 
@@ -25,6 +27,7 @@ First: moon demo. Each command has an example: moon COMMAND --help."""
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=HELP, rich_markup_mode=None)
 
 app.add_typer(studies.app, name="study")
+app.add_typer(keys.app, name="keys")
 app.command("exchange-rate")(studies.exchange_rate)
 app.add_typer(intake.app)  # without a name: its commands are ours
 app.add_typer(releases.app)
@@ -79,6 +82,9 @@ def simulate(
     size: Annotated[str, typer.Option(help="tiny, demo, busy or large.")] = "demo",
     seed: Seed = 0,
     days: Annotated[int | None, typer.Option(help="Days that the shop has run.")] = None,
+    photographer: Annotated[
+        str, typer.Option(help="Who takes the users' photographs: known does what training practises, unknown what it has never seen.")
+    ] = "known",
 ) -> None:
     """Draw a simulated shop in the ingest layout: products, pictures, users, searches, clicks.
 
@@ -86,12 +92,15 @@ def simulate(
     """
     from moon_ops.shops.simulate import simulate as stage
 
-    say(stage(out, size=size, seed=seed, days=days))
+    say(stage(out, size=size, seed=seed, days=days, photographer=photographer))
 
 
 @app.command("import")
 def import_(
-    kind: Annotated[str, typer.Argument(help="shopify, woocommerce, magento, google_merchant; or taobao_mm, microlens, amazon2023, hm.")],
+    kind: Annotated[
+        str,
+        typer.Argument(help="shopify, woocommerce, magento, google_merchant; or taobao_mm, microlens, amazon2023, hm, movielens, grocery."),
+    ],
     source: Annotated[Path, typer.Argument(help="The exported file, or the directory that holds the files.")],
     out: Annotated[Path, typer.Argument(help="Directory to write the shop to.")],
     users: Annotated[int | None, typer.Option(help="Of a click log a sample of so many users; default: all.", show_default=False)] = None,
@@ -171,7 +180,14 @@ def export(
 
 
 @app.command()
-def evaluate(encoder: Encoder, home: Home = None, start: Start = None, end: Time = None, as_json: Json = False) -> None:
+def evaluate(
+    encoder: Encoder,
+    home: Home = None,
+    start: Start = None,
+    end: Time = None,
+    tasks: Annotated[bool, typer.Option("--tasks", help="Instead: tell category, brand and attributes, and find text by picture.")] = False,
+    as_json: Json = False,
+) -> None:
     """Image- and text-search recall of an encoder, on queries after its training, against the whole catalogue: as it is, as pictures
     alone, as texts alone, and by prefix of the vectors.
 
@@ -183,9 +199,11 @@ def evaluate(encoder: Encoder, home: Home = None, start: Start = None, end: Time
 
     settings = settings_of(home)
     until = encoder_version(settings, encoder).trained_until
-    metrics, prefixes = evaluation.evaluate_parts(
-        settings, encoder, windows(settings.lake, end=moment(end), trained_until=moment(start), seen_until=until)
-    )
+    times = windows(settings.lake, end=moment(end), trained_until=moment(start), seen_until=until)
+    if tasks:
+        say(evaluation.evaluate_tasks(settings, encoder, times), as_json)
+        return
+    metrics, prefixes = evaluation.evaluate_parts(settings, encoder, times)
     say({**metrics, "prefixes": [asdict(p) for p in prefixes]}, as_json)
 
 
@@ -224,13 +242,14 @@ def serve(
 
     Example: moon serve --release 7   (beside the service proper: with MOON_PORT=8322)
     """
-    from moon_ops.serving.app import serve as stage
+    from moon_ops.serving.opening import serve as stage
 
     settings = settings_of(home, lake=False)
     if release is not None:
         typer.echo(f"release {release} alone, whatever is champion; nothing is promoted or written down")
-    typer.echo(f"visual search: http://{settings.host}:{settings.port}/   requests: http://{settings.host}:{settings.port}/docs")
-    stage(settings, release=release)
+    many = f"   {settings.processes} processes" if settings.processes > 1 else ""
+    typer.echo(f"visual search: http://{settings.host}:{settings.port}/   requests: http://{settings.host}:{settings.port}/docs{many}")
+    stage(settings, release=release, enter=partial(enter, "serve"))
 
 
 @app.command()
@@ -261,26 +280,29 @@ def _windows(settings: Any, trained_until: str | None) -> Any:
     return windows(settings.lake, trained_until=moment(trained_until))
 
 
+def enter(command: str) -> None:
+    """What a process does before a command's libraries are imported."""
+    start()
+    Without.start(NEEDLESS.get(command, ()))
+    traces.start("moon-serve" if command == "serve" else "moon")
+
+
 def main() -> None:
     """Entry point: a :class:`MoonError` becomes one line on stderr and exit code 1, and so does a package that only an extra brings, a full
     disk, or a locked database; anything else keeps its traceback.
     """
-    start()
     stop_at_once()
     command = sys.argv[1] if len(sys.argv) > 1 else ""
-    Without.start(NEEDLESS.get(command, ()))
+    enter(command)
     try:
         app()
     except MoonError as fault:
-        typer.echo(f"moon: {fault}", err=True)
-        sys.exit(1)
+        fail(fault)
     except ImportError as missing:
         if (absent := not_installed(missing, f"moon {command}")) is None:
             raise
-        typer.echo(f"moon: {absent}", err=True)
-        sys.exit(1)
+        fail(absent)
     except Exception as fault:
         if (known := told(fault, f"moon {command}".strip())) is None:
             raise
-        typer.echo(f"moon: {known}", err=True)
-        sys.exit(1)
+        fail(known)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import base64
 import hashlib
+import json
 import os
 import re
 import secrets
@@ -149,17 +150,34 @@ def answers(url: str, fields: Mapping[str, str] | None = None) -> str | None:
 
 
 def try_it(compose: Compose) -> None:
-    """The tiny shop through the whole stack, unless something is served already; then one search through the proxy."""
+    """The tiny shop through the whole stack, if nothing is in it; then one search through the proxy, if something is served."""
     search = address("SEARCH", compose.environment)
     if answers(f"{search}/ready") is None:
-        print("running the tiny shop through it", flush=True)
-        compose.run("exec", "-T", "airflow-worker", *DEMO)
+        items, champion = contents(compose)
+        if items and champion is None:
+            print(f"the lake has {items} items and nothing is promoted yet: start moon_retrain in Airflow")
+            return
+        if not items:
+            print("running the tiny shop through it", flush=True)
+            compose.run("exec", "-T", "airflow-worker", *DEMO)
     until = time.monotonic() + 120
     while (found := answers(f"{search}/v1/search", {"text": "lamp", "k": "3"})) is None:
         if time.monotonic() > until:
             raise ServiceError(f"no search is answered at {search}", action=f"ask {search}/ready, and read the logs of serving-1")
         time.sleep(2)
     print(f"a search for “lamp” answers: {found[:160]}…")
+
+
+def contents(compose: Compose) -> tuple[int, int | None]:
+    """Items of the lake, and the champion. :class:`ServiceError` if the worker cannot say: what is not known to be empty is not filled."""
+    worker = next((one.id for one in compose.containers() if one.service == "airflow-worker"), "")
+    told = compose.asked("exec", worker, "moon", "status", "--json") if worker else None
+    if not told:
+        raise ServiceError("the worker does not say what is in the lake", action="read what `moon doctor` says in airflow-worker")
+    found = json.loads(told.strip().splitlines()[-1])
+    if found["items"] is None:
+        raise ServiceError(found["lake_away"], action="bring the store back, and run make stack again")
+    return int(found["items"]), found["champion"]
 
 
 def addresses(environment: Mapping[str, str], profiles: Sequence[str]) -> str:
@@ -183,7 +201,7 @@ def up(root: Path, profiles: Sequence[str], *, demo: bool = True) -> None:
     find(root / "docker-compose.yml", "moon")  # first: without an engine no secrets are made
     if write_environment(file):
         print(f"wrote {file} with random secrets")
-    compose = _compose(root)
+    compose = _compose(root, profiles)
     build(compose)
     start(compose, profiles)
     if demo:
@@ -210,11 +228,12 @@ def reset(root: Path, *, sure: bool) -> None:
     print("stopped, and the data is gone")
 
 
-def _compose(root: Path) -> Compose:
+def _compose(root: Path, profiles: Sequence[str] = PROFILES) -> Compose:
     file = root / ".env"
     if not file.is_file():
         raise SettingsError(f"there is no {file}, so there is no stack here", action="make stack writes it")
-    environment = {**read_environment(file, os.environ), "COMPOSE_PROFILES": ",".join(PROFILES)}
+    counted = {} if "observability" in profiles else {"STACK_STATSD": "False"}  # nobody listens
+    environment = {**counted, **read_environment(file, os.environ), "COMPOSE_PROFILES": ",".join(PROFILES)}
     return find(root / "docker-compose.yml", environment.get("COMPOSE_PROJECT_NAME") or "moon", environment)
 
 

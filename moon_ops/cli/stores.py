@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 
+from moon_ops.cli import terminal
 from moon_ops.errors import MoonError
 from moon_ops.settings import Settings, shown
 
@@ -98,23 +99,24 @@ def _clocks(settings: Settings, now: dt.datetime) -> Iterator[Check]:
     with contextlib.suppress(MoonError):  # a lake that cannot be read is said above
         ahead = clocks.warning(settings.lake, now)
         yield "clock", not ahead, f"{ahead} → set the clock (`timedatectl`)" if ahead else "nothing in the lake lies ahead of it"
-    for name, theirs in _servers(settings):
-        off = abs(theirs - now)
+    for name, off in _servers(settings):
         told = f"differs by {off.total_seconds():.0f} s from ours"
         yield f"clock of {name}", off <= SKEW, told if off <= SKEW else f"{told} → set both by NTP"
 
 
-def _servers(settings: Settings) -> Iterator[tuple[str, dt.datetime]]:
-    """The present time of each server that answers."""
+def _servers(settings: Settings) -> Iterator[tuple[str, dt.timedelta]]:
+    """How far the clock of each server that answers is from ours, as it is asked: a look at all stores may take a minute."""
     address = settings.tracking_uri.get_secret_value()
     if address.startswith("http"):
-        with contextlib.suppress(httpx.HTTPError, httpx.InvalidURL, KeyError, ValueError):
-            yield "MLflow", email.utils.parsedate_to_datetime(httpx.get(address, timeout=SECONDS).headers["date"])
+        with contextlib.suppress(httpx.HTTPError, httpx.InvalidURL, LookupError, ValueError):
+            said = httpx.get(address, timeout=SECONDS).headers.get_list("date")[0]  # an MLflow behind uvicorn has two
+            found = email.utils.parsedate_to_datetime(said)
+            yield "MLflow", abs((found if found.tzinfo else found.replace(tzinfo=dt.UTC)) - terminal.now())  # HTTP's dates are in UTC
     client = _redis(settings)
     if client is not None:
         with contextlib.suppress(Exception):  # one that does not answer is said above
             seconds, micros = client.time()
-            yield "Redis", dt.datetime.fromtimestamp(seconds + micros / 1e6, dt.UTC)
+            yield "Redis", abs(dt.datetime.fromtimestamp(seconds + micros / 1e6, dt.UTC) - terminal.now())
 
 
 def _redis(settings: Settings) -> Any:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moon_ops.cli.terminal import Set, moment, settings_of
+from moon_ops.cli.terminal import Set, moment, now, settings_of
 from moon_ops.errors import InputError
 
 if TYPE_CHECKING:
     from moon_ops.recipes.encoder import EncoderRecipe
     from moon_ops.settings import Settings
     from moon_ops.studies.arms import Arm
-    from moon_ops.studies.clicks import ClickArm, Judged
+    from moon_ops.studies.click_arms import ClickArm
+    from moon_ops.studies.clicks import Judged
     from moon_ops.studies.encoder import Outcome
 
 app = typer.Typer(no_args_is_help=True, help=__doc__)
@@ -84,17 +86,65 @@ def click_models(
     home: Home = None,
     recipes: Annotated[str, typer.Option(help="Click recipes in models/, with commas; default: all of ours.", show_default=False)] = "",
     seeds: Seeds = "0,1,2",
+    later_rows_only: Annotated[
+        bool,
+        typer.Option(
+            "--later-rows-only", help="Also train each only on rows from after the encoder's training, and on as many days before."
+        ),
+    ] = False,
     set_: Set = None,
 ) -> None:
     """Train every click model on an encoder's vectors, and tell what each is worth beside the ID-only one, overall and by slice.
 
     Example: moon study click-models --encoder 1
     """
+    from moon_ops.studies import click_arms
+
+    names = [name.strip() for name in recipes.split(",") if name.strip()]
+    arms = [replace(arm, changes=tuple(set_ or ())) for arm in click_arms.models(names or click_arms.MODELS)]
+    arms = click_arms.later(arms) if later_rows_only else arms
+    _click_study(settings_of(home), encoder, "click-models", arms, seeds, click_arms.BASELINE)
+
+
+@app.command()
+def cube_parts(encoder: Encoder, home: Home = None, only: Only = "", seeds: Seeds = "0,1,2", set_: Set = None) -> None:
+    """Train DIN with what it lacks beside CUBE, and CUBE without each of its parts; differences are to the strongest that reads the query.
+
+    Example: moon study cube-parts --encoder 1
+    """
+    from moon_ops.studies import click_arms
     from moon_ops.studies import clicks as click_study
 
-    settings, names = settings_of(home), [name.strip() for name in recipes.split(",") if name.strip()]
-    arms = [replace(arm, changes=tuple(set_ or ())) for arm in click_study.models(names or click_study.MODELS)]
-    _click_study(settings, encoder, "click-models", arms, seeds, click_study.BASELINE)
+    words = [word.strip() for word in only.split(",") if word.strip()]
+    arms = [replace(arm, changes=tuple(set_ or ())) for arm in click_arms.cube_parts()]
+    arms = [arm for arm in arms if arm.name in click_arms.AWARE or not words or any(word in arm.name for word in words)]
+    rivals = [arm.name for arm in arms if arm.recipe in click_arms.AWARE]
+    _click_study(settings_of(home), encoder, "cube-parts", arms, seeds, lambda judged: click_study.strongest(judged, rivals))
+
+
+@app.command()
+def daily(
+    encoder: Encoder,
+    home: Home = None,
+    recipes: Annotated[str, typer.Option(help="Click recipes in models/, with commas.")] = "ctr-din,ctr-din-cos-query,ctr-cube",
+    every: Annotated[int, typer.Option(help="Train anew after so many days.", min=1)] = 1,
+    days: Annotated[
+        int | None, typer.Option(help="Judge the last days only; default: the click models' window.", show_default=False, min=1)
+    ] = None,
+    seeds: Seeds = "0,1,2",
+    set_: Set = None,
+) -> None:
+    """Train each model once, once and refitted on the newest rows, and anew for every judged day: all on the same rows.
+
+    Example: moon study daily --encoder 1 --days 7
+    """
+    from moon_ops.studies import click_arms
+
+    names = [name.strip() for name in recipes.split(",") if name.strip()]
+    arms = [replace(arm, changes=tuple(set_ or ())) for arm in click_arms.days(names, every)]
+    if not arms:
+        raise InputError(f"recipes = {recipes!r} names none", action="give e.g. ctr-din,ctr-cube")
+    _click_study(settings_of(home), encoder, "daily", arms, seeds, arms[0].name, days=days)
 
 
 @app.command()
@@ -110,14 +160,14 @@ def behaviour_length(
 
     Example: moon study behaviour-length --encoder 1
     """
-    from moon_ops.studies import clicks as click_study
+    from moon_ops.studies import click_arms
     from moon_ops.studies.figures import length_figure
 
     settings = settings_of(home)
     parts = [part.strip() for part in lengths.split(",") if part.strip()]
     if not all(part.isdecimal() for part in parts):
         raise InputError(f"lengths = {lengths!r} must be whole numbers with commas", action="give e.g. 1,5,20,100")
-    arms = [replace(arm, changes=tuple(set_ or ())) for arm in click_study.lengths(recipe, [int(part) for part in parts])]
+    arms = [replace(arm, changes=tuple(set_ or ())) for arm in click_arms.lengths(recipe, [int(part) for part in parts])]
     judged, place = _click_study(settings, encoder, "behaviour-length", arms, seeds, arms[0].name, finish=False)
     drawn = place.with_suffix(".png")
     length_figure({arm.change["behaviors"]: judged.metric(arm.name, "auc") for arm in arms}, drawn)
@@ -125,7 +175,15 @@ def behaviour_length(
 
 
 def _click_study(
-    settings: Settings, encoder: int, kind: str, arms: list[ClickArm], seeds: str, reference: str, *, finish: bool = True
+    settings: Settings,
+    encoder: int,
+    kind: str,
+    arms: list[ClickArm],
+    seeds: str,
+    reference: str | Callable[[Judged], str],
+    *,
+    finish: bool = True,
+    days: int | None = None,
 ) -> tuple[Judged, Path]:
     from moon_ops.registry.encoders import encoder_version
     from moon_ops.release.windows import windows
@@ -133,12 +191,15 @@ def _click_study(
     from moon_ops.studies import encoder as study
 
     times = windows(settings.lake, seen_until=encoder_version(settings, encoder).trained_until)
+    if days is not None:
+        times = replace(times, ctr_until=times.end - dt.timedelta(days=days))
     oracle = next(iter(sorted(settings.home.glob("shop-*/oracle.parquet"))), None)
     judged = click_study.run(settings, encoder, arms, study.whole_seeds(seeds), times, oracle=oracle)
-    named = json.dumps([[arm.name for arm in arms], seeds])
+    named = json.dumps([[arm.name for arm in arms], seeds, *([days] if days is not None else [])])
     key = hashlib.sha256(named.encode()).hexdigest()[:6]  # a small study keeps the large one's table
     place = settings.home / "studies" / f"{kind}-v{encoder}-{key}.md"
-    place.write_text(click_study.table(judged, arms, reference))
+    against = reference if isinstance(reference, str) else reference(judged)
+    place.write_text(f"Differences are to {against}.\n\n{click_study.table(judged, arms, against)}")
     if finish:
         _finish(settings, kind, [place])
     return judged, place
@@ -149,10 +210,14 @@ def exchange_rate(
     recipe: Annotated[str, typer.Option(help="Click recipe in models/, the same for all encoders.")] = "ctr-cube",
     seeds: Seeds = "0,1,2",
     encoders: Annotated[str, typer.Option(help="Only these versions of moon-encoder, with commas.", show_default=False)] = "",
+    predict: Annotated[
+        int | None, typer.Option(help="Only write down the AUC that this encoder's click models should have, before they are trained.")
+    ] = None,
     trained_until: TrainedUntil = None,
     set_: Set = None,
 ) -> None:
-    """What image-search recall is worth in click model AUC, over all registered encoders, beside rival metrics.
+    """What image-search recall is worth in click model AUC, over all registered encoders, beside rival metrics; how far that is off on an
+    encoder that is left out; and what it predicted before, beside what was found.
 
     Example: moon exchange-rate
     """
@@ -160,19 +225,24 @@ def exchange_rate(
     from moon_ops.release.windows import windows
     from moon_ops.studies import encoder as study
     from moon_ops.studies import exchange_rate as stage
-    from moon_ops.studies.clicks import ClickArm
+    from moon_ops.studies import exchange_rate_shown as shown
+    from moon_ops.studies import predictions
+    from moon_ops.studies.click_arms import ClickArm
 
     settings, parts = settings_of(home), [part.strip() for part in encoders.split(",") if part.strip()]
     if not all(part.isdecimal() for part in parts):
         raise InputError(f"encoders = {encoders!r} must be versions with commas", action="give e.g. 1,2,3,4,5,6")
     times = windows(settings.lake, trained_until=moment(trained_until))
-    arm = ClickArm(recipe, recipe, changes=tuple(set_ or ()))
-    points, left_out = stage.measure(settings, arm, study.whole_seeds(seeds), times, [int(part) for part in parts])
-    found = stage.slopes(points)
+    arm, numbers = ClickArm(recipe, recipe, changes=tuple(set_ or ())), study.whole_seeds(seeds)
+    if predict is not None:
+        typer.echo(predictions.table([stage.predict(settings, predict, arm, numbers, times, now=now())]))
+        return
+    points, left_out = stage.measure(settings, arm, numbers, times, [int(part) for part in parts])
+    found = stage.rate(points)
     for version, why in left_out.items():
         typer.echo(f"encoder {version} is left out: {why}")
-    gains = {f"exchange_rate/{s.metric.replace('@', '_at_')}:{s.outcome.replace(' ', '_')}": s.slope for s in found}
-    _finish(settings, "exchange-rate", stage.keep(settings, points, found, left_out), gains, show=1)
+    written, listed = shown.keep(settings, points, found, left_out, stage.terms(arm, numbers, times))
+    _finish(settings, "exchange-rate", written, shown.figures(found, listed), show=1)
     value, low, high = worth(settings, 0.008)
     typer.echo(f"recall@10 +0.8 points is worth {value:+.4f} AUC [{low:+.4f}, {high:+.4f}]")
 

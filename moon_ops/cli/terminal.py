@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import getpass
 import json
+import logging
 import os
 import signal
 import socket
@@ -15,11 +16,13 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import FrameType, ModuleType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from moon_ops.errors import InputError
+from moon_ops.startup import hurry
+from moon_ops.telemetry import logs
 
 if TYPE_CHECKING:
     from moon_ops.release.promotion import Wish
@@ -78,12 +81,24 @@ def settings_of(home: Path | None, *, looking: bool = False, lake: bool = True) 
     """
     from moon_ops.settings import Settings
 
+    if looking:
+        hurry()
     settings = Settings.from_environment(home, looking=looking)
+    logs.start(settings.log)
     if lake and not looking:
         from moon_ops.publication.places import require_lake
 
         require_lake(settings)
     return settings
+
+
+def fail(told: object) -> NoReturn:
+    """End with one line on stderr and exit code 1; where the log is one of JSON objects, it is one of these."""
+    if logs.is_json():
+        logging.getLogger("moon_ops.cli").error("%s", told)
+    else:
+        typer.echo(f"moon: {told}", err=True)
+    sys.exit(1)
 
 
 def moment(text: str | None) -> dt.datetime | None:

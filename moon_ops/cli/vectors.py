@@ -84,14 +84,18 @@ def maintain(
     keep_days: Annotated[float, typer.Option(min=0, max=36500, help="Younger versions of tables stay; tagged ones always do.")] = 7,
     as_json: Json = False,
 ) -> None:
-    """Merge the lake's small files and remove versions that nobody can ask for any more; those of releases stay.
+    """Merge the lake's small files and remove versions that nobody can ask for any more; those of releases stay. Of a lake in an object
+    store old checkpoints go, too.
 
     Example: moon maintain --keep-days 7
     """
     from moon_ops.publication import maintenance
+    from moon_ops.release import checkpoints
 
-    for kept in maintenance.maintain(settings_of(home), keep=dt.timedelta(days=keep_days), now=dt.datetime.now(dt.UTC)):
+    settings, keep, at = settings_of(home), dt.timedelta(days=keep_days), now()
+    for kept in maintenance.maintain(settings, keep=keep, now=at):
         say(kept, as_json)
+    checkpoints.tidy(settings, keep, at)
 
 
 @app.command()

@@ -12,6 +12,7 @@ from moon_ops.cli.main import app
 
 PUBLIC = [
     "demo",
+    "describe",
     "diff",
     "import",
     "ingest",
@@ -43,7 +44,7 @@ PUBLIC = [
 
 def test_every_public_command_is_there_and_has_an_example() -> None:
     runner = CliRunner()
-    assert set(get_command(app).commands) == {*PUBLIC, "study"}
+    assert set(get_command(app).commands) == {*PUBLIC, "study", "keys"}
     for command in PUBLIC:
         shown = runner.invoke(app, [command, "--help"])
         assert shown.exit_code == 0
@@ -52,8 +53,8 @@ def test_every_public_command_is_there_and_has_an_example() -> None:
 
 def test_every_study_is_there_and_has_an_example() -> None:
     names = [c.name or c.callback.__name__ for c in studies.app.registered_commands]
-    assert names == ["ablation", "scaling", "click_models", "behaviour_length"]
-    for command in ("click-models", "behaviour-length"):
+    assert names == ["ablation", "scaling", "click_models", "cube_parts", "daily", "behaviour_length"]
+    for command in ("click-models", "cube-parts", "daily", "behaviour-length"):
         shown = CliRunner().invoke(app, ["study", command, "--help"])
         assert re.search(rf"Example:\s+moon study {command} --encoder 1\b", shown.output), f"{command} has no example"
     for command in ("ablation", "scaling"):

@@ -146,6 +146,61 @@ def test_containers_of_an_image_that_was_built_anew_are_removed(
     assert asked == removed
 
 
+@pytest.mark.parametrize(
+    ("items", "champion", "ready", "ran", "says"),
+    [
+        (0, None, None, True, "running the tiny shop"),
+        (3000, None, None, False, "the lake has 3000 items and nothing is promoted yet"),
+        (3000, 4, None, False, "a search for"),
+        (3000, 4, "yes", False, "a search for"),
+    ],
+)
+def test_the_tiny_shop_is_put_into_an_empty_lake_alone(
+    compose: Compose,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    items: int,
+    champion: int | None,
+    ready: str | None,
+    ran: bool,
+    says: str,
+) -> None:
+    """It was taken into any lake whose services were not ready: into a shop's own, at a repair."""
+    told_json = [told("airflow-worker")]
+    (compose.file.parent / "told.json").write_text(json.dumps(told_json))
+    status = json.dumps({"champion": champion, "items": items})
+    script(
+        compose.file.parent / "docker",
+        f"""
+import sys
+words = sys.argv[1:]
+if words[0] == "ps": print("some ids")
+if words[0] == "inspect": print(open({str(compose.file.parent / "told.json")!r}).read())
+if words[0] == "exec": print("a line before"); print({status!r})
+""",
+    )
+    asked: list[str] = []
+    monkeypatch.setattr(Compose, "run", lambda self, *words, check=True: asked.extend(words) or 0)
+    monkeypatch.setattr(stack, "answers", lambda url, fields=None: ready if url.endswith("/ready") else "found")
+    stack.try_it(compose)
+    assert ("demo" in asked) == ran
+    assert says in capsys.readouterr().out
+
+
+def test_what_is_not_known_to_be_empty_is_not_filled(compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    (compose.file.parent / "told.json").write_text(json.dumps([told("airflow-worker")]))
+    monkeypatch.setattr(stack, "answers", lambda url, fields=None: None)
+    with pytest.raises(ServiceError, match="the worker does not say what is in the lake"):
+        stack.try_it(compose)
+
+
+def test_without_the_observability_no_metrics_are_sent(compose: Compose, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(stack, "find", lambda file, project, environment: Compose(("docker",), "docker", project, file, environment))
+    stack.write_environment(tmp_path / ".env")
+    assert stack._compose(tmp_path, ("core",)).environment["STACK_STATSD"] == "False"
+    assert "STACK_STATSD" not in stack._compose(tmp_path).environment
+
+
 def test_secrets_are_not_shown_with_the_engine() -> None:
     assert "hidden" not in repr(Compose(("docker",), "docker", "moon", Path("x"), {"REDIS_PASSWORD": "hidden"}))
 

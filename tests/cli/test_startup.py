@@ -106,4 +106,13 @@ def test_the_service_answers_without_torch(copied: Settings, lake: Any, tmp_path
     ended, names = imported(REQUESTS.strip("\n").replace("    ", "", 1).format(picture=str(tmp_path / "photo")), copied.home)
     assert ended == 0
     assert {"onnxruntime", "feast", "faiss"} <= names
-    assert not names & {"torch", "transformers", "sentence_transformers", "accelerate", "mlflow.tracking", "ray", "airflow"}
+    unwanted = {"torch", "transformers", "sentence_transformers", "accelerate", "mlflow.tracking", "ray", "airflow", "matplotlib"}
+    assert not names & unwanted
+
+
+def test_what_a_command_does_without_is_not_warned_of(tmp_path: Path) -> None:
+    """MLflow's client of a server looks for everybody's request headers, and Feast's would import pandas."""
+    code = "from moon_ops.cli.terminal import Without; from moon_ops.startup import start; start(); Without.start(['pandas']); "
+    code += "import mlflow.tracking.request_header.registry"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert "request header" not in done.stderr
