@@ -7,6 +7,7 @@ PARITY = "encoder/parity_cosine"  # least cosine between eager and exported vect
 LEAKED = f"{IMAGE_SEARCH}/leaked"  # photographs with a near-identical twin in training, left out
 ANSWERS, NEIGHBOURS = "answers", "neighbours"  # what another encoder changes
 LOSS = "training/loss"
+CHANCE = "_chance"  # what vectors that know nothing reach at a task of items
 KS = (1, 5, 10)  # of recall@K
 ID_ONLY, ORACLE, GAIN = "_id_only", "_oracle", "_gain"  # models beside the one judged, and the difference to the first
 
@@ -69,6 +70,13 @@ def against_champion(name: str, end: str = "") -> str:
 def overlap(what: str, k: int = 10) -> str:
     """Which share of the first k of a kind, e.g. of :data:`ANSWERS`, two releases have in common."""
     return f"{what}/overlap@{k}"
+
+
+def task(name: str, figure: str, end: str = "") -> str:
+    """What vectors tell of items, e.g. ``tasks/category_by_pictures/accuracy_probe``; ``end``: ``_low`` and ``_high`` of its interval, or
+    :data:`CHANCE`.
+    """
+    return f"tasks/{name}/{figure}{end}"
 
 
 def untrained(name: str) -> str:

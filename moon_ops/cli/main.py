@@ -189,7 +189,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Image- and text-search recall of an encoder, on queries after its training, against the whole catalogue: as it is, as pictures
-    alone, as texts alone, and by prefix of the vectors.
+    alone, as texts alone, and by prefix of the vectors. With --tasks: what the vectors tell of items beside search, and chance beside it.
 
     Example: moon evaluate --encoder 1 --json
     """
@@ -201,7 +201,8 @@ def evaluate(
     until = encoder_version(settings, encoder).trained_until
     times = windows(settings.lake, end=moment(end), trained_until=moment(start), seen_until=until)
     if tasks:
-        say(evaluation.evaluate_tasks(settings, encoder, times), as_json)
+        told = evaluation.evaluate_tasks(settings, encoder, times)
+        say({**told.metrics, "left_out": told.left_out}, as_json)
         return
     metrics, prefixes = evaluation.evaluate_parts(settings, encoder, times)
     say({**metrics, "prefixes": [asdict(p) for p in prefixes]}, as_json)

@@ -33,6 +33,7 @@ MOVES = "moon-moves"  # not a model: the record of what was champion
 EXPERIMENT = "moon"
 LONGEST = 5000  # characters of a description
 PAGE = 1000  # versions asked for at a time
+MOST_METRICS = 1000  # that MLflow takes at once
 APPENDS, PAUSE_SECONDS = 40, 0.5  # attempts to get a number when many want one, and the longest pause between two
 
 
@@ -111,8 +112,9 @@ class Registry:
         from mlflow.entities import Metric
 
         stamp = int(time.time() * 1000)
-        named = {stored(name): float(value) for name, value in metrics.items()}
-        self.client.log_batch(run_id, metrics=[Metric(name, value, stamp, step) for name, value in named.items()])
+        named = [Metric(stored(name), float(value), stamp, step) for name, value in metrics.items()]
+        for start in range(0, len(named), MOST_METRICS):
+            self.client.log_batch(run_id, metrics=named[start : start + MOST_METRICS])
 
     def reopen(self, run_id: str) -> bool:
         """Let a run that was killed or failed go on; false if there is no such run any more."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from moon_ops.registry.encoders import encoder_version
 from moon_ops.registry.registry import ENCODER, Registry
 from moon_ops.release import item_tasks, recall, relevance
 from moon_ops.release.recall import Prefix, RecallReport
+from moon_ops.release.runs import tracked
 from moon_ops.release.stages import runtime
 from moon_ops.release.windows import Windows
 from moon_ops.settings import Settings
@@ -59,7 +60,15 @@ def evaluate_parts(settings: Settings, encoder: int, windows: Windows) -> tuple[
     return metrics, recall.by_prefix(queries, asked, spus, items, _prefixes(settings, encoder))
 
 
-def evaluate_tasks(settings: Settings, encoder: int, windows: Windows) -> dict[str, float]:
+@dataclass(frozen=True)
+class TaskReport:
+    """Metrics by public name, and why what could not be told was not, e.g. ``{"brand": "no item has one: …"}``."""
+
+    metrics: dict[str, float]
+    left_out: dict[str, str]
+
+
+def evaluate_tasks(settings: Settings, encoder: int, windows: Windows) -> TaskReport:
     """What :mod:`~moon_ops.release.item_tasks` asks of an encoder, on the items of ``windows.end``; logged to a run of its own in MLflow.
 
     The catalogue is embedded three times more: pictures, texts and titles alone. Raises :class:`StageError` if fewer than two items have
@@ -71,19 +80,25 @@ def evaluate_tasks(settings: Settings, encoder: int, windows: Windows) -> dict[s
     samples = [item_sample(by_id[i]) for i in ids.tolist()]
     both = np.array([bool(sample.text and sample.image_ids) for sample in samples], bool)
     if both.sum() < 2:
-        raise StageError("fewer than two items have a picture and a text: nothing can be asked", action="ingest items with pictures")
+        problem = (
+            f"{both.sum()} of {len(samples)} items with a vector have a picture and a text: two are needed to ask for one by the other"
+        )
+        raise StageError(problem, action="ingest items with pictures, and embed them")
     chosen = [sample for sample, wanted in zip(samples, both.tolist(), strict=True) if wanted]
     spus = recall.catalogue_spus(lake, ids, windows.end)[both]
     ways = {"pictures": [Sample("", s.image_ids) for s in chosen], "titles": [Sample(title_of(s)) for s in chosen]}
     alone = {name: _embedded(settings, opened, some) for name, some in (ways | {"texts": [Sample(s.text) for s in chosen]}).items()}
     metrics = item_tasks.retrieval(alone["texts"], alone["pictures"], vectors[both], spus)
-    for name, labels in item_tasks.labels_of([by_id[i] for i in ids[both].tolist()]).items():
+    labels = item_tasks.labels_of([by_id[i] for i in ids[both].tolist()])
+    for name, said in labels.items():
         for way in ways:
-            metrics |= item_tasks.classification(f"{name}_by_{way}", alone[way], labels, spus)
-    run = registry.start_run(f"tasks of encoder {encoder}", {"encoder": encoder, "end": windows.end.isoformat()})
-    registry.log(run, metrics)
-    registry.finish(run)
-    return metrics
+            metrics |= item_tasks.classification(f"{name}_by_{way}", alone[way], said, spus)
+    left_out = {name: why for name, said in labels.items() if (why := item_tasks.lacking(said, spus))}
+    if not any(name.startswith("attribute_") for name in labels):
+        left_out["attributes"] = "none is told of half of the items"
+    with tracked(registry, f"tasks of encoder {encoder}", {"encoder": encoder, "end": windows.end.isoformat()}) as run:
+        registry.log(run, metrics)
+    return TaskReport(metrics, left_out)
 
 
 def _prefixes(settings: Settings, encoder: int) -> Sequence[int]:

@@ -3,7 +3,7 @@
 The kinds of tasks are those of the multimodal benchmark for e-commerce (MBE, arXiv 2508.11999): classification, attribute prediction,
 and retrieval between modalities. An item's own text names its category, brand and attributes, so these are told from its picture alone,
 or from its title alone. Products are held out, never single items: variants of one product look alike. Everything is told with a 95 %
-interval by bootstrap over products. N items, D dimensions, C classes.
+interval by bootstrap over products, and with what vectors that know nothing reach. N items, D dimensions, C classes.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moon_ops.metric_names import CHANCE, task
 from moon_ops.ranks import first_hits
 
 Floats = NDArray[np.float32]
@@ -24,6 +25,7 @@ Ints = NDArray[np.int64]
 NEIGHBOURS = 5
 RIDGE = 1e-2  # of the linear probe, on vectors of unit length, times the number of items that it learns from
 LEAST = 10  # items of a class, or it is left out: fewer are in no fold
+JUDGES = 5  # held-out products, or nothing is said: an interval over fewer means nothing
 DRAWS = 1000
 HELD_OUT = 5  # one product of so many
 
@@ -58,24 +60,39 @@ def probe(known: Floats, labels: Ints, asked: Floats) -> Ints:
     return found
 
 
+def lacking(labels: Sequence[str | None], spus: Ints) -> str:
+    """Why ``labels`` [N] of the products ``spus`` [N] make no task; empty if they make one."""
+    common = _common(labels)
+    if len(common) < 2:
+        have = "no item has one" if not any(labels) else f"{len(common)} of {len({*labels} - {None, ''})} different ones"
+        return f"{have}: it takes two that {LEAST} items have each"
+    apart = held_out(spus)
+    one_of = np.array([label in common for label in labels])
+    if (judging := len(np.unique(spus[apart & one_of]))) < JUDGES:
+        return f"{judging} of {len(np.unique(spus[one_of]))} products are held out to judge: it takes {JUDGES}"
+    learned = {label for label, known in zip(labels, (one_of & ~apart).tolist(), strict=True) if known}
+    return "" if len(learned) > 1 else "the products that are not held out have no two different ones"
+
+
+def _common(labels: Sequence[str | None]) -> set[str]:
+    return {label for label, count in Counter(labels).items() if label and count >= LEAST}
+
+
 def classification(name: str, vectors: Floats, labels: Sequence[str | None], spus: Ints) -> dict[str, float]:
-    """Accuracy of both classifiers on held-out products, and of always saying the commonest class; empty where nothing is to be told."""
-    common = {label for label, count in Counter(labels).items() if label and count >= LEAST}
-    names = sorted(common)
-    if len(names) < 2:
+    """Accuracy of both classifiers on held-out products, and the best that saying one class of all would reach; empty where something
+    is :func:`lacking`.
+    """
+    if lacking(labels, spus):
         return {}
-    number = {label: n for n, label in enumerate(names)}
+    number = {label: n for n, label in enumerate(sorted(_common(labels)))}
     coded = np.array([number.get(label or "", -1) for label in labels])
     judged = held_out(spus) & (coded >= 0)
     known = ~held_out(spus) & (coded >= 0)
-    if not judged.any() or len(np.unique(coded[known])) < 2:
-        return {}
-    usual = int(np.bincount(coded[known]).argmax())
-    told = {"majority": np.full(judged.sum(), usual)}
-    told |= {way.__name__: way(vectors[known], coded[known], vectors[judged]) for way in (neighbours, probe)}
-    metrics = {f"tasks/{name}/classes": float(len(names)), f"tasks/{name}/judged": float(judged.sum())}
-    for way, found in told.items():
-        metrics |= _with_interval(f"tasks/{name}/accuracy_{way}", (found == coded[judged]).astype(float), spus[judged])
+    right = {way.__name__: way(vectors[known], coded[known], vectors[judged]) == coded[judged] for way in (neighbours, probe)}
+    metrics = {task(name, "classes"): float(len(number)), task(name, "judged"): float(judged.sum())}
+    metrics[task(name, "accuracy", CHANCE)] = float(np.bincount(coded[judged]).max() / judged.sum())
+    for way, found in right.items():
+        metrics |= _with_interval(name, f"accuracy_{way}", found.astype(float), spus[judged])
     return metrics
 
 
@@ -93,8 +110,19 @@ def retrieval(texts: Floats, pictures: Floats, items: Floats, spus: Ints) -> dic
     for name, (asked, catalogue) in ways.items() if len(spus) else ():
         ranks = first_hits(asked, catalogue, spus, spus)
         for k in (1, 10):
-            metrics |= _with_interval(f"tasks/{name}/recall@{k}", (ranks <= k).astype(float), spus)
+            metrics |= _with_interval(name, f"recall@{k}", (ranks <= k).astype(float), spus)
+            metrics[task(name, f"recall@{k}", CHANCE)] = blind_recall(spus, k)
     return metrics
+
+
+def blind_recall(spus: Ints, k: int) -> float:
+    """The share of items [N] of whose product at least one is among ``k`` that are drawn from all N."""
+    _, place, size = np.unique(spus, return_inverse=True, return_counts=True)
+    others = len(spus) - size[place].astype(np.float64)  # of another product
+    missed = np.ones(len(spus))
+    for drawn in range(min(k, len(spus))):
+        missed *= np.maximum(others - drawn, 0) / (len(spus) - drawn)
+    return float(1 - missed.mean())
 
 
 def labels_of(rows: Sequence[dict[str, Any]]) -> dict[str, list[str | None]]:
@@ -106,13 +134,13 @@ def labels_of(rows: Sequence[dict[str, Any]]) -> dict[str, list[str | None]]:
     said = [dict(row.get("attributes") or []) for row in rows]
     names = Counter(name for one in said for name in one)
     found |= {
-        f"attribute_{re.sub(r'[^A-Za-z0-9_]', '_', name)}": [one.get(name) for one in said]
+        "attribute_" + re.sub(r"\W", "_", name): [one.get(name) for one in said]
         for name, count in sorted(names.items())
         if 2 * count >= len(rows)
     }
     return found
 
 
-def _with_interval(name: str, right: NDArray[np.float64], spus: Ints) -> dict[str, float]:
+def _with_interval(name: str, figure: str, right: NDArray[np.float64], spus: Ints) -> dict[str, float]:
     low, high = interval(right, spus)
-    return {name: float(right.mean()), f"{name}_low": low, f"{name}_high": high}
+    return {task(name, figure): float(right.mean()), task(name, figure, "_low"): low, task(name, figure, "_high"): high}

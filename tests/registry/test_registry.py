@@ -42,6 +42,12 @@ def test_nothing_is_there_at_first(registry: Registry) -> None:
     assert registry.newest(ENCODER) is None
 
 
+def test_more_metrics_than_mlflow_takes_at_once(registry: Registry) -> None:
+    run = registry.start_run("many", {})
+    registry.log(run, {f"tasks/of/many{n}": n for n in range(1001)})
+    assert len(registry.client.get_run(run).data.metrics) == 1001
+
+
 def test_everything_lies_under_the_home(registry: Registry, settings: Settings, part: Path) -> None:
     run = registry.start_run("place", {})
     registry.register("moon-place", run, part, {})
