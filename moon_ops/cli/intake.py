@@ -1,4 +1,4 @@
-"""``moon ingest``, ``check``, ``quarantine``: a shop's files on their way into the lake, and what did not get there."""
+"""``moon ingest``, ``check``, ``describe``, ``quarantine``: a shop's files on their way into the lake, and what did not get there."""
 
 from __future__ import annotations
 
@@ -107,17 +107,34 @@ def quarantine(
 
 @app.command()
 def describe(
+    directory: Annotated[
+        Path | None, typer.Argument(help="A shop's directory, before it is ingested; default: what was ingested.", show_default=False)
+    ] = None,
     home: Home = None,
     days: Annotated[int, typer.Option(help="An item is cold if nothing but impressions happened to it in so many last days.")] = 30,
+    event: Event = None,
+    status: Status = None,
+    encoding: Encoding = None,
     as_json: Json = False,
 ) -> None:
-    """What is in the shop that was ingested: items, pictures, pairs, searches, days, what is missing, and which recipe fits it and why.
+    """What is in a shop, ingested or still a directory: items, pictures, pairs, searches, days, what is missing, and which recipe fits it
+    and why. Nothing is written.
 
-    Example: moon describe --json
+    Example: moon describe path/to/shop --json
     """
-    from moon_ops.lake.description import describe as stage
+    from moon_ops.lake import description, meanings
 
-    say(stage(settings_of(home, looking=True).lake, days=days), as_json)
+    if directory is None:
+        if event or status or encoding:
+            problem = "--event, --status and --encoding say how files are read, and what was ingested has been read"
+            raise InputError(problem, action="name a directory, too")
+        say(description.describe(settings_of(home, looking=True).lake, days=days), as_json)
+        return
+    if home is not None:
+        raise InputError(f"{directory} and --home {home} are two shops", action="name one of them")
+    words = meanings.of(directory, events=event or (), status=status or (), encoding=encoding)
+    workers = settings_of(None, looking=True).workers
+    say(description.describe_directory(directory, now=now(), words=words, days=days, workers=workers), as_json)
 
 
 def _set_aside(rows: dict[str, int], pictures: dict[str, int]) -> str:

@@ -60,12 +60,13 @@ class IngestReport:
 @dataclass(frozen=True)
 class Feed:
     """Whether the items file is the whole catalogue, and how large a share of the items in sale it may withdraw; ``once``: the directory
-    will not be there again. :class:`InputError` for what is no share.
+    will not be there again; ``pictures``: they are kept. :class:`InputError` for what is no share.
     """
 
     full: bool = False
     most: float = 0.2
     once: bool = False
+    pictures: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.most <= 1:
@@ -113,7 +114,7 @@ def _write(source: Path, lake: Lake, raw: dict[str, pa.Table], names: Names, ref
         lake.evolve(name)
     raw, texts = names.settle(lake, tombstones.refuse(lake, raw, refusals), refusals)
     warning, taken = clocks.warning(lake, now), seen.taken(lake, refusals, now, once=feed.once)
-    intake = Intake(source, lake, refusals, now=now, workers=workers)
+    intake = Intake(source, lake, refusals, now=now, workers=workers, keeps=feed.pictures)
     told, gone, images = _told(lake, raw, intake, feed)
     naming.commit(lake, texts, raw, now)
     made = versions.made(lake, pa.concat_tables([told, gone]), raw["events"], _said(taken, raw["items"], gone), now)

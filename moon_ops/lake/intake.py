@@ -48,10 +48,13 @@ class Known:
 
 
 class Intake:
-    """Turns the references in a shop's files (paths in its directory, or addresses) into image ids."""
+    """Turns the references in a shop's files (paths in its directory, or addresses) into image ids; without ``keeps`` no picture is stored,
+    and no address is asked: its picture has the address for an id.
+    """
 
-    def __init__(self, source: Path, lake: Lake, refusals: Refusals, *, now: dt.datetime, workers: int) -> None:
+    def __init__(self, source: Path, lake: Lake, refusals: Refusals, *, now: dt.datetime, workers: int, keeps: bool = True) -> None:
         self.source, self.lake, self.refusals, self.now, self.workers = source.resolve(), lake, refusals, now, workers
+        self.keeps = keeps
         self._ids: dict[str, str] = {}  # reference → image_id
         self._known: Known = Known(lake, 0)  # image ids in the lake
         self._remembered: dict[str, fetches.Fetch] = {}  # by address
@@ -78,6 +81,9 @@ class Intake:
 
     def _commit(self, batch: dict[str, images.Picture]) -> int:
         """Pictures first, then where they came from."""
+        if not self.keeps:
+            self._known.add(batch)
+            return 0
         noted = dict(self._noted)  # a worker may add to it meanwhile
         stored = self.lake.append("images", self._rows(list(batch.values()))) if batch else 0
         self._known.add(batch)
@@ -111,6 +117,9 @@ class Intake:
 
     def _inspect(self, reference: str, hosts: Hosts) -> images.Picture | None:
         """Read one picture; None if it is known already or refused."""
+        if not self.keeps and fetch.is_address(reference):
+            self._ids[reference] = reference
+            return None
         try:
             return (
                 self._fetched(reference, hosts)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from moon_ops.cli.main import app
 from moon_ops.errors import InputError
-from moon_ops.lake.description import describe, fitting
+from moon_ops.lake.description import describe, describe_directory, fitting
 from moon_ops.lake.ingest import ingest
 from moon_ops.lake.lake import Lake
 
@@ -64,3 +69,54 @@ def test_nothing_to_describe(tmp_path: Path, small: Lake) -> None:
         describe(Lake(str(tmp_path / "empty")))
     with pytest.raises(InputError, match="days = 0"):
         describe(small, days=0)
+
+
+def told(*arguments: str) -> dict[str, Any]:
+    done = CliRunner().invoke(app, ["describe", *arguments, "--json"])
+    assert done.exit_code == 0, done.output
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_a_directory_is_what_its_ingest_would_be_and_nothing_is_left(shop: Path, lake: Lake, tmp_path: Path, monkeypatch: Any) -> None:
+    home, scratch = tmp_path / "home", tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setenv("MOON_HOME", str(home))
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    before = {path: path.stat().st_mtime_ns for path in [shop, *shop.rglob("*")]}
+    found = told(str(shop))
+    assert {name: found.pop(name) for name in ("source", "refused", "unread")} == {"source": str(shop), "refused": {}, "unread": {}}
+    assert found == describe(lake)
+    assert found["recipe"] == "moon-warm"
+    assert not home.exists()
+    assert list(scratch.iterdir()) == []
+    assert {path: path.stat().st_mtime_ns for path in [shop, *shop.rglob("*")]} == before
+
+
+def test_what_an_ingest_would_leave_out_is_counted(make_shop: Callable[..., Path]) -> None:
+    """An address is a picture that nobody has asked for, a broken file is none, and a word of the shop's own may be explained."""
+    items = [
+        {"item_id": 1, "title": "Lamp", "images": ["http://shop.example/1.jpg"]},
+        {"item_id": 2, "title": "Chair", "images": ["b.png"]},
+    ]
+    items += [{"item_id": 3, "title": "Rug", "images": ["c.png"]}, {"item_id": 4, "title": "Mat", "images": ["c.png"], "price": "cheap"}]
+    asked = {"query_id": 1, "timestamp": "2026-01-01", "text": "rug"}
+    events = [{"timestamp": "2026-01-01", "item_id": n, "event": "wishlist", "query_id": 1} for n in (3, 9)]
+    place = make_shop(items=items, queries=[asked], events=events, pictures={"b.png": b"no picture", "c.png": "red"})
+    found = told(str(place), "--event", "wishlist=cart")
+    assert (found["items"], found["pictures"], found["without_picture"], found["pairs"]) == (3, 2, 1, {"text → cart": 1})
+    assert found["refused"] == {"items.jsonl price": 1, "events.jsonl item_id": 1}
+    assert found["unread"] == {"items.jsonl images": 1}
+
+
+def test_a_directory_that_no_ingest_would_take(make_shop: Callable[..., Path], tmp_path: Path) -> None:
+    for place, why in ((tmp_path / "nowhere", "nowhere"), (make_shop(items=[{"item_id": 1, "title": ""}]), "the catalogue is empty")):
+        with pytest.raises(InputError, match=why):
+            describe_directory(place, now=NOW)
+
+
+@pytest.mark.parametrize(("arguments", "why"), [(["shop", "--home", "h"], "are two shops"), (["--event", "a=cart"], "has been read")])
+def test_a_home_and_a_directory_are_not_mixed(arguments: list[str], why: str) -> None:
+    done = CliRunner().invoke(app, ["describe", *arguments])
+    assert isinstance(done.exception, InputError)
+    assert why in str(done.exception)
