@@ -7,6 +7,7 @@ PARITY = "encoder/parity_cosine"  # least cosine between eager and exported vect
 LEAKED = f"{IMAGE_SEARCH}/leaked"  # photographs with a near-identical twin in training, left out
 ANSWERS, NEIGHBOURS = "answers", "neighbours"  # what another encoder changes
 LOSS = "training/loss"
+PARAMETERS, TRAINED = "training/parameters", "training/trained_parameters"  # of the encoder, and of what its training changes
 CHANCE = "_chance"  # what vectors that know nothing reach at a task of items
 KS = (1, 5, 10)  # of recall@K
 ID_ONLY, ORACLE, GAIN = "_id_only", "_oracle", "_gain"  # models beside the one judged, and the difference to the first

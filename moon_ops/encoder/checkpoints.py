@@ -5,6 +5,7 @@ A checkpoint is written beside its place and named by one rename, so there is al
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import shutil
@@ -17,10 +18,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from moon_ops.errors import InputError
 from moon_ops.files import put, remembered, write_text
 
 log = logging.getLogger(__name__)
 ANEW = "the training begins anew"
+SAMPLED = 1024  # numbers of a frozen weight by which it is known
 
 
 @dataclass
@@ -48,13 +51,21 @@ class Checkpoints:
         return self.directory / name if name and (self.directory / name).is_dir() else None
 
     def save(self, state: State, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
-        """Write weights, optimizers and ``state``."""
+        """Write what is trained, optimizers and ``state``; frozen weights come from where the run began, and are told by a digest."""
         name = f"{state.stage}-{state.step}"
         partial, place = self.directory / f"{name}.partial", self.directory / name
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        save_file({n: t.detach().cpu().contiguous() for n, t in distinct(model).items()}, partial / "model.safetensors")
-        about: dict[str, Any] = {"stage": state.stage, "step": state.step, "losses": state.losses, "scaler": state.scaler, "optimizers": []}
+        kept = {n: t for n, t in distinct(model).items() if t.requires_grad or not isinstance(t, nn.Parameter)}
+        save_file({n: t.detach().cpu().contiguous() for n, t in kept.items()}, partial / "model.safetensors")
+        about: dict[str, Any] = {
+            "frozen": _digest(model),
+            "stage": state.stage,
+            "step": state.step,
+            "losses": state.losses,
+            "scaler": state.scaler,
+            "optimizers": [],
+        }
         for number, optimizer in enumerate(optimizers):
             tensors, numbers = _flat(optimizer.state_dict())
             save_file(tensors, partial / f"optimizer-{number}.safetensors")
@@ -78,8 +89,16 @@ class Checkpoints:
         return State(about["stage"], about["step"], about["losses"], load_file(newest / "stage.safetensors"), about["scaler"])
 
     def restore(self, model: nn.Module) -> None:
-        """Load the newest weights into ``model``: those it has in common with the stage that wrote them."""
+        """Load the newest weights into ``model``: those it has in common with the stage that wrote them. Raises :class:`InputError` if the
+        frozen ones are not those with which the others were trained.
+        """
         assert self.newest is not None
+        before = json.loads((self.newest / "state.json").read_text()).get("frozen", _digest(model))  # older ones hold all weights
+        if before != _digest(model):
+            raise InputError(
+                "the frozen weights are not those with which the killed run began: its recipe's checkpoint has changed",
+                action=f"bring back the checkpoint, or remove {self.directory} to begin anew",
+            )
         with torch.no_grad():
             own = distinct(model)
             for name, value in load_file(self.newest / "model.safetensors").items():
@@ -112,6 +131,16 @@ def distinct(model: nn.Module) -> dict[str, Tensor]:
     for name, value in (*model.named_parameters(), *model.named_buffers()):
         found.setdefault(value.data_ptr() or id(value), (name, value))
     return dict(found.values())
+
+
+def _digest(model: nn.Module) -> str:
+    """By what the frozen weights are known: names, shapes and the first numbers of each."""
+    found = hashlib.sha256()
+    for name, value in model.named_parameters():
+        if not value.requires_grad:
+            found.update(f"{name} {list(value.shape)}".encode())
+            found.update(value.detach().flatten()[:SAMPLED].cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def _flat(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:

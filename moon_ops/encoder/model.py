@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from moon_ops.encoder import qwen, smolvlm
+from moon_ops.encoder import adapters, qwen, smolvlm
 from moon_ops.encoder.experts import GuidedExperts
 from moon_ops.encoder.tokenizer import PAD, as_pretrained, separator_ids, train
 from moon_ops.errors import ContractError, InputError
@@ -115,13 +115,17 @@ class Encoder(nn.Module):
         return hidden @ self.trunk.get_input_embeddings().weight.T
 
     def parameter_count(self) -> int:
-        """How many numbers are trained."""
-        return sum(p.numel() for p in self.parameters())
+        """How many numbers the saved encoder has."""
+        return adapters.own_count(self)
+
+    def trained_count(self) -> int:
+        """How many numbers are trained: fewer where blocks are frozen or adapters stand beside the weights."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
     def save(self, directory: Path) -> None:
-        """Write a transformers checkpoint (safetensors, tokenizer, picture processor) and the layout beside it."""
+        """Write a transformers checkpoint (safetensors, tokenizer, picture processor), adapters merged in, and the layout beside it."""
         directory.mkdir(parents=True, exist_ok=True)
-        self.model.save_pretrained(directory)
+        self.model.save_pretrained(directory, state_dict=adapters.merged(self.model))
         as_pretrained(self.tokenizer).save_pretrained(directory)
         self.parts.picture_processor(self.layout.picture_size, self.config).save_pretrained(directory)
         if self.experts is not None:
@@ -174,7 +178,10 @@ def build(recipe: EncoderRecipe, texts: Iterable[str], seed: int) -> Encoder:
     else:
         tokenizer = train(texts, recipe.vocabulary, special=getattr(parts, "SPECIAL", ()))
         model = parts.from_nothing(recipe, tokenizer)
-    return Encoder(model, tokenizer, _layout(recipe, parts, model, tokenizer), recipe.family, recipe.experts)
+    encoder = Encoder(model, tokenizer, _layout(recipe, parts, model, tokenizer), recipe.family, recipe.experts)
+    if recipe.lora or recipe.frozen:
+        adapters.restrain(encoder, recipe)
+    return encoder
 
 
 def _from_checkpoint(recipe: EncoderRecipe, parts: ModuleType) -> tuple[PreTrainedModel, Tokenizer]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from moon_ops.encoder.adapters import MARK
 from moon_ops.encoder.muon import Muon
 from moon_ops.recipes.encoder import Training
 
@@ -23,7 +24,8 @@ def build(model: nn.Module, training: Training) -> list[torch.optim.Optimizer]:
     matrices, so they are among them; those of other towers have four dimensions and stay with AdamW.
     """
     named = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    matrices = {n: p for n, p in named.items() if p.ndim == 2 and "embed" not in n and training.matrix_learning_rate}
+    plain = {n: p for n, p in named.items() if p.ndim == 2 and "embed" not in n and MARK not in n}  # Muon is not for a part of a matrix
+    matrices = plain if training.matrix_learning_rate else {}
     rest = {n: p for n, p in named.items() if n not in matrices and not n.endswith("log_scale")}
     rate, decay = training.learning_rate, training.weight_decay
     groups: list[dict[str, Any]] = []

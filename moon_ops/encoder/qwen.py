@@ -90,6 +90,12 @@ def trunk(model: Any) -> Any:
     return model.language_model
 
 
+def tower(model: Any) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
+    """Modules of the picture tower: embeddings, blocks, what comes after them, and what makes its states tokens of the text."""
+    visual = model.visual
+    return [visual.patch_embed, visual.pos_embed], list(visual.blocks), [], [visual.merger, *visual.deepstack_merger_list]
+
+
 def token_widths(model: Any) -> int:
     """1 + K: how many vectors of D a picture token holds, its embedding and what is added after each of the first K text layers."""
     return 1 + len(model.config.vision_config.deepstack_visual_indexes)

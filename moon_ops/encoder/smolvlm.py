@@ -106,6 +106,12 @@ def trunk(model: Any) -> Any:
     return model.text_model
 
 
+def tower(model: Any) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
+    """Modules of the vision transformer: embeddings, blocks, what comes after them, and what makes its states tokens of the text."""
+    vision = model.vision_model
+    return [vision.embeddings], list(vision.encoder.layers), [vision.post_layernorm], [model.connector]
+
+
 def picture_processor(size: int, config: Any = None) -> SmolVLMImageProcessorPil:  # noqa: ARG001 - other families need it
     """Transformers' processor for whole pictures: it makes the pixels that :func:`moon_ops.inputs.images.pixels` makes."""
     square = {"height": size, "width": size}

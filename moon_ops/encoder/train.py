@@ -53,7 +53,8 @@ class TrainReport:
     pairs: int
     twins: int  # pairs left out because a near-identical picture leads to the same product
     refined_pairs: int  # of stage 2b, after its cleaning
-    parameters: int
+    parameters: int  # of the saved encoder
+    trained: int  # numbers that were trained, adapters and all
     steps: int
     tokens: int  # that the trunk read: those of each stage's first batch, times its steps
     first_loss: float
@@ -165,6 +166,7 @@ class _Run:
             twins=self.twins,
             refined_pairs=self.refined,
             parameters=self.encoder.parameter_count(),
+            trained=self.encoder.trained_count(),
             steps=len(losses),
             tokens=self.tokens,
             first_loss=first,
@@ -179,7 +181,8 @@ def _announce(encoder: Encoder, recipe: EncoderRecipe, machine: Accelerator) -> 
     if machine.is_main_process:
         sizes = tuple(dict.fromkeys((*recipe.stage2a.sizes, recipe.inputs.picture_size)))
         counts = ", ".join(f"{count:.3f} GFLOP at {size} px" for size, count in operations(encoder, sizes).items())
-        tqdm.write(f"{recipe.name}: {encoder.parameter_count():,} parameters; a picture takes {counts}", file=sys.stderr)
+        trained = f", {encoder.trained_count():,} trained" if recipe.lora or recipe.frozen else ""
+        tqdm.write(f"{recipe.name}: {encoder.parameter_count():,} parameters{trained}; a picture takes {counts}", file=sys.stderr)
 
 
 def corpus(pairs: Pairs) -> list[str]:

@@ -60,6 +60,33 @@ class Experts:
 
 
 @checked(frozen=True, config=STRICT)
+class Lora:
+    """Adapters of low rank beside a checkpoint's linear layers, whose weights stay as they came: W + alpha / rank · BA (2106.09685)."""
+
+    rank: int
+    alpha: int = 32
+    layers: Literal["attention", "all"] = "all"  # of each block; all: its MLP, and what joins tower and text, too
+    parts: Literal["text", "tower", "both"] = "both"
+
+    def __post_init__(self) -> None:
+        rule(1 <= self.rank <= 1024, "lora.rank", self.rank, "from 1 to 1024")
+        rule(0 < self.alpha <= 10_000, "lora.alpha", self.alpha, "above 0, at most 10,000")
+
+
+@checked(frozen=True, config=STRICT)
+class Frozen:
+    """What of a checkpoint is not trained and gets no adapters: its first blocks, and the embeddings before them. -1: the whole part."""
+
+    tower: int = 0  # blocks of the picture tower; what joins it to the text is trained all the same
+    text: int = 0  # layers of the language model
+    embeddings: bool = False  # the token embeddings alone
+
+    def __post_init__(self) -> None:
+        rule(self.tower >= -1, "frozen.tower", self.tower, "-1 (all), or a number of blocks")
+        rule(self.text >= -1, "frozen.text", self.text, "-1 (all), or a number of layers")
+
+
+@checked(frozen=True, config=STRICT)
 class Training:
     """What all stages share. Temperature = 1 / logit scale, learned from this start in each contrastive stage."""
 
@@ -182,6 +209,8 @@ class EncoderRecipe:
     vision: dict[str, int | float | list[int]] = field(default_factory=dict)  # the family's vision configuration, or the tower's
     text: dict[str, int | float] = field(default_factory=dict)  # the family's text configuration
     experts: Experts | None = None
+    lora: Lora | None = None
+    frozen: Frozen | None = None
     caps: Caps = field(default_factory=Caps)  # which events make pairs
     most: Most = field(default_factory=lambda: Most(visitor=1000, item=5000, query=100))  # pairs, of each
     deduplicate: int = -1  # items and queries whose pictures' hashes differ by so many bits are twins, kept once; -1: off
@@ -198,6 +227,10 @@ class EncoderRecipe:
         rule(not (own and self.family != "smolvlm"), "tower", self.tower, "vit, or family smolvlm, whose trunk takes other towers")
         rule(self.scale_factor >= 1, "scale_factor", self.scale_factor, "at least 1")
         rule(-1 <= self.deduplicate <= 16, "deduplicate", self.deduplicate, "from -1 (off) to 16 bits")
+        for name, chosen in (("lora", self.lora), ("frozen", self.frozen)):
+            rule(
+                chosen is None or bool(self.checkpoint), name, chosen, "left out without a checkpoint: random weights are all to be trained"
+            )
         rule(own or not self.stage2a.sizes, "stage2a.sizes", self.stage2a.sizes, "empty for a vit: its positions are for one size")
         if not self.checkpoint:
             self._architecture()

@@ -21,7 +21,7 @@ from moon_ops.embeddings.produce import EmbedReport
 from moon_ops.embeddings.runtime import Runtime
 from moon_ops.errors import InputError, MoonError, StageError
 from moon_ops.inputs.contract import Contract, file_sha256, require_same
-from moon_ops.metric_names import recall_loss
+from moon_ops.metric_names import PARAMETERS, TRAINED, recall_loss
 from moon_ops.recipes.encoder import EncoderRecipe
 from moon_ops.recipes.gates import Gates
 from moon_ops.recipes.reading import recipe
@@ -82,7 +82,10 @@ def train(
     registry = Registry(settings)
     with run_of(registry, out, f"train {name}", params) as run_id:
         report = run(on_step=partial(log_step, registry, run_id))
-        registry.log(run_id, {"steps": report.steps, **{f"left_out/{name}": float(count) for name, count in report.left_out.items()}})
+        sizes = {PARAMETERS: report.parameters, TRAINED: report.trained}
+        registry.log(
+            run_id, {"steps": report.steps, **sizes, **{f"left_out/{name}": float(count) for name, count in report.left_out.items()}}
+        )
     return Trained(str(out), run_id, report.last_loss, report.pairs, report.left_out)
 
 

@@ -207,12 +207,15 @@ def test_a_checkpoint_with_a_language_head_is_loaded(encoder: Encoder, saved: Pa
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["qwen3-vl-2b", "qwen3-vl-embedding-2b"])
+@pytest.mark.parametrize("name", ["qwen3-vl-2b", "qwen3-vl-2b-lora", "qwen3-vl-embedding-2b"])
 def test_the_recipes_load_a_checkpoint(saved: Path, name: str) -> None:
     """A small one stands for the hub's; its patches are half as wide."""
+    if name.endswith("lora"):
+        pytest.importorskip("peft")
     found = build(recipe(EncoderRecipe, name, ROOT / "models", checkpoint=str(saved)), [], seed=0).eval()
     assert found.layout.tokens_per_picture == (256 // PATCH // 2) ** 2
     assert torch.isfinite(found(*batch(found, ["red dress", ""], [0, 1]))).all()
+    assert (found.trained_count() < found.parameter_count()) == name.endswith("lora")
 
 
 @pytest.mark.parametrize("size", [24, 40, 100])

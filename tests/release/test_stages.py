@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from moon_ops.errors import StageError
+from moon_ops.metric_names import PARAMETERS, TRAINED
 from moon_ops.registry.registry import Registry
 from moon_ops.release import stages
 from moon_ops.release.stages import Trained
@@ -106,7 +107,9 @@ def test_other_settings_are_another_checkpoint_and_the_same_ones_the_same(worksh
 
 def test_a_recipes_switches_are_parameters_of_its_run(workshop: Settings) -> None:
     done = train(workshop, stage1={"steps": 0}, stage2a={"steps": 1}, stage2b={"steps": 0, "margin": 0.125})
-    params = Registry(workshop).client.get_run(done.run_id).data.params
+    told = Registry(workshop).client.get_run(done.run_id).data
+    params, count = told.params, json.loads((Path(done.checkpoint) / "training.json").read_text())["parameters"]
+    assert (told.metrics[PARAMETERS], told.metrics[TRAINED]) == (count, count)
     assert {k: params[k] for k in ("recipe", "seed", "training.batch", "stage2b.margin", "text.hidden_size", "tower")} == {
         "recipe": "mini", "seed": "0", "training.batch": "8", "stage2b.margin": "0.125", "text.hidden_size": "32", "tower": "vit",
     }  # fmt: skip
@@ -122,7 +125,7 @@ def test_of_several_processes_only_the_first_keeps_an_mlflow_run(workshop: Setti
 
     from moon_ops.encoder import train as training
 
-    report = training.TrainReport("mini", "", 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, 0)
+    report = training.TrainReport("mini", "", 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, 0)
     monkeypatch.setattr(training, "train", trains)
     monkeypatch.setenv("RANK", "1")
     second = train(workshop)
