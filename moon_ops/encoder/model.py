@@ -172,13 +172,15 @@ def build(recipe: EncoderRecipe, texts: Iterable[str], seed: int) -> Encoder:
     """A new encoder: from the recipe's checkpoint, or with random weights and a tokenizer trained on ``texts``."""
     transformers_logging.disable_progress_bar()
     torch.manual_seed(seed)
-    parts = FAMILIES[recipe.family]
+    parts, texts = FAMILIES[recipe.family], list(texts)
     if recipe.checkpoint:
         model, tokenizer = _from_checkpoint(recipe, parts)
     else:
         tokenizer = train(texts, recipe.vocabulary, special=getattr(parts, "SPECIAL", ()))
         model = parts.from_nothing(recipe, tokenizer)
     encoder = Encoder(model, tokenizer, _layout(recipe, parts, model, tokenizer), recipe.family, recipe.experts)
+    if encoder.experts is not None and encoder.experts.recipe.queries:
+        encoder.experts.lean(found.ids for found in tokenizer.encode_batch(texts, add_special_tokens=False))
     if recipe.lora or recipe.frozen:
         adapters.restrain(encoder, recipe)
     return encoder

@@ -6,14 +6,17 @@ B pairs, M items, D dimensions. A loss that is made of vectors alone lets gradie
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from moon_ops.encoder.batches import Inputs
+from moon_ops.encoder.experts import GuidedExperts
 from moon_ops.encoder.losses import circle, info_nce, nested
 from moon_ops.encoder.model import Encoder
 from moon_ops.encoder.negatives import Queue, gathered, gathered_numbers, gathered_uneven
@@ -62,6 +65,25 @@ class Found:
 
     loss: Tensor
     metrics: dict[str, float]
+
+
+def balanced(
+    experts: GuidedExperts | None, made: Callable[[], tuple[Found, list[Callable[[], Tensor]]]]
+) -> tuple[Found, list[Callable[[], Tensor]]]:
+    """What ``made`` gives, a loss and the passes that bring its gradient, with the experts' balance over all sides added to each pass."""
+    if experts is None or not experts.recipe.balance:
+        return made()
+    with experts.gathering():
+        found, passes = made()
+
+    def one(run: Callable[[], Tensor]) -> Tensor:
+        with experts.gathering() if len(passes) > 1 else nullcontext():  # of one pass, the model has run already
+            loss = run()
+        uneven = experts.balance_loss()
+        found.metrics["balance"] = float(uneven.detach())
+        return loss + experts.recipe.balance / len(passes) * uneven
+
+    return found, [partial(one, run) for run in passes]
 
 
 def behaviour_loss(

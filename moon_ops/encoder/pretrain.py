@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from moon_ops.encoder.batches import STUDIO, Inputs, Reader, Shown, drawn_pictures
 from moon_ops.encoder.losses import next_token
 from moon_ops.encoder.model import Encoder
-from moon_ops.encoder.objectives import Found
+from moon_ops.encoder.objectives import Found, balanced
 from moon_ops.encoder.permutations import Stream
 from moon_ops.encoder.pixels import PixelStore
 from moon_ops.encoder.tokenizer import END
@@ -111,6 +111,7 @@ class Pretraining:
     def __init__(self, encoder: Encoder, rows: Sequence[Row], store: PixelStore, recipe: EncoderRecipe, seed: int) -> None:
         self.steps = recipe.stage1.steps
         self.model: nn.Module = NextToken(encoder)
+        self.experts = encoder.experts
         found = tasks(encoder, rows)
         if not found:
             raise StageError("no item has a picture and a text: stage 1 has nothing to learn from", action="set stage1.steps = 0")
@@ -122,7 +123,12 @@ class Pretraining:
         return self.batches.batch(number, part, parts)
 
     def losses(self, model: nn.Module, batch: Prompted, chunk: int, device: torch.device) -> list[Callable[[], Tensor]]:
-        """See :class:`moon_ops.encoder.fit.Stage`; the loss is a mean over samples' tokens, so chunks need no cache, only weights."""
+        """See :class:`moon_ops.encoder.fit.Stage`."""
+        self.found, passes = balanced(self.experts, lambda: self._passes(model, batch, chunk, device))
+        return passes
+
+    def _passes(self, model: nn.Module, batch: Prompted, chunk: int, device: torch.device) -> tuple[Found, list[Callable[[], Tensor]]]:
+        """The loss is a mean over samples' tokens, so chunks need no cache, only weights."""
         rows = len(batch.inputs)
         size = min(chunk or rows, rows)
         targets = batch.is_target.sum()
@@ -136,12 +142,10 @@ class Pretraining:
         starts = list(range(0, rows, size))
         if len(starts) == 1:
             loss = one(0)
-            self.found = Found(loss, {})
-            return [lambda: loss]
+            return Found(loss, {}), [lambda: loss]
         with torch.no_grad():
             total = torch.stack([one(start) for start in starts]).sum()
-        self.found = Found(total, {})
-        return [lambda s=s: one(s) for s in starts]  # type: ignore[misc]
+        return Found(total, {}), [lambda s=s: one(s) for s in starts]  # type: ignore[misc]
 
     def after(self, batch: Prompted) -> None:
         """Nothing."""

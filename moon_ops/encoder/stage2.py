@@ -21,7 +21,7 @@ from moon_ops.encoder.entities import Gazetteer, Recognizer
 from moon_ops.encoder.fit import cached
 from moon_ops.encoder.model import Encoder
 from moon_ops.encoder.negatives import Queue, gathered, gathered_numbers, mine
-from moon_ops.encoder.objectives import Found, Sides, behaviour_loss, refined_loss
+from moon_ops.encoder.objectives import Found, Sides, balanced, behaviour_loss, refined_loss
 from moon_ops.encoder.pairs import Pairs, Rows
 from moon_ops.encoder.pixels import PixelStore
 from moon_ops.encoder.positives import Asked
@@ -38,6 +38,7 @@ class Behaviour:
     def __init__(self, encoder: Encoder, pairs: Pairs, store: PixelStore, recipe: EncoderRecipe, seed: int) -> None:
         self.recipe, self.steps = recipe, recipe.stage2a.steps
         self.model: nn.Module = Sides(encoder, recipe.training.temperature)
+        self.experts = encoder.experts
         levels = recipe.stage2a.loss == "mim" or recipe.stage2a.within_product > 0
         chosen = pairs.of(recipe.stage2a.events)
         if not len(chosen):
@@ -57,7 +58,11 @@ class Behaviour:
         sides = {name: side.to(device) for name, side in batch.sides.items()}
         stage, prefixes = self.recipe.stage2a, self.recipe.training.prefixes
         shown, asked = (batch.product.to(device), batch.pictured.to(device)), Asked(batch.asker.to(device), self.batches.positives)
-        self.found, passes = cached(model, sides, chunk, lambda v, scale: behaviour_loss(shown, v, scale, stage, prefixes, asked))
+
+        def loss(vectors: dict[str, Tensor], scale: Tensor) -> Found:
+            return behaviour_loss(shown, vectors, scale, stage, prefixes, asked)
+
+        self.found, passes = balanced(self.experts, lambda: cached(model, sides, chunk, loss))
         self.found.metrics["temperature"] = float(1 / self.model.scale.detach())  # type: ignore[operator]
         return passes
 
@@ -105,6 +110,7 @@ class Refinement:
     ) -> None:
         self.recipe, self.stage, self.steps, self.rate = recipe, recipe.stage2b, recipe.stage2b.steps, recipe.stage2b.learning_rate_share
         self.model: nn.Module = Sides(encoder, recipe.training.temperature)
+        self.experts = encoder.experts
         self.prepared = prepared
         product = purchases.spu_ids if self.stage.spu_merge else purchases.item_ids
         hard = prepared.hard if self.stage.hard_negatives else None
@@ -130,7 +136,7 @@ class Refinement:
             asked = Asked(batch.asker.to(device), self.batches.positives)
             return refined_loss(products, vectors, scale, self.queue, self.stage, self.recipe.training.prefixes, asked)
 
-        self.found, passes = cached(model, sides, chunk, loss)
+        self.found, passes = balanced(self.experts, lambda: cached(model, sides, chunk, loss))
         return passes
 
     def after(self, batch: Batch) -> None:

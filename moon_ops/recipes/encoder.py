@@ -47,13 +47,16 @@ class Inputs:
 
 @checked(frozen=True, config=STRICT)
 class Experts:
-    """Guided mixture of experts in the text trunk (MOON 2508.11999): ``routed`` experts, ``chosen`` per token, and two always on."""
+    """Guided mixture of experts in the text trunk (MOON 2508.11999): ``routed`` experts, ``chosen`` per token, and two on for their tokens."""
 
     routed: int
     chosen: int = 1
     width: int = 64  # of an expert's hidden layer
+    balance: float = 0.0  # weight of the loss that has routed experts used alike (Switch Transformers: 0.01)
+    queries: bool = False  # the guided experts also see texts without segments, each token by where the catalogue has it
 
     def __post_init__(self) -> None:
+        rule(0 <= self.balance <= 1, "experts.balance", self.balance, "from 0 to 1")
         rule(self.routed >= 1, "experts.routed", self.routed, "at least 1")
         rule(1 <= self.chosen <= self.routed, "experts.chosen", self.chosen, f"from 1 to routed = {self.routed}")
         rule(self.width >= 1, "experts.width", self.width, "at least 1")
