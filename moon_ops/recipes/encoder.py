@@ -47,7 +47,7 @@ class Inputs:
 
 @checked(frozen=True, config=STRICT)
 class Experts:
-    """Guided mixture of experts in the text trunk (MOON 2508.11999): ``routed`` experts, ``chosen`` per token, and two on for their tokens."""
+    """Guided mixture of experts in the text trunk (MOON 2508.11999): ``routed`` experts, ``chosen`` per token, and two guided ones."""
 
     routed: int
     chosen: int = 1
