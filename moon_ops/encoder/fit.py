@@ -26,6 +26,7 @@ from moon_ops.encoder.batches import Batch, Inputs
 from moon_ops.encoder.checkpoints import Checkpoints, State
 from moon_ops.encoder.loader import batches, spare_workers
 from moon_ops.encoder.negatives import gathered_numbers
+from moon_ops.encoder.norms import spanning
 from moon_ops.encoder.objectives import Found
 from moon_ops.encoder.optimizers import build, set_rates
 from moon_ops.errors import InputError
@@ -119,7 +120,8 @@ class Loop:
         part, parts = self.machine.process_index, self.machine.num_processes
         waiting = batches(lambda number: stage.batch(number, part, parts), numbers, self.workers)
         hidden = self.silent or not self.machine.is_main_process
-        with tqdm(total=stage.steps, initial=start, desc=stage.name, unit="step", disable=hidden) as bar:
+        shown = tqdm(total=stage.steps, initial=start, desc=stage.name, unit="step", disable=hidden)
+        with spanning(stage.model, parts), shown as bar:
             for step in range(start, stage.steps):
                 began = time.perf_counter()
                 place = (self.done + step, self.total) if self.training.schedule == "run" else (step, stage.steps)
@@ -214,10 +216,11 @@ def cached(
     """The loss of all vectors, and the passes that bring its gradient into the model.
 
     ``loss`` takes the vectors [R, D] of each side and the logit scale. Without chunks one pass does both; with them the vectors are made
-    twice, and memory holds the graph of ``chunk`` rows of a side at a time.
+    twice, and memory holds the graph of ``chunk`` rows of a side at a time. All processes take as many passes, one with fewer rows some
+    without any: batch norms wait for each other, and have the statistics of each pass over all processes.
     """
     names = list(sides)
-    longest = max(len(side) for side in sides.values())
+    longest = int(gathered_numbers(torch.tensor([max(map(len, sides.values()))], device=sides[names[0]].input_ids.device)).max())
     if not chunk or chunk >= longest:
         *vectors, scale = model(list(sides.values()))
         found = loss(dict(zip(names, vectors, strict=True)), scale)
