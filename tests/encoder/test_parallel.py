@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,15 +36,26 @@ def behaviour(lake, until, caps, most):  # a picture an item, so that none is dr
     return replace(pairs, items=[Sample(s.text, s.image_ids[:1]) for s in pairs.items])
 
 
-def prepare(encoder, *more):
-    found = chosen(encoder, *more)
-    counted = [float(buffer.double().sum()) for buffer in encoder.buffers()]
-    (out / f"prepared-{os.environ.get('RANK', 0)}.json").write_text(json.dumps([counted, found.kept.tolist(), found.hard.tolist()]))
-    return found
+def counted(work):
+    def calling(*given, **more):
+        made.append(work.__name__)
+        return work(*given, **more)
+
+    return calling
 
 
+def refinement(encoder, purchases, store, recipe, seed, prepared, tensors):
+    counts = [float(buffer.double().sum()) for buffer in encoder.buffers()]
+    seen = [counts, prepared.kept.tolist(), prepared.hard.tolist()]
+    (out / f"refined-{rank}.json").write_text(json.dumps(seen))
+    return refined(encoder, purchases, store, recipe, seed, prepared, tensors)
+
+
+made, rank = [], os.environ.get("RANK", 0)
 module.behaviour = behaviour
-chosen, module.prepare = module.prepare, prepare
+module.behaviour, module.prepare = counted(behaviour), counted(module.prepare)
+module.PixelStore.fill = counted(module.PixelStore.fill)
+refined, module.Refinement = module.Refinement, refinement
 for name, recipe in recipes.items():
     heard = []
     module.train(
@@ -52,6 +64,7 @@ for name, recipe in recipes.items():
     )
     if heard:
         (out / f"{name}.json").write_text(json.dumps(heard))
+    (out / f"made-{rank}.json").write_text(json.dumps(made))
 """
 CLEAN = {"least_entities": 0, "category_balance": False}
 RECIPES: dict[str, dict[str, Any]] = {
@@ -61,7 +74,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "2b, hard": {"stage2b": {"steps": 3, "hard_negatives": 3, **CLEAN}},
     "both": {"stage2a": {"steps": 2}, "stage2b": {"steps": 2, **CLEAN}},
 }
-CONVOLVED = {"tower": "conv", "vision": {"channels": [8, 8], "blocks": 0}}  # it counts what it has seen
+CONVOLVED: dict[str, Any] = {"tower": "conv", "vision": {"channels": [8, 8], "blocks": 0}}  # it has batch norm
 UNEVEN = {  # hard negatives are more in one process than in the other, so it runs the model more often
     "stage2a": {"steps": 2},
     "stage2b": {"steps": 6, "hard_negatives": 4, "queue": 8, **CLEAN},
@@ -88,17 +101,23 @@ def merged(least: Any, tables: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.slow
 def test_two_processes_have_the_losses_and_the_weights_of_one(lake: Any, least: Any, tmp_path: Path) -> None:
     recipes = {name: merged(least, tables) for name, tables in RECIPES.items()}
+    recipes |= {f"{name}, convolved": recipes[name] | CONVOLVED for name in ("2a", "both")}
     one = start(1, lake.uri, tmp_path / "one", recipes)
     two = start(2, lake.uri, tmp_path / "two", recipes | {"uneven": merged(least, UNEVEN) | CONVOLVED})
-    for name in RECIPES:
+    for name in recipes:
         expected, found = (json.loads((place / f"{name}.json").read_text()) for place in (one, two))
         assert found == pytest.approx(expected, rel=1e-4), name
         a, b = (load_file(place / name / "model.safetensors") for place in (one, two))
+        assert a.keys() == b.keys()
         for weight, value in a.items():
             assert torch.allclose(b[weight], value, atol=1e-4), f"{name}: {weight}"
     assert len(json.loads((two / "uneven.json").read_text())) == 8
-    prepared = [json.loads((two / f"prepared-{rank}.json").read_text()) for rank in (0, 1)]
-    assert prepared[0] == prepared[1]  # of the last recipe: with what batch norm counted, and so with the same pairs and hard negatives
+    refined = [json.loads((two / f"refined-{rank}.json").read_text()) for rank in (0, 1)]
+    assert refined[0] == refined[1]  # of the last recipe: with what batch norm counted, and the same pairs and hard negatives
+    made = [json.loads((two / f"made-{rank}.json").read_text()) for rank in (0, 1)]
+    refining = sum("2b" in name or name.startswith("both") for name in recipes) + 1
+    assert Counter(made[0]) == {"behaviour": len(recipes) + 1, "fill": len(recipes) + 1, "prepare": refining}
+    assert made[1] == [], "the first process prepares for both"
     assert not list(two.glob("*.partial"))
 
 
