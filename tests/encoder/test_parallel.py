@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import subprocess
@@ -80,11 +81,57 @@ UNEVEN = {  # hard negatives are more in one process than in the other, so it ru
     "stage2b": {"steps": 6, "hard_negatives": 4, "queue": 8, **CLEAN},
     "training": {"chunk": 1, "augment": True, "synthetic": 0.5, "text_dropout": 0.3},
 }
+FAULTS = """
+import datetime as dt, json, os, sys
+from pathlib import Path
+import torch, torch.distributed as dist
+from moon_ops.encoder import together, train as module
+from moon_ops.errors import InputError, StageError
+from moon_ops.lake.lake import Lake
+from moon_ops.recipes.encoder import EncoderRecipe
+from pydantic import TypeAdapter
+
+lake, out, recipes = Lake(sys.argv[1]), Path(sys.argv[2]), json.loads(Path(sys.argv[3]).read_text())
+rank, recipe, told = int(os.environ["RANK"]), TypeAdapter(EncoderRecipe).validate_python(recipes["both"]), {}
 
 
-def start(processes: int, lake: str, out: Path, recipes: dict[str, Any], *, more: str = "") -> Path:
+def train(name):
+    module.train(lake, out / name, recipe, trained_until=dt.datetime(2026, 1, 16, tzinfo=dt.UTC), seed=0)
+
+
+def spoilt(owner, name, where, error):
+    honest = getattr(owner, name)
+
+    def work(*given, **more):
+        if rank == where:
+            raise error
+        return honest(*given, **more)
+
+    setattr(owner, name, work)
+    try:
+        train(name)
+    except Exception as fault:
+        told[name] = [type(fault).__name__, str(fault)]
+    setattr(owner, name, honest)
+
+
+spoilt(module, "behaviour", 0, InputError("no pairs", action="ingest some"))
+spoilt(module, "build", 1, InputError("no checkpoint", action="name one"))
+spoilt(module.PixelStore, "fill", 0, StageError("no pictures", action="ingest them"))
+spoilt(module.PixelStore, "open", 1, FileNotFoundError(2, "not there", "pixels-0.u8"))
+spoilt(module, "prepare", 0, ValueError("a fault of ours"))
+spoilt(module, "_save", 0, OSError(28, "No space left on device"))
+waits = together.waiting(dist.group.WORLD)._get_backend(torch.device("cpu")).options._timeout
+(out / f"told-{rank}.json").write_text(json.dumps([told, waits.total_seconds()]))
+train("whole")
+module._pairs = None if rank == 0 else module._pairs
+train("behaviour")
+"""
+
+
+def start(processes: int, lake: str, out: Path, recipes: dict[str, Any], *, script: str = SCRIPT) -> Path:
     out.mkdir()
-    (out / "script.py").write_text(SCRIPT.replace("module.behaviour = behaviour", more + "module.behaviour = behaviour"))
+    (out / "script.py").write_text(script)
     (out / "recipes.json").write_text(json.dumps(recipes))
     place = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "LANCE_LOG": "error"}
     many = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] if processes > 1 else []
@@ -121,7 +168,9 @@ def test_two_processes_have_the_losses_and_the_weights_of_one(lake: Any, least: 
     assert not list(two.glob("*.partial"))
 
 
-SPOILT = """
+SPOILT = SCRIPT.replace(
+    "module.behaviour = behaviour",
+    """
 from dataclasses import replace as with_
 from moon_ops.encoder import stage2
 honest = stage2.behaviour_loss
@@ -133,13 +182,38 @@ def spoilt(*given):
 
 
 stage2.behaviour_loss = spoilt
-"""
+module.behaviour = behaviour""",
+)
 
 
 @pytest.mark.slow
 def test_a_loss_that_is_no_number_in_one_process_ends_both(lake: Any, least: Any, tmp_path: Path) -> None:
     """The other one waited for it until it was killed."""
     with pytest.raises(AssertionError) as ended:
-        start(2, lake.uri, tmp_path / "two", {"2a": merged(least, {"stage2a": {"steps": 2}})}, more=SPOILT)
+        start(2, lake.uri, tmp_path / "two", {"2a": merged(least, {"stage2a": {"steps": 2}})}, script=SPOILT)
     assert "the loss is nan at step 0 of stage2a" in str(ended.value)
     assert "the loss of another process is no number at step 0 of stage2a" in str(ended.value)
+
+
+@pytest.mark.slow
+def test_what_fails_in_one_process_fails_in_both_and_leaves_none_waiting(lake: Any, least: Any, tmp_path: Path) -> None:
+    """Each failure in turn, in the same two processes: they are in step after it, and train together at the end."""
+    out = tmp_path / "two"
+    with pytest.raises(AssertionError, match="'NoneType' object is not callable"):  # the last one, which nobody catches
+        start(2, lake.uri, out, {"both": merged(least, RECIPES["both"])}, script=FAULTS)
+    (first, waits), (second, _) = (json.loads((out / f"told-{rank}.json").read_text()) for rank in (0, 1))
+    for name, told in {
+        "behaviour": ["InputError", "no pairs → ingest some"],
+        "build": ["InputError", "no checkpoint → name one"],
+        "fill": ["StageError", "no pictures → ingest them"],
+    }.items():
+        assert first.pop(name) == second.pop(name) == told
+    unseen = "process 1 does not see pixels-0.u8, which the first process has written → give all processes the same disk"
+    assert first["open"][1] == second["open"][1]
+    assert second["open"][1].startswith(unseen)
+    assert first["prepare"] == ["ValueError", "a fault of ours"]
+    look = "→ look at what that process says"
+    assert second["prepare"] == ["InputError", f"process 0 has ended with ValueError: a fault of ours {look}"]
+    assert second["_save"] == ["InputError", f"process 0 has ended with OSError: [Errno 28] No space left on device {look}"]
+    assert waits > dt.timedelta(days=1).total_seconds(), "a large shop's pictures take hours"
+    assert (out / "whole" / "model.safetensors").is_file()
