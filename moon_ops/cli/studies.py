@@ -81,6 +81,28 @@ def scaling(
 
 
 @app.command()
+def circle_loss(
+    home: Home = None,
+    recipe: Recipe = "moon-study",
+    seeds: Seeds = "0,1,2",
+    only: Only = "",
+    trained_until: TrainedUntil = None,
+    set_: Set = None,
+) -> None:
+    """Train stage 2b with circle loss by margin and scale, both ways and one way, beside InfoNCE.
+
+    Example: moon study circle-loss --recipe moon-study --seeds 0,1,2
+    """
+    from moon_ops.studies import encoder as study
+    from moon_ops.studies.arms import INFO_NCE
+
+    ran = _run("circle-loss", home, recipe, seeds, only, trained_until, set_ or ())
+    written = ran.place.with_suffix(".md")
+    written.write_text(study.table(ran.outcomes, ran.arms, INFO_NCE))
+    _finish(ran.settings, "circle-loss", [written])
+
+
+@app.command()
 def click_models(
     encoder: Encoder,
     home: Home = None,
@@ -262,12 +284,12 @@ def _run(kind: str, home: Path | None, name: str, seeds: str, only: str, trained
     from moon_ops.recipes.encoder import EncoderRecipe
     from moon_ops.recipes.reading import recipe
     from moon_ops.release.windows import windows
-    from moon_ops.studies import arms as study_arms
     from moon_ops.studies import encoder as study
+    from moon_ops.studies.arms import ENCODER_STUDIES
 
     settings = settings_of(home)
     full = recipe(EncoderRecipe, name, settings.models, changes=changes)
-    arms: Sequence[Arm] = study_arms.ablation(full) if kind == "ablation" else study_arms.scaling(full)
+    arms: Sequence[Arm] = ENCODER_STUDIES[kind](full)
     words = [word.strip() for word in only.split(",") if word.strip()]
     chosen = [arm for arm in arms if not words or any(word in arm.name for word in words)]
     if not chosen:

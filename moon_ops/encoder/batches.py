@@ -161,8 +161,8 @@ class PairBatches:
         self.groups = int(max(pairs.group.max(initial=-1), pairs.known[:, 0].max(initial=-1))) + 1
         self.positives = self._positives(asked_by_items=any(_by_item(kind) for kind in kinds or ()))
         self.query_tokens = tokens(encoder, pairs.queries)
-        self.rich = tokens(encoder, pairs.items)
-        self.title = tokens(encoder, [Sample(title_of(s)) for s in pairs.items])
+        self.rich = served_tokens(encoder, pairs.items)
+        self.title = served_tokens(encoder, [Sample(title_of(s), s.image_ids) for s in pairs.items])
         self.has_picture = np.array([bool(s.image_ids) for s in pairs.items], bool)
         self.pictured = np.flatnonzero(self.has_picture)
         self.pools = _pools(pairs, kinds)
@@ -295,3 +295,10 @@ def _together(pairs: Pairs) -> NDArray[np.int64]:
 def tokens(encoder: Encoder, samples: Sequence[Sample]) -> list[list[int]]:
     """Each sample's text as token ids, without special tokens."""
     return [e.ids for e in encoder.tokenizer.encode_batch([s.text for s in samples], add_special_tokens=False)]
+
+
+def served_tokens(encoder: Encoder, samples: Sequence[Sample]) -> list[list[int]]:
+    """The :func:`tokens` that production reads beside all of a sample's pictures: training shows fewer, which leaves room for more."""
+    layout = encoder.layout
+    room = [layout.max_tokens - min(len(s.image_ids), layout.max_pictures) * len(layout.picture()) for s in samples]
+    return [found[:most] for found, most in zip(tokens(encoder, samples), room, strict=True)]

@@ -29,17 +29,27 @@ def info_nce(query: Tensor, item: Tensor, target: Tensor, logit_scale: Tensor, s
     return (F.cross_entropy(logits.masked_fill(same & ~own, lowest), target) + F.cross_entropy(back, number)) / 2
 
 
-def circle(query: Tensor, item: Tensor, target: Tensor, same: Tensor, *, margin: float, scale: float) -> Tensor:
+def circle(query: Tensor, item: Tensor, target: Tensor, same: Tensor, *, margin: float, scale: float, both_ways: bool = False) -> Tensor:
     """Circle loss (Sun et al., 2020), the loss of MOON's stage 2b: each similarity is pulled by how far it is from its optimum.
 
     ``softplus(logsumexp(γ·αn·(sn - m)) + γ·αp·(1 - m - sp))`` with αp = [1 + m - sp]+ and αn = [sn + m]+, which carry no gradient.
-    ``scale`` is γ, ``margin`` is m.
+    ``scale`` is γ, ``margin`` is m. ``both_ways``: the mean of that and of the same from the B targets to all queries, as in InfoNCE.
     """
     similarity = query @ item.T  # [B, M]
+    known = same | F.one_hot(target, item.shape[0]).bool()
+    there = _circle(similarity, target, known, margin, scale)
+    if not both_ways:
+        return there
+    number = torch.arange(len(target), device=target.device)
+    return (there + _circle(similarity[:, target].T, number, known[:, target].T, margin, scale)) / 2
+
+
+def _circle(similarity: Tensor, target: Tensor, known: Tensor, margin: float, scale: float) -> Tensor:
+    """Of rows [B, M], each against the columns that are not ``known`` to be right."""
     positive = similarity.gather(1, target[:, None])[:, 0]
     pull = (1 + margin - positive.detach()).clamp(min=0) * (positive - (1 - margin))
     push = (similarity.detach() + margin).clamp(min=0) * (similarity - margin)
-    push = (scale * push).masked_fill(same | F.one_hot(target, item.shape[0]).bool(), torch.finfo(similarity.dtype).min)
+    push = (scale * push).masked_fill(known, torch.finfo(similarity.dtype).min)
     return F.softplus(push.logsumexp(1) - scale * pull).mean() / scale
 
 

@@ -143,7 +143,7 @@ def refined_loss(
 
     def one(q: Tensor, i: Tensor) -> Tensor:
         if stage.loss == "circle":
-            return circle(q, i, target, same, margin=stage.margin, scale=stage.scale)
+            return circle(q, i, target, same, margin=stage.margin, scale=stage.scale, both_ways=stage.both_ways)
         return info_nce(q, i, target, scale, same)
 
     return Found(nested(one, query, every, prefixes), _negatives(query, every, same))

@@ -13,6 +13,7 @@ from moon_ops.recipes.encoder import Training
 
 TOWERS = {"vision_model", "visual"}  # what families call their picture tower
 SCALE_RATE = 10.0  # the logit scale is one number and has far to go in few steps
+WARMEST = 0.2  # share of the steps that warm up at most: a short stage, or a recipe cut to fewer steps, would do nothing else
 
 
 def build(model: nn.Module, training: Training) -> list[torch.optim.Optimizer]:
@@ -58,7 +59,8 @@ def set_rates(optimizers: list[torch.optim.Optimizer], training: Training, step:
 
 
 def warm_cosine(step: int, warmup: int, total: int) -> float:
-    """Share of the learning rate: linear up for ``warmup`` steps, then a half cosine down to zero."""
+    """Share of the learning rate: linear up for ``warmup`` steps, a fifth of ``total`` at most, then a half cosine down to zero."""
+    warmup = min(warmup, int(WARMEST * total))
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))

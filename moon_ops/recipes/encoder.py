@@ -67,7 +67,7 @@ class Training:
     learning_rate: float  # AdamW, for embeddings, gains and biases; for everything if matrix_learning_rate is 0
     matrix_learning_rate: float = 0.0  # Muon, for the hidden matrices
     tower_share: float = 1.0  # of these rates for the picture tower: one that has learned already is only to be adapted
-    warmup_steps: int = 20
+    warmup_steps: int = 20  # a fifth at most of what the schedule runs over
     schedule: Literal["stage", "run"] = "stage"  # what the learning rate cools down to zero over: each stage, or all of them
     weight_decay: float = 0.05
     temperature: float = 0.07
@@ -143,6 +143,7 @@ class Stage2b:
     loss: Literal["circle", "info_nce"] = "circle"
     margin: float = 0.25  # circle loss (Sun et al. 2020): what counts as similar enough
     scale: float = 32.0  # circle loss's gamma
+    both_ways: bool = True  # circle loss from items to queries too, as InfoNCE has it
     least_similar: bool = True  # of several queries that led to one item, the one the previous encoder finds least similar
     spu_merge: bool = True  # SKUs of one SPU are one product: none is another's negative
     category_balance: bool = True  # resample to the category mix of exposed items

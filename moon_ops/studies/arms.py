@@ -36,7 +36,8 @@ PAPER_SHARES = {  # of 2.6 billion pairs (MOON, table of stage 2a)
 def ablation(full: EncoderRecipe) -> list[Arm]:
     """Untrained, the stages one after another, the full recipe minus each of its parts, and plus each part that it leaves out.
 
-    Of arms that train the same (a recipe that leaves stage 2b out is not changed by its parts) only one is there.
+    Only the ladder takes fewer steps than the full recipe: a stage that is taken away leaves its steps to another one. Of arms that train
+    the same (a recipe that leaves stage 2b out is not changed by its parts) only one is there.
     """
     ladder = [
         Arm("untrained", lambda r: _stages(r, 0, 0, 0)),
@@ -56,12 +57,12 @@ def ablation(full: EncoderRecipe) -> list[Arm]:
 
 # Each part: is it in the recipe, the recipe without it, the recipe with it.
 PARTS: dict[str, tuple[Callable[[EncoderRecipe], bool], Change, Change]] = {
-    "stage 1": (lambda r: r.stage1.steps > 0, lambda r: _with(r, "stage1", steps=0), lambda r: r),
-    "stage 2a": (lambda r: r.stage2a.steps > 0, lambda r: _with(r, "stage2a", steps=0), lambda r: r),
+    "stage 1": (lambda r: r.stage1.steps > 0, lambda r: _given(r, "stage1", "stage2a" if r.stage2a.steps else "stage2b"), lambda r: r),
+    "stage 2a": (lambda r: r.stage2a.steps > 0, lambda r: _given(r, "stage2a", "stage2b"), lambda r: r),
     "steps of 2b given to 2a": (
         lambda _: False,
         lambda r: r,
-        lambda r: _stages(r, r.stage1.steps, r.stage2a.steps + r.stage2b.steps, 0),
+        lambda r: _given(r, "stage2b", "stage2a"),
     ),
     "clicks and carts": (
         lambda r: r.stage2a.events != ("purchase",),
@@ -153,11 +154,29 @@ PARTS: dict[str, tuple[Callable[[EncoderRecipe], bool], Change, Change]] = {
 }
 
 
+INFO_NCE = "InfoNCE"
+
+
+def circles(_: EncoderRecipe) -> list[Arm]:
+    """Stage 2b with InfoNCE, and with circle loss by margin and scale, without queue; once from queries to items alone.
+
+    Circle loss's paper takes margin .25 and scale 256 for faces, .25 and 128 for persons, and .4 and 80 for retrieval.
+    """
+    plain: dict[str, Any] = {"queue": 0, "loss": "circle"}
+    grid = [(margin, scale) for margin in (0.1, 0.25, 0.4, 0.6) for scale in (32.0, 80.0, 256.0)]
+    arms = [Arm(INFO_NCE, lambda r: _with(r, "stage2b", queue=0, loss="info_nce"))]
+    arms += [Arm(f"circle {m:g}, {g:g}", lambda r, m=m, g=g: _with(r, "stage2b", margin=m, scale=g, **plain)) for m, g in grid]  # type: ignore[misc]
+    return [*arms, Arm("circle 0.4, 80, one way", lambda r: _with(r, "stage2b", margin=0.4, scale=80.0, both_ways=False, **plain))]
+
+
 def scaling(full: EncoderRecipe) -> list[Arm]:
     """Training tokens (steps of all stages together) and negatives (pairs per step, at the same number of pairs in all)."""
     by_tokens = [Arm(f"tokens x {share:g}", _share(share)) for share in (0.125, 0.25, 0.5, 1.0, 2.0)]
     by_negatives = [Arm(f"negatives {size - 1}", _batch(size)) for size in (8, 16, 32, 64, 128, 256) if size <= 4 * full.training.batch]
     return by_tokens + by_negatives
+
+
+ENCODER_STUDIES: dict[str, Callable[[EncoderRecipe], list[Arm]]] = {"ablation": ablation, "scaling": scaling, "circle-loss": circles}
 
 
 def _trained(recipe: EncoderRecipe) -> EncoderRecipe:
@@ -185,6 +204,12 @@ def _with(recipe: EncoderRecipe, table: str, **values: Any) -> EncoderRecipe:
 
 def _stages(recipe: EncoderRecipe, first: int, second: int, last: int) -> EncoderRecipe:
     return _with(_with(_with(recipe, "stage1", steps=first), "stage2a", steps=second), "stage2b", steps=last)
+
+
+def _given(recipe: EncoderRecipe, gone: str, to: str) -> EncoderRecipe:
+    """The recipe with the steps of a stage given to another one that it has; untrained where it has no other."""
+    moved = getattr(recipe, gone).steps if getattr(recipe, to).steps else 0
+    return _with(_with(recipe, gone, steps=0), to, steps=getattr(recipe, to).steps + moved)
 
 
 def _share(share: float) -> Change:

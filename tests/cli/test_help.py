@@ -53,11 +53,11 @@ def test_every_public_command_is_there_and_has_an_example() -> None:
 
 def test_every_study_is_there_and_has_an_example() -> None:
     names = [c.name or c.callback.__name__ for c in studies.app.registered_commands]
-    assert names == ["ablation", "scaling", "click_models", "cube_parts", "daily", "behaviour_length"]
+    assert names == ["ablation", "scaling", "circle_loss", "click_models", "cube_parts", "daily", "behaviour_length"]
     for command in ("click-models", "cube-parts", "daily", "behaviour-length"):
         shown = CliRunner().invoke(app, ["study", command, "--help"])
         assert re.search(rf"Example:\s+moon study {command} --encoder 1\b", shown.output), f"{command} has no example"
-    for command in ("ablation", "scaling"):
+    for command in ("ablation", "scaling", "circle-loss"):
         shown = CliRunner().invoke(app, ["study", command, "--help"])
         assert shown.exit_code == 0
         assert re.search(rf"Example:\s+moon study {command} --recipe moon-study --seeds 0,1,2\b", shown.output), f"{command} has no example"

@@ -98,10 +98,15 @@ def test_a_type_that_nothing_fits_leaves_its_share_to_the_others(make: Any, worl
 
 
 def item_tokens(world: Any) -> tuple[dict[int, list[int]], dict[int, list[int]]]:
-    """Title and rich text of each item."""
-    ids = world.pairs.item_ids.tolist()
-    titles = tokens(world.encoder, [Sample(title_of(s)) for s in world.pairs.items])
-    return dict(zip(ids, titles, strict=True)), dict(zip(ids, tokens(world.encoder, world.pairs.items), strict=True))
+    """Title and rich text of each item, as far as they are read beside all its pictures."""
+    layout, out = world.encoder.layout, []
+    for samples in ([Sample(title_of(s)) for s in world.pairs.items], world.pairs.items):
+        found: dict[int, list[int]] = {}
+        for name, item, text in zip(world.pairs.item_ids.tolist(), world.pairs.items, tokens(world.encoder, samples), strict=True):
+            beside = min(len(item.image_ids), layout.max_pictures)
+            found[name] = layout.batch([text], [beside])[0][0, beside * len(layout.picture()) :].tolist()
+        out.append(found)
+    return out[0], out[1]
 
 
 def check_shown(world: Any, batch: Batch, kind: str) -> None:
@@ -109,20 +114,17 @@ def check_shown(world: Any, batch: Batch, kind: str) -> None:
     asked_as, _, shown_as = kind.partition(":")
     title, rich = item_tokens(world)
     asked = {tuple(t) for t in tokens(world.encoder, world.pairs.queries)}
-    longest = world.encoder.layout.max_tokens
     for name, query, item in zip(batch.names, rows(world, batch.sides["query"]), rows(world, batch.sides["item"]), strict=True):
         assert query[0] == ("image" in asked_as)
         assert item[0] == ("image" in shown_as)
-        room = longest - item[0] * len(world.encoder.layout.picture())
-        expected = {"rich": rich[name], "title": title[name], "image": []}[shown_as.partition("+")[0]]
-        assert item[1] == expected[:room]
+        assert item[1] == {"rich": rich[name], "title": title[name], "image": []}[shown_as.partition("+")[0]]
         if asked_as == "text":
             assert tuple(query[1]) in asked
         elif asked_as == "image":
             assert query[1] == []
         else:
             known = title if asked_as == "title+image" else rich
-            assert query[1] in [text[:room] for text in known.values()]
+            assert query[1] in known.values()
             assert query[1] != item[1]  # another item
 
 
@@ -146,9 +148,8 @@ def test_without_types_a_query_is_shown_as_it_is_and_an_item_with_everything(mak
     batch = make().batch(0)
     _, rich = item_tokens(world)
     asked = {(len(s.image_ids), tuple(t)) for s, t in zip(world.pairs.queries, tokens(world.encoder, world.pairs.queries), strict=True)}
-    room = world.encoder.layout.max_tokens - len(world.encoder.layout.picture())
     assert {(pictures, tuple(text)) for pictures, text in rows(world, batch.sides["query"])} <= asked
-    assert [(1, rich[name][:room]) for name in batch.names] == rows(world, batch.sides["item"])
+    assert [(1, rich[name]) for name in batch.names] == rows(world, batch.sides["item"])
 
 
 def test_dropped_texts_leave_the_picture(make: Any, world: Any) -> None:
@@ -172,6 +173,20 @@ def test_pictures_are_drawn_anew_and_as_many_as_the_recipe_says(make: Any, world
             shown.setdefault(name, set()).add(picture.numpy().tobytes())
     assert max(len(pictures) for pictures in shown.values()) > 1
     assert all(len(pictures) <= there[name] for name, pictures in shown.items())
+
+
+def test_an_item_s_text_ends_where_production_ends_it_though_training_shows_fewer_pictures(make: Any, world: Any) -> None:
+    layout = world.encoder.layout
+    long = replace(world.pairs.items[0], text="a red cotton dress " * 60)
+    pairs = replace(world.pairs, items=[replace(long, image_ids=s.image_ids) for s in world.pairs.items])
+    made = make({"pictures": 1}, pairs=pairs)
+    for step in range(3):
+        for count, (pictures, text) in enumerate(rows(world, made.batch(step).sides["item"])):
+            item = pairs.item_ids.tolist().index(made.batch(step).names[count])
+            assert pictures == 1
+            served, _ = layout.batch([tokens(world.encoder, [long])[0]], [len(pairs.items[item].image_ids)])
+            assert text == served[0, len(layout.picture()) * min(len(pairs.items[item].image_ids), 2) :].tolist()
+    assert {len(s.image_ids) for s in pairs.items} >= {1, 2}, "both lengths are among them"
 
 
 def test_now_and_then_fewer_pictures_are_shown_where_the_recipe_says_so(make: Any, world: Any) -> None:
@@ -218,7 +233,7 @@ def test_levels_show_the_items_as_pictures_alone_and_as_text_alone(make: Any, wo
     _, rich = item_tokens(world)
     assert set(batch.sides) == {"query", "item", "item_image", "item_text"}
     assert rows(world, batch.sides["item_image"]) == [(1, [])] * 8
-    assert rows(world, batch.sides["item_text"]) == [(0, rich[name][: world.encoder.layout.max_tokens]) for name in batch.names]
+    assert rows(world, batch.sides["item_text"]) == [(0, rich[name]) for name in batch.names]
 
 
 def test_products_are_spus_unless_they_are_said_to_be_something_else(make: Any, world: Any) -> None:

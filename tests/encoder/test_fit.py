@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -181,11 +182,18 @@ def test_one_process_may_train_with_one_precision_after_another() -> None:
 
 
 def test_the_rate_rises_linearly_and_falls_along_a_half_cosine() -> None:
-    shares = [warm_cosine(step, 4, 12) for step in range(12)]
+    shares = [warm_cosine(step, 4, 20) for step in range(20)]
     assert shares[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
-    assert shares[8] == pytest.approx(0.5)
-    assert shares[11] == pytest.approx(0.5 * (1 + math.cos(math.pi * 7 / 8)))
+    assert shares[12] == pytest.approx(0.5)
+    assert shares[19] == pytest.approx(0.5 * (1 + math.cos(math.pi * 15 / 16)))
     assert warm_cosine(0, 0, 1) == 1.0
+
+
+def test_no_stage_is_all_warm_up() -> None:
+    shares = [warm_cosine(step, 20, 20) for step in range(20)]
+    assert shares[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert all(before > after for before, after in pairwise(shares[4:]))
+    assert warm_cosine(0, 20, 3) == 1.0
 
 
 def test_matrices_go_to_muon_and_gains_biases_and_the_scale_do_not_decay() -> None:

@@ -71,6 +71,17 @@ def test_circle_equals_the_formula_written_out(margin: float, scale: float) -> N
     assert float(found) == pytest.approx(slow_circle(query, item, target.tolist(), same, margin, scale), rel=1e-5)
 
 
+def test_circle_both_ways_is_the_mean_of_each_way() -> None:
+    query, item = unit(4, 5), unit(7, 6)
+    target, same = torch.tensor([0, 2, 4, 6]), torch.zeros(4, 7, dtype=torch.bool)
+    same[0, 2] = True
+    there = circle(query, item, target, same, margin=0.25, scale=32.0)
+    back = circle(item[target], query, torch.arange(4), same[:, target].T, margin=0.25, scale=32.0)
+    assert float(there) != pytest.approx(float(back), rel=1e-3)
+    both = circle(query, item, target, same, margin=0.25, scale=32.0, both_ways=True)
+    assert float(both) == pytest.approx(float(there + back) / 2, rel=1e-5)
+
+
 def test_circle_pulls_each_similarity_by_how_far_it_is_from_its_optimum() -> None:
     """One query with one positive (0.6) and two negatives (0.3 and -0.5); the weights are constants when the gradient is taken."""
     margin, scale = 0.25, 8.0

@@ -80,7 +80,7 @@ def test_stage_2b_contrasts_with_the_batch_the_hard_ones_and_the_queue(loss: Any
     same = torch.tensor([[int(mine) == other for other in of] for mine in PRODUCT])
     every, target = torch.cat(items), torch.arange(5)
     if loss == "circle":
-        expected = circle(unit(5, 0), every, target, same, margin=0.1, scale=20.0)
+        expected = circle(unit(5, 0), every, target, same, margin=0.1, scale=20.0, both_ways=True)
     else:
         expected = info_nce(unit(5, 0), every, target, SCALE, same)
     stage = Stage2b(loss=loss, margin=0.1, scale=20.0, hard_negatives=3 if negative else 0)

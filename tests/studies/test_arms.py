@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from moon_ops.recipes.encoder import PAIR_TYPES, EncoderRecipe
 from moon_ops.recipes.reading import recipe
 from moon_ops.settings import ROOT
-from moon_ops.studies.arms import FULL, PAPER_SHARES, ablation, scaling
+from moon_ops.studies.arms import FULL, INFO_NCE, PAPER_SHARES, ablation, circles, scaling
 
 FILE = recipe(EncoderRecipe, "moon-study", ROOT / "models")
 PINNED: dict[str, Any] = {  # so that the file may change
@@ -42,8 +42,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "+ stage 1": {"stage2a.steps": 0, "stage2b.steps": 0},
     "+ stage 2a": {"stage2b.steps": 0},
     FULL: {},
-    "− stage 1": {"stage1.steps": 0},
-    "− stage 2a": {"stage2a.steps": 0},
+    "− stage 1": {"stage1.steps": 0, "stage2a.steps": STUDY.stage1.steps + STUDY.stage2a.steps},
+    "− stage 2a": {"stage2a.steps": 0, "stage2b.steps": STUDY.stage2a.steps + STUDY.stage2b.steps},
     "+ steps of 2b given to 2a": {"stage2a.steps": STUDY.stage2a.steps + STUDY.stage2b.steps, "stage2b.steps": 0},
     "− clicks and carts": {"stage2a.events": ("purchase",)},
     "+ pair types": {"stage2a.pairs": PAPER_SHARES},
@@ -82,7 +82,7 @@ def test_the_arms_of_the_projects_study_change_the_same_switches_whatever_their_
 @pytest.mark.parametrize("full", [STUDY, FILE], ids=["pinned", "as it is"])
 def test_every_arm_is_a_recipe_that_could_stand_in_a_file(full: EncoderRecipe) -> None:
     adapter = TypeAdapter(EncoderRecipe)
-    arms = [*ablation(full), *scaling(full)]
+    arms = [*ablation(full), *scaling(full), *circles(full)]
     assert len({arm.name for arm in arms}) == len(arms)
     for arm in arms:
         made = arm.change(full)
@@ -99,6 +99,14 @@ def test_what_an_arm_adds_the_next_study_takes_away(name: str) -> None:
         assert "− other backdrops" not in back, "there is nothing left that could get another backdrop"
     assert name not in back
     assert back[other].change(there) == STUDY
+
+
+def test_a_stage_that_is_taken_away_leaves_its_steps_to_another() -> None:
+    for arm in ablation(STUDY):
+        fewer = arm.name in ("untrained", "+ stage 1", "+ stage 2a")
+        assert (arm.change(STUDY).steps < STUDY.steps) == fewer, arm.name
+    alone = replace(STUDY, stage1=replace(STUDY.stage1, steps=0), stage2b=replace(STUDY.stage2b, steps=0))
+    assert "− stage 2a" not in [arm.name for arm in ablation(alone)], "that would be the untrained one"
 
 
 def test_a_recipe_that_serves_more_pictures_than_it_trains_has_an_arm_that_trains_them_all() -> None:
@@ -127,6 +135,15 @@ def test_a_recipe_without_a_stage_has_no_arms_that_would_train_the_same() -> Non
 def test_a_checkpoint_of_unknown_width_is_not_cut_into_prefixes() -> None:
     hub = recipe(EncoderRecipe, "smolvlm-256m", ROOT / "models")
     assert not {arm.name for arm in ablation(hub)} & {"+ Matryoshka", "− Matryoshka"}
+
+
+def test_circle_loss_is_tried_by_margin_and_scale_without_a_queue() -> None:
+    arms = {arm.name: arm.change(STUDY).stage2b for arm in circles(STUDY)}
+    assert {stage.queue for stage in arms.values()} == {0}
+    assert arms.pop(INFO_NCE).loss == "info_nce"
+    assert {(stage.margin, stage.scale) for stage in arms.values()} == {(m, g) for m in (0.1, 0.25, 0.4, 0.6) for g in (32, 80, 256)}
+    assert [name for name, stage in arms.items() if not stage.both_ways] == ["circle 0.4, 80, one way"]
+    assert {stage.loss for stage in arms.values()} == {"circle"}
 
 
 def test_scaling_varies_tokens_at_one_batch_and_negatives_at_one_number_of_pairs() -> None:

@@ -55,7 +55,7 @@ def test_an_interval_of_three_by_hand_and_of_one() -> None:
 def rows(text: str) -> dict[str, list[str]]:
     """Arm → the other cells of its row."""
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
-    assert {len(cells) for cells in lines} == {9}
+    assert {len(cells) for cells in lines} == {10}
     return {cells[0]: cells[1:] for cells in lines[2:]}
 
 
@@ -64,7 +64,7 @@ def test_a_row_says_means_and_the_paired_difference() -> None:
     found = [*outcomes(FULL, 0.5, 0.6, 0.7), *outcomes("− queue", 0.39, 0.5, 0.61)]
     more = {f"{HEADLINE}:picture_only": 0.25, f"{HEADLINE}:text_only": 0.125, "text_search/recall@10": 1.0}
     found = [replace(o, metrics=o.metrics | more) for o in found]
-    rest = ["0.250 ± 0.000", "0.125 ± 0.000", "1.000 ± 0.000", "31"]
+    rest = ["0.250 ± 0.000", "0.125 ± 0.000", "1.000 ± 0.000", "0.00", "31"]
     assert rows(table(found, [FULL, "− queue"], FULL)) == {
         FULL: ["0.300 ± 0.124", "0.600 ± 0.248", "", "", *rest],
         "− queue": ["0.250 ± 0.137", "0.500 ± 0.273", "-0.100 ± 0.025", "yes", *rest],
@@ -101,7 +101,7 @@ def test_arms_without_a_run_are_left_out_and_what_was_not_measured_is_a_dash() -
     text_only = [replace(o, metrics={"text_search/recall@10": 0.5}) for o in outcomes("− queue", 0.0, 0.0)]
     found = rows(table([*text_only, *outcomes(FULL, 0.5, 0.6)], ["untrained", "− queue", FULL], FULL))
     assert list(found) == ["− queue", FULL]
-    assert found["− queue"] == ["–", "–", "–", "not shown", "–", "–", "0.500 ± 0.000", "30"]
+    assert found["− queue"] == ["–", "–", "–", "not shown", "–", "–", "0.500 ± 0.000", "0.00", "30"]
     alone = rows(table(outcomes("− queue", 0.4, 0.5), ["− queue", FULL], FULL))
     assert alone["− queue"][2:4] == ["", ""], "nothing to compare with"
 
