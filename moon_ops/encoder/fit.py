@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from moon_ops.encoder.allocator import memory_kept
+from moon_ops.encoder.averaging import Average
 from moon_ops.encoder.batches import Batch, Inputs
 from moon_ops.encoder.checkpoints import Checkpoints, State
 from moon_ops.encoder.loader import batches, spare_workers
@@ -102,6 +103,7 @@ class Loop:
     silent: bool = False  # no progress bar
     losses: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)  # each step's, of this process alone
+    average: Average = field(init=False)  # of the stage that runs
 
     @memory_kept()
     def run(self, stage: Stage, resumed: State | None = None) -> None:
@@ -115,6 +117,7 @@ class Loop:
             if self.machine.scaler is not None:
                 self.machine.scaler.load_state_dict(resumed.scaler)
         model = self.machine.prepare_model(stage.model)
+        self.average = Average(stage.model, self.training.ema, resumed.tensors if start and resumed else None)
         stage.model.train()
         numbers = range(start * self.training.accumulation, stage.steps * self.training.accumulation)
         part, parts = self.machine.process_index, self.machine.num_processes
@@ -127,6 +130,7 @@ class Loop:
                 place = (self.done + step, self.total) if self.training.schedule == "run" else (step, stage.steps)
                 rate = set_rates(optimizers, self.training, *place, stage.rate)
                 norm, loss = self._step(stage, model, optimizers, waiting, step)
+                self.average.update(step)
                 self.losses.append(loss)
                 self.seconds.append(time.perf_counter() - began)
                 bar.update()
@@ -134,6 +138,7 @@ class Loop:
                 speed = self.training.batch * self.training.accumulation / self.seconds[-1]
                 self._tell(stage, step, rate, norm, speed)
                 self._keep(stage, step + 1, optimizers)
+        self.average.give()
         for buffer in stage.model.buffers():
             buffer.copy_(broadcast(buffer))  # each process has counted its own batches: what follows must be the same for all
         stage.model.eval()
@@ -199,7 +204,8 @@ class Loop:
         every = self.training.checkpoint_steps
         if self.machine.is_main_process and (step == stage.steps or (every and step % every == 0)):
             scaler = self.machine.scaler.state_dict() if self.machine.scaler is not None else {}
-            self.checkpoints.save(State(stage.name, step, self.losses, stage.tensors(), scaler), stage.model, optimizers)
+            tensors = stage.tensors() | self.average.tensors()
+            self.checkpoints.save(State(stage.name, step, self.losses, tensors, scaler), stage.model, optimizers)
 
 
 def _refuse(loss: float, stage: Stage, step: int, batch: Batch) -> None:

@@ -73,7 +73,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "2a in chunks, over two batches": {"stage2a": {"steps": 3}, "training": {"chunk": 3, "accumulation": 2}},
     "2b": {"stage2b": {"steps": 3, **CLEAN}},
     "2b, hard": {"stage2b": {"steps": 3, "hard_negatives": 3, **CLEAN}},
-    "both": {"stage2a": {"steps": 2}, "stage2b": {"steps": 2, **CLEAN}},
+    "both": {"stage2a": {"steps": 2}, "stage2b": {"steps": 2, **CLEAN}, "training": {"ema": 0.9}},
 }
 CONVOLVED: dict[str, Any] = {"tower": "conv", "vision": {"channels": [8, 8], "blocks": 0}}  # it has batch norm
 UNEVEN = {  # hard negatives are more in one process than in the other, so it runs the model more often
