@@ -54,7 +54,7 @@ def test_three_processes_one_of_them_without_pictures_compute_what_one_does(tmp_
         subprocess.Popen([sys.executable, "-c", SCRIPT, str(rank), str(tmp_path)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
         for rank in range(3)
     ]
-    ended = [process.communicate(timeout=200)[1] for process in started]
+    ended = [process.communicate(timeout=600)[1] for process in started]
     assert [process.returncode for process in started] == [0, 0, 0], ended
     found = [torch.load(tmp_path / f"found-{rank}.pt") for rank in range(3)]
     for number, (y, gradient) in enumerate(expected["made"]):

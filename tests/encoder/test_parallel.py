@@ -136,7 +136,7 @@ def start(processes: int, lake: str, out: Path, recipes: dict[str, Any], *, scri
     place = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "LANCE_LOG": "error"}
     many = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] if processes > 1 else []
     command = [sys.executable, *many, str(out / "script.py"), lake, str(out), str(out / "recipes.json")]
-    done = subprocess.run(command, env={**os.environ, **place}, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, env={**os.environ, **place}, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-12000:]
     return out
 
