@@ -85,13 +85,7 @@ def train(
     """
     began, machine = time.perf_counter(), accelerator(recipe.training)
     place, minutes = out.with_name(f"{out.name}.partial"), budget.minutes if budget else None
-
-    def begun() -> Material:
-        pairs, twins = _pairs(lake, trained_until, recipe)
-        _claim(place, recipe, pairs, seed, minutes)
-        return Material(pairs, twins, items_as_of(lake, trained_until))
-
-    material = shared(begun, lambda made: made.write(place / FOLDER), lambda: Material.read(place / FOLDER))
+    material = _material(lake, trained_until, recipe, seed, minutes, place)
     pairs, checkpoints = material.pairs, Checkpoints(place)
     encoder = each(lambda: build(recipe, [*corpus(pairs), *pretrain.corpus()], seed))
     _announce(encoder, recipe, machine)
@@ -227,6 +221,17 @@ def _pairs(lake: Lake, until: dt.datetime, recipe: EncoderRecipe) -> tuple[Pairs
             seen.add((twin, spu))
             keep.append(number)
     return pairs.joined(group).only(np.array(keep)), len(pairs) - len(keep)
+
+
+def _material(lake: Lake, until: dt.datetime, recipe: EncoderRecipe, seed: int, minutes: float | None, place: Path) -> Material:
+    """What the run in ``place`` learns from beside pixels."""
+
+    def begun() -> Material:
+        pairs, twins = _pairs(lake, until, recipe)
+        _claim(place, recipe, pairs, seed, minutes)
+        return Material(pairs, twins, items_as_of(lake, until))
+
+    return shared(begun, lambda made: made.write(place / FOLDER), lambda: Material.read(place / FOLDER))
 
 
 def _decoded(lake: Lake, pairs: Pairs, recipe: EncoderRecipe, place: Path) -> PixelStore:
