@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,14 @@ from moon_ops.encoder.material import Material
 from moon_ops.encoder.pairs import Pairs
 from moon_ops.encoder.pixels import PixelStore
 from moon_ops.encoder.stage2 import Prepared, prepare
+from moon_ops.lake.tables import items_as_of
+
+UNTIL = dt.datetime(2026, 1, 16, tzinfo=dt.UTC)
 
 
-def test_another_process_reads_the_same_pairs_and_catalogue(world: Any, tmp_path: Path) -> None:
+def test_another_process_reads_the_same_pairs_and_catalogue(lake: Any, world: Any, tmp_path: Path) -> None:
     pairs = replace(world.pairs, left_out={"undone": 2})
-    made = Material(pairs, 3, pa.Table.from_pylist(world.rows))
+    made = Material(pairs, 3, items_as_of(lake, UNTIL))
     made.write(tmp_path / "material")
     made.write(tmp_path / "material")  # as a run does that was killed
     found = Material.read(tmp_path / "material")
