@@ -18,7 +18,6 @@ from statistics import mean, median
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
@@ -28,6 +27,7 @@ from moon_ops.encoder.model import Encoder
 from moon_ops.encoder.pairs import Pairs
 from moon_ops.encoder.pixels import PixelStore
 from moon_ops.encoder.stage2 import Behaviour
+from moon_ops.encoder.together import once
 from moon_ops.errors import InputError
 from moon_ops.files import remembered, write_text
 from moon_ops.processor import processor
@@ -131,20 +131,20 @@ def within(budget: Budget, recipe: EncoderRecipe, place: Path, machine: Accelera
     Of several processes all measure, because a step needs them all, and the first one decides.
     """
     known = place / "steps.json"
-    steps: list[int | None] = [(remembered(known, "the steps are fitted to this machine anew") or {}).get("steps")]
-    broadcast_object_list(steps)
-    if steps[0] is not None:
-        return recipe.with_steps(steps[0])
+    before = once(lambda: (remembered(known, "the steps are fitted to this machine anew") or {}).get("steps"))
+    if before is not None:
+        return recipe.with_steps(before)
     began = time.perf_counter()
     pace = paced()
     budget = replace(budget, spent=budget.spent + time.perf_counter() - began)
-    steps = [fitted(pace, budget).steps]
-    broadcast_object_list(steps)
-    chosen = recipe.with_steps(int(steps[0] or 0))
-    if machine.is_main_process:
-        write_text(known, json.dumps({"steps": steps[0]}))
-        tqdm.write(said(pace, chosen, budget, machine.mixed_precision), file=sys.stderr)
-    return chosen
+
+    def chosen() -> int:
+        found = fitted(pace, budget)
+        write_text(known, json.dumps({"steps": found.steps}))
+        tqdm.write(said(pace, found, budget, machine.mixed_precision), file=sys.stderr)
+        return found.steps
+
+    return recipe.with_steps(once(chosen))
 
 
 def said(pace: Pace, chosen: EncoderRecipe, budget: Budget, precision: str) -> str:

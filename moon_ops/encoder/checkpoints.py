@@ -56,8 +56,7 @@ class Checkpoints:
         partial, place = self.directory / f"{name}.partial", self.directory / name
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        kept = {n: t for n, t in distinct(model).items() if t.requires_grad or not isinstance(t, nn.Parameter)}
-        save_file({n: t.detach().cpu().contiguous() for n, t in kept.items()}, partial / "model.safetensors")
+        save_file({n: t.detach().cpu().contiguous() for n, t in changing(model).items()}, partial / "model.safetensors")
         about: dict[str, Any] = {
             "frozen": _digest(model),
             "stage": state.stage,
@@ -131,6 +130,11 @@ def distinct(model: nn.Module) -> dict[str, Tensor]:
     for name, value in (*model.named_parameters(), *model.named_buffers()):
         found.setdefault(value.data_ptr() or id(value), (name, value))
     return dict(found.values())
+
+
+def changing(model: nn.Module) -> dict[str, Tensor]:
+    """Of :func:`distinct` what training changes: all but frozen weights."""
+    return {name: value for name, value in distinct(model).items() if value.requires_grad or not isinstance(value, nn.Parameter)}
 
 
 def _digest(model: nn.Module) -> str:

@@ -137,6 +137,11 @@ class GuidedExperts(nn.Module):
         weights = torch.cat([probability * mask, kinds.to(probability.dtype)], -1)  # [B, L, M]
         return output + experts(x, weights).to(output.dtype)
 
+    @property
+    def busy(self) -> bool:
+        """Whether there has been a forward that figures could be of."""
+        return len(self._routed) == len(self.layers)
+
     def usage(self) -> Tensor:
         """Share [layers, E] of the last forward's tokens, without padding, that each routed expert took; a layer's sum is 1."""
         return torch.stack([share.detach() for _, share in self._means()])
@@ -150,7 +155,7 @@ class GuidedExperts(nn.Module):
 
     def _means(self) -> list[tuple[Tensor, Tensor]]:
         """Of each layer the mean probability [E] and the mean share [E] over all tokens."""
-        assert len(self._routed) == len(self.layers), "there has been no forward since read(input_ids)"
+        assert self.busy, "there has been no forward since read(input_ids)"
         summed = [[sum(part[1:], part[0]) for part in zip(*self._routed[number], strict=True)] for number in range(len(self.layers))]
         return [(probability / tokens.clamp(min=1), share / tokens.clamp(min=1)) for probability, share, tokens in summed]
 

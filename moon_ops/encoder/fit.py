@@ -22,10 +22,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from moon_ops.encoder.allocator import memory_kept
+from moon_ops.encoder.averaging import Average
 from moon_ops.encoder.batches import Batch, Inputs
 from moon_ops.encoder.checkpoints import Checkpoints, State
 from moon_ops.encoder.loader import batches, spare_workers
 from moon_ops.encoder.negatives import gathered_numbers
+from moon_ops.encoder.norms import spanning
 from moon_ops.encoder.objectives import Found
 from moon_ops.encoder.optimizers import build, set_rates
 from moon_ops.errors import InputError
@@ -101,6 +103,7 @@ class Loop:
     silent: bool = False  # no progress bar
     losses: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)  # each step's, of this process alone
+    average: Average = field(init=False)  # of the stage that runs
 
     @memory_kept()
     def run(self, stage: Stage, resumed: State | None = None) -> None:
@@ -114,17 +117,20 @@ class Loop:
             if self.machine.scaler is not None:
                 self.machine.scaler.load_state_dict(resumed.scaler)
         model = self.machine.prepare_model(stage.model)
+        self.average = Average(stage.model, self.training.ema, resumed.tensors if start and resumed else None)
         stage.model.train()
         numbers = range(start * self.training.accumulation, stage.steps * self.training.accumulation)
         part, parts = self.machine.process_index, self.machine.num_processes
         waiting = batches(lambda number: stage.batch(number, part, parts), numbers, self.workers)
         hidden = self.silent or not self.machine.is_main_process
-        with tqdm(total=stage.steps, initial=start, desc=stage.name, unit="step", disable=hidden) as bar:
+        shown = tqdm(total=stage.steps, initial=start, desc=stage.name, unit="step", disable=hidden)
+        with spanning(stage.model, parts), shown as bar:
             for step in range(start, stage.steps):
                 began = time.perf_counter()
                 place = (self.done + step, self.total) if self.training.schedule == "run" else (step, stage.steps)
                 rate = set_rates(optimizers, self.training, *place, stage.rate)
                 norm, loss = self._step(stage, model, optimizers, waiting, step)
+                self.average.update(step)
                 self.losses.append(loss)
                 self.seconds.append(time.perf_counter() - began)
                 bar.update()
@@ -132,6 +138,7 @@ class Loop:
                 speed = self.training.batch * self.training.accumulation / self.seconds[-1]
                 self._tell(stage, step, rate, norm, speed)
                 self._keep(stage, step + 1, optimizers)
+        self.average.give()
         for buffer in stage.model.buffers():
             buffer.copy_(broadcast(buffer))  # each process has counted its own batches: what follows must be the same for all
         stage.model.eval()
@@ -197,7 +204,8 @@ class Loop:
         every = self.training.checkpoint_steps
         if self.machine.is_main_process and (step == stage.steps or (every and step % every == 0)):
             scaler = self.machine.scaler.state_dict() if self.machine.scaler is not None else {}
-            self.checkpoints.save(State(stage.name, step, self.losses, stage.tensors(), scaler), stage.model, optimizers)
+            tensors = stage.tensors() | self.average.tensors()
+            self.checkpoints.save(State(stage.name, step, self.losses, tensors, scaler), stage.model, optimizers)
 
 
 def _refuse(loss: float, stage: Stage, step: int, batch: Batch) -> None:
@@ -214,10 +222,11 @@ def cached(
     """The loss of all vectors, and the passes that bring its gradient into the model.
 
     ``loss`` takes the vectors [R, D] of each side and the logit scale. Without chunks one pass does both; with them the vectors are made
-    twice, and memory holds the graph of ``chunk`` rows of a side at a time.
+    twice, and memory holds the graph of ``chunk`` rows of a side at a time. All processes take as many passes, one with fewer rows some
+    without any: batch norms wait for each other, and have the statistics of each pass over all processes.
     """
     names = list(sides)
-    longest = max(len(side) for side in sides.values())
+    longest = int(gathered_numbers(torch.tensor([max(map(len, sides.values()))], device=sides[names[0]].input_ids.device)).max())
     if not chunk or chunk >= longest:
         *vectors, scale = model(list(sides.values()))
         found = loss(dict(zip(names, vectors, strict=True)), scale)

@@ -26,6 +26,7 @@ from transformers.utils import logging as transformers_logging
 
 from moon_ops.encoder import adapters, qwen, smolvlm
 from moon_ops.encoder.experts import GuidedExperts
+from moon_ops.encoder.norms import spans
 from moon_ops.encoder.tokenizer import PAD, as_pretrained, separator_ids, train
 from moon_ops.errors import ContractError, InputError
 from moon_ops.files import required
@@ -102,7 +103,11 @@ class Encoder(nn.Module):
         if pixels.shape[0]:
             return self.picture_tokens(pixels)
         width = self.dim * getattr(self.parts, "token_widths", lambda _: 1)(self.model)
-        return torch.zeros((1, self.layout.tokens_per_picture, width), dtype=self.model.dtype, device=pixels.device)
+        zeros = torch.zeros((1, self.layout.tokens_per_picture, width), dtype=self.model.dtype, device=pixels.device)
+        if not spans(self.model):
+            return zeros
+        nothing = self.model.vision_model(pixels.to(self.model.dtype))  # the norms of other processes wait for it, there and back
+        return zeros + nothing.sum()
 
     def next_token_logits(self, input_ids: Tensor, attention_mask: Tensor, pixels: Tensor) -> Tensor:
         """Logits [B, L, V] of the token after each, with causal attention; the head is the token embeddings (stage 1)."""

@@ -41,12 +41,23 @@ class Sides(nn.Module):
         return self.log_scale.clamp(max=math.log(MAX_SCALE)).exp()
 
     def forward(self, sides: list[Inputs]) -> list[Tensor]:
-        """Unit vectors [R, D] of each side, in float32, and last the scale: pictures of all sides share the tower's batch statistics."""
+        """Unit vectors [R, D] of each side, in float32, and last the scale: pictures of all sides share the tower's batch statistics.
+
+        Without sides the scale alone: see :func:`moon_ops.encoder.fit.cached`.
+        """
+        if not sides:
+            return [self._beside()]
         pixels = torch.cat([side.pixels for side in sides])
         with torch.no_grad():  # itself, as in CLIP: a number beyond the limit has no gradient and would stay there
             self.log_scale.clamp_(max=math.log(MAX_SCALE))
         with sdpa_kernel(SDPBackend.MATH) if pixels.device.type == "cpu" else nullcontext():  # a CPU's fused attention is slow backwards
             return [*self._embedded(sides, pixels), self.scale]
+
+    def _beside(self) -> Tensor:
+        """The scale, from a pass without rows: other processes have more of them, and their towers may wait for this one's."""
+        size = self.encoder.layout.picture_size
+        nothing = torch.zeros((0, 3, size, size), dtype=torch.uint8, device=self.log_scale.device)
+        return self.scale + self.encoder.tokens_or_none(nothing).sum() * 0.0
 
     def _embedded(self, sides: list[Inputs], pixels: Tensor) -> list[Tensor]:
         tokens = self.encoder.tokens_or_none(pixels)
@@ -79,6 +90,8 @@ def balanced(
     def one(run: Callable[[], Tensor]) -> Tensor:
         with experts.gathering() if len(passes) > 1 else nullcontext():  # of one pass, the model has run already
             loss = run()
+        if not experts.busy:
+            return loss  # a pass without rows: other processes have some
         uneven = experts.balance_loss()
         found.metrics["balance"] = float(uneven.detach())
         return loss + experts.recipe.balance / len(passes) * uneven

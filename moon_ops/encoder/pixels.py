@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -14,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from moon_ops.errors import StageError
+from moon_ops.files import write_text
 from moon_ops.inputs.images import decode
 from moon_ops.inputs.regions import views
 from moon_ops.lake.lake import Lake
@@ -49,6 +51,19 @@ class PixelStore:
         if missing:
             raise StageError(f"the lake has no picture {min(missing)} that an item names", action="ingest the catalogue again")
         return cls(rows, array)
+
+    def note(self, path: Path) -> None:
+        """Write beside the pixels in ``path`` which picture is where, so that another process can :meth:`open` them."""
+        if isinstance(self.array, np.memmap):
+            self.array.flush()
+        write_text(path.with_suffix(".json"), json.dumps({"shape": self.array.shape, "image_ids": list(self.rows)}))
+
+    @classmethod
+    def open(cls, path: Path) -> PixelStore:
+        """The pixels that another process has decoded and noted; both read the same pages."""
+        about = json.loads(path.with_suffix(".json").read_text())
+        rows = {name: row for row, name in enumerate(about["image_ids"])}
+        return cls(rows, np.memmap(path, np.uint8, "r", shape=tuple(about["shape"])))
 
     def take(self, image_ids: Sequence[str]) -> Tensor:
         """uint8 [N * V, 3, S, S] of the pictures, in the order asked for, the views of each one after another."""

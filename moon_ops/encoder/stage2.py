@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from moon_ops.encoder import cleaning
@@ -26,6 +28,7 @@ from moon_ops.encoder.pairs import Pairs, Rows
 from moon_ops.encoder.pixels import PixelStore
 from moon_ops.encoder.positives import Asked
 from moon_ops.errors import StageError
+from moon_ops.files import write
 from moon_ops.inputs.contract import title_of
 from moon_ops.recipes.encoder import EncoderRecipe, Stage2b
 
@@ -91,6 +94,15 @@ class Prepared:
     def restored(cls, tensors: dict[str, Tensor]) -> Prepared:
         """From a checkpoint: the encoder that chose these is no longer there."""
         return cls(tensors["kept"].numpy(), tensors["hard"].numpy(), CleaningReport(*tensors["counts"].tolist()))
+
+    def write(self, place: Path) -> None:
+        """To a file, for other processes."""
+        write(place, lambda file: file.write(save(self.tensors())))
+
+    @classmethod
+    def read(cls, place: Path) -> Prepared:
+        """What another process wrote."""
+        return cls.restored(load_file(place))
 
 
 class Refinement:

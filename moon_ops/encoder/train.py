@@ -15,6 +15,7 @@ import shutil
 import sys
 import time
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,14 @@ from moon_ops.encoder import duplicates, pretrain
 from moon_ops.encoder.budget import Budget, measure, operations, within
 from moon_ops.encoder.checkpoints import Checkpoints, State
 from moon_ops.encoder.fit import Listener, Loop, accelerator
+from moon_ops.encoder.material import FOLDER, Material
 from moon_ops.encoder.model import Encoder, build
 from moon_ops.encoder.pairs import Pairs, behaviour
 from moon_ops.encoder.pixels import PixelStore
 from moon_ops.encoder.sentence import Card
 from moon_ops.encoder.sentence import write as write_sentence_files
 from moon_ops.encoder.stage2 import Behaviour, Prepared, Refinement, prepare
+from moon_ops.encoder.together import each, once, shared
 from moon_ops.errors import StageError
 from moon_ops.files import put, write_text
 from moon_ops.inputs.images import PIXELS
@@ -82,26 +85,22 @@ def train(
     same machine. Raises :class:`StageError` without pairs, :class:`InputError` for a loss that is no number or a budget too short.
     """
     began, machine = time.perf_counter(), accelerator(recipe.training)
-    pairs, twins = _pairs(lake, trained_until, recipe)
-    place = out.with_name(f"{out.name}.partial")
-    checkpoints, state = _resumed(place, recipe, pairs, seed, budget.minutes if budget else None, machine)
-    encoder = build(recipe, [*corpus(pairs), *pretrain.corpus()], seed)
+    place, minutes = out.with_name(f"{out.name}.partial"), budget.minutes if budget else None
+    material = _material(lake, trained_until, recipe, seed, minutes, place)
+    pairs, checkpoints = material.pairs, Checkpoints(place)
+    encoder = each(lambda: build(recipe, [*corpus(pairs), *pretrain.corpus()], seed))
     _announce(encoder, recipe, machine)
-    inputs, pixels = recipe.inputs, place / f"pixels-{machine.process_index}.u8"
-    store = PixelStore.fill(lake, pairs.image_ids(), inputs.picture_size, pixels, detector=inputs.core_region)
+    store = _decoded(lake, pairs, recipe, place / "pixels-0.u8")
     if budget is not None:
         budget = replace(budget, spent=budget.spent + time.perf_counter() - began)
         recipe = within(budget, recipe, place, machine, lambda: measure(encoder, pairs, store, recipe, machine))
-    rows = items_as_of(lake, trained_until).to_pylist()
     loop = Loop(recipe.training, machine, checkpoints, on_step, total=recipe.steps)
-    run = _Run(recipe, trained_until, seed, encoder, pairs, twins, rows, store, loop, state)
+    run = _Run(recipe, trained_until, seed, encoder, material, store, loop, checkpoints.read())
     for name in (stage for stage in STAGES if getattr(recipe, stage).steps):
-        if run.stage(name) and keep_stages and machine.is_main_process:
-            _save(encoder, recipe, run.report(), out.with_name(f"{out.name}-{name}"))
-    if machine.is_main_process:
-        _save(encoder, recipe, run.report(), out)
-    machine.wait_for_everyone()
-    shutil.rmtree(place, ignore_errors=True)
+        if run.stage(name) and keep_stages:
+            once(partial(_save, encoder, recipe, run.report(), out.with_name(f"{out.name}-{name}")))
+    once(partial(_save, encoder, recipe, run.report(), out))
+    once(lambda: shutil.rmtree(place, ignore_errors=True))
     return run.report()
 
 
@@ -113,9 +112,7 @@ class _Run:
     trained_until: dt.datetime
     seed: int
     encoder: Encoder
-    pairs: Pairs
-    twins: int
-    rows: list[dict[str, Any]]  # the catalogue
+    material: Material
     store: PixelStore
     loop: Loop
     state: State | None  # of a killed run, until it is taken up
@@ -141,17 +138,25 @@ class _Run:
 
     def _made(self, name: str, here: State | None) -> Any:
         if name == "stage1":
-            return pretrain.Pretraining(self.encoder, self.rows, self.store, self.recipe, self.seed)
+            return pretrain.Pretraining(self.encoder, self.material.rows, self.store, self.recipe, self.seed)
         if name == "stage2a":
-            return Behaviour(self.encoder, self.pairs, self.store, self.recipe, self.seed)
-        purchases = self.pairs.of(("purchase",))
+            return Behaviour(self.encoder, self.material.pairs, self.store, self.recipe, self.seed)
+        purchases = self.material.pairs.of(("purchase",))
         if len(purchases) < 2:
             problem = f"there are {len(purchases)} purchases after a query: stage 2b has nothing to refine with"
             raise StageError(problem, action="set stage2b.steps = 0")
         restored = Prepared.restored(here.tensors) if here is not None else None
-        prepared = restored or prepare(self.encoder, purchases, self.rows, self.store, self.recipe.stage2b, self.seed)
+        prepared = restored or self._prepared(purchases)
         self.refined = len(prepared.kept)
         return Refinement(self.encoder, purchases, self.store, self.recipe, self.seed, prepared, here.tensors if here else None)
+
+    def _prepared(self, purchases: Pairs) -> Prepared:
+        place = self.loop.checkpoints.directory / "prepared.safetensors"
+        return shared(
+            lambda: prepare(self.encoder, purchases, self.material.rows, self.store, self.recipe.stage2b, self.seed),
+            lambda made: made.write(place),
+            lambda: Prepared.read(place),
+        )
 
     def report(self) -> TrainReport:
         """What the training has used and reached by now."""
@@ -162,8 +167,8 @@ class _Run:
             recipe=self.recipe.name,
             trained_until=self.trained_until.isoformat(),
             seed=self.seed,
-            pairs=len(self.pairs),
-            twins=self.twins,
+            pairs=len(self.material.pairs),
+            twins=self.material.twins,
             refined_pairs=self.refined,
             parameters=self.encoder.parameter_count(),
             trained=self.encoder.trained_count(),
@@ -172,7 +177,7 @@ class _Run:
             first_loss=first,
             last_loss=last,
             resumed_at=self.resumed_at,
-            left_out=self.pairs.left_out,
+            left_out=self.material.pairs.left_out,
         )
 
 
@@ -221,23 +226,38 @@ def _pairs(lake: Lake, until: dt.datetime, recipe: EncoderRecipe) -> tuple[Pairs
     return pairs.joined(group).only(np.array(keep)), len(pairs) - len(keep)
 
 
-def _resumed(
-    place: Path, recipe: EncoderRecipe, pairs: Pairs, seed: int, minutes: float | None, machine: Accelerator
-) -> tuple[Checkpoints, State | None]:
-    """The run's checkpoints, and the state to go on from; what another recipe, seed or lake left there is thrown away."""
+def _material(lake: Lake, until: dt.datetime, recipe: EncoderRecipe, seed: int, minutes: float | None, place: Path) -> Material:
+    """What the run in ``place`` learns from beside pixels."""
+
+    def begun() -> Material:
+        pairs, twins = _pairs(lake, until, recipe)
+        _claim(place, recipe, pairs, seed, minutes)
+        return Material(pairs, twins, items_as_of(lake, until))
+
+    return shared(begun, lambda made: made.write(place / FOLDER), lambda: Material.read(place / FOLDER))
+
+
+def _decoded(lake: Lake, pairs: Pairs, recipe: EncoderRecipe, place: Path) -> PixelStore:
+    """The pixels of every picture that training may look at, in the file ``place``."""
+    size, detector = recipe.inputs.picture_size, recipe.inputs.core_region
+    return shared(
+        lambda: PixelStore.fill(lake, pairs.image_ids(), size, place, detector=detector),
+        lambda store: store.note(place),
+        lambda: PixelStore.open(place),
+    )
+
+
+def _claim(place: Path, recipe: EncoderRecipe, pairs: Pairs, seed: int, minutes: float | None) -> None:
+    """Make the run's directory, or keep it where the same run was killed; what another recipe, seed or lake left there is thrown away."""
     shown = [[s.text, s.image_ids] for s in (*pairs.queries, *pairs.items)]
     known = hashlib.sha256(pairs.group.tobytes() + pairs.known.tobytes()).hexdigest()  # what is no negative
     content = json.dumps([PIXELS, asdict(recipe), seed, minutes, pairs.query.tolist(), pairs.item.tolist(), shown, known], sort_keys=True)
     identity = hashlib.sha256(content.encode()).hexdigest()
     named = place / "identity"
-    if machine.is_main_process:
-        if not named.is_file() or named.read_text() != identity:
-            shutil.rmtree(place, ignore_errors=True)
-        place.mkdir(parents=True, exist_ok=True)
-        write_text(named, identity)
-    machine.wait_for_everyone()  # before anyone reads what may be another run's
-    checkpoints = Checkpoints(place)
-    return checkpoints, checkpoints.read()
+    if not named.is_file() or named.read_text() != identity:
+        shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True, exist_ok=True)
+    write_text(named, identity)
 
 
 def _save(encoder: Encoder, recipe: EncoderRecipe, report: TrainReport, out: Path) -> None:

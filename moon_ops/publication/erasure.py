@@ -10,6 +10,7 @@ import contextlib
 import datetime as dt
 import html
 import json
+import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -121,10 +122,16 @@ def _titles(lake: Lake, who: Target) -> set[str]:
 
 
 def _pixels(settings: Settings) -> int:
-    """Remove the decoded pictures of trainings that are not over; whoever goes on with one decodes what the lake has then."""
-    found = list((settings.home / "checkpoints").glob("*/pixels-*.u8"))
-    for file in found:
+    """Remove the decoded pictures of trainings that are not over, and what their processes share of the lake; how many are pictures' files.
+
+    Whoever goes on with such a training makes them anew, of what the lake has then.
+    """
+    trainings = settings.home / "checkpoints"
+    found = list(trainings.glob("*/pixels-*.u8"))
+    for file in (*found, *trainings.glob("*/pixels-*.json")):
         file.unlink(missing_ok=True)
+    for folder in trainings.glob("*/material*"):
+        shutil.rmtree(folder, ignore_errors=True)
     return len(found)
 
 

@@ -112,6 +112,7 @@ class Training:
     chunk: int = 0  # gradient caching: samples in memory at once; 0: the whole batch
     accumulation: int = 1  # batches per step of the optimizer
     checkpoint_steps: int = 50  # a training checkpoint every so many steps; 0: at the end of each stage only
+    ema: float = 0.0  # a stage ends with the moving average of its weights, of which each step keeps this share; 0: with the last ones
     prefixes: tuple[int, ...] = ()  # Matryoshka: lengths trained together, the whole vector always
 
     def __post_init__(self) -> None:
@@ -128,6 +129,7 @@ class Training:
         rule(self.chunk >= 0, "chunk", self.chunk, "0 or more")
         rule(self.accumulation >= 1, "accumulation", self.accumulation, "at least 1")
         rule(self.checkpoint_steps >= 0, "checkpoint_steps", self.checkpoint_steps, "0 or more")
+        rule(0 <= self.ema < 1, "ema", self.ema, "from 0 (off), below 1")
         rule(0 < self.tower_share <= 1, "tower_share", self.tower_share, "above 0, at most 1")
         rule(1 <= self.zoom <= 4, "zoom", self.zoom, "from 1 to 4")
         rule(all(p >= 1 for p in self.prefixes), "prefixes", self.prefixes, "lengths of at least 1")

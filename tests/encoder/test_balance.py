@@ -14,6 +14,7 @@ from moon_ops.encoder import optimizers
 from moon_ops.encoder.experts import GuidedExperts
 from moon_ops.encoder.export import export
 from moon_ops.encoder.model import Encoder, build
+from moon_ops.encoder.objectives import Found, balanced
 from moon_ops.encoder.pretrain import Pretraining
 from moon_ops.encoder.stage2 import Behaviour
 from moon_ops.encoder.tokenizer import separator_ids
@@ -136,6 +137,14 @@ def test_balance_falls_while_it_is_trained(world: Any, least: Any, chunk: int) -
         told.append(stage.found.metrics["balance"])
     assert told[0] > 1.3
     assert told[-1] < 1.15
+
+
+def test_a_pass_without_rows_has_nothing_to_balance(least: Any) -> None:
+    """Of several processes one may have fewer rows, and takes as many passes."""
+    experts = lively(made(least, balance=0.5))
+    found, passes = balanced(experts, lambda: (Found(torch.zeros(()), {}), [lambda: torch.ones(())] * 2))
+    assert [float(one()) for one in passes] == [1, 1]
+    assert found.metrics == {}
 
 
 def test_gathered_figures_are_of_all_forwards_and_later_ones_of_the_last(least: Any) -> None:

@@ -145,16 +145,13 @@ def test_a_killed_run_keeps_its_steps_on_a_machine_that_has_become_slower(
 
 
 def test_the_first_of_several_processes_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the second one sees it: what the first sends replaces its own number."""
-    sent = iter([None, 17])
+    """As the second one sees it: it measures, since a step needs both, and takes what the first one says."""
+    said, measured = iter([None, 17]), []
 
-    def receive(values: list[int | None]) -> None:
-        values[:] = [next(sent)]
+    class Machine:
+        mixed_precision = "no"
 
-    class Second:
-        is_main_process, mixed_precision = False, "no"
-
-    monkeypatch.setattr(budget_module, "broadcast_object_list", receive)
-    chosen = budget_module.within(Budget(0.5), nano(), tmp_path, Second(), lambda: pace(nano()))  # type: ignore[arg-type]
-    assert chosen.steps == 17
+    monkeypatch.setattr(budget_module, "once", lambda _: next(said))
+    chosen = budget_module.within(Budget(0.5), nano(), tmp_path, Machine(), lambda: measured.append(1) or pace(nano()))  # type: ignore[arg-type]
+    assert (chosen.steps, measured) == (17, [1])
     assert not list(tmp_path.iterdir())

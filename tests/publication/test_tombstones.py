@@ -124,9 +124,12 @@ def test_a_user_is_forgotten_with_the_queries_that_are_theirs(home: Settings, te
     of_user = f"user_id = {user}"
     events, clicked = lake.count("events"), lake.read("events", ["item_id"], f"{of_user} AND event = 'click'")["item_id"].to_pylist()
     counted = {i: lake.read(statistics.STATS, ["clicks"], f"item_id = {i}")["clicks"].to_pylist()[-1] for i in set(clicked)}
-    (home.home / "checkpoints" / "x.partial").mkdir(parents=True)
-    (home.home / "checkpoints" / "x.partial" / "pixels-0.u8").write_bytes(b"pixels")
+    training = home.home / "checkpoints" / "x.partial"
+    (training / "material").mkdir(parents=True)
+    (training / "pixels-0.u8").write_bytes(b"pixels")
     picture = lone_picture(lake, queries[0])
+    (training / "pixels-0.json").write_text(picture)
+    (training / "material" / "queries.arrow").write_text(texts[0].decode())
     receipt = erase(home, target(lake, "user", str(name)), now=now)
     assert receipt.kind == "user"
     assert lake.read("fetches")["address"].to_pylist() == ["http://a.example/another.png"]
@@ -134,7 +137,7 @@ def test_a_user_is_forgotten_with_the_queries_that_are_theirs(home: Settings, te
     for place in ("lake/events", "lake/queries", "lake/query_embeddings/v1", "lake/ids", "lake/features/user_behavior", "online store"):
         assert receipt.places[place] >= 1, place
     assert receipt.places["pixels of trainings"] == 1
-    assert not (home.home / "checkpoints" / "x.partial" / "pixels-0.u8").exists()
+    assert not list(training.iterdir())
     for table in maintenance.tables(lake):
         for version in lake.open(table).versions():
             old = lance.dataset(lake.address(table), version=version["version"])

@@ -214,6 +214,7 @@ RULES: list[tuple[dict[str, Any], str]] = [  # what an encoder's recipe must not
     ({"training": {"weight_decay": -0.1}}, "weight_decay = -0.1 must be from 0, below 1"),
     ({"training": {"pictures": 0}}, "pictures = 0 must be at least 1"),
     ({"training": {"text_dropout": 1.0}}, "text_dropout = 1.0 must be from 0, below 1"),
+    ({"training": {"ema": 1.0}}, "ema = 1.0 must be from 0 (off), below 1"),
     ({"training": {"synthetic": 1.0}}, "synthetic = 1.0 must be from 0, below 1"),
     ({"training": {"precision": "fp8"}}, "training.precision = 'fp8': Input should be "),
     ({"training": {"chunk": -1}}, "chunk = -1 must be 0 or more"),

@@ -14,7 +14,7 @@ from moon_ops.serving.follower import Follower
 from moon_ops.settings import Settings
 
 SECRET = "between MLflow and us"
-WITHIN_SECONDS = 20.0
+WITHIN_SECONDS = 120.0  # on a busy machine; the service itself would look after 600
 
 
 @pytest.mark.filterwarnings("ignore:.*experimental")
@@ -36,13 +36,14 @@ def test_an_alias_moved_in_mlflow_is_served_at_once(through_server: Settings, ma
                 time.sleep(0.02)
             assert service.get("/ready").json()["release"] == release
             seconds.append(time.monotonic() - began)
-        while (ready := service.get("/ready").json())["status"] != "ready" and time.monotonic() - began < 2 * WITHIN_SECONDS:
+        while (ready := service.get("/ready").json())["status"] != "ready" and time.monotonic() - began < WITHIN_SECONDS:
             time.sleep(0.1)  # the server may have been slow to answer a moment ago
         assert ready["status"] == "ready", ready
         print(f"served {seconds[0]:.2f} and {seconds[1]:.2f} s after the alias moved")
         registry.client.delete_registered_model_alias(RELEASE, CHAMPION)
-        while service.get("/ready").json()["status"] == "ready" and time.monotonic() - began < 2 * WITHIN_SECONDS:
+        began, missing = time.monotonic(), "there is no champion release"
+        while missing not in (service.get("/ready").json()["refused"] or "") and time.monotonic() - began < WITHIN_SECONDS:
             time.sleep(0.02)
-        assert "there is no champion release" in service.get("/ready").json()["refused"]
+        assert missing in service.get("/ready").json()["refused"]
         registry.client.update_webhook(made.webhook_id, secret="another one")
         assert registry.client.test_webhook(made.webhook_id).response_status == 401
