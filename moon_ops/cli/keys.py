@@ -18,7 +18,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instea
 def create(
     name: Annotated[str, typer.Argument(help="Whose key it is, or what for.")],
     scope: Annotated[list[str], typer.Option(help="search, score, write or admin; may be given again.")],
-    rate: Annotated[float, typer.Option(help="Requests a second that each process of the service lets through.")] = 100.0,
+    rate: Annotated[float, typer.Option(help="Requests a second that a service lets through, all its processes together.")] = 100.0,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
@@ -28,7 +28,11 @@ def create(
     """
     from moon_ops.serving import keys
 
-    made, token = keys.create(keys.place_of(settings_of(home, lake=False)), name, scope, per_second=rate, now=now())
+    place = keys.place_of(settings_of(home, lake=False))
+    first = not keys.read(place)
+    made, token = keys.create(place, name, scope, per_second=rate, now=now())
+    if first:
+        typer.echo("the first key: from now on each request to the service needs one (but for MOON_OPEN=yes)", err=True)
     if as_json:
         say({"id": made.id, "scopes": list(made.scopes), "key": token}, as_json)
     else:

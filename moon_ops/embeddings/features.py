@@ -197,17 +197,39 @@ def online(store: FeatureStore, version: int, item_ids: Sequence[int], user_id: 
 
     What the features are is read from Feast's memory of its registry, which may be away; it looks there itself every ten minutes.
     """
-    rows = {"item_id": [{"item_id": i} for i in item_ids], "user_id": [{"user_id": user_id}]}
-    references: dict[str, list[str]] = {key: [] for key in rows}  # a sequence of 1,000 is read once, not once an item
-    for projection in service(store, version, known=True).feature_view_projections:
-        if VECTORS not in projection.name:
-            key = store.get_feature_view(projection.name, allow_registry_cache=True).join_keys[0]
-            references[key] += [f"{projection.name}:{feature.name}" for feature in projection.features]
-    found: dict[str, list[Any]] = {}
-    for key, names in references.items():
-        if names:
-            found |= store.get_online_features(features=names, entity_rows=rows[key]).to_dict()
-    return found
+    return Online(store, version).values(item_ids, user_id)
+
+
+class Online:
+    """What :func:`online` gives, many times: what the features are is read again once Feast has read its registry again, else remembered.
+
+    To read it is more than half of a look-up. May be used from many threads.
+    """
+
+    def __init__(self, store: FeatureStore, version: int) -> None:
+        self.store, self.version = store, version
+        self._read: tuple[Any, dict[str, list[str]]] | None = None  # of which state of Feast's memory, and the names by key
+
+    def values(self, item_ids: Sequence[int], user_id: int) -> dict[str, list[Any]]:
+        """The features of the items and the user, by name."""
+        rows = {"item_id": [{"item_id": i} for i in item_ids], "user_id": [{"user_id": user_id}]}
+        found: dict[str, list[Any]] = {}
+        for key, names in self._references().items():
+            found |= self.store.get_online_features(features=names, entity_rows=rows[key]).to_dict()
+        return found
+
+    def _references(self) -> dict[str, list[str]]:
+        """The names of features by the key that they are asked with: a sequence of 1,000 is read once, not once an item."""
+        memory, read = getattr(self.store.registry, "cached_registry_proto", None), self._read
+        if read is not None and memory is not None and read[0] is memory:
+            return read[1]
+        names: dict[str, list[str]] = {}
+        for projection in service(self.store, self.version, known=True).feature_view_projections:
+            if VECTORS not in projection.name:
+                key = self.store.get_feature_view(projection.name, allow_registry_cache=True).join_keys[0]
+                names.setdefault(key, []).extend(f"{projection.name}:{feature.name}" for feature in projection.features)
+        self._read = (getattr(self.store.registry, "cached_registry_proto", None), names)
+        return names
 
 
 def service(store: FeatureStore, version: int, *, known: bool = False) -> FeatureService:

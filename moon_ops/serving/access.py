@@ -9,10 +9,11 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Any
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -71,6 +72,7 @@ class Access:
         now = Noted(_request_id(scope["headers"]))
         REQUEST.set(now)
         began, status = time.perf_counter(), 0
+        answered = scope if scope["method"] != "HEAD" else {**scope, "method": "GET"}  # of its answer uvicorn sends the headers alone
         headers = _around(scope["path"], now.request_id)
 
         async def sent(message: Message) -> None:
@@ -81,19 +83,23 @@ class Access:
             await send(message)
 
         try:
-            await self.app(scope, receive, sent)
+            await self.app(answered, receive, sent)
         except Exception:
             log.exception("request %s: %s %s failed", now.request_id, scope["method"], scope["path"])
             if status:
                 raise  # half an answer is sent: the connection must end
             await problem(500, "a fault of the service", f"look in its log for {now.request_id}, and report it")(scope, receive, sent)
         finally:
-            _tell(scope, now, status, time.perf_counter() - began)
+            _tell({**answered, "method": scope["method"]}, now, status, time.perf_counter() - began)
 
 
-def outright(answer: Response, given: Iterable[tuple[bytes, bytes]], path: str) -> bytes:
-    """An answer as it goes over the wire, for a request with the headers ``given`` that no application will see."""
-    headers = [*answer.raw_headers, *_around(path, _request_id(given))]
+def outright(
+    answer: Response, given: Iterable[tuple[bytes, bytes]], path: str, more: Iterable[tuple[bytes, bytes]] = (), *, method: str = "-"
+) -> bytes:
+    """An answer as it goes over the wire, for a request with the headers ``given`` that no application will see; ``more``: its own."""
+    now = Noted(_request_id(given))
+    _tell({"path": path, "method": method}, now, answer.status_code, 0.0)
+    headers = [*more, *answer.raw_headers, *_around(path, now.request_id)]
     lines = [b"HTTP/1.1 %d %s" % (answer.status_code, HTTPStatus(answer.status_code).phrase.encode())]
     return b"\r\n".join([*lines, *(b"%s: %s" % one for one in headers), b"", bytes(answer.body)])
 
@@ -109,7 +115,7 @@ def _around(path: str, request_id: str) -> list[tuple[bytes, bytes]]:
     return [*ALWAYS, (HEADER, request_id.encode()), *policy]
 
 
-def _tell(scope: Scope, now: Noted, status: int, seconds: float) -> None:
+def _tell(scope: Mapping[str, Any], now: Noted, status: int, seconds: float) -> None:
     """The line of a request: its route and not its address, which may hold what nobody should read in a log.
 
     What was refused because there was too much of it is counted alone: thousands of lines would be more of it.

@@ -12,12 +12,9 @@ from importlib.metadata import version
 
 import anyio
 from fastapi import FastAPI, Security
-from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPBearer
 from prometheus_client import CollectorRegistry, ProcessCollector
-from starlette.exceptions import HTTPException
 
-from moon_ops.errors import MoonError
 from moon_ops.publication.shop_ids import ShopIds
 from moon_ops.serving import fixed, problems
 from moon_ops.serving.access import Access
@@ -61,10 +58,10 @@ def create_app(settings: Settings, *, release: int | None = None, mates: Mates |
     app.add_middleware(Guard)
     app.add_middleware(Permits, rules=rules)
     traffic = Traffic(registry)
-    limits.told = lambda: traffic.add(ELSE, release_of(follower.current), 429, 0.0)
+    limits.told = lambda status: traffic.add(ELSE, release_of(follower.current), status, 0.0)
     app.add_middleware(Measured, follower=follower, watch=watch, traffic=traffic)
     app.add_middleware(Access)
-    for kind, answer in ((RequestValidationError, problems.invalid), (MoonError, problems.refuse), (HTTPException, problems.other)):
+    for kind, answer in problems.ANSWERS:
         app.add_exception_handler(kind, answer)
     for collector in (Queue(limits, service.engine.batcher), State(follower, watch)):
         registry.register(collector)

@@ -69,6 +69,7 @@ class Champion:
         self.tables = self._tables()
         self.scorer = Scorer(parts.click_model, threads=settings.workers) if parts.click_model else None
         self.store = online_store.hurried(features.open_store(settings))
+        self.online = features.Online(self.store, self.encoder)
         if self.scorer is not None:
             require_same(self.tables.items.contract_id, self.scorer.contract_id, what="release and click model")
             _warn_of_fewer(self.store, self.encoder, int(self.scorer.meta["behaviors"]))
@@ -153,7 +154,7 @@ class Champion:
     def _online(self, item_ids: Sequence[int], user_id: int) -> dict[str, list[Any]]:
         try:
             with span("online_features", items=len(item_ids)):
-                return features.online(self.store, self.encoder, item_ids, user_id)
+                return self.online.values(item_ids, user_id)
         except MoonError:
             raise
         except Exception as fault:  # SQLite's, Redis', Feast's own

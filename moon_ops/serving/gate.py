@@ -72,7 +72,9 @@ class Limits:
     seconds: float
     held: int = 0  # bytes of bodies
     ending: bool = False
-    told: Callable[[], None] = lambda: None  # called for each request that is refused before the application has seen it
+    told: Callable[[int], None] = lambda _: (
+        None
+    )  # called with the status of each request that is refused before the application has seen it
     refused: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(REASONS, 0)))
 
     def __post_init__(self) -> None:
@@ -134,8 +136,8 @@ class _Passage:
 
     async def through(self, app: ASGIApp) -> None:
         """Run the application; what it says after the time was up is not sent."""
-        if self.scope["method"] == "GET":
-            self._enter()
+        if self.scope["method"] == "GET" or not _has_body(self.scope):
+            self._enter()  # who reads no body would take no place
         try:
             await app(self.scope, self.receive, self.send)
         except Exception:
@@ -193,6 +195,11 @@ class _Passage:
                 408, f"the body did not come within {BODY_SECONDS:g} seconds", "send it again", headers={"connection": "close"}
             )
         self.told = self.loop.create_task(answer(self.scope, self._receive, self._send))
+
+
+def _has_body(scope: Scope) -> bool:
+    headers = dict(scope["headers"])
+    return b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
 
 
 @functools.lru_cache(maxsize=1024)

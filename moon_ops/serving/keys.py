@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import fcntl
 import hashlib
 import json
 import logging
+import os
 import secrets
+import struct
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -113,19 +116,43 @@ def _hash(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-@dataclass
 class _Bucket:
-    """What is left to a key at a moment, in requests."""
+    """What is left to a key at a moment, in requests; of all processes of a service, if it is in a ``file``."""
 
-    left: float
-    at: float
+    form = struct.Struct("dd")  # what is left, and when that was so [s]
+
+    def __init__(self, file: Path | None) -> None:
+        self.kept = b""
+        self.file = None if file is None else os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def take(self, most: float, per_second: float, clock: float) -> float:
+        """Take one out; the seconds until there is one, or 0."""
+        if self.file is None:
+            self.kept, wait = self._after(self.kept, most, per_second, clock)
+            return wait
+        fcntl.flock(self.file, fcntl.LOCK_EX)
+        try:
+            left, wait = self._after(os.pread(self.file, self.form.size, 0), most, per_second, clock)
+            os.pwrite(self.file, left, 0)
+        finally:
+            fcntl.flock(self.file, fcntl.LOCK_UN)
+        return wait
+
+    def _after(self, kept: bytes, most: float, per_second: float, clock: float) -> tuple[bytes, float]:
+        left, at = self.form.unpack(kept) if len(kept) == self.form.size else (most, clock)
+        left = min(most, left + max(0.0, clock - at) * per_second)
+        return (self.form.pack(left - 1, clock), 0.0) if left >= 1 else (self.form.pack(left, clock), (1 - left) / per_second)
 
 
 @dataclass
 class Keyring:
-    """The keys of a file, as a service asks for them. May be used from many threads."""
+    """The keys of a file, as a service asks for them. May be used from many threads.
+
+    ``together``: a directory by which the processes of a service on one machine share the rates of keys.
+    """
 
     place: Path
+    together: Path | None = None
     fault: str = ""  # why the file cannot be read; nobody is let in by a key then
     _seen: tuple[int, ...] = ()
     _keys: dict[str, Key] = field(default_factory=dict)
@@ -152,16 +179,17 @@ class Keyring:
         return key if known and key is not None and prefix == PREFIX and not key.revoked else None
 
     def wait(self, key: Key, clock: float) -> float:
-        """Count a request at ``clock`` [s]; 0 if it is let through, or the seconds until one will be. The rate is that of this process."""
+        """Count a request at ``clock`` [s], the machine's monotonic one; 0 if it is let through, or the seconds until one will be.
+
+        The rate is that of the service.
+        """
         most = max(1.0, key.per_second * BURST_SECONDS)
         with self._lock:
-            bucket = self._buckets.setdefault(key.id, _Bucket(most, clock))
-            bucket.left = min(most, bucket.left + (clock - bucket.at) * key.per_second)
-            bucket.at = clock
-            if bucket.left >= 1:
-                bucket.left -= 1
-                return 0.0
-            return (1 - bucket.left) / key.per_second
+            bucket = self._buckets.get(key.id)
+            if bucket is None:
+                file = None if self.together is None else self.together / f"{_hash(key.id)[:32]}.rate"
+                bucket = self._buckets[key.id] = _Bucket(file)
+            return bucket.take(most, key.per_second, clock)
 
     def _look(self) -> None:
         """Read the file again if it is another one than the last time."""

@@ -16,10 +16,10 @@ from functools import partial
 from typing import Any
 
 import uvicorn
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from moon_ops.serving.access import outright
+from moon_ops.serving.access import Access
 from moon_ops.serving.connections import Bounded
 from moon_ops.serving.problems import problem
 from moon_ops.serving.processes import Mates, supervise
@@ -54,6 +54,7 @@ class Opening:
         self.fault: BaseException | None = None  # why there is no service
         self.failed: Callable[[], None] = lambda: None  # called then
         self._ended = asyncio.Event()
+        self._early = Access(self._say_so)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or let the service answer."""
@@ -62,20 +63,27 @@ class Opening:
         elif self.app is not None:
             await self.app(scope, receive, send)
         elif scope["type"] == "http":
-            await _early(scope["path"], self.release)(scope, receive, send)
+            await self._early(scope, receive, send)
 
     def end(self) -> None:
         """Take nothing new on."""
         if self.made is not None:
             self.made.state.limits.ending = True
 
-    def refusal(self, method: str, path: str, given: list[tuple[bytes, bytes]]) -> bytes | None:
-        """The whole answer to a request for which there is no room; None if there is, or nothing is served yet."""
+    def refusal(self, method: str, path: str) -> Response | None:
+        """The answer to a request for which there is no room, which is counted; None if there is, or nothing is served yet."""
         busy = None if self.app is None else self.made.state.limits.refusal(method, path)
-        if busy is None:
-            return None
-        self.made.state.limits.told()
-        return outright(busy, given, path)
+        if busy is not None:
+            self.told(busy.status_code)
+        return busy
+
+    def told(self, status: int) -> None:
+        """Count an answer that was given before the application has seen the request."""
+        if self.app is not None:
+            self.made.state.limits.told(status)
+
+    async def _say_so(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await _early(scope["path"], self.release)(scope, receive, send)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -156,8 +164,7 @@ def serve(settings: Settings, *, release: int | None = None, enter: Callable[[],
         run(settings, release)
         return
     logging.config.dictConfig(logs.configuration(settings.log, LOGGING))
-    shared = settings.replace(workers=max(1, settings.workers // settings.processes))  # the cores are the same
-    supervise(partial(_entered, enter, shared, release), (settings.host, settings.port), settings.processes)
+    supervise(partial(_entered, enter, settings, release), (settings.host, settings.port), settings.processes)
 
 
 def _entered(
@@ -165,7 +172,12 @@ def _entered(
 ) -> None:
     if enter is not None:
         enter()
-    run(settings, release, sockets, mates)
+    run(_shared(settings, mates), release, sockets, mates)
+
+
+def _shared(settings: Settings, mates: Mates) -> Settings:
+    """The settings of one process: the cores and the places are those of the service, and each gets its share."""
+    return settings.replace(workers=mates.share(settings.workers), queue=mates.share(settings.queue))
 
 
 def run(settings: Settings, release: int | None, sockets: Sequence[socket.socket] | None = None, mates: Mates | None = None) -> None:
@@ -183,6 +195,7 @@ def run(settings: Settings, release: int | None, sockets: Sequence[socket.socket
         host=settings.host,
         port=settings.port,
         http=Bounded,
+        ws="none",
         log_config=logs.configuration(settings.log, LOGGING),
         access_log=False,
         server_header=False,

@@ -75,7 +75,8 @@ class Rules:
     @classmethod
     def of(cls, settings: Settings, *, writes: bool = True, mates: Mates | None = None) -> Rules:
         """Those that the settings name; ``mates``, the other processes of the service, may ask for everything."""
-        return cls(settings, Keyring(place_of(settings)), writes, settings.items_token.get_secret_value(), mates)
+        ring = Keyring(place_of(settings), together=None if mates is None else mates.at)
+        return cls(settings, ring, writes, settings.items_token.get_secret_value(), mates)
 
     def refusal(self, scope: str, method: str, shown: str, clock: float) -> Refusal | None:
         """None if the request may have what needs ``scope``. ``shown`` is the key it sends; ``clock`` [s] only rises."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -10,6 +10,7 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from moon_ops.errors import InputError, MoonError
 
@@ -45,7 +46,20 @@ def invalid(_: Request, fault: Exception) -> JSONResponse:
     return problem(422, error, "correct the request", errors=wrong)
 
 
+def gone(_: Request, __: Exception) -> JSONResponse:
+    """The answer, which nobody reads, to a client that went away while its body was read: that is no fault of ours."""
+    return problem(400, "the body did not come to its end", "send it again")
+
+
 def other(_: Request, fault: Exception) -> JSONResponse:
     """What the framework refuses by itself: no such route, another method, a body that is no form."""
     assert isinstance(fault, HTTPException)
     return problem(fault.status_code, str(fault.detail), ELSE.get(fault.status_code, "correct the request"), headers=fault.headers)
+
+
+ANSWERS: tuple[tuple[type[Exception], Callable[[Request, Exception], JSONResponse]], ...] = (
+    (RequestValidationError, invalid),
+    (MoonError, refuse),
+    (HTTPException, other),
+    (ClientDisconnect, gone),
+)

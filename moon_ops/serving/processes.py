@@ -51,6 +51,10 @@ class Mates:
         """The socket file of a process."""
         return self.at / f"{number}.socket"
 
+    def share(self, whole: int) -> int:
+        """What this process gets of so many that are dealt out: at least one."""
+        return max(1, whole // self.count + (self.own < whole % self.count))
+
     def ask(self, method: str, path: str) -> dict[int, bytes]:
         """What the other processes answer, by number; one that does not answer in time is left out."""
         found = {}

@@ -284,3 +284,18 @@ def test_online_equals_historical_at_the_end_of_time(released: Settings) -> None
             assert known == offline[name].to_pylist(), name
         assert offline["item_ids"].null_count == 0
         assert sum(offline["impressions"].to_pylist()) > 3000
+
+
+def test_what_the_features_are_is_read_once_for_each_state_of_the_registry(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To read it for each request was more than half of a look-up."""
+    opened, read, asked = features.open_store(Settings(home=home)), features.service, list[int]()
+    monkeypatch.setattr(features, "service", lambda *given, **named: asked.append(1) or read(*given, **named))
+    hand_over(opened, ["item_profile"], MAY + 4 * DAY)
+    online = features.Online(opened, 1)
+    found = [online.values([1, 2], 5) for _ in range(3)]
+    assert found[0]["price"] == [20.0, 5.0]
+    assert found[0] == found[1] == found[2]
+    assert len(asked) == 1
+    opened.refresh_registry()
+    assert online.values([1, 2], 5) == found[0]
+    assert len(asked) == 2

@@ -60,7 +60,14 @@ class Work:
             if message["type"] == "http.response.body" and not message.get("more_body") and not done.done():
                 done.set_result(None)
 
-        scope = {"type": "http", "method": "POST", "path": path, "headers": [], "query_string": b"", "state": {}}
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": path,
+            "headers": [(b"transfer-encoding", b"chunked")],
+            "query_string": b"",
+            "state": {},
+        }
         task = asyncio.create_task(self.app(scope, receive, send))
         self.running.add(task)
         await asyncio.wait_for(done, 10)

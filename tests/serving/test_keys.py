@@ -126,6 +126,20 @@ def test_a_bucket_fills_again_at_its_rate(home: Settings) -> None:
     assert sum(ring.wait(key, 1.0) == 0 for _ in range(50)) == 10
 
 
+def test_the_processes_of_a_service_have_one_rate_together(home: Settings, tmp_path: Path) -> None:
+    """A client with one connection has all of it, and one with many has no more."""
+    make(home, "search", rate=10)
+    make(home, "search", rate=1)
+    rings = [Keyring(home.home / "keys.json", together=tmp_path) for _ in range(2)]
+    key, other = rings[0].all()
+    assert sum(rings[turn % 2].wait(key, 0.0) == 0 for turn in range(50)) == 20
+    assert rings[1].wait(key, 0.0) == pytest.approx(0.1)
+    assert sum(rings[1].wait(key, 1.0) == 0 for _ in range(50)) == 10
+    assert [ring.wait(other, 1.0) for ring in rings] == [0.0, 0.0], "the other one's is its own"
+    assert rings[0].wait(other, 1.0) == pytest.approx(1.0)
+    assert rings[0].wait(key, 0.5) == pytest.approx(0.1), "two clocks that were read in turn are no reason to take anything away"
+
+
 def test_a_damaged_file_opens_nothing_and_says_so(home: Settings) -> None:
     token = make(home, "search")
     place = home.home / "keys.json"
@@ -155,7 +169,9 @@ def test_a_key_that_makes_no_sense_is_refused(home: Settings, name: str, scopes:
 
 def test_the_commands_make_list_and_revoke(home: Settings) -> None:
     runner, at = CliRunner(), ["--home", str(home.home)]
-    token = runner.invoke(command, ["keys", "create", "shop", "--scope", "search", "--rate", "5", *at]).output.strip()
+    made = runner.invoke(command, ["keys", "create", "shop", "--scope", "search", "--rate", "5", *at])
+    assert "the first key: from now on each request to the service needs one" in made.stderr
+    token = made.stdout.strip()
     listed = json.loads(runner.invoke(command, ["keys", "list", "--json", *at]).output)["keys"]
     assert [(key["name"], key["scopes"], key["per_second"], key["revoked"]) for key in listed] == [("shop", ["search"], 5.0, "")]
     assert "sha256" not in listed[0]
@@ -163,6 +179,7 @@ def test_the_commands_make_list_and_revoke(home: Settings) -> None:
     assert "revoked 20" in runner.invoke(command, ["keys", "revoke", listed[0]["id"], *at]).output
     assert Keyring(home.home / "keys.json").find(token) is None
     assert runner.invoke(command, ["keys", "revoke", "nobody", *at]).exit_code == 1
+    assert runner.invoke(command, ["keys", "create", "next", "--scope", "search", *at]).stderr == ""
     for one in ("create", "list", "revoke"):
         assert f"Example: moon keys {one}" in runner.invoke(command, ["keys", one, "--help"]).output
 

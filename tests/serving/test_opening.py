@@ -85,6 +85,7 @@ def test_the_port_answers_before_there_is_anything_to_serve() -> None:
         assert (ready.status_code, ready.json()["refused"]) == (503, "the champion is being loaded")
         early = client.post("/v1/search", data={"text": "mug"})
         assert (early.status_code, early.headers["retry-after"], early.json()["error"]) == (503, "5", "the champion is being loaded")
+        assert (len(early.headers["x-request-id"]), early.headers["x-frame-options"]) == (32, "DENY")
         loading.set()
         end = time.monotonic() + 20
         while client.get("/health").json() != "from the service" and time.monotonic() < end:
@@ -182,13 +183,13 @@ def test_one_too_many_is_refused_before_its_body_has_come_and_the_connection_goe
     with full() as (port, server, go), socket.create_connection(("127.0.0.1", port), timeout=20) as line:
         told, lines = list[int](), line.makefile("rb")
         limits = server.opening.made.state.limits
-        limits.told = lambda: told.append(1)
+        limits.told = told.append
         line.sendall(b"POST /v1/slow?a=b HTTP/1.1\r\nhost: x\r\nx-request-id: mine\r\ncontent-length: 5\r\n\r\n")
         status, headers, body = answer(lines)
         assert (status, headers["retry-after"], headers["x-request-id"]) == (429, "1", "mine")
         assert (headers["content-type"], headers["x-frame-options"]) == ("application/problem+json", "DENY")
         assert json.loads(body)["error"] == "the service is busy: 2 requests are being worked on"
-        assert (limits.refused["full"], told, limits.held) == (1, [1], 0)
+        assert (limits.refused["full"], told, limits.held) == (1, [429], 0)
         line.sendall(b"helloGET /health HTTP/1.1\r\nhost: x\r\n\r\n")  # what was left of it, and another one
         assert answer(lines)[0] == 200
         go.set()

@@ -25,7 +25,7 @@ from PIL import Image
 from prometheus_client import CollectorRegistry, Counter
 
 from moon_ops.errors import StageError
-from moon_ops.serving import keys
+from moon_ops.serving import keys, opening
 from moon_ops.serving.exposition import together
 from moon_ops.serving.processes import Mates, supervise
 from moon_ops.settings import Settings
@@ -96,6 +96,17 @@ def picture() -> str:
     out = io.BytesIO()
     Image.new("RGB", (64, 64), "red").save(out, "PNG")
     return base64.b64encode(out.getvalue()).decode()
+
+
+@pytest.mark.parametrize(("whole", "count", "shares"), [(24, 2, [12, 12]), (24, 5, [5, 5, 5, 5, 4]), (1, 3, [1, 1, 1]), (10, 1, [10])])
+def test_what_a_service_may_do_is_dealt_out_among_its_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: int, count: int, shares: list[int]
+) -> None:
+    had = list[tuple[int, int]]()
+    monkeypatch.setattr(opening, "run", lambda settings, *_: had.append((settings.workers, settings.queue)))
+    for own in range(count):
+        opening._entered(None, Settings(home=tmp_path, workers=whole, queue=whole), None, [], Mates(tmp_path, own, count, "x"))
+    assert had == [(share, share) for share in shares]
 
 
 @pytest.mark.slow
