@@ -74,7 +74,7 @@ def once(name: str, make: Callable[[Path], object]) -> Path:
 def heard() -> None:
     """Airflow and MLflow configure logging for their whole process, and so for the tests after theirs: it is as it was for each."""
     logging.getLogger().setLevel(logging.WARNING)
-    for name, logger in logging.root.manager.loggerDict.items():
+    for name, logger in logging.root.manager.loggerDict.copy().items():  # a thread that an earlier test left may import just now
         if name.startswith("moon_ops") and isinstance(logger, logging.Logger):
             logger.disabled = False
 
