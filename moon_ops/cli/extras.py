@@ -5,7 +5,7 @@ from __future__ import annotations
 from moon_ops.errors import InstallError
 
 TRAIN = ("accelerate", "huggingface_hub", "matplotlib", "onnx", "onnxscript", "safetensors", "scipy", "sklearn", "torch", "transformers")
-SERVE = ("faiss", "fastapi", "onnxruntime", "opentelemetry", "prometheus_client", "starlette", "tokenizers", "uvicorn")
+SERVE = ("faiss", "fastapi", "httptools", "onnxruntime", "opentelemetry", "prometheus_client", "starlette", "tokenizers", "uvicorn")
 SDK = ("alembic", "feast", "mlflow", "redis", "sqlalchemy", "yaml")
 BROUGHT_BY = {  # module → the smallest extra that brings it
     **dict.fromkeys(TRAIN, "train"),

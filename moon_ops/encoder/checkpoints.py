@@ -38,10 +38,13 @@ class State:
 
 
 class Checkpoints:
-    """The checkpoints of one run in ``directory``; only the newest is kept."""
+    """The checkpoints of one run in ``directory``; only the newest is kept.
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    ``brought``: frozen weights came with the model when the run began and will again, so they are known by a digest alone.
+    """
+
+    def __init__(self, directory: Path, *, brought: bool = False) -> None:
+        self.directory, self.brought = directory, brought
 
     @property
     def newest(self) -> Path | None:
@@ -51,14 +54,15 @@ class Checkpoints:
         return self.directory / name if name and (self.directory / name).is_dir() else None
 
     def save(self, state: State, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
-        """Write what is trained, optimizers and ``state``; frozen weights come from where the run began, and are told by a digest."""
+        """Write weights, optimizers and ``state``."""
         name = f"{state.stage}-{state.step}"
         partial, place = self.directory / f"{name}.partial", self.directory / name
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        save_file({n: t.detach().cpu().contiguous() for n, t in changing(model).items()}, partial / "model.safetensors")
+        kept = changing(model) if self.brought else distinct(model)
+        save_file({n: t.detach().cpu().contiguous() for n, t in kept.items()}, partial / "model.safetensors")
         about: dict[str, Any] = {
-            "frozen": _digest(model),
+            "frozen": _digest(model) if self.brought else "",
             "stage": state.stage,
             "step": state.step,
             "losses": state.losses,
@@ -92,8 +96,8 @@ class Checkpoints:
         frozen ones are not those with which the others were trained.
         """
         assert self.newest is not None
-        before = json.loads((self.newest / "state.json").read_text()).get("frozen", _digest(model))  # older ones hold all weights
-        if before != _digest(model):
+        before = json.loads((self.newest / "state.json").read_text()).get("frozen", "")  # without it all weights are there
+        if before and before != _digest(model):
             raise InputError(
                 "the frozen weights are not those with which the killed run began: its recipe's checkpoint has changed",
                 action=f"bring back the checkpoint, or remove {self.directory} to begin anew",

@@ -87,7 +87,7 @@ def train(
     began, machine = time.perf_counter(), accelerator(recipe.training)
     place, minutes = out.with_name(f"{out.name}.partial"), budget.minutes if budget else None
     material = _material(lake, trained_until, recipe, seed, minutes, place)
-    pairs, checkpoints = material.pairs, Checkpoints(place)
+    pairs, checkpoints = material.pairs, Checkpoints(place, brought=bool(recipe.lora or recipe.frozen))
     encoder = each(lambda: build(recipe, [*corpus(pairs), *pretrain.corpus()], seed))
     _announce(encoder, recipe, machine)
     store = _decoded(lake, pairs, recipe, place / "pixels-0.u8")

@@ -62,7 +62,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "− queue": {"stage2b.queue": 0},
     "− circle loss": {"stage2b.loss": "info_nce"},
     "+ core region": {"inputs.core_region": "saliency"},
-    "+ experts": {"experts": {"routed": 4, "chosen": 1, "width": 64}},
+    "+ experts": {"experts": {"routed": 4, "chosen": 1, "width": 64, "balance": 0.0, "queries": False}},
 }
 
 
