@@ -65,7 +65,7 @@ class Settings(BaseModel):
     processes: int = 1  # of a service, on one port
     host: str = "127.0.0.1"
     port: int = 8321
-    queue: int = 24  # requests that a service works on at once, those that wait included; one more is told to come again
+    queue: int = 20  # requests that a service works on at once, those that wait included; one more is told to come again
     request_seconds: float = 10.0  # in which a request is answered, once it has been read
     drain_seconds: float = 20.0  # that a service which is told to end takes for what it has accepted
     variant: str = VARIANTS[0]  # of an encoder's graphs
