@@ -72,9 +72,7 @@ class Limits:
     seconds: float
     held: int = 0  # bytes of bodies
     ending: bool = False
-    told: Callable[[int], None] = lambda _: (
-        None
-    )  # called with the status of each request that is refused before the application has seen it
+    told: Callable[[int], None] = lambda _: None  # hears the status of what is refused before the application has seen it
     refused: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(REASONS, 0)))
 
     def __post_init__(self) -> None:
