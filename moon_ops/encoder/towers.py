@@ -17,6 +17,8 @@ from torch.nn import functional as F
 from transformers import AutoModel, LlamaConfig, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
+CACHED = 16  # pictures at a time through frozen blocks, so that less of their activations leaves the processor's cache
+
 
 class TowerConfig(PreTrainedConfig):
     """A tower, a projection and a Llama trunk. ``stride`` pixels are one token; ``scale_factor``² neighbours are merged into one."""
@@ -131,6 +133,8 @@ class LiteTower(nn.Module):
         self._frozen: list[nn.Module] = [net._conv_stem, net._bn0, *net._blocks[:frozen]] if frozen else []
         for part in self._frozen:
             part.requires_grad_(False)
+        for module in net.modules():
+            _pad_within(module)
         for module in self.net.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = 0.1  # the package's 0.01 would leave ImageNet's statistics in place for hundreds of steps
@@ -156,9 +160,69 @@ class LiteTower(nn.Module):
         """Values in [-1, 1] [N, 3, S, S] → [N, 1280, S / 32, S / 32]."""
         pictures = values.contiguous(memory_format=torch.channels_last)
         if values.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
-            return self.net.extract_features(pictures)
+            return self._features(pictures)
         with torch.autocast("cpu", enabled=False):  # a CPU's depthwise convolutions are slower in bf16
-            return self.net.extract_features(pictures.float())
+            return self._features(pictures.float())
+
+    def _features(self, pictures: Tensor) -> Tensor:
+        """As ``extract_features`` of the package; in training the frozen part is computed a few pictures at a time, without a graph."""
+        if not (self.training and self._frozen):
+            return self.net.extract_features(pictures)
+        net: Any = self.net
+        blocks = net._blocks
+        with torch.no_grad():
+            still = self._folded()
+            x = torch.cat([still(some) for some in pictures.split(CACHED)])
+        for place in range(len(self._frozen) - 2, len(blocks)):
+            x = blocks[place](x, drop_connect_rate=net._global_params.drop_connect_rate * place / len(blocks))
+        return net._swish(net._bn1(net._conv_head(x)))
+
+    def _folded(self) -> nn.Module:
+        """The frozen part with its norms, whose statistics stay, multiplied into the convolutions before them."""
+        blocks: Any  # the package's own, without types
+        stem, norm, *blocks = self._frozen
+        layers: list[nn.Module] = [Folded(stem, norm, clamp=True)]
+        for block in blocks:
+            args = block._block_args
+            inner: list[nn.Module] = [Folded(block._expand_conv, block._bn0, clamp=True)] if args.expand_ratio != 1 else []
+            inner.append(Folded(block._depthwise_conv, block._bn1, clamp=True))
+            inner.append(Folded(block._project_conv, block._bn2, clamp=False))
+            layers.append(Shortcut(inner) if args.stride == 1 and args.input_filters == args.output_filters else nn.Sequential(*inner))
+        return nn.Sequential(*layers)
+
+
+class Folded(nn.Module):
+    """A convolution and the norm after it as one convolution, and EfficientNet-Lite's ReLU6 where ``clamp``; without gradients."""
+
+    def __init__(self, conv: Any, norm: Any, *, clamp: bool) -> None:
+        super().__init__()
+        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        self.weight, self.bias = conv.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
+        self.pad, self.clamp = conv.static_padding, clamp
+        self.how = (conv.stride, conv.padding, conv.dilation, conv.groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, S, S] → [N, C', S / stride, S / stride]."""
+        y = F.conv2d(self.pad(x), self.weight, self.bias, *self.how)
+        return y.clamp_(0, 6) if self.clamp else y
+
+
+class Shortcut(nn.Sequential):
+    """Layers whose output is added to what came in."""
+
+    def __init__(self, layers: list[nn.Module]) -> None:
+        super().__init__(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, S, S] → the same shape."""
+        return super().forward(x).add_(x)
+
+
+def _pad_within(module: Any) -> None:
+    """Where a convolution of the package pads all sides alike, have it done by the convolution, without a copy of its input."""
+    around = getattr(getattr(module, "static_padding", None), "padding", None)
+    if around and len(set(around)) == 1:
+        module.static_padding, module.padding = nn.Identity(), (around[0], around[0])
 
 
 class TowerModel(PreTrainedModel):
