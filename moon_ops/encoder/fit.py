@@ -153,8 +153,7 @@ class Loop:
             batch = next(waiting)
             with self.machine.accumulate(model):
                 passes = stage.losses(model, batch, self.training.chunk, self.machine.device)
-                loss = float(stage.found.loss.detach())
-                self._require_finite(loss, stage, step, batch)
+                loss = self._mean_loss(float(stage.found.loss.detach()), stage, step, batch)
                 for place, one in enumerate(passes):
                     if place < len(passes) - 1:
                         with self.machine.no_sync(model):
@@ -167,8 +166,8 @@ class Loop:
             total += loss / self.training.accumulation
         return norm, total
 
-    def _require_finite(self, loss: float, stage: Stage, step: int, batch: Batch) -> None:
-        """End all processes together if the loss of one is no number: the others would wait for it for ever."""
+    def _mean_loss(self, loss: float, stage: Stage, step: int, batch: Batch) -> float:
+        """The mean over processes. All end together if the loss of one is no number: the others would wait for it for ever."""
         every = [loss]
         if self.machine.num_processes > 1:
             every = gathered_numbers(torch.tensor([loss], dtype=torch.float64, device=self.machine.device)).tolist()
@@ -179,6 +178,7 @@ class Loop:
                 f"the loss of another process is no number at step {step} of {stage.name}; nothing was saved after the last checkpoint",
                 action="look at what that process says",
             )
+        return sum(every) / len(every)
 
     def _update(self, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> float:
         """One step of all optimizers; the gradient's norm before it was clipped. In fp16 one scale is undone once for all of them."""

@@ -33,6 +33,13 @@ def gathered_numbers(numbers: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+def own_rows(count: int, device: torch.device) -> tuple[Tensor, int]:
+    """Where this process's ``count`` vectors stand among those that :func:`gathered` gives [B], and how many processes there are."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return torch.arange(count, device=device), 1
+    return torch.arange(count, device=device) + dist.get_rank() * count, dist.get_world_size()
+
+
 def gathered_uneven(vectors: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
     """The vectors [K, D] and numbers [K] of all processes, each of which may have another K; gradients as of :func:`gathered`."""
     counts = gathered_numbers(torch.tensor([len(vectors)], device=vectors.device))
@@ -79,7 +86,17 @@ def mine(vectors: NDArray[np.float32], categories: Rows, product: Rows, count: i
             rows = members[start : start + MINE_BATCH]
             similarity = vectors[rows] @ vectors[members].T
             similarity[product[rows][:, None] == product[members][None, :]] = -np.inf
-            best = np.argsort(-similarity, axis=1, kind="stable")[:, :count]
+            best = _largest(similarity, count)
             found = np.where(np.isfinite(np.take_along_axis(similarity, best, 1)), members[best], -1)
             out[rows, : found.shape[1]] = found
     return out
+
+
+def _largest(values: NDArray[np.float32], count: int) -> Rows:
+    """The columns of the ``count`` largest of each row [R, C] → [R, count]: the largest first, of equal ones the first."""
+    count = min(count, values.shape[1])
+    least = np.partition(values, values.shape[1] - count, axis=1)[:, values.shape[1] - count]
+    row, column = np.nonzero(values >= least[:, None])  # count of each row, and what equals the last of them
+    order = np.lexsort((column, -values[row, column], row))
+    first = np.searchsorted(row, np.arange(len(values)))
+    return column[order][first[:, None] + np.arange(count)]

@@ -17,9 +17,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from moon_ops.encoder.batches import Inputs
 from moon_ops.encoder.experts import GuidedExperts
-from moon_ops.encoder.losses import circle, info_nce, nested
+from moon_ops.encoder.losses import Mask, circle, info_nce, nested, summed
 from moon_ops.encoder.model import Encoder
-from moon_ops.encoder.negatives import Queue, gathered, gathered_numbers, gathered_uneven
+from moon_ops.encoder.negatives import Queue, gathered, gathered_numbers, gathered_uneven, own_rows
 from moon_ops.encoder.positives import Asked
 from moon_ops.recipes.encoder import Stage2a, Stage2b
 
@@ -111,24 +111,31 @@ def behaviour_loss(
 
     ``shown`` are, of this process's pairs, the product numbers [B] and whether the item has a picture [B]: one that has none has no
     picture to be aligned with. What is known to answer who is ``asked`` is no negative; without it only a pair's own product is none.
+    The mean of the losses over all processes is the loss of all pairs.
     """
     product, pictured = (gathered_numbers(numbers.long()) for numbers in shown)
     seen = torch.nonzero(pictured).flatten()
     every = {name: gathered(v) for name, v in vectors.items()}
-    same = product[:, None] == product[None, :]
-    answers = same if asked is None else same | asked.positives.mask(gathered_numbers(asked.asker), product)
+    own, parts = own_rows(len(vectors["query"]), product.device)
+    same = alike(product, product)
+    answers = same if asked is None else alike(product, product, asked, gathered_numbers(asked.asker))
     everywhere = torch.arange(len(product), device=product.device)
 
     def nce(query: str, item: str, rows: Tensor = everywhere) -> Tensor:
-        target, masked = everywhere[: len(rows)], (answers if query == "query" else same)[rows][:, rows]
-        return nested(lambda q, i: info_nce(q, i, target, scale, masked), every[query][rows], every[item][rows], prefixes)
+        known = answers if query == "query" else same
+        judged = torch.nonzero(torch.isin(rows, own)).flatten()
+
+        def loss(q: Tensor, i: Tensor) -> Tensor:
+            return parts * info_nce(q, i, everywhere[: len(rows)], scale, lambda r, c: known(rows[r], rows[c]), judged)
+
+        return nested(loss, every[query][rows], every[item][rows], prefixes)
 
     loss = nce("query", "item")
     if stage.loss == "mim":
         loss = loss + nce("query", "item_text") + (nce("query", "item_image", seen) if len(seen) else 0.0)
     if stage.within_product and len(seen):
         loss = loss + stage.within_product * nce("item_image", "item_text", seen)
-    return Found(loss, _negatives(every["query"], every["item"], answers))
+    return Found(loss, _negatives(every["query"], every["item"], answers, own))
 
 
 def refined_loss(
@@ -143,13 +150,14 @@ def refined_loss(
     """Stage 2b: circle loss against the batch, other processes (spatial), mined hard negatives, and the queue (temporal).
 
     ``products`` are the numbers of this process's pairs [B] and of its hard negatives, which those of other processes join.
-    ``asked`` as in stage 2a.
+    ``asked`` as in stage 2a. The mean of the losses over all processes is the loss of all pairs.
     """
     own, hard = products
     spread = gathered if stage.spatial else (lambda v: v)
     numbers = gathered_numbers if stage.spatial else (lambda n: n)
     query, item = spread(vectors["query"]), spread(vectors["item"])
     product = numbers(own)
+    judged, parts = own_rows(len(own), own.device) if stage.spatial else (torch.arange(len(own), device=own.device), 1)
     items, known = [item], [product]
     if stage.hard_negatives:
         found = vectors.get("negative", vectors["item"][:0])
@@ -160,28 +168,42 @@ def refined_loss(
         items.append(queue.vectors.to(item))
         known.append(queue.product.to(product))
     every, of = torch.cat(items), torch.cat(known)
-    same = product[:, None] == of[None, :]
-    if asked is not None:
-        same = same | asked.positives.mask(numbers(asked.asker), of)
+    same = alike(product, of) if asked is None else alike(product, of, asked, numbers(asked.asker))
     target = torch.arange(len(query), device=query.device)
 
     def one(q: Tensor, i: Tensor) -> Tensor:
         if stage.loss == "circle":
-            return circle(q, i, target, same, margin=stage.margin, scale=stage.scale, both_ways=stage.both_ways)
-        return info_nce(q, i, target, scale, same)
+            found = circle(q, i, target, same, margin=stage.margin, scale=stage.scale, both_ways=stage.both_ways, rows=judged)
+            return parts * found
+        return parts * info_nce(q, i, target, scale, same, judged)
 
-    return Found(nested(one, query, every, prefixes), _negatives(query, every, same))
+    return Found(nested(one, query, every, prefixes), _negatives(query, every, same, judged))
+
+
+def alike(product: Tensor, of: Tensor, asked: Asked | None = None, asker: Tensor | None = None) -> Mask:
+    """Which items, of the products ``of`` [M], are no negatives of which pairs, of the products ``product`` [B]; see :class:`Positives`."""
+
+    def mask(rows: Tensor, columns: Tensor) -> Tensor:
+        same = product[rows][:, None] == of[columns][None, :]
+        if asked is None or asker is None:
+            return same
+        return same | asked.positives.mask(asker[rows], of[columns])
+
+    return mask
 
 
 @torch.no_grad()
-def _negatives(query: Tensor, item: Tensor, same: Tensor) -> dict[str, float]:
-    """Share of masked (false) negatives, and how many negatives lie in which band of similarity."""
-    similarity = query @ item.T
-    own = torch.zeros_like(same)
-    own.fill_diagonal_(True)
-    others = ~own
-    negatives = similarity[others & ~same].cpu()
-    counts = torch.histogram(negatives.clamp(-1, 1), torch.tensor(HARDNESS)).hist
-    total = max(float(counts.sum()), 1.0)
-    bands = {f"hardness/{low:+.1f}": float(count) / total for low, count in zip(HARDNESS, counts, strict=False)}
-    return {"false_negatives": float((same & others).sum() / others.sum().clamp(min=1)), **bands}
+def _negatives(query: Tensor, item: Tensor, same: Mask, rows: Tensor) -> dict[str, float]:
+    """Of this process's pairs: the share of masked (false) negatives, and how many negatives lie in which band of similarity."""
+    edges, columns = torch.tensor(HARDNESS, device=item.device), torch.arange(len(item), device=item.device)
+
+    def counted(some: Tensor) -> Tensor:
+        masked, own = same(some, columns), columns[None, :] == some[:, None]
+        negatives = (query[some] @ item.T)[~(masked | own)].clamp(-1, 1)
+        bands = torch.bincount(torch.bucketize(negatives, edges[1:-1], right=True), minlength=len(HARDNESS) - 1)
+        return torch.cat([bands, (masked & ~own).sum()[None]])
+
+    *counts, hidden = summed(counted, rows, len(item)).tolist()
+    total, others = max(sum(counts), 1), max(len(rows) * (len(item) - 1), 1)
+    bands = {f"hardness/{low:+.1f}": count / total for low, count in zip(HARDNESS, counts, strict=False)}
+    return {"false_negatives": hidden / others, **bands}

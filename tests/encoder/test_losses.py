@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from moon_ops.encoder import losses
 from moon_ops.encoder.losses import circle, info_nce, nested, next_token
 
 
@@ -133,3 +137,52 @@ def test_next_token_of_rows_without_a_target_is_nothing_rather_than_no_number() 
     loss = next_token(logits, torch.zeros(2, 4, dtype=torch.int64), torch.zeros(2, 4, dtype=torch.bool))
     assert loss.item() == 0.0
     loss.backward()
+
+
+@pytest.mark.parametrize("tile", [1, 7, 40])
+@pytest.mark.parametrize("kind", ["info_nce", "circle"])
+def test_pieces_have_the_loss_and_the_gradients_of_the_whole(kind: str, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, same = torch.tensor([3, 0, 7, 1, 8]), torch.rand(5, 9, generator=torch.Generator().manual_seed(2)) < 0.3
+
+    def found() -> tuple[torch.Tensor, ...]:
+        query, item, scale = unit(5, 0).requires_grad_(), unit(9, 1).requires_grad_(), torch.tensor(9.0, requires_grad=True)
+        if kind == "circle":
+            loss = circle(query, item, target, same, margin=0.25, scale=32.0, both_ways=True) * scale
+        else:
+            loss = info_nce(query, item, target, scale, same)
+        return loss.detach(), *torch.autograd.grad(loss, [query, item, scale])
+
+    whole = found()
+    monkeypatch.setattr(losses, "TILE", tile)
+    for value, expected in zip(found(), whole, strict=True):
+        torch.testing.assert_close(value, expected)
+
+
+def test_no_loss_builds_the_whole_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[int] = []
+
+    class Watched(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = func(*args, **(kwargs or {}))
+            built.append(max((t.numel() for t in tree_leaves(out) if isinstance(t, torch.Tensor)), default=0))
+            return out
+
+    monkeypatch.setattr(losses, "TILE", 1000)
+    query, item, target = unit(60, 0).requires_grad_(), unit(400, 1).requires_grad_(), torch.arange(60)
+    with Watched():
+        info_nce(query, item, target, torch.tensor(9.0), lambda r, c: r[:, None] == c[None, :]).backward()
+        circle(query, item, target, lambda r, c: r[:, None] == c[None, :], margin=0.25, scale=32.0, both_ways=True).backward()
+    assert max(built) < 60 * 400 / 5, "400 × 4 numbers of an item's vectors, and 1,000 at a time"
+
+
+@pytest.mark.parametrize("kind", ["info_nce", "circle"])
+def test_the_losses_of_parts_of_the_rows_add_up(kind: str) -> None:
+    query, item, target, same = unit(6, 0), unit(9, 1), torch.arange(6), torch.eye(6, 9).bool()
+
+    def loss(rows: torch.Tensor | None) -> float:
+        if kind == "circle":
+            return float(circle(query, item, target, same, margin=0.25, scale=32.0, both_ways=True, rows=rows))
+        return float(info_nce(query, item, target, torch.tensor(9.0), same, rows))
+
+    assert loss(torch.tensor([4, 0])) + loss(torch.tensor([1, 2, 3, 5])) == pytest.approx(loss(None), rel=1e-6)
+    assert loss(torch.tensor([], dtype=torch.int64)) == 0

@@ -70,3 +70,10 @@ def test_a_queue_goes_on_from_its_state() -> None:
         queue.push(*rows(3, 4))
     assert torch.equal(first.vectors, second.vectors)
     assert second.product.tolist() == [2, 3, 4]
+
+
+def test_the_largest_are_those_of_a_whole_stable_sort() -> None:
+    values = np.random.default_rng(0).integers(0, 4, (50, 30)).astype(np.float32)
+    values[::7, 3:] = -np.inf  # fewer than asked for
+    for count in (1, 4, 30, 40):
+        assert (negatives._largest(values, count) == np.argsort(-values, axis=1, kind="stable")[:, :count]).all()
