@@ -114,6 +114,10 @@ class Training:
     checkpoint_steps: int = 50  # a training checkpoint every so many steps; 0: at the end of each stage only
     ema: float = 0.0  # a stage ends with the moving average of its weights, of which each step keeps this share; 0: with the last ones
     prefixes: tuple[int, ...] = ()  # Matryoshka: lengths trained together, the whole vector always
+    validate_steps: int = 0  # recall@10 of the newest purchases, which are not trained on, every so many steps of 2a and 2b; 0: off
+    validate_share: float = 0.05  # of the days before trained_until whose new purchases are held out
+    validate_least: int = 50  # fewer held-out queries are refused
+    patience: int = 3  # measurements without a new best after which a stage ends; 0: it takes all of its steps
 
     def __post_init__(self) -> None:
         rule(self.batch >= 2, "batch", self.batch, "at least 2: one pair has no negatives")
@@ -134,6 +138,10 @@ class Training:
         rule(1 <= self.zoom <= 4, "zoom", self.zoom, "from 1 to 4")
         rule(all(p >= 1 for p in self.prefixes), "prefixes", self.prefixes, "lengths of at least 1")
         rule(list(self.prefixes) == sorted(set(self.prefixes)), "prefixes", self.prefixes, "ascending, each once")
+        rule(self.validate_steps >= 0, "validate_steps", self.validate_steps, "0 (off), or a number of steps")
+        rule(0 < self.validate_share <= 0.5, "validate_share", self.validate_share, "above 0, at most .5: the older half is trained on")
+        rule(self.validate_least >= 1, "validate_least", self.validate_least, "at least 1")
+        rule(self.patience >= 0, "patience", self.patience, "0 (never early), or a number of measurements")
 
 
 @checked(frozen=True, config=STRICT)
