@@ -97,7 +97,6 @@ def behaviour(lake: Lake, trained_until: dt.datetime, caps: Caps = PLAIN, most: 
     asked, bought, strength = asked[keep], bought[keep], strength[keep]
     used, query = np.unique(np.searchsorted(known, asked), return_inverse=True)
     groups, positive = _known(acts, queries, item_ids)
-    shown = events.filter(pc.equal(events["event"], "impression"))["item_id"].to_numpy()
     return Pairs(
         queries=[query_sample(q) for q in queries.take(pa.array(used)).to_pylist()],
         items=[item_sample(i) for i in items.to_pylist()],
@@ -109,7 +108,7 @@ def behaviour(lake: Lake, trained_until: dt.datetime, caps: Caps = PLAIN, most: 
         event=strength,
         group=groups[used],
         known=positive,
-        exposed=np.searchsorted(item_ids, shown[np.isin(shown, item_ids)]),
+        exposed=_exposed(events, item_ids),
         acted=_acted(acts, known[used]),
         left_out=left_out | beyond,
     )
@@ -138,6 +137,12 @@ def _known(acts: pa.Table, queries: pa.Table, item_ids: Rows) -> tuple[Rows, Row
     groups = np.full(len(known), -1, np.int64)
     groups[used] = alike(some["text"].to_pylist(), some["image_id"].to_pylist())
     return groups, distinct(groups[row], item)
+
+
+def _exposed(events: pa.Table, item_ids: Rows) -> Rows:
+    """The row of each impression's item [E]."""
+    shown = events.filter(pc.equal(events["event"], "impression"))["item_id"].to_numpy()
+    return np.searchsorted(item_ids, shown[np.isin(shown, item_ids)])
 
 
 def _acted(acts: pa.Table, query_ids: Rows) -> Rows:
