@@ -6,6 +6,7 @@ is now, and the way back to a release of another length is open. The index of wh
 
 from __future__ import annotations
 
+import functools
 import logging
 
 from moon_ops.embeddings import vector_tables
@@ -43,6 +44,12 @@ def kept(settings: Settings, encoder: int) -> list[int]:
     try:
         wanted = asked(settings, encoder)
     except (SettingsError, StageError) as fault:  # of vectors that no registered encoder made, too
-        log.warning("%s; its index has whole vectors", fault.problem)
+        _tell(fault.problem)
         wanted = 0
     return sorted({*narrow_lengths(settings, encoder), *([wanted] if wanted else [])})
+
+
+@functools.cache
+def _tell(problem: str) -> None:
+    """Once in a process: a service publishes every few seconds."""
+    log.warning("%s; its index has whole vectors", problem)

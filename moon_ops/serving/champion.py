@@ -82,9 +82,8 @@ class Champion:
     def refreshed(self) -> Champion:
         """The same release after another publication: index and tables are opened anew, what has not changed is kept."""
         fresh = copy.copy(self)
-        fresh.places = linked(
-            self.settings, self.encoder, self.dimensions
-        )  # before what they lead to: a publication meanwhile is noticed the next time
+        # before what they lead to: a publication meanwhile is noticed the next time
+        fresh.places = linked(self.settings, self.encoder, self.dimensions)
         fresh.index = ItemIndex.open(places.index_place(self.settings, self.encoder, self.dimensions), previous=self.index)
         fresh._open_cards()
         fresh.tables = self._tables()
