@@ -24,7 +24,7 @@ import numpy as np
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from moon_ops.encoder import duplicates, pretrain
+from moon_ops.encoder import duplicates, pretrain, recognisers
 from moon_ops.encoder.budget import Budget, measure, operations, within
 from moon_ops.encoder.checkpoints import Checkpoints, State
 from moon_ops.encoder.fit import Listener, Loop, accelerator
@@ -249,6 +249,7 @@ def _material(lake: Lake, until: dt.datetime, recipe: EncoderRecipe, seed: int, 
     """What the run in ``place`` learns from beside pixels."""
 
     def begun() -> Material:
+        recognisers.require(recipe.stage2b)
         (pairs, twins), held = _pairs(lake, until, recipe), None
         if recipe.training.validate_steps:
             pairs, held = hold_out(pairs, _hashes(lake, pairs.queries), recipe.training)

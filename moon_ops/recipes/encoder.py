@@ -27,6 +27,7 @@ PAIR_TYPES = (  # query:item, in the order of the paper's table (MOON, stage 2a)
     "rich+image:rich+image",
 )
 EVENTS = ("click", "cart", "purchase")
+SPACY = "spacy:"  # before the name of a pipeline
 TOWERS = ("vit", "conv", "efficientnet-lite0")
 
 
@@ -188,6 +189,7 @@ class Stage2b:
     spu_merge: bool = True  # SKUs of one SPU are one product: none is another's negative
     category_balance: bool = True  # resample to the category mix of exposed items
     least_entities: int = 2  # drop pairs whose query text or title names fewer; 0: keep all
+    recogniser: str = ""  # of entities: spacy:DIRECTORY or spacy:PACKAGE; empty: the catalogue's own brands, categories and values
     hard_negatives: int = 0  # per pair: of the same category, the previous encoder's most similar
     spatial: bool = True  # negatives gathered from all processes, with gradients
     queue: int = 0  # temporal negatives: item vectors of earlier steps
@@ -198,6 +200,8 @@ class Stage2b:
         rule(0 <= self.margin < 1, "stage2b.margin", self.margin, "from 0, below 1")
         rule(0 < self.scale <= 1000, "stage2b.scale", self.scale, "above 0, at most 1000")
         rule(self.least_entities >= 0, "stage2b.least_entities", self.least_entities, "0 or more")
+        named = not self.recogniser or (self.recogniser.startswith(SPACY) and self.recogniser != SPACY)
+        rule(named, "stage2b.recogniser", self.recogniser, f"empty, or {SPACY}DIRECTORY, or {SPACY}PACKAGE")
         rule(self.hard_negatives >= 0, "stage2b.hard_negatives", self.hard_negatives, "0 or more")
         rule(self.queue >= 0, "stage2b.queue", self.queue, "0 or more")
         rule(0 < self.learning_rate_share <= 1, "stage2b.learning_rate_share", self.learning_rate_share, "above 0, at most 1")
