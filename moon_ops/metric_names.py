@@ -8,6 +8,7 @@ LEAKED = f"{IMAGE_SEARCH}/leaked"  # photographs with a near-identical twin in t
 ANSWERS, NEIGHBOURS = "answers", "neighbours"  # what another encoder changes
 LOSS = "training/loss"
 PARAMETERS, TRAINED = "training/parameters", "training/trained_parameters"  # of the encoder, and of what its training changes
+VALIDATED = "validation/recall@10"  # the best of an encoder's training on purchases held out of it
 CHANCE = "_chance"  # what vectors that know nothing reach at a task of items
 KS = (1, 5, 10)  # of recall@K
 ID_ONLY, ORACLE, GAIN = "_id_only", "_oracle", "_gain"  # models beside the one judged, and the difference to the first

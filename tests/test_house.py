@@ -30,7 +30,7 @@ BELOW = {  # room → the rooms it may import, besides itself: in the order data
     "shops": {"errors", "files", "processor", "lake"},
     "settings": {"errors", "processor", "lake", "telemetry"},
     "alerts": {"settings"},
-    "encoder": {"errors", "files", "processor", "sessions", "ranks", "recipes", "inputs", "lake"},
+    "encoder": {"errors", "files", "processor", "metric_names", "sessions", "ranks", "recipes", "inputs", "lake"},
     "embeddings": {"errors", "startup", "sessions", "files", "columns", "settings", "inputs", "lake", "telemetry"},
     "ctr": {"errors", "files", "metric_names", "sessions", "columns", "recipes", "inputs", "lake", "encoder", "embeddings"},
     "registry": {"errors", "files", "metric_names", "settings"},

@@ -84,11 +84,12 @@ def test_every_variable_is_read(clean: pytest.MonkeyPatch) -> None:
     given |= {"MLFLOW_PAGES": "https://mlflow.example.com", "TASKS": "pod:moon-train:1"}
     given |= {"ALERT_WEBHOOK": "https://chat.example.com/hook", "ALERT_EMAIL": "oncall@example.com", "LOG": "json"}
     given |= {"PROCESSES": "3", "QUEUE": "16", "REQUEST_SECONDS": "5", "DRAIN_SECONDS": "9"}
-    given |= {"API_KEYS": "/etc/moon/keys.json", "OPEN": "yes"}
+    given |= {"API_KEYS": "/etc/moon/keys.json", "OPEN": "yes", "DIMENSIONS": "32"}
     assert {f"MOON_{name}" for name in given} == {variable(field) for field in Settings.model_fields}
     for name, value in given.items():
         clean.setenv(f"MOON_{name}", value)
     settings = Settings.from_environment()
+    assert settings.dimensions == 32
     assert (settings.variant, settings.behaviors, settings.repair, settings.auto_rollback) == ("int8", 7, True, True)
     assert settings.log == "json"
     assert {name: getattr(settings, name.lower()) for name in numbers} == {name: float(value) for name, value in numbers.items()}
@@ -121,6 +122,18 @@ def test_a_number_that_is_none_is_named(clean: pytest.MonkeyPatch, name: str, va
     clean.setenv(name, value)
     with pytest.raises(SettingsError, match=rf"{name} = '{re.escape(value)}' is not a whole number from 1 → set {name} to e\.g\. \d+"):
         Settings.from_environment()
+
+
+def test_a_length_of_vectors_is_a_whole_number_or_none(clean: pytest.MonkeyPatch) -> None:
+    for value, length in (("0", 0), ("", 0), ("32", 32)):
+        clean.setenv("MOON_DIMENSIONS", value)
+        assert Settings.from_environment().dimensions == length
+    for value in ("-1", "half", "0.5"):
+        clean.setenv("MOON_DIMENSIONS", value)
+        with pytest.raises(
+            SettingsError, match=rf"MOON_DIMENSIONS = '{value}' is not a whole number from 1 → set MOON_DIMENSIONS to e\.g\. 64"
+        ):
+            Settings.from_environment()
 
 
 def test_a_port_that_does_not_exist_is_named(clean: pytest.MonkeyPatch) -> None:

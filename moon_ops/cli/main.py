@@ -14,6 +14,7 @@ import typer
 
 from moon_ops.cli import intake, keys, releases, studies
 from moon_ops.cli import vectors as production
+from moon_ops.cli.exchange_rate import exchange_rate
 from moon_ops.cli.extras import not_installed
 from moon_ops.cli.faults import told
 from moon_ops.cli.terminal import Set, Without, fail, moment, now, say, settings_of, stop_at_once
@@ -28,7 +29,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 app.add_typer(studies.app, name="study")
 app.add_typer(keys.app, name="keys")
-app.command("exchange-rate")(studies.exchange_rate)
+app.command("exchange-rate")(exchange_rate)
 app.add_typer(intake.app)  # without a name: its commands are ours
 app.add_typer(releases.app)
 app.add_typer(production.app)

@@ -1,4 +1,4 @@
-"""``moon study`` and ``moon exchange-rate``: small grids of recipes, with tables and figures of what each part is worth."""
+"""``moon study``: small grids of recipes, with tables and figures of what each part is worth."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moon_ops.cli.terminal import Set, moment, now, settings_of
+from moon_ops.cli.terminal import Set, moment, settings_of
 from moon_ops.errors import InputError
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def ablation(
     written, drawn = ran.place.with_suffix(".md"), ran.place.with_suffix(".png")
     written.write_text(study.table(ran.outcomes, ran.arms, FULL))
     ablation_figure(ran.outcomes, ran.arms, FULL, drawn)
-    _finish(ran.settings, "ablation", [written, drawn])
+    finish(ran.settings, "ablation", [written, drawn])
 
 
 @app.command()
@@ -77,7 +77,7 @@ def scaling(
     written, drawn = ran.place.with_suffix(".md"), ran.place.with_suffix(".png")
     written.write_text(study.table(ran.outcomes, ran.arms, "tokens x 1"))
     scaling_figure(ran.outcomes, drawn)
-    _finish(ran.settings, "scaling", [written, drawn])
+    finish(ran.settings, "scaling", [written, drawn])
 
 
 @app.command()
@@ -99,7 +99,44 @@ def circle_loss(
     ran = _run("circle-loss", home, recipe, seeds, only, trained_until, set_ or ())
     written = ran.place.with_suffix(".md")
     written.write_text(study.table(ran.outcomes, ran.arms, INFO_NCE))
-    _finish(ran.settings, "circle-loss", [written])
+    finish(ran.settings, "circle-loss", [written])
+
+
+@app.command()
+def learning_rates(
+    home: Home = None,
+    recipes: Annotated[str, typer.Option(help="Encoder recipes in models/, with commas.")] = "moon-study",
+    multipliers: Annotated[str, typer.Option(help="Of all rates of a recipe, with commas; 1 is always among them.")] = "0.3,1,3",
+    seeds: Seeds = "0,1,2",
+    trained_until: TrainedUntil = None,
+    set_: Set = None,
+) -> None:
+    """Try the same multipliers of the learning rates of every recipe, choose by held-out purchases, and tell what each then finds later.
+
+    Example: moon study learning-rates --recipes moon-study,moon-tiny
+    """
+    from moon_ops.recipes.encoder import EncoderRecipe
+    from moon_ops.recipes.reading import recipe
+    from moon_ops.release.windows import windows
+    from moon_ops.studies import encoder as study
+    from moon_ops.studies import rates
+
+    settings, numbers, tried = settings_of(home), study.whole_seeds(seeds), rates.grid(multipliers)
+    names = list(dict.fromkeys(name.strip() for name in recipes.split(",") if name.strip()))
+    if not names:
+        raise InputError(f"recipes = {recipes!r} names none", action="give e.g. moon-study,moon-tiny")
+    made = {name: rates.validated(recipe(EncoderRecipe, name, settings.models, changes=set_ or ())) for name in names}
+    grids = {name: rates.arms(full, tried) for name, full in made.items()}  # all of them before the first is trained
+    times = windows(settings.lake, trained_until=moment(trained_until))
+    places = {name: study.place_of(settings, "learning-rates", full, times) for name, full in made.items()}
+    outcomes = {
+        name: study.run(settings, "learning-rates", full, grids[name], numbers, times, place=places[name]) for name, full in made.items()
+    }
+    chosen = [rates.choose(name, outcomes[name], tried, numbers) for name in names]
+    key = hashlib.sha256(json.dumps([[place.stem for place in places.values()], tried, numbers]).encode()).hexdigest()[:8]
+    written = settings.home / "studies" / f"learning-rates-{key}.md"
+    written.write_text(rates.table(chosen, outcomes, numbers, rates.judged(outcomes)))
+    finish(settings, "learning-rates", [written])
 
 
 @app.command()
@@ -190,10 +227,10 @@ def behaviour_length(
     if not all(part.isdecimal() for part in parts):
         raise InputError(f"lengths = {lengths!r} must be whole numbers with commas", action="give e.g. 1,5,20,100")
     arms = [replace(arm, changes=tuple(set_ or ())) for arm in click_arms.lengths(recipe, [int(part) for part in parts])]
-    judged, place = _click_study(settings, encoder, "behaviour-length", arms, seeds, arms[0].name, finish=False)
+    judged, place = _click_study(settings, encoder, "behaviour-length", arms, seeds, arms[0].name, finished=False)
     drawn = place.with_suffix(".png")
     length_figure({arm.change["behaviors"]: judged.metric(arm.name, "auc") for arm in arms}, drawn)
-    _finish(settings, "behaviour-length", [place, drawn])
+    finish(settings, "behaviour-length", [place, drawn])
 
 
 def _click_study(
@@ -204,7 +241,7 @@ def _click_study(
     seeds: str,
     reference: str | Callable[[Judged], str],
     *,
-    finish: bool = True,
+    finished: bool = True,
     days: int | None = None,
 ) -> tuple[Judged, Path]:
     from moon_ops.registry.encoders import encoder_version
@@ -222,51 +259,9 @@ def _click_study(
     place = settings.home / "studies" / f"{kind}-v{encoder}-{key}.md"
     against = reference if isinstance(reference, str) else reference(judged)
     place.write_text(f"Differences are to {against}.\n\n{click_study.table(judged, arms, against)}")
-    if finish:
-        _finish(settings, kind, [place])
+    if finished:
+        finish(settings, kind, [place])
     return judged, place
-
-
-def exchange_rate(
-    home: Home = None,
-    recipe: Annotated[str, typer.Option(help="Click recipe in models/, the same for all encoders.")] = "ctr-cube",
-    seeds: Seeds = "0,1,2",
-    encoders: Annotated[str, typer.Option(help="Only these versions of moon-encoder, with commas.", show_default=False)] = "",
-    predict: Annotated[
-        int | None, typer.Option(help="Only write down the AUC that this encoder's click models should have, before they are trained.")
-    ] = None,
-    trained_until: TrainedUntil = None,
-    set_: Set = None,
-) -> None:
-    """What image-search recall is worth in click model AUC, over all registered encoders, beside rival metrics; how far that is off on an
-    encoder that is left out; and what it predicted before, beside what was found.
-
-    Example: moon exchange-rate
-    """
-    from moon_ops.release.expected_gain import worth
-    from moon_ops.release.windows import windows
-    from moon_ops.studies import encoder as study
-    from moon_ops.studies import exchange_rate as stage
-    from moon_ops.studies import exchange_rate_shown as shown
-    from moon_ops.studies import predictions
-    from moon_ops.studies.click_arms import ClickArm
-
-    settings, parts = settings_of(home), [part.strip() for part in encoders.split(",") if part.strip()]
-    if not all(part.isdecimal() for part in parts):
-        raise InputError(f"encoders = {encoders!r} must be versions with commas", action="give e.g. 1,2,3,4,5,6")
-    times = windows(settings.lake, trained_until=moment(trained_until))
-    arm, numbers = ClickArm(recipe, recipe, changes=tuple(set_ or ())), study.whole_seeds(seeds)
-    if predict is not None:
-        typer.echo(predictions.table([stage.predict(settings, predict, arm, numbers, times, now=now())]))
-        return
-    points, left_out = stage.measure(settings, arm, numbers, times, [int(part) for part in parts])
-    found = stage.rate(points)
-    for version, why in left_out.items():
-        typer.echo(f"encoder {version} is left out: {why}")
-    written, listed = shown.keep(settings, points, found, left_out, stage.terms(arm, numbers, times))
-    _finish(settings, "exchange-rate", written, shown.figures(found, listed), show=1)
-    value, low, high = worth(settings, 0.008)
-    typer.echo(f"recall@10 +0.8 points is worth {value:+.4f} AUC [{low:+.4f}, {high:+.4f}]")
 
 
 @dataclass(frozen=True)
@@ -302,7 +297,8 @@ def _run(kind: str, home: Path | None, name: str, seeds: str, only: str, trained
     return _Ran(settings, full, outcomes, [arm.name for arm in arms if arm.name in done], place)
 
 
-def _finish(settings: Settings, kind: str, written: list[Path], metrics: dict[str, float] | None = None, show: int = 0) -> None:
+def finish(settings: Settings, kind: str, written: list[Path], metrics: dict[str, float] | None = None, show: int = 0) -> None:
+    """Keep what a study has written in a run of MLflow, and print the one of them that says most."""
     from moon_ops.registry.registry import Registry
 
     registry = Registry(settings)

@@ -6,6 +6,9 @@ mostly its start.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -36,6 +39,18 @@ class Average:
         """Put the average in the model's place."""
         for name, value in self.own.items():
             value.copy_(self.of[name])
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Within it the average stands in the model's place; after it the model is, to the bit, as it was."""
+        own = {name: value.detach().clone() for name, value in self.own.items()}
+        self.give()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, value in self.own.items():
+                    value.copy_(own[name])
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint must hold to go on exactly."""

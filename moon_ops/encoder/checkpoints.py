@@ -35,6 +35,7 @@ class State:
     losses: list[float]
     tensors: dict[str, Tensor] = field(default_factory=dict)  # of the stage: queue, chosen pairs, hard negatives
     scaler: dict[str, float] = field(default_factory=dict)  # of the loss, in fp16
+    validation: dict[str, Any] = field(default_factory=dict)  # what was measured by then; its best weights are among the tensors
 
 
 class Checkpoints:
@@ -67,6 +68,7 @@ class Checkpoints:
             "step": state.step,
             "losses": state.losses,
             "scaler": state.scaler,
+            "validation": state.validation,
             "optimizers": [],
         }
         for number, optimizer in enumerate(optimizers):
@@ -89,7 +91,8 @@ class Checkpoints:
         about = remembered(newest / "state.json", ANEW)
         if about is None or not _whole(newest):
             return None
-        return State(about["stage"], about["step"], about["losses"], load_file(newest / "stage.safetensors"), about["scaler"])
+        tensors, validation = load_file(newest / "stage.safetensors"), about.get("validation", {})
+        return State(about["stage"], about["step"], about["losses"], tensors, about["scaler"], validation)
 
     def restore(self, model: nn.Module) -> None:
         """Load the newest weights into ``model``: those it has in common with the stage that wrote them. Raises :class:`InputError` if the

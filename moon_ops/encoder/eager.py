@@ -37,10 +37,10 @@ def embed_untrained(
 
 
 @torch.no_grad()
-def embed_eager(encoder: Encoder, store: PixelStore, samples: list[Sample]) -> NDArray[np.float32]:
-    """Vectors [B, D] straight from the model, without ONNX."""
+def embed_eager(encoder: Encoder, store: PixelStore, samples: list[Sample], *, shown: bool = True) -> NDArray[np.float32]:
+    """Vectors [B, D] straight from the model, without ONNX; ``shown``: with a progress bar."""
     texts, out = tokens(encoder, samples), []
-    for start in tqdm(range(0, len(samples), BATCH), desc="embed untrained", unit="batch"):
+    for start in tqdm(range(0, len(samples), BATCH), desc="embed untrained", unit="batch", disable=not shown):
         pictures = [s.image_ids[: encoder.layout.max_pictures] for s in samples[start : start + BATCH]]
         ids, mask = encoder.layout.batch(texts[start : start + BATCH], [len(p) for p in pictures])
         pixels = store.take([i for p in pictures for i in p])

@@ -11,7 +11,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -30,6 +30,8 @@ from moon_ops.encoder.negatives import gathered_numbers
 from moon_ops.encoder.norms import spanning
 from moon_ops.encoder.objectives import Found
 from moon_ops.encoder.optimizers import build, set_rates
+from moon_ops.encoder.validation import STAGES as MEASURED
+from moon_ops.encoder.validation import Validation
 from moon_ops.errors import InputError
 from moon_ops.processor import processor
 from moon_ops.recipes.encoder import Training
@@ -104,18 +106,17 @@ class Loop:
     losses: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)  # each step's, of this process alone
     average: Average = field(init=False)  # of the stage that runs
+    validation: Validation | None = None
 
     @memory_kept()
     def run(self, stage: Stage, resumed: State | None = None) -> None:
-        """All steps of ``stage``, or those left of it. Raises :class:`InputError` naming the batch when the loss stops being a number."""
+        """All steps of ``stage``, or those left of it, unless its validation ends it before.
+
+        Raises :class:`InputError` naming the batch when the loss stops being a number.
+        """
         optimizers = build(stage.model, self.training)
         stage.model.to(self.machine.device)
-        start = 0
-        if resumed is not None and resumed.stage == stage.name:
-            self.checkpoints.restore_optimizers(optimizers)
-            start, self.losses = resumed.step, list(resumed.losses)
-            if self.machine.scaler is not None:
-                self.machine.scaler.load_state_dict(resumed.scaler)
+        start = self._begun(stage, optimizers, resumed)
         model = self.machine.prepare_model(stage.model)
         self.average = Average(stage.model, self.training.ema, resumed.tensors if start and resumed else None)
         stage.model.train()
@@ -126,6 +127,8 @@ class Loop:
         shown = tqdm(total=stage.steps, initial=start, desc=stage.name, unit="step", disable=hidden)
         with spanning(stage.model, parts), shown as bar:
             for step in range(start, stage.steps):
+                if self._over(stage):
+                    break
                 began = time.perf_counter()
                 place = (self.done + step, self.total) if self.training.schedule == "run" else (step, stage.steps)
                 rate = set_rates(optimizers, self.training, *place, stage.rate)
@@ -137,12 +140,31 @@ class Loop:
                 bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
                 speed = self.training.batch * self.training.accumulation / self.seconds[-1]
                 self._tell(stage, step, rate, norm, speed)
+                self._validate(stage, step + 1)
                 self._keep(stage, step + 1, optimizers)
         self.average.give()
+        if self.validation is not None and stage.name in MEASURED:
+            self.validation.give(stage.model)
         for buffer in stage.model.buffers():
             buffer.copy_(broadcast(buffer))  # each process has counted its own batches: what follows must be the same for all
         stage.model.eval()
         self.done += stage.steps
+
+    def _begun(self, stage: Stage, optimizers: list[torch.optim.Optimizer], resumed: State | None) -> int:
+        """The step at which the stage begins, or goes on after it was killed."""
+        if resumed is None or resumed.stage != stage.name:
+            if self.validation is not None:
+                self.validation.begin()
+            return 0
+        self.checkpoints.restore_optimizers(optimizers)
+        self.losses = list(resumed.losses)
+        if self.machine.scaler is not None:
+            self.machine.scaler.load_state_dict(resumed.scaler)
+        return resumed.step
+
+    def _over(self, stage: Stage) -> bool:
+        """Whether the stage has ended early."""
+        return self.validation is not None and self.validation.over(stage.name)
 
     def _step(
         self, stage: Stage, model: nn.Module, optimizers: list[torch.optim.Optimizer], waiting: Iterator[Any], step: int
@@ -200,12 +222,25 @@ class Loop:
             named = {f"{stage.name}/{name}": value for name, value in (figures | stage.found.metrics).items()}
             self.listener(self.done + step, named | {"loss": self.losses[-1]})
 
+    def _validate(self, stage: Stage, step: int) -> None:
+        """Measure the stage as it would be served after ``step``, if it is due; the training goes on as if nothing had happened."""
+        if self.validation is None or not self.validation.due(stage.name, step, stage.steps):
+            return
+        with self.average.lent():
+            stage.model.eval()
+            found = self.validation.measure(stage.name, step, stage.model, stage.steps)
+            stage.model.train()
+        if self.listener and self.machine.is_main_process:
+            self.listener(self.done + step - 1, {self.validation.name: found})
+
     def _keep(self, stage: Stage, step: int, optimizers: list[torch.optim.Optimizer]) -> None:
-        every = self.training.checkpoint_steps
-        if self.machine.is_main_process and (step == stage.steps or (every and step % every == 0)):
+        every, last, validation = self.training.checkpoint_steps, step == stage.steps or self._over(stage), self.validation
+        if self.machine.is_main_process and (last or (every and step % every == 0)):
             scaler = self.machine.scaler.state_dict() if self.machine.scaler is not None else {}
-            tensors = stage.tensors() | self.average.tensors()
-            self.checkpoints.save(State(stage.name, step, self.losses, tensors, scaler), stage.model, optimizers)
+            tensors, record = stage.tensors() | self.average.tensors(), {}
+            if validation is not None:
+                tensors, record = tensors | validation.tensors(), asdict(validation.record)
+            self.checkpoints.save(State(stage.name, step, self.losses, tensors, scaler, record), stage.model, optimizers)
 
 
 def _refuse(loss: float, stage: Stage, step: int, batch: Batch) -> None:

@@ -12,12 +12,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from moon_ops.encoder.pairs import Pairs
+from moon_ops.encoder.validation import Held
 from moon_ops.files import put
 from moon_ops.inputs.contract import Sample
 
@@ -29,11 +31,14 @@ SAMPLE = pa.schema([("text", pa.string()), ("image_ids", pa.list_(pa.string()))]
 
 @dataclass(frozen=True)
 class Material:
-    """Pairs, how many others were left out because a near-identical picture leads to the same product, and the catalogue's rows."""
+    """Pairs, how many others were left out because a near-identical picture leads to the same product, the catalogue's rows, and the
+    queries that are held out for validation.
+    """
 
     pairs: Pairs
     twins: int
     catalogue: pa.Table
+    held: Held | None = None
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -47,11 +52,12 @@ class Material:
         scratch.mkdir(parents=True)
         arrays = {name: torch.tensor(getattr(self.pairs, name)) for name in ARRAYS}
         about = {"left_out": json.dumps(self.pairs.left_out), "twins": str(self.twins)}
-        save_file(arrays, scratch / "pairs.safetensors", about)
         for name in SAMPLES:
-            samples = getattr(self.pairs, name)
-            columns = [[sample.text for sample in samples], [sample.image_ids for sample in samples]]
-            _write(scratch / f"{name}.arrow", pa.table(columns, schema=SAMPLE))
+            _write(scratch / f"{name}.arrow", _table(getattr(self.pairs, name)))
+        if self.held is not None:
+            about["held"] = json.dumps({"search": self.held.search, "since": self.held.since, "spu_ids": self.held.spu_ids.tolist()})
+            _write(scratch / "held.arrow", _table(self.held.samples))
+        save_file(arrays, scratch / "pairs.safetensors", about)
         _write(scratch / "catalogue.arrow", self.catalogue)
         shutil.rmtree(place, ignore_errors=True)
         put(scratch, place)
@@ -64,7 +70,16 @@ class Material:
             columns: dict[str, Any] = {name: file.get_tensor(name).numpy() for name in ARRAYS}
         columns |= {name: _samples(_read(place / f"{name}.arrow")) for name in SAMPLES}
         pairs = Pairs(**columns, left_out=json.loads(about["left_out"]))
-        return cls(pairs, int(about["twins"]), _read(place / "catalogue.arrow"))
+        held = None
+        if "held" in about:
+            told = json.loads(about["held"])
+            ids = np.array(told["spu_ids"], np.int64)
+            held = Held(_samples(_read(place / "held.arrow")), ids, told["search"], told["since"])
+        return cls(pairs, int(about["twins"]), _read(place / "catalogue.arrow"), held)
+
+
+def _table(samples: list[Sample]) -> pa.Table:
+    return pa.table([[sample.text for sample in samples], [sample.image_ids for sample in samples]], schema=SAMPLE)
 
 
 def _samples(table: pa.Table) -> list[Sample]:

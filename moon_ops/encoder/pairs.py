@@ -44,6 +44,7 @@ class Pairs:
     group: Rows  # [Q], of each query: the same words and picture asked again are one group, whatever their ids
     known: Rows  # [K, 2], group and item row: all that was clicked, carted or bought, also what makes no pair
     exposed: Rows  # [E], rows of the items that users were shown, as often as they were
+    acted: Rows = field(default_factory=lambda: np.zeros(0, np.int64))  # [Q], microseconds since 1970 of the first act after each query
     left_out: dict[str, int] = field(default_factory=dict)  # events by the cap that they are beyond; undone: purchases; most.*: pairs
 
     def __len__(self) -> int:
@@ -96,7 +97,6 @@ def behaviour(lake: Lake, trained_until: dt.datetime, caps: Caps = PLAIN, most: 
     asked, bought, strength = asked[keep], bought[keep], strength[keep]
     used, query = np.unique(np.searchsorted(known, asked), return_inverse=True)
     groups, positive = _known(acts, queries, item_ids)
-    shown = events.filter(pc.equal(events["event"], "impression"))["item_id"].to_numpy()
     return Pairs(
         queries=[query_sample(q) for q in queries.take(pa.array(used)).to_pylist()],
         items=[item_sample(i) for i in items.to_pylist()],
@@ -108,7 +108,8 @@ def behaviour(lake: Lake, trained_until: dt.datetime, caps: Caps = PLAIN, most: 
         event=strength,
         group=groups[used],
         known=positive,
-        exposed=np.searchsorted(item_ids, shown[np.isin(shown, item_ids)]),
+        exposed=_exposed(events, item_ids),
+        acted=_acted(acts, known[used]),
         left_out=left_out | beyond,
     )
 
@@ -136,6 +137,19 @@ def _known(acts: pa.Table, queries: pa.Table, item_ids: Rows) -> tuple[Rows, Row
     groups = np.full(len(known), -1, np.int64)
     groups[used] = alike(some["text"].to_pylist(), some["image_id"].to_pylist())
     return groups, distinct(groups[row], item)
+
+
+def _exposed(events: pa.Table, item_ids: Rows) -> Rows:
+    """The row of each impression's item [E]."""
+    shown = events.filter(pc.equal(events["event"], "impression"))["item_id"].to_numpy()
+    return np.searchsorted(item_ids, shown[np.isin(shown, item_ids)])
+
+
+def _acted(acts: pa.Table, query_ids: Rows) -> Rows:
+    """When the first act after each of the queries was [Q], in microseconds since 1970; each has one."""
+    found = acts.group_by("query_id").aggregate([("event_timestamp", "min")]).sort_by("query_id")
+    times = found["event_timestamp_min"].cast(pa.int64()).to_numpy()
+    return times[np.searchsorted(found["query_id"].to_numpy(), query_ids)]
 
 
 def _learned(acts: pa.Table, item_ids: Rows, most: Most) -> tuple[tuple[Rows, Rows, Rows], dict[str, int]]:

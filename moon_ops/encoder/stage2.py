@@ -19,7 +19,7 @@ from moon_ops.encoder import cleaning
 from moon_ops.encoder.batches import Batch, PairBatches, Shows
 from moon_ops.encoder.cleaning import CleaningReport
 from moon_ops.encoder.eager import embed_eager
-from moon_ops.encoder.entities import Gazetteer, Recognizer
+from moon_ops.encoder.entities import Recognizer
 from moon_ops.encoder.fit import cached
 from moon_ops.encoder.model import Encoder
 from moon_ops.encoder.negatives import Queue, gathered, gathered_numbers, mine
@@ -27,6 +27,7 @@ from moon_ops.encoder.objectives import Found, Sides, balanced, behaviour_loss, 
 from moon_ops.encoder.pairs import Pairs, Rows
 from moon_ops.encoder.pixels import PixelStore
 from moon_ops.encoder.positives import Asked
+from moon_ops.encoder.recognisers import recogniser
 from moon_ops.errors import StageError
 from moon_ops.files import write
 from moon_ops.inputs.contract import title_of
@@ -172,7 +173,7 @@ def prepare(
 ) -> Prepared:
     """Clean the purchases and mine hard negatives, both with the encoder as it is now (MOON, stage 2b, steps 1 to 4).
 
-    ``rows`` are the catalogue's, for the gazetteer; another ``recognizer`` of entities can be plugged in.
+    ``rows`` are the catalogue's, for the gazetteer; another ``recognizer`` than the stage's can be plugged in.
     """
     product = purchases.spu_ids if stage.spu_merge else purchases.item_ids
     groups = cleaning.merge_spu(purchases.item, product)
@@ -187,7 +188,7 @@ def prepare(
     if stage.least_entities:
         texts = [purchases.queries[q].text for q in purchases.query[kept]]
         titles = [title_of(purchases.items[i]) for i in purchases.item[kept]]
-        enough = cleaning.mentions_enough(texts, titles, recognizer or Gazetteer.from_items(rows), stage.least_entities)
+        enough = cleaning.mentions_enough(texts, titles, recognizer or recogniser(stage, rows), stage.least_entities)
         kept = kept[enough] if enough.any() else kept  # a shop whose texts name nothing: uncleaned rather than nothing
     counts.append(len(kept))
     if stage.category_balance and len(purchases.exposed):

@@ -24,7 +24,7 @@ import numpy as np
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from moon_ops.encoder import duplicates, pretrain
+from moon_ops.encoder import duplicates, pretrain, recognisers
 from moon_ops.encoder.budget import Budget, measure, operations, within
 from moon_ops.encoder.checkpoints import Checkpoints, State
 from moon_ops.encoder.fit import Listener, Loop, accelerator
@@ -36,8 +36,10 @@ from moon_ops.encoder.sentence import Card
 from moon_ops.encoder.sentence import write as write_sentence_files
 from moon_ops.encoder.stage2 import Behaviour, Prepared, Refinement, prepare
 from moon_ops.encoder.together import each, once, shared
+from moon_ops.encoder.validation import Held, Validation, hold_out
 from moon_ops.errors import StageError
 from moon_ops.files import put, write_text
+from moon_ops.inputs.contract import Sample
 from moon_ops.inputs.images import PIXELS
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.tables import items_as_of
@@ -64,6 +66,7 @@ class TrainReport:
     last_loss: float  # mean of the last tenth of the steps
     resumed_at: int  # step that a killed run was taken up at, 0 if it was not
     left_out: dict[str, int] = field(default_factory=dict)  # events and pairs beyond a cap, by its name; purchases that were undone
+    validation: dict[str, Any] = field(default_factory=dict)  # what was held out, each measurement, and the best; empty without
 
 
 def train(
@@ -79,7 +82,8 @@ def train(
 ) -> TrainReport:
     """Train the recipe on the lake's behaviour before ``trained_until`` and save the encoder to the directory ``out``.
 
-    ``on_step(step, metrics)`` hears of loss, temperature, learning rate, samples/s, gradient norm, false negatives and hardness. With
+    ``on_step(step, metrics)`` hears of loss, temperature, learning rate, samples/s, gradient norm, false negatives and hardness, and of
+    each validation's recall. With
     ``keep_stages`` the encoder after each stage is saved too, as ``out-<stage>``. With a ``budget`` some steps are measured first, and
     all of them cut to its minutes; the saved recipe holds those that were trained. The same seed and steps give the same encoder on the
     same machine. Raises :class:`StageError` without pairs, :class:`InputError` for a loss that is no number or a budget too short.
@@ -90,11 +94,14 @@ def train(
     pairs, checkpoints = material.pairs, Checkpoints(place, brought=bool(recipe.lora or recipe.frozen))
     encoder = each(lambda: build(recipe, [*corpus(pairs), *pretrain.corpus()], seed))
     _announce(encoder, recipe, machine)
-    store = _decoded(lake, pairs, recipe, place / "pixels-0.u8")
+    names = list(dict.fromkeys([*pairs.image_ids(), *(material.held.image_ids() if material.held else ())]))
+    store = _decoded(lake, names, recipe, place / "pixels-0.u8")
     if budget is not None:
         budget = replace(budget, spent=budget.spent + time.perf_counter() - began)
         recipe = within(budget, recipe, place, machine, lambda: measure(encoder, pairs, store, recipe, machine))
     loop = Loop(recipe.training, machine, checkpoints, on_step, total=recipe.steps)
+    if material.held is not None:
+        loop.validation = Validation(recipe.training, encoder, store, pairs, material.held)
     run = _Run(recipe, trained_until, seed, encoder, material, store, loop, checkpoints.read())
     for name in (stage for stage in STAGES if getattr(recipe, stage).steps):
         if run.stage(name) and keep_stages:
@@ -124,17 +131,19 @@ class _Run:
         """Train a stage, or what is left of it; False if the killed run had ended it."""
         past = self.state is not None and STAGES.index(name) < STAGES.index(self.state.stage)
         here = self.state if self.state is not None and self.state.stage == name else None
-        made = self._made(name, here)
-        self.tokens += _tokens(made, self.recipe)
-        if past:
-            self.loop.done += made.steps
-            return False
-        if self.state is not None and not self.resumed_at:
+        made, validation = self._made(name, here), self.loop.validation
+        if self.state is not None and validation is not None:
+            validation.restore(self.state.validation, self.state.tensors)
+        if self.state is not None and not past and not self.resumed_at:
             self.loop.checkpoints.restore(made.model)
             self.resumed_at, self.loop.losses = self.loop.done + (here.step if here else 0), list(self.state.losses)
-        self.loop.run(made, here)
-        self.state = None
-        return True
+        if past:
+            self.loop.done += made.steps
+        else:
+            self.loop.run(made, here)
+            self.state = None
+        self.tokens += _tokens(made, self.recipe, made.steps if validation is None else validation.taken(name, made.steps))
+        return not past
 
     def _made(self, name: str, here: State | None) -> Any:
         if name == "stage1":
@@ -178,6 +187,7 @@ class _Run:
             last_loss=last,
             resumed_at=self.resumed_at,
             left_out=self.material.pairs.left_out,
+            validation=self.loop.validation.told() if self.loop.validation is not None else {},
         )
 
 
@@ -201,11 +211,13 @@ def tokens_of(batch: Any) -> int:
     return sum(int(side.attention_mask.sum()) for side in sides)
 
 
-def _tokens(stage: Any, recipe: EncoderRecipe) -> int:
-    """Tokens of all batches of a stage: those of the first batch of each picture size, times the batches of that size."""
+def _tokens(stage: Any, recipe: EncoderRecipe, taken: int) -> int:
+    """Tokens of a stage's batches in ``taken`` steps: those of the first batch of each picture size, times the batches of that size."""
     count, sizes = stage.steps * recipe.training.accumulation, len(recipe.stage2a.sizes) if stage.name == "stage2a" else 0
     starts = [math.ceil(n * count / max(sizes, 1)) for n in range(max(sizes, 1) + 1)]
-    return sum((stop - start) * tokens_of(stage.batch(start, 0, 1)) for start, stop in pairwise(starts) if stop > start)
+    last = taken * recipe.training.accumulation
+    parts = ((start, min(stop, last)) for start, stop in pairwise(starts))
+    return sum((stop - start) * tokens_of(stage.batch(start, 0, 1)) for start, stop in parts if stop > start)
 
 
 def _pairs(lake: Lake, until: dt.datetime, recipe: EncoderRecipe) -> tuple[Pairs, int]:
@@ -213,9 +225,8 @@ def _pairs(lake: Lake, until: dt.datetime, recipe: EncoderRecipe) -> tuple[Pairs
     pairs = behaviour(lake, until, recipe.caps, recipe.most)
     if recipe.deduplicate < 0:
         return pairs, 0
-    hashes = dict(zip(*(lake.read("images", ["image_id", "phash"])[name].to_pylist() for name in ("image_id", "phash")), strict=True))
     asked = [pairs.queries[q] for q in pairs.query]
-    photographs = duplicates.from_hex(hashes.get(s.image_ids[0]) if s.image_ids else None for s in asked)
+    photographs = duplicates.from_hex(_hashes(lake, asked))
     group = duplicates.twins(photographs, [s.text for s in asked], recipe.deduplicate)
     seen: set[tuple[int, int]] = set()
     keep = []
@@ -226,30 +237,42 @@ def _pairs(lake: Lake, until: dt.datetime, recipe: EncoderRecipe) -> tuple[Pairs
     return pairs.joined(group).only(np.array(keep)), len(pairs) - len(keep)
 
 
+def _hashes(lake: Lake, asked: list[Sample]) -> list[str | None]:
+    """The perceptual hash of the first picture of each query; None of one without."""
+    if not any(s.image_ids for s in asked):
+        return [None] * len(asked)
+    hashes = dict(zip(*(lake.read("images", ["image_id", "phash"])[name].to_pylist() for name in ("image_id", "phash")), strict=True))
+    return [hashes.get(s.image_ids[0]) if s.image_ids else None for s in asked]
+
+
 def _material(lake: Lake, until: dt.datetime, recipe: EncoderRecipe, seed: int, minutes: float | None, place: Path) -> Material:
     """What the run in ``place`` learns from beside pixels."""
 
     def begun() -> Material:
-        pairs, twins = _pairs(lake, until, recipe)
-        _claim(place, recipe, pairs, seed, minutes)
-        return Material(pairs, twins, items_as_of(lake, until))
+        recognisers.require(recipe.stage2b)
+        (pairs, twins), held = _pairs(lake, until, recipe), None
+        if recipe.training.validate_steps:
+            pairs, held = hold_out(pairs, _hashes(lake, pairs.queries), recipe.training)
+        _claim(place, recipe, pairs, seed, minutes, held)
+        return Material(pairs, twins, items_as_of(lake, until), held)
 
     return shared(begun, lambda made: made.write(place / FOLDER), lambda: Material.read(place / FOLDER))
 
 
-def _decoded(lake: Lake, pairs: Pairs, recipe: EncoderRecipe, place: Path) -> PixelStore:
+def _decoded(lake: Lake, names: list[str], recipe: EncoderRecipe, place: Path) -> PixelStore:
     """The pixels of every picture that training may look at, in the file ``place``."""
     size, detector = recipe.inputs.picture_size, recipe.inputs.core_region
     return shared(
-        lambda: PixelStore.fill(lake, pairs.image_ids(), size, place, detector=detector),
+        lambda: PixelStore.fill(lake, names, size, place, detector=detector),
         lambda store: store.note(place),
         lambda: PixelStore.open(place),
     )
 
 
-def _claim(place: Path, recipe: EncoderRecipe, pairs: Pairs, seed: int, minutes: float | None) -> None:
+def _claim(place: Path, recipe: EncoderRecipe, pairs: Pairs, seed: int, minutes: float | None, held: Held | None) -> None:
     """Make the run's directory, or keep it where the same run was killed; what another recipe, seed or lake left there is thrown away."""
-    shown = [[s.text, s.image_ids] for s in (*pairs.queries, *pairs.items)]
+    asked = held.samples if held else []
+    shown = [[s.text, s.image_ids] for s in (*pairs.queries, *pairs.items, *asked)]
     known = hashlib.sha256(pairs.group.tobytes() + pairs.known.tobytes()).hexdigest()  # what is no negative
     content = json.dumps([PIXELS, asdict(recipe), seed, minutes, pairs.query.tolist(), pairs.item.tolist(), shown, known], sort_keys=True)
     identity = hashlib.sha256(content.encode()).hexdigest()

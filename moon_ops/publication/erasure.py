@@ -235,9 +235,11 @@ def _forget(settings: Settings, who: Target, name: str, where: str, count: int, 
 def _withdraw(settings: Settings, encoder: int, who: Target, now: dt.datetime, note: Note) -> None:
     """Make tables and index anew from the lake, which knows it no more."""
     if who.kind == "item":
-        table, index = places.table_place(settings, "items", encoder), places.index_place(settings, encoder)
+        table = places.table_place(settings, "items", encoder)
         note(f"tables/items-v{encoder}", int(RepresentationTable.open(table).rows(np.array([who.key]))[0] >= 0))
-        note(f"index/v{encoder}", int(index.exists() and ItemIndex.open(index).holds(who.key)))
+        for dimensions in (0, *places.narrow_lengths(settings, encoder)):
+            index = places.index_place(settings, encoder, dimensions)
+            note(f"index/{index.name}", int(index.exists() and ItemIndex.open(index).holds(who.key)))
         if (cards := item_cards.opened(settings, encoder)) is not None:
             note(f"tables/cards-v{encoder}", len(cards.get([who.key])))
     publication.publish(settings, encoder, now=now, full=True)

@@ -14,7 +14,7 @@ from moon_ops.embeddings.generations import turn
 from moon_ops.embeddings.handover import Since
 from moon_ops.files import remembered, write_text
 from moon_ops.lake import changes
-from moon_ops.publication.places import handed, published_place
+from moon_ops.publication.places import NARROW, handed, published_place
 from moon_ops.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -92,7 +92,8 @@ def move_marks(settings: Settings, name: str, before: int, after: int) -> None:
     encoder = name.rpartition("v")[2]
     views = {
         "items": [p.stem for of in ("index-items", "cards") for p in handed(settings, "").parent.glob(f"{of}-v*.json")] + ["shop-ids"],
-        f"embeddings/v{encoder}": [f"item_embedding_v{encoder}", f"table-items-v{encoder}", f"index-v{encoder}"],
+        f"embeddings/v{encoder}": [f"item_embedding_v{encoder}", f"table-items-v{encoder}", f"index-v{encoder}"]
+        + [place.stem for place in handed(settings, "").parent.glob(f"index-v{encoder}{NARROW}*.json")],
         f"query_embeddings/v{encoder}": [f"table-queries-v{encoder}"],
         **{f"features/{view}": [view] for view in SHARED},
     }

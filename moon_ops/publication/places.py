@@ -9,15 +9,28 @@ from moon_ops.embeddings.table import RepresentationTable
 from moon_ops.errors import ServiceError, StageError
 from moon_ops.settings import Settings
 
+NARROW = ".first"  # in the name of an index of shorter vectors
+
 
 def table_place(settings: Settings, kind: str, encoder: int) -> Path:
     """Where the representation table of ``items`` or ``queries`` lies."""
     return settings.home / "tables" / f"{kind}-v{encoder}"
 
 
-def index_place(settings: Settings, encoder: int) -> Path:
-    """Where the encoder's index lies."""
-    return settings.home / "index" / f"v{encoder}"
+def index_place(settings: Settings, encoder: int, dimensions: int = 0) -> Path:
+    """Where the encoder's index lies: of whole vectors, or of the first ``dimensions`` of each."""
+    return settings.home / "index" / index_name(encoder, dimensions)
+
+
+def index_name(encoder: int, dimensions: int = 0) -> str:
+    """What that index is called, e.g. ``v3``, or ``v3.first32``."""
+    return f"v{encoder}{NARROW}{dimensions}" if dimensions else f"v{encoder}"
+
+
+def narrow_lengths(settings: Settings, encoder: int) -> list[int]:
+    """The lengths below the whole one of which this home has an index."""
+    found = (place.name.partition(NARROW)[2] for place in (settings.home / "index").glob(f"v{encoder}{NARROW}*"))
+    return sorted(int(length) for length in found if length.isdecimal())
 
 
 def cards_place(settings: Settings, encoder: int) -> Path:

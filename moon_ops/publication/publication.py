@@ -23,15 +23,16 @@ from moon_ops.columns import Feature
 from moon_ops.embeddings import features, handover, index, online_store, vector_tables
 from moon_ops.embeddings.generations import turn
 from moon_ops.embeddings.index import IndexHeader
+from moon_ops.embeddings.prefixes import served
 from moon_ops.embeddings.table import RepresentationTable
 from moon_ops.errors import MoonError, StageError
 from moon_ops.files import write_text
 from moon_ops.lake import changes, clocks, statistics
 from moon_ops.lake.schemas import VALIDITY
 from moon_ops.lake.tables import active_as_of, items_as_of
-from moon_ops.publication import item_cards, sharing, shop_ids
+from moon_ops.publication import item_cards, narrow, sharing, shop_ids
 from moon_ops.publication.marks import ITEMS, SHARED, lake_versions, not_before, published_versions, remember, since_of
-from moon_ops.publication.places import handed, index_place, published_place, table_place
+from moon_ops.publication.places import handed, index_name, index_place, published_place, table_place
 from moon_ops.recipes.caps import Caps
 from moon_ops.recipes.reading import caps, own_features
 from moon_ops.registry.registry import ENCODER, Registry
@@ -88,19 +89,26 @@ def _publish(settings: Settings, encoder: int, now: dt.datetime, *, behaviour: b
     _table(settings, encoder, "items", now, contract, full=full)
     queries = _table(settings, encoder, "queries", now, contract, full=full)
     item_cards.publish(settings, encoder, now, full=full)  # before the index, likewise
-    with turn(handed(settings, f"index-v{encoder}")):
-        try:
-            header = _index(settings, encoder, now, contract, full=full)
-        except DAMAGED as fault:
-            if full or _of_the_machine(fault):
-                raise
-            log.warning("%s cannot be read (%s): it is made anew", index_place(settings, encoder), fault)
-            header = _index(settings, encoder, now, contract, full=True)
+    header = _fresh_index(settings, encoder, now, contract, full=full)
+    for dimensions in narrow.kept(settings, encoder):
+        _fresh_index(settings, encoder, now, contract, full=full, dimensions=dimensions)
     place = published_place(settings, encoder)
     write_text(place, json.dumps(versions))  # last: a killed publication is published again
     return Published(
         encoder, contract, header.items, queries, f"{header.kind}: {header.reason}", changed, settings.behaviors, derived.left_out
     )
+
+
+def _fresh_index(settings: Settings, encoder: int, now: dt.datetime, contract: str, *, full: bool, dimensions: int = 0) -> IndexHeader:
+    """The index brought up to date, or made anew where it is damaged."""
+    with turn(handed(settings, f"index-{index_name(encoder, dimensions)}")):
+        try:
+            return _index(settings, encoder, now, contract, full=full, dimensions=dimensions)
+        except DAMAGED as fault:
+            if full or _of_the_machine(fault):
+                raise
+            log.warning("%s cannot be read (%s): it is made anew", index_place(settings, encoder, dimensions), fault)
+            return _index(settings, encoder, now, contract, full=True, dimensions=dimensions)
 
 
 def _of_the_machine(fault: BaseException) -> bool:
@@ -195,19 +203,20 @@ def _refreshed_table(settings: Settings, encoder: int, kind: str, now: dt.dateti
     return count
 
 
-def _index(settings: Settings, encoder: int, now: dt.datetime, contract: str, *, full: bool) -> IndexHeader:
+def _index(settings: Settings, encoder: int, now: dt.datetime, contract: str, *, full: bool, dimensions: int) -> IndexHeader:
     """Refresh the index by items that are new, changed, or gone; compacted when its rule says so."""
-    place, lake = index_place(settings, encoder), settings.lake
+    place, lake, name = index_place(settings, encoder, dimensions), settings.lake, index_name(encoder, dimensions)
     made, sold = lake.open(vector_tables.table_name(encoder)), lake.open("items")
     absent = full or not (place / "index.json").is_file()
-    views = {f"index-v{encoder}": (made, changes.newest(made)), f"index-items-v{encoder}": (sold, changes.newest(sold))}
+    views = {f"index-{name}": (made, changes.newest(made)), f"index-items-{name}": (sold, changes.newest(sold))}
     since = {view: since_of(settings, view, full=absent) for view in views}
     now = max(not_before(s, now) for s in since.values())
     header = None if absent or any(s.when is None for s in since.values()) else IndexHeader.read(place)
     if header is not None:
         ids = np.unique(np.concatenate([handover.touched(d, "item_id", since[v], now).to_numpy() for v, (d, _) in views.items()]))
         if len(ids):
-            known, rows = _joined(list(handover.vectors(made, "item_id", pa.array(ids), now)), header.dim)
+            known, rows = _joined(list(handover.vectors(made, "item_id", pa.array(ids), now)), vector_tables.dim_of(made))
+            rows = served(rows, dimensions)
             active = active_as_of(changes.rows_of(sold, "item_id", pa.array(ids), VALIDITY), now)["item_id"].to_numpy()
             keep = np.isin(known, active)
             header = index.update(place, known[keep], rows[keep], np.setdiff1d(ids, known[keep]), contract)
@@ -215,10 +224,11 @@ def _index(settings: Settings, encoder: int, now: dt.datetime, contract: str, *,
         header = index.compact(place)
     if header is None:
         in_table = since_of(settings, f"table-items-v{encoder}", full=False).mark  # before it is opened: it holds at least this much
-        views[f"index-v{encoder}"] = (made, in_table)
+        views[f"index-{name}"] = (made, in_table)
         known, rows = RepresentationTable.open(table_place(settings, "items", encoder)).all()
         keep = np.isin(known, items_as_of(lake, now, ["item_id"])["item_id"].to_numpy())  # behaviours name deleted items, searches do not
-        header = index.build(place, *((known, rows) if keep.all() else (known[keep], rows[keep])), contract)  # all: they stay on disk
+        known, rows = (known, rows) if keep.all() else (known[keep], rows[keep])  # all: they stay on disk
+        header = index.build(place, known, served(rows, dimensions), contract)
     for view, (_, mark) in views.items():
         remember(settings, view, mark, now)
     return header

@@ -14,7 +14,7 @@ import datetime as dt
 import json
 import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,16 @@ from moon_ops.files import TakenError, link, locked, write_text
 from moon_ops.lake import objects
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.schemas import STAMP
-from moon_ops.publication.places import cards_place, handed, index_place, published_place, table_place
+from moon_ops.publication.places import (
+    NARROW,
+    cards_place,
+    handed,
+    index_name,
+    index_place,
+    narrow_lengths,
+    published_place,
+    table_place,
+)
 from moon_ops.settings import Settings
 
 TABLE, OBJECTS = "publications", "publications-files"
@@ -179,7 +188,7 @@ def _brought(settings: Settings, known: Publication, newest: Publication) -> boo
     files = newest.files
     if changed:
         files = {}
-        for place in _places(settings, newest.encoder):
+        for place in _places(settings, newest.encoder, _lengths(newest)):
             files |= _directory(settings, place, known, newest)
         for view, mark in newest.own.items():
             write_text(_made(handed(settings, view)), mark)
@@ -217,16 +226,22 @@ def _directory(settings: Settings, place: Path, known: Publication, newest: Publ
     return found
 
 
-def _places(settings: Settings, encoder: int) -> list[Path]:
+def _lengths(newest: Publication) -> list[int]:
+    """Of shorter vectors of which there are indexes in a publication."""
+    start = f"index/v{newest.encoder}{NARROW}"
+    return sorted({int(name.removeprefix(start).partition("/")[0]) for name in newest.files if name.startswith(start)})
+
+
+def _places(settings: Settings, encoder: int, lengths: Sequence[int]) -> list[Path]:
     """The directories of a publication, in the order in which one is made."""
     tables = (table_place(settings, kind, encoder) for kind in ("items", "queries"))
-    return [*tables, cards_place(settings, encoder), index_place(settings, encoder)]
+    return [*tables, cards_place(settings, encoder), *(index_place(settings, encoder, length) for length in (0, *lengths))]
 
 
 def _files(settings: Settings, encoder: int) -> dict[str, Path]:
     """The files that this home has of it, by place and name."""
     found: dict[str, Path] = {}
-    for place in _places(settings, encoder):
+    for place in _places(settings, encoder, narrow_lengths(settings, encoder)):
         at = place.resolve()
         if not at.is_dir():  # cards, where an older version has published
             continue
@@ -238,7 +253,9 @@ def _marks(settings: Settings, encoder: int) -> tuple[dict[str, str], dict[str, 
     """What was handed over to this encoder's files, and to the online store; what is each machine's own is left out."""
     handed_over = {place.stem: place.read_text() for place in sorted((settings.home / "tables" / "handed").glob("*.json"))}
     bound = {view for view in handed_over if view.startswith(("table-", "index-", "cards-"))}
-    own = {f"table-items-v{encoder}", f"table-queries-v{encoder}", f"cards-v{encoder}", f"index-v{encoder}", f"index-items-v{encoder}"}
+    names = [index_name(encoder, length) for length in (0, *narrow_lengths(settings, encoder))]
+    own = {f"table-items-v{encoder}", f"table-queries-v{encoder}", f"cards-v{encoder}"}
+    own |= {f"{kind}-{name}" for kind in ("index", "index-items") for name in names}
     online = {view: mark for view, mark in handed_over.items() if view not in bound and view != OWN}
     return {view: handed_over[view] for view in own & bound}, online
 

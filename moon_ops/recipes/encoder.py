@@ -27,6 +27,7 @@ PAIR_TYPES = (  # query:item, in the order of the paper's table (MOON, stage 2a)
     "rich+image:rich+image",
 )
 EVENTS = ("click", "cart", "purchase")
+SPACY = "spacy:"  # before the name of a pipeline
 TOWERS = ("vit", "conv", "efficientnet-lite0")
 
 
@@ -114,6 +115,10 @@ class Training:
     checkpoint_steps: int = 50  # a training checkpoint every so many steps; 0: at the end of each stage only
     ema: float = 0.0  # a stage ends with the moving average of its weights, of which each step keeps this share; 0: with the last ones
     prefixes: tuple[int, ...] = ()  # Matryoshka: lengths trained together, the whole vector always
+    validate_steps: int = 0  # recall@10 of the newest purchases, which are not trained on, every so many steps of 2a and 2b; 0: off
+    validate_share: float = 0.05  # of the days before trained_until whose new purchases are held out
+    validate_least: int = 50  # fewer held-out queries are refused
+    patience: int = 3  # measurements without a new best after which a stage ends; 0: it takes all of its steps
 
     def __post_init__(self) -> None:
         rule(self.batch >= 2, "batch", self.batch, "at least 2: one pair has no negatives")
@@ -134,6 +139,10 @@ class Training:
         rule(1 <= self.zoom <= 4, "zoom", self.zoom, "from 1 to 4")
         rule(all(p >= 1 for p in self.prefixes), "prefixes", self.prefixes, "lengths of at least 1")
         rule(list(self.prefixes) == sorted(set(self.prefixes)), "prefixes", self.prefixes, "ascending, each once")
+        rule(self.validate_steps >= 0, "validate_steps", self.validate_steps, "0 (off), or a number of steps")
+        rule(0 < self.validate_share <= 0.5, "validate_share", self.validate_share, "above 0, at most .5: the older half is trained on")
+        rule(self.validate_least >= 1, "validate_least", self.validate_least, "at least 1")
+        rule(self.patience >= 0, "patience", self.patience, "0 (never early), or a number of measurements")
 
 
 @checked(frozen=True, config=STRICT)
@@ -180,6 +189,7 @@ class Stage2b:
     spu_merge: bool = True  # SKUs of one SPU are one product: none is another's negative
     category_balance: bool = True  # resample to the category mix of exposed items
     least_entities: int = 2  # drop pairs whose query text or title names fewer; 0: keep all
+    recogniser: str = ""  # of entities: spacy:DIRECTORY or spacy:PACKAGE; empty: the catalogue's own brands, categories and values
     hard_negatives: int = 0  # per pair: of the same category, the previous encoder's most similar
     spatial: bool = True  # negatives gathered from all processes, with gradients
     queue: int = 0  # temporal negatives: item vectors of earlier steps
@@ -190,6 +200,8 @@ class Stage2b:
         rule(0 <= self.margin < 1, "stage2b.margin", self.margin, "from 0, below 1")
         rule(0 < self.scale <= 1000, "stage2b.scale", self.scale, "above 0, at most 1000")
         rule(self.least_entities >= 0, "stage2b.least_entities", self.least_entities, "0 or more")
+        named = not self.recogniser or (self.recogniser.startswith(SPACY) and self.recogniser != SPACY)
+        rule(named, "stage2b.recogniser", self.recogniser, f"empty, or {SPACY}DIRECTORY, or {SPACY}PACKAGE")
         rule(self.hard_negatives >= 0, "stage2b.hard_negatives", self.hard_negatives, "0 or more")
         rule(self.queue >= 0, "stage2b.queue", self.queue, "0 or more")
         rule(0 < self.learning_rate_share <= 1, "stage2b.learning_rate_share", self.learning_rate_share, "above 0, at most 1")

@@ -10,13 +10,14 @@ import datetime as dt
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from moon_ops.embeddings import vector_tables
+from moon_ops.embeddings.prefixes import both_served
 from moon_ops.errors import MoonError, StageError
 from moon_ops.inputs.contract import Sample
 from moon_ops.lake.lake import Lake
@@ -34,6 +35,10 @@ K, SHOWN, WIDE = 10, 5, 50  # answers that are compared, of these shown, and a w
 ROWS, MOVED, FELL = 8, 6, 8  # queries, items and groups that are shown
 GROUPS, LEAST, DRAWS = 24, 5, 2000  # groups of the catalogue at most; queries of a group at least; of an interval
 PATH = " › "
+WHOLE = 0, 0  # vectors of both releases
+
+Pair = tuple[int, int]
+Vectors = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -103,31 +108,32 @@ class _Both:
     ids: NDArray[np.int64]
     spus: NDArray[np.int64]
     paths: list[list[str]]
-    vectors: tuple[NDArray[np.float32], NDArray[np.float32]]
+    vectors: Vectors
 
 
 def tried(
-    lake: Lake, encoders: tuple[int, int] | None, windows: Windows, trained_until: dt.datetime | None, queries: Queries | None = None
+    lake: Lake, encoders: Pair | None, windows: Windows, until: dt.datetime | None, queries: Queries | None = None, dimensions: Pair = WHOLE
 ) -> Changes:
     """:func:`between`, or a note that says why there is none: a release is never lost over its pictures."""
     if encoders is None:
         return Changes(notes=("This is the first release: there is no champion whose answers could be shown beside its own.",))
     try:
-        return between(lake, encoders, windows, trained_until, queries)
+        return between(lake, encoders, windows, until, queries, dimensions)
     except Exception as fault:  # whatever it is, the release is registered without
         log.warning("what encoder %d changes cannot be shown (%s)", encoders[1], fault)
         return Changes(notes=(f"What changed cannot be shown: {fault.problem if isinstance(fault, MoonError) else repr(fault)}.",))
 
 
 def between(
-    lake: Lake, encoders: tuple[int, int], windows: Windows, trained_until: dt.datetime | None = None, queries: Queries | None = None
+    lake: Lake, encoders: Pair, windows: Windows, until: dt.datetime | None = None, queries: Queries | None = None, dimensions: Pair = WHOLE
 ) -> Changes:
     """What changes from the first of ``encoders`` to the second, for the ``queries`` after ``windows.trained_until`` (default: read).
 
-    ``trained_until`` is the first encoder's: one that was trained into the windows knows answers, and its recall says nothing. Raises
-    :class:`StageError` if one of them has no vectors of queries or items.
+    ``until``: when the training of the first encoder ended; one that was trained into the windows knows answers, and its recall says
+    nothing. ``dimensions``: how many numbers of a vector are searched, 0 for all. Raises :class:`StageError` if one of the encoders has no
+    vectors of queries or items.
     """
-    if encoders[0] == encoders[1]:
+    if encoders[0] == encoders[1] and dimensions[0] == dimensions[1]:
         figures = {overlap(ANSWERS): 1.0, overlap(NEIGHBOURS): 1.0}
         return Changes(figures, notes=(f"Both releases have encoder {encoders[0]}: every search finds the same.",))
     start = windows.trained_until
@@ -135,14 +141,15 @@ def between(
     rows = np.sort(np.random.default_rng(0).permutation(len(asked))[:QUERIES])
     both, total = _items(lake, encoders, windows.end, asked.item_ids[rows])
     rows, vectors = _asked(lake, encoders, asked, rows)
+    both, vectors = replace(both, vectors=both_served(both.vectors, dimensions)), both_served(vectors, dimensions)
     if len(both.ids) <= 1 or not len(rows):
         raise StageError("the two encoders have vectors of no common items or queries", action="run `moon embed` for both")
     notes = [f"Among {len(both.ids):,} of {total:,} items, drawn at random."] if len(both.ids) < total else []
     answers, figures, ranks = _answers(asked, rows, vectors, both)
     moved, figures[overlap(NEIGHBOURS)] = _moved(both)
     fell, judged = list[Group](), 0
-    if trained_until is not None and trained_until > start:
-        notes.append(f"The older encoder was trained until {trained_until:%Y-%m-%d %H:%M}, into these queries: its hits say nothing.")
+    if until is not None and until > start:
+        notes.append(f"The older encoder was trained until {until:%Y-%m-%d %H:%M}, into these queries: its hits say nothing.")
     else:
         fell, judged = _fell(both, asked.item_ids[rows], ranks)
     named = {i for a in answers for i in (*a.before, *a.after)} | {i for m in moved for i in (m.item_id, *m.before, *m.after)}
@@ -150,7 +157,7 @@ def between(
     return Changes(figures, tuple(answers), tuple(moved), tuple(fell[:FELL]), judged, len(fell), shown, tuple(notes))
 
 
-def _items(lake: Lake, encoders: tuple[int, int], when: dt.datetime, bought: NDArray[np.int64]) -> tuple[_Both, int]:
+def _items(lake: Lake, encoders: Pair, when: dt.datetime, bought: NDArray[np.int64]) -> tuple[_Both, int]:
     """The items that both encoders have vectors of, at most :data:`ITEMS` and those ``bought``; and how many there are in all."""
     known = items_as_of(lake, when, ["item_id", "spu_id", "category"])
     every = known["item_id"].to_numpy()
@@ -166,9 +173,7 @@ def _items(lake: Lake, encoders: tuple[int, int], when: dt.datetime, bought: NDA
     return _Both(ids, known["spu_id"].to_numpy(), paths, (found[0][1][left], found[1][1][right])), len(every)
 
 
-def _asked(
-    lake: Lake, encoders: tuple[int, int], asked: Queries, rows: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], tuple[NDArray[np.float32], NDArray[np.float32]]]:
+def _asked(lake: Lake, encoders: Pair, asked: Queries, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], Vectors]:
     """Of ``rows`` of the queries those with a vector under both encoders, and these vectors [Q, D]."""
     found = []
     for encoder in encoders:
@@ -186,7 +191,7 @@ def _asked(
 
 
 def _answers(
-    asked: Queries, rows: NDArray[np.int64], vectors: tuple[NDArray[np.float32], NDArray[np.float32]], both: _Both
+    asked: Queries, rows: NDArray[np.int64], vectors: Vectors, both: _Both
 ) -> tuple[list[Answer], dict[str, float], NDArray[np.int64]]:
     """The queries whose answers changed most, the figures over all of them, and the rank [2, Q] of their first hits.
 

@@ -28,6 +28,7 @@ class Measured:
     metrics: dict[str, float]
     searches: RecallReport | None = None
     clicks: Scored | None = None
+    dimensions: int = 0  # of each vector that its searches compare; 0: all of them
 
 
 def differences(candidate: Measured, champion: Measured | None) -> dict[str, Difference]:

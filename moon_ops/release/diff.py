@@ -110,7 +110,8 @@ def _parts(manifest: Manifest) -> dict[str, Any]:
         "judged until": evidence.utc(windows["end"]),
         "made": evidence.utc(manifest["created"]),
         "vectors": f"{manifest['embeddings']['rows']:,}",
-        "index": f"{index['kind']}, {index['items']:,} items",
+        "index": f"{index['kind']}, {index['items']:,} items"
+        + (f", the first {index['dimensions']} numbers of each vector" if index.get("dimensions") else ""),
         "index sha256": index["sha256"],
         **{
             f"weights of {name}": ((manifest[name] or {}).get("sha256") or {}).get("model.safetensors", "none")

@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 
 from moon_ops.embeddings import vector_tables
 from moon_ops.embeddings.pipeline import embed_stream
+from moon_ops.embeddings.prefixes import served
 from moon_ops.embeddings.runtime import Runtime
 from moon_ops.errors import StageError
-from moon_ops.files import required
 from moon_ops.inputs.contract import Sample, item_sample, title_of
 from moon_ops.lake.tables import items_as_of
 from moon_ops.metric_names import is_whole_recall
 from moon_ops.recipes.encoder import EncoderRecipe
 from moon_ops.recipes.reading import recipe
-from moon_ops.registry.encoders import encoder_version
-from moon_ops.registry.registry import ENCODER, Registry
+from moon_ops.registry.encoders import encoder_version, prefixes
+from moon_ops.registry.registry import Registry
 from moon_ops.release import item_tasks, recall, relevance
 from moon_ops.release.recall import Prefix, RecallReport
 from moon_ops.release.runs import tracked
@@ -28,18 +28,19 @@ from moon_ops.release.windows import Windows
 from moon_ops.settings import Settings
 
 
-def evaluate(settings: Settings, encoder: int, windows: Windows) -> RecallReport:
+def evaluate(settings: Settings, encoder: int, windows: Windows, dimensions: int = 0) -> RecallReport:
     """Image- and text-search recall on the queries after the encoder's training, against the whole catalogue; of prefixes, too, and from
-    which cosine on an item is what was asked for.
+    which cosine on an item is what was asked for. ``dimensions``: of vectors that are searched by their first numbers, 0 for all.
     """
     lake = settings.lake
     queries = recall.bought_after(lake, windows.trained_until, windows.end, trained_until=encoder_version(settings, encoder).trained_until)
     ids, items = vector_tables.vectors_as_of(lake, encoder, windows.end)
     vectors = _embedded(settings, runtime(settings, encoder), queries.samples)
     spus = recall.catalogue_spus(lake, ids, windows.end)
-    found = recall.evaluate(queries, vectors, ids, spus, items)
-    prefixes = recall.by_prefix(queries, vectors, spus, items, _prefixes(settings, encoder))
-    return replace(found, prefixes=tuple(prefixes), relevance=relevance.thresholds(queries, vectors, ids, items))
+    shown, searched = served(vectors, dimensions), served(items, dimensions)
+    found = recall.evaluate(queries, shown, ids, spus, searched)
+    lengths = recall.by_prefix(queries, vectors, spus, items, prefixes(settings, encoder))
+    return replace(found, prefixes=tuple(lengths), relevance=relevance.thresholds(queries, shown, ids, searched))
 
 
 def evaluate_parts(settings: Settings, encoder: int, windows: Windows) -> tuple[dict[str, float], list[Prefix]]:
@@ -57,7 +58,7 @@ def evaluate_parts(settings: Settings, encoder: int, windows: Windows) -> tuple[
     samples = [rows[i] for i in ids.tolist()]
     alone = {suffix: _embedded(settings, opened, some) for suffix, some in recall.modalities(samples).items()}
     metrics |= parts(queries, asked, ids, spus, samples, alone)
-    return metrics, recall.by_prefix(queries, asked, spus, items, _prefixes(settings, encoder))
+    return metrics, recall.by_prefix(queries, asked, spus, items, prefixes(settings, encoder))
 
 
 @dataclass(frozen=True)
@@ -99,14 +100,6 @@ def evaluate_tasks(settings: Settings, encoder: int, windows: Windows) -> TaskRe
     with tracked(registry, f"tasks of encoder {encoder}", {"encoder": encoder, "end": windows.end.isoformat()}) as run:
         registry.log(run, metrics)
     return TaskReport(metrics, left_out)
-
-
-def _prefixes(settings: Settings, encoder: int) -> Sequence[int]:
-    """The lengths of which the encoder was trained to make vectors of their own, beside the whole one."""
-    place = Registry(settings).fetch(ENCODER, encoder) / "recipe.json"
-    about = required(place, "export the encoder again") if place.is_file() else {"training": {}}  # of an encoder that somebody else made
-    found: Sequence[int] = about["training"].get("prefixes", ())
-    return found
 
 
 def parts(

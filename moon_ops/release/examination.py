@@ -19,7 +19,7 @@ from moon_ops.publication import erasure, places
 from moon_ops.registry import moves as record
 from moon_ops.registry.registry import CANDIDATE, CHAMPION, MOVES, PREVIOUS, Registry, manifest_of
 from moon_ops.release import refusals, registration, served
-from moon_ops.release.verification import verify
+from moon_ops.release.verification import dimensions_of, verify
 from moon_ops.settings import Settings
 from moon_ops.telemetry.stages import stage
 
@@ -109,16 +109,17 @@ def _releases(settings: Settings, registry: Registry) -> Iterator[Finding]:
         try:
             manifest = manifest_of(registry, release)
             verify(settings, registry, manifest, forced=True)  # a candidate that failed its gates is no fault
-            _same_items(settings, int(manifest["encoder"]["version"]))
+            _same_items(settings, int(manifest["encoder"]["version"]), dimensions_of(manifest))
         except MoonError as fault:
             yield Finding(part, fault.problem, fault.action, grave=release in serving)
 
 
-def _same_items(settings: Settings, encoder: int) -> None:
+def _same_items(settings: Settings, encoder: int, dimensions: int) -> None:
     """:class:`ContractError` for an index that holds items of which the table has no vector: they are of different publications."""
-    header, table = ItemIndex.open(places.index_place(settings, encoder)).header, places.table(settings, "items", encoder)
+    place = places.index_place(settings, encoder, dimensions)
+    header, table = ItemIndex.open(place).header, places.table(settings, "items", encoder)
     if header.items > len(table):
-        problem = f"index/v{encoder} holds {header.items} items, tables/items-v{encoder} only {len(table)}"
+        problem = f"index/{place.name} holds {header.items} items, tables/items-v{encoder} only {len(table)}"
         raise ContractError(problem, action=f"run `moon publish --encoder {encoder} --full`")
 
 

@@ -21,7 +21,7 @@ from moon_ops.embeddings.index import ItemIndex
 from moon_ops.errors import LeakError, StageError
 from moon_ops.inputs.contract import file_sha256, require_same
 from moon_ops.metric_names import PARITY
-from moon_ops.publication import marks, places, publication, sharing
+from moon_ops.publication import marks, narrow, places, publication, sharing
 from moon_ops.recipes.gates import Gates
 from moon_ops.recipes.reading import recipe
 from moon_ops.registry.registry import CHAMPION, CTR, ENCODER, RELEASE, Registry, manifest_of
@@ -45,6 +45,7 @@ from moon_ops.release.comparison import Measured, as_numbers, differences
 from moon_ops.release.gates import AUC, Verdict, judge
 from moon_ops.release.page import Report
 from moon_ops.release.serving_cost import Made
+from moon_ops.release.verification import dimensions_of
 from moon_ops.release.windows import Windows
 from moon_ops.settings import VARIANTS, Settings
 from moon_ops.telemetry import traces
@@ -87,17 +88,18 @@ def measure(
     *,
     shown: Beside | None = None,
     through: Alignment | None = None,
+    dimensions: int = 0,
 ) -> Measured:
-    """Every figure a gate or a report reads: recall, parity and, with a click model (``through`` a map, if it is of another encoder), its
-    metrics."""
+    """Every figure a gate or a report reads: recall (of the first ``dimensions`` of each vector, if these are searched), parity and, with a
+    click model (``through`` a map, if it is of another encoder), its metrics."""
     registry = Registry(settings)
-    searches = evaluation.evaluate(settings, encoder, windows)
+    searches = evaluation.evaluate(settings, encoder, windows, dimensions)
     found = {PARITY: float(registry.tags(ENCODER, encoder)["parity_cosine"]), **searches.metrics}
     if ctr is None:
-        return Measured(found, searches)
+        return Measured(found, searches, dimensions=dimensions)
     model, beside = registry.fetch(CTR, ctr), shown or Beside()
     figures, scored = clicks.judged_ctr(settings, encoder, model, windows, baseline=beside.baseline, oracle=beside.oracle, through=through)
-    return Measured({**found, **figures}, searches, scored)
+    return Measured({**found, **figures}, searches, scored, dimensions)
 
 
 @stage("release")
@@ -136,7 +138,7 @@ def release(
         "debts": {v.gate: v.debt for v in verdicts},
         "created": now.isoformat(),
         "windows": {name: moment.isoformat() for name, moment in asdict(windows).items()},
-        **_parts(settings, registry, encoder, ctr, found.shipped),
+        **_parts(settings, registry, encoder, ctr, found),
         **({"traceparent": made_in} if (made_in := traces.traceparent()) else {}),
     }
     with registration.registering(settings, registry, now):
@@ -163,7 +165,8 @@ def _compared(
     encoder, ctr = made
     champion, known = _judged_against(settings, Registry(settings))
     shipped = aligning.for_release(settings, encoder, ctr, known, windows, wanted=aligned)
-    candidate = measure(settings, encoder, ctr, windows, shown=shown, through=shipped.through if shipped else None)
+    dimensions = narrow.asked(settings, encoder)
+    candidate = measure(settings, encoder, ctr, windows, shown=shown, through=shipped.through if shipped else None, dimensions=dimensions)
     beside = _champion_measured(settings, known, windows, now) if champion else None
     others = (*_versions(known), beside) if beside else None
     candidate, beside = _with_costs(settings, (encoder, ctr, candidate), others)
@@ -176,7 +179,8 @@ def _changed(settings: Settings, encoder: int, known: dict[str, Any], candidate:
     """What changes for users from the champion, whose manifest is ``known``, to the candidate."""
     encoders = (int(known["encoder"]["version"]), encoder) if known else None
     until = dt.datetime.fromisoformat(known["trained_until"]) if known else None
-    return changes.tried(settings.lake, encoders, windows, until, candidate.searches.queries if candidate.searches else None)
+    queries = candidate.searches.queries if candidate.searches else None
+    return changes.tried(settings.lake, encoders, windows, until, queries, (dimensions_of(known), candidate.dimensions))
 
 
 def _registered(
@@ -216,11 +220,12 @@ def searches_of(measured: Measured) -> dict[str, Any]:
     return {"prefixes": prefixes, "relevance": {kind: asdict(one) for kind, one in found.relevance.items()}}
 
 
-def _parts(settings: Settings, registry: Registry, encoder: int, ctr: int | None, shipped: Shipped | None) -> dict[str, Any]:
+def _parts(settings: Settings, registry: Registry, encoder: int, ctr: int | None, found: _Compared) -> dict[str, Any]:
     """What the release consists of; every part's contract is checked against the encoder's."""
-    contract = registry.tags(ENCODER, encoder)["contract_id"]
+    contract, shipped, dimensions = registry.tags(ENCODER, encoder)["contract_id"], found.shipped, found.candidate.dimensions
     require_same(contract, vector_tables.contract_of(settings.lake, encoder), what="encoder and embeddings table")
-    header = ItemIndex.open(places.index_place(settings, encoder)).header
+    place = places.index_place(settings, encoder, dimensions)
+    header = ItemIndex.open(place).header
     require_same(contract, header.contract_id, what="encoder and index")
     table = settings.lake.open(vector_tables.table_name(encoder))
     parts: dict[str, Any] = {
@@ -228,7 +233,10 @@ def _parts(settings: Settings, registry: Registry, encoder: int, ctr: int | None
         "trained_until": registry.tags(ENCODER, encoder)["trained_until"],
         "encoder": _part(registry, ENCODER, encoder),
         "embeddings": {"table": vector_tables.table_name(encoder), "version": table.version, "rows": table.count_rows()},
-        "index": {"place": f"index/v{encoder}", "sha256": header.sha256, "kind": header.kind, "items": header.items},
+        "index": {
+            **{"place": f"index/{place.name}", "sha256": header.sha256, "kind": header.kind, "items": header.items},
+            **({"dimensions": dimensions} if dimensions else {}),
+        },
         "feature_service": features.service_name(encoder),
         "ctr": None,
     }
@@ -258,15 +266,15 @@ def _judged_against(settings: Settings, registry: Registry) -> tuple[int | None,
 
 def _champion_measured(settings: Settings, manifest: dict[str, Any], windows: Windows, now: dt.datetime) -> Measured:
     """The champion's figures on the candidate's windows; those it was released with if it was trained into these windows."""
-    encoder, ctr = _versions(manifest)
+    (encoder, ctr), dimensions = _versions(manifest), dimensions_of(manifest)
     stages.embed(settings, encoder, now=now)  # it is judged on the catalogue of today, as it would be served
     sharing.fetch(settings, encoder)
     if marks.published_versions(settings, encoder) != marks.lake_versions(settings, encoder):
         publication.publish(settings, encoder, now=now)
     try:
-        return measure(settings, encoder, ctr, windows, through=aligning.of(Registry(settings), manifest))
+        return measure(settings, encoder, ctr, windows, through=aligning.of(Registry(settings), manifest), dimensions=dimensions)
     except LeakError:
-        return Measured({**manifest["metrics"], "recorded": 1.0})
+        return Measured({**manifest["metrics"], "recorded": 1.0}, dimensions=dimensions)
 
 
 def _versions(manifest: dict[str, Any]) -> tuple[int, int | None]:

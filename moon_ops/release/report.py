@@ -20,6 +20,7 @@ from moon_ops.release import changes_shown, evidence, pictures
 from moon_ops.release.changes import Changes, between
 from moon_ops.release.gates import FAILED, PASSED, TOO_LITTLE
 from moon_ops.release.page import LAST, PAGE, Report, number, picture, table, text
+from moon_ops.release.verification import dimensions_of
 from moon_ops.release.windows import Windows
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,8 @@ def beside(lake: Lake, old: int, before: Mapping[str, Any], new: int, after: Map
     """The report of release ``new`` with what changes from release ``old`` to it; their manifests are ``before`` and ``after``."""
     encoders = (int(before["encoder"]["version"]), int(after["encoder"]["version"]))
     times = Windows(**{name: dt.datetime.fromisoformat(moment) for name, moment in after["windows"].items()})
-    changed = between(lake, encoders, times, dt.datetime.fromisoformat(before["trained_until"]))
+    lengths = dimensions_of(before), dimensions_of(after)
+    changed = between(lake, encoders, times, dt.datetime.fromisoformat(before["trained_until"]), dimensions=lengths)
     return draw(lake, new, after, changed, before=old)
 
 

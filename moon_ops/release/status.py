@@ -20,6 +20,7 @@ from moon_ops.publication import places
 from moon_ops.registry import moves as record
 from moon_ops.registry.registry import CANDIDATE, CHAMPION, PREVIOUS, Registry, manifest_of
 from moon_ops.release import evidence, refusals, served
+from moon_ops.release.verification import dimensions_of
 from moon_ops.settings import Settings
 
 COUNTED = ("items", "embedded", "images", "queries", "events", "quarantine")  # what the lake holds
@@ -47,6 +48,7 @@ def status(settings: Settings, *, now: dt.datetime | None = None) -> dict[str, A
             "ctr": manifest["ctr"]["version"] if manifest["ctr"] else None,
             "contract_id": manifest["contract_id"],
             "trained_until": manifest["trained_until"],
+            "dimensions": dimensions_of(manifest) or None,  # of each vector that is searched; None: all of them
         }
         if manifest
         else None,
@@ -86,6 +88,8 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
         click_model = f"moon-ctr {champion['ctr']}" if champion["ctr"] else "no click model"
         parts = f"moon-encoder {champion['encoder']}, {click_model}, contract {champion['contract_id']}"
         yield f"champion    release {champion['release']}: {parts}"
+        if champion.get("dimensions"):
+            yield f"            searches the first {champion['dimensions']} numbers of each vector"
         yield f"            trained until {champion['trained_until'][:16]}"
     yield f"others      candidate {found['candidate'] or 'none'}, previous {found['previous'] or 'none'}"
     if serving.get("loaded"):

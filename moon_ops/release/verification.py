@@ -54,7 +54,11 @@ def _require_parts(settings: Settings, registry: Registry, manifest: dict[str, A
     _fetch(settings, encoder)
     require_same(contract, registry.tags(ENCODER, encoder)["contract_id"], what="manifest and encoder")
     unchecked = _require_vectors(settings.lake, encoder, contract, without_lake=without_lake)
-    require_same(contract, ItemIndex.open(places.index_place(settings, encoder)).header.contract_id, what="manifest and index")
+    require_same(
+        contract,
+        ItemIndex.open(places.index_place(settings, encoder, dimensions_of(manifest))).header.contract_id,
+        what="manifest and index",
+    )
     require_same(contract, places.table(settings, "items", encoder).contract_id, what="manifest and representation table")
     if manifest["ctr"]:
         read = manifest["alignment"]["old"] if mapped(manifest) else contract
@@ -81,6 +85,11 @@ def _require_vectors(lake: Lake, encoder: int, contract: str, *, without_lake: b
             raise
         return f"{away.problem}; checked were the files of the models, the index and the table in MOON_HOME alone"
     return ""
+
+
+def dimensions_of(manifest: Mapping[str, Any]) -> int:
+    """How many numbers of each vector the searches of a release compare; 0: all of them."""
+    return int((manifest.get("index") or {}).get("dimensions", 0))
 
 
 def mapped(manifest: Mapping[str, Any]) -> bool:

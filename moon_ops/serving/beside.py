@@ -37,7 +37,7 @@ class Beside:
                 if release is None or self._kept is None or self._kept.version != release:
                     self._kept = None  # first: two at a time are enough
                     self._kept = None if release is None else self._loaded(release)
-                elif self._kept.places != linked(self.settings, self._kept.encoder):
+                elif self._kept.places != linked(self.settings, self._kept.encoder, self._kept.dimensions):
                     self._kept = self._kept.refreshed()
                 self._looked = time.monotonic()  # last: what failed is tried again by the next who asks
             self._wait()

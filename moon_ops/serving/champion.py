@@ -26,6 +26,7 @@ from moon_ops.embeddings import features, online_store
 from moon_ops.embeddings.among import Among
 from moon_ops.embeddings.cards import Cards, Wanted
 from moon_ops.embeddings.index import HEADER, ItemIndex
+from moon_ops.embeddings.prefixes import cut
 from moon_ops.embeddings.runtime import Runtime
 from moon_ops.errors import InputError, MoonError, ServiceError, StageError, in_a_line
 from moon_ops.inputs.contract import Sample, require_same
@@ -33,7 +34,7 @@ from moon_ops.inputs.images import decode
 from moon_ops.inputs.regions import views
 from moon_ops.lake.ids import ShopId
 from moon_ops.publication import item_cards, places
-from moon_ops.release.verification import Parts
+from moon_ops.release.verification import Parts, dimensions_of
 from moon_ops.serving.request import Asked, joined
 from moon_ops.settings import Settings, shown
 from moon_ops.telemetry.traces import span
@@ -60,10 +61,11 @@ class Champion:
         self.settings, self.parts, self.version, self.manifest = settings, parts, parts.release, manifest
         self.encoder = int(manifest["encoder"]["version"])
         self.contract_id = str(manifest["contract_id"])
-        self.places = linked(settings, self.encoder)
+        self.dimensions = dimensions_of(manifest)
+        self.places = linked(settings, self.encoder, self.dimensions)
         self.runtime = Runtime(parts.encoder, threads=settings.workers, variant=settings.variant)
         require_same(self.contract_id, self.runtime.contract_id, what="release and encoder")
-        self.index = ItemIndex.open(places.index_place(settings, self.encoder))
+        self.index = ItemIndex.open(places.index_place(settings, self.encoder, self.dimensions))
         self._open_cards()
         self.alignment = Alignment.load(parts.alignment / FILE) if parts.alignment is not None else None
         self.tables = self._tables()
@@ -80,8 +82,9 @@ class Champion:
     def refreshed(self) -> Champion:
         """The same release after another publication: index and tables are opened anew, what has not changed is kept."""
         fresh = copy.copy(self)
-        fresh.places = linked(self.settings, self.encoder)  # before what they lead to: a publication meanwhile is noticed the next time
-        fresh.index = ItemIndex.open(places.index_place(self.settings, self.encoder), previous=self.index)
+        # before what they lead to: a publication meanwhile is noticed the next time
+        fresh.places = linked(self.settings, self.encoder, self.dimensions)
+        fresh.index = ItemIndex.open(places.index_place(self.settings, self.encoder, self.dimensions), previous=self.index)
         fresh._open_cards()
         fresh.tables = self._tables()
         require_same(self.contract_id, fresh.index.header.contract_id, what="release and index")
@@ -115,9 +118,10 @@ class Champion:
         return self._among(wanted)
 
     def search(self, vector: NDArray[np.float32], k: int, among: Among | None = None) -> list[Hit]:
-        """The ``k`` nearest items, best first, of all or of those among which is searched."""
+        """The ``k`` nearest items to a whole vector [D], best first, of all or of those among which is searched."""
+        query = cut(vector, self.index.header.dim)[None, :]
         with span("search", release=self.version, contract_id=self.contract_id, k=k):
-            ids, cosines = (among or self.index).search(vector[None, :], k, self.contract_id)
+            ids, cosines = (among or self.index).search(query, k, self.contract_id)
         return [Hit(int(i), float(c)) for i, c in zip(ids[0], cosines[0], strict=True) if i >= 0]
 
     def score(self, user_id: int, item_ids: Sequence[int], asked: Asked, called: Sequence[ShopId] = ()) -> list[float]:
@@ -186,7 +190,7 @@ class Champion:
             named += [self.parts.click_model / file for file in self.manifest["ctr"]["sha256"]]
         if self.parts.alignment is not None:
             named.append(self.parts.alignment / FILE)
-        index = places.index_place(self.settings, self.encoder)
+        index = places.index_place(self.settings, self.encoder, self.dimensions)
         tables = [places.table_place(self.settings, kind, self.encoder) / "table.json" for kind in ("items", "queries")]
         return [*named, index / HEADER, *(index / file for file in self.index.header.files), *tables]
 
@@ -205,9 +209,9 @@ def _warn_of_fewer(store: FeatureStore, encoder: int, behaviors: int) -> None:
         log.warning("the click model is served less than it was trained on: %s", fewer)
 
 
-def linked(settings: Settings, encoder: int) -> list[str]:
+def linked(settings: Settings, encoder: int, dimensions: int) -> list[str]:
     """The directories that index and tables are linked to now: a publication changes them."""
     kinds = ("items", "queries")
     tables = (places.table_place(settings, kind, encoder) for kind in kinds)
-    links = [places.index_place(settings, encoder), places.cards_place(settings, encoder), *tables]
+    links = [places.index_place(settings, encoder, dimensions), places.cards_place(settings, encoder), *tables]
     return [str(link.resolve()) for link in links]

@@ -221,7 +221,7 @@ class Follower:
         now = self.current
         if now is not None:
             self._fetch(now.encoder)
-        if now is None or now.places == linked(self.settings, now.encoder):
+        if now is None or now.places == linked(self.settings, now.encoder, now.dimensions):
             return
         fresh = now.refreshed()
         with self._swap:
@@ -291,7 +291,7 @@ class Follower:
         """Report files of what is served that are gone or changed. It goes on from memory; a restart could not load it."""
         now = self.current
         gone = "" if now is None else now.changed()
-        if now is None or (gone and now.places != linked(self.settings, now.encoder)):  # a publication has replaced them
+        if now is None or (gone and now.places != linked(self.settings, now.encoder, now.dimensions)):  # a publication has replaced them
             return
         if gone and gone != self._gone:
             log.error("release %d: %s", now.version, gone)

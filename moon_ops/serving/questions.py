@@ -84,12 +84,6 @@ def require_certified(champion: Champion, dimensions: int | None) -> int:
     return champion.runtime.dim if dimensions is None else dimensions
 
 
-def cut(vectors: NDArray[np.float32], dimensions: int) -> NDArray[np.float32]:
-    """The first ``dimensions`` of unit vectors [..., D], made unit length again [..., d] (Matryoshka)."""
-    short = vectors[..., :dimensions]
-    return short / np.maximum(np.linalg.norm(short, axis=-1, keepdims=True), 1e-12) if dimensions < vectors.shape[-1] else short
-
-
 def stored(champion: Champion, item_ids: Sequence[Id]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """The published vectors [N, D] of items, and which of them have one [N]."""
     table = champion.tables.items

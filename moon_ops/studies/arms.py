@@ -55,6 +55,7 @@ def ablation(full: EncoderRecipe) -> list[Arm]:
     return out
 
 
+AVERAGED = 0.95  # of weights: over about twenty steps, since the study's stages have 50 and 180
 # Each part: is it in the recipe, the recipe without it, the recipe with it.
 PARTS: dict[str, tuple[Callable[[EncoderRecipe], bool], Change, Change]] = {
     "stage 1": (lambda r: r.stage1.steps > 0, lambda r: _given(r, "stage1", "stage2a" if r.stage2a.steps else "stage2b"), lambda r: r),
@@ -145,12 +146,31 @@ PARTS: dict[str, tuple[Callable[[EncoderRecipe], bool], Change, Change]] = {
         lambda r: _with(r, "stage2b", loss="info_nce"),
         lambda r: _with(r, "stage2b", loss="circle"),
     ),
+    "near-identical photographs once": (
+        lambda r: r.deduplicate >= 0,
+        lambda r: replace(r, deduplicate=-1),
+        lambda r: replace(r, deduplicate=4),
+    ),
     "core region": (
         lambda r: bool(r.inputs.core_region),
         lambda r: _with(r, "inputs", core_region=""),
         lambda r: _with(r, "inputs", core_region="saliency"),
     ),
-    "experts": (lambda r: r.experts is not None, lambda r: replace(r, experts=None), lambda r: replace(r, experts=Experts(routed=4))),
+    "moving average of weights": (
+        lambda r: r.training.ema > 0,
+        lambda r: _with(r, "training", ema=0.0),
+        lambda r: _with(r, "training", ema=AVERAGED),
+    ),
+    "experts": (
+        lambda r: r.experts is not None,
+        lambda r: replace(r, experts=None),
+        lambda r: replace(r, experts=Experts(routed=4)),
+    ),
+    "guided experts, balanced": (
+        lambda r: r.experts is not None and bool(r.experts.balance and r.experts.queries),
+        lambda r: replace(r, experts=replace(r.experts, balance=0.0, queries=False)) if r.experts else r,
+        lambda r: replace(r, experts=replace(r.experts or Experts(routed=4), balance=0.01, queries=True)),
+    ),
 }
 
 

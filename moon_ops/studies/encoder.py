@@ -19,7 +19,7 @@ import numpy as np
 from scipy import stats
 
 from moon_ops.errors import InputError
-from moon_ops.metric_names import IMAGE_SEARCH, TEXT_SEARCH, recall
+from moon_ops.metric_names import IMAGE_SEARCH, TEXT_SEARCH, VALIDATED, recall
 from moon_ops.recipes.encoder import EncoderRecipe
 from moon_ops.registry.registry import Registry
 from moon_ops.release.runs import alone, tracked
@@ -69,6 +69,7 @@ def run(
                 report = train(settings.lake, out, changed, trained_until=windows.trained_until, seed=seed)
                 seconds = time.perf_counter() - began
                 metrics = measure_eager(settings.lake, out, windows)
+                metrics |= {VALIDATED: report.validation["best"]} if report.validation else {}
                 registry.log(run_id, metrics | {"training_seconds": seconds, "training_tokens": float(report.tokens)})
             outcomes.append(Outcome(arm.name, seed, changed.steps, report.tokens, seconds, metrics))
             _append(place, outcomes[-1])
@@ -121,13 +122,13 @@ def table(outcomes: Sequence[Outcome], arms: Sequence[str], reference: str) -> s
         if not rows:
             continue
         both = [(known[arm, s], known[reference, s]) for s in seeds if (arm, s) in known and (reference, s) in known]
-        shown = [_shown([o.metrics.get(name, math.nan) for o in rows]) for name in (recall(IMAGE_SEARCH, 1), HEADLINE)]
+        shown = [mean_shown([o.metrics.get(name, math.nan) for o in rows]) for name in (recall(IMAGE_SEARCH, 1), HEADLINE)]
         rest = [
-            _shown([o.metrics.get(name, math.nan) for o in rows])
+            mean_shown([o.metrics.get(name, math.nan) for o in rows])
             for name in (recall(IMAGE_SEARCH, 10, "picture_only"), recall(IMAGE_SEARCH, 10, "text_only"), recall(TEXT_SEARCH))
         ]
         gaps = [a.headline - b.headline for a, b in both]
-        gap, verdict = ("", "") if arm == reference or not gaps else (_shown(gaps, signed=True), _verdict(arm, gaps))
+        gap, verdict = ("", "") if arm == reference or not gaps else (mean_shown(gaps, signed=True), _verdict(arm, gaps))
         cost = [f"{np.mean([o.tokens for o in rows]) / 1e6:.2f}", f"{np.mean([o.seconds for o in rows]):.0f}"]
         lines.append("| " + " | ".join([arm, *shown, gap, verdict, *rest, *cost]) + " |")
     return "\n".join(lines) + "\n"
@@ -143,7 +144,8 @@ def _verdict(arm: str, gaps: Sequence[float]) -> str:
     return "yes" if (mean > 0) == arm.startswith("+ ") else "no, it hurts"
 
 
-def _shown(values: Sequence[float], *, signed: bool = False) -> str:
+def mean_shown(values: Sequence[float], *, signed: bool = False) -> str:
+    """Mean and 95 % interval over seeds, e.g. ``0.500 ± 0.020``; a dash where nothing was measured."""
     if all(math.isnan(v) for v in values):
         return "–"
     mean, half = interval(values)

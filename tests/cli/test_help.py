@@ -53,10 +53,12 @@ def test_every_public_command_is_there_and_has_an_example() -> None:
 
 def test_every_study_is_there_and_has_an_example() -> None:
     names = [c.name or c.callback.__name__ for c in studies.app.registered_commands]
-    assert names == ["ablation", "scaling", "circle_loss", "click_models", "cube_parts", "daily", "behaviour_length"]
+    assert names == ["ablation", "scaling", "circle_loss", "learning_rates", "click_models", "cube_parts", "daily", "behaviour_length"]
     for command in ("click-models", "cube-parts", "daily", "behaviour-length"):
         shown = CliRunner().invoke(app, ["study", command, "--help"])
         assert re.search(rf"Example:\s+moon study {command} --encoder 1\b", shown.output), f"{command} has no example"
+    shown = CliRunner().invoke(app, ["study", "learning-rates", "--help"])
+    assert re.search(r"Example:\s+moon study learning-rates --recipes moon-study,moon-tiny\b", shown.output)
     for command in ("ablation", "scaling", "circle-loss"):
         shown = CliRunner().invoke(app, ["study", command, "--help"])
         assert shown.exit_code == 0

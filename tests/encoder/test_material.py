@@ -49,7 +49,7 @@ def test_numbers_are_read_from_the_disk_and_not_written_back(world: Any, tmp_pat
     one, other = (Material.read(tmp_path / "material").pairs for _ in range(2))
     one.item[:] = -1
     assert np.array_equal(other.item, world.pairs.item)
-    assert module.ARRAYS == ["item_ids", "spu_ids", "categories", "query", "item", "event", "group", "known", "exposed"]
+    assert module.ARRAYS == ["item_ids", "spu_ids", "categories", "query", "item", "event", "group", "known", "exposed", "acted"]
 
 
 def test_another_process_opens_the_pixels(lake: Any, world: Any, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ for name, recipe in recipes.items():
     heard = []
     module.train(
         lake, out / name, TypeAdapter(EncoderRecipe).validate_python(recipe), trained_until=dt.datetime(2026, 1, 16, tzinfo=dt.UTC), seed=0,
-        on_step=lambda step, found: heard.append(found["loss"]),
+        on_step=lambda step, found: heard.extend([found["loss"]] if "loss" in found else []),
     )
     if heard:
         (out / f"{name}.json").write_text(json.dumps(heard))
@@ -166,6 +166,35 @@ def test_two_processes_have_the_losses_and_the_weights_of_one(lake: Any, least: 
     assert Counter(made[0]) == {"behaviour": len(recipes) + 1, "fill": len(recipes) + 1, "prepare": refining}
     assert made[1] == [], "the first process prepares for both"
     assert not list(two.glob("*.partial"))
+
+
+HELD = SCRIPT.replace(
+    "module.behaviour = behaviour",
+    """
+from moon_ops.encoder.validation import Validation
+
+
+def recall(self):
+    assert os.environ.get("RANK", "0") == "0", "the first process measures"
+    return [0.2, 0.5, 0.1, 0.1][len(self.record.measured)]
+
+
+Validation._recall = recall
+module.behaviour = behaviour""",
+)
+
+
+@pytest.mark.slow
+def test_two_processes_end_a_stage_together_with_the_best_weights_of_one(lake: Any, least: Any, tmp_path: Path) -> None:
+    held = {"validate_steps": 1, "validate_share": 0.5, "validate_least": 5, "patience": 2, "ema": 0.5}
+    recipes = {"2a": merged(least, {"stage2a": {"steps": 6}, "training": held}) | CONVOLVED}
+    places = [start(processes, lake.uri, tmp_path / str(processes), recipes, script=HELD) for processes in (1, 2)]
+    expected, found = (json.loads((place / "2a.json").read_text()) for place in places)
+    assert len(expected) == 4
+    assert found == pytest.approx(expected, rel=1e-4)
+    a, b = (load_file(place / "2a" / "model.safetensors") for place in places)
+    for weight, value in a.items():
+        assert torch.allclose(b[weight], value, atol=1e-4), weight
 
 
 SPOILT = SCRIPT.replace(

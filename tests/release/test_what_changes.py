@@ -94,7 +94,7 @@ def test_the_same_encoder_changes_nothing(lake: Lake) -> None:
 def test_an_encoder_that_knows_the_answers_gets_no_recall(lake: Lake) -> None:
     """It was trained into the window in which the other is judged."""
     circle.encoder(lake, 2, queries={3: 23})
-    changed = between(lake, (1, 2), WINDOWS, trained_until=WINDOWS.trained_until + DAY)
+    changed = between(lake, (1, 2), WINDOWS, until=WINDOWS.trained_until + DAY)
     assert changed.answers
     assert (changed.judged, changed.fell) == (0, ())
     assert "its hits say nothing" in changed.notes[0]

@@ -61,8 +61,11 @@ ARMS: dict[str, dict[str, Any]] = {
     "− hard negatives": {"stage2b.hard_negatives": 0},
     "− queue": {"stage2b.queue": 0},
     "− circle loss": {"stage2b.loss": "info_nce"},
+    "+ near-identical photographs once": {"deduplicate": 4},
     "+ core region": {"inputs.core_region": "saliency"},
+    "+ moving average of weights": {"training.ema": 0.95},
     "+ experts": {"experts": {"routed": 4, "chosen": 1, "width": 64, "balance": 0.0, "queries": False}},
+    "+ guided experts, balanced": {"experts": {"routed": 4, "chosen": 1, "width": 64, "balance": 0.01, "queries": True}},
 }
 
 
@@ -98,6 +101,11 @@ def test_what_an_arm_adds_the_next_study_takes_away(name: str) -> None:
     if name == "− photographs made of item pictures":
         assert "− other backdrops" not in back, "there is nothing left that could get another backdrop"
     assert name not in back
+    if name == "+ guided experts, balanced":
+        with_experts = next(arm for arm in ablation(STUDY) if arm.name == "+ experts").change(STUDY)
+        assert back[other].change(there) == with_experts, "the experts stay, as they are without"
+        assert back["− experts"].change(there) == STUDY
+        return
     assert back[other].change(there) == STUDY
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections import Counter
@@ -16,6 +17,8 @@ from scipy import stats
 
 from moon_ops.encoder import train as training
 from moon_ops.errors import InputError, StageError
+from moon_ops.lake.ingest import ingest
+from moon_ops.lake.lake import Lake
 from moon_ops.recipes.encoder import EncoderRecipe
 from moon_ops.recipes.reading import recipe
 from moon_ops.registry.registry import Registry
@@ -182,6 +185,44 @@ def test_a_killed_study_goes_on_where_it_was(
     assert [(r.data.params["arm"], r.info.status) for r in runs if r not in finished] == [("+ text dropout", "FAILED")]
     logged = {(r.data.params["arm"], int(r.data.params["seed"])): r.data.metrics["image_search/recall_at_10"] for r in finished}
     assert logged == {(o.arm, o.seed): o.headline for o in found}
+
+
+PARTS = (
+    "− Matryoshka",
+    "+ near-identical photographs once",
+    "+ core region",
+    "+ moving average of weights",
+    "+ experts",
+    "+ guided experts, balanced",
+)
+
+
+def test_the_newer_parts_are_run_and_printed_on_a_shop_without_clicks_too(
+    workshop: Settings, make_shop: Any, now: Any, tmp_path: Path
+) -> None:
+    pictures = {f"{n}.png": picture(n) for n in range(16)}
+    items = [{"item_id": n, "title": f"thing {n}", "images": [f"{n}.png"], "available_from": "2026-01-01T00:00:00Z"} for n in range(8)]
+    when = [f"2026-01-{2 + n:02}T00:00:00Z" for n in range(16)]
+    queries = [{"query_id": n, "timestamp": when[n], "image": f"{n}.png"} for n in range(16)]
+    events = [{"timestamp": when[n], "item_id": n % 8, "query_id": n, "event": "purchase"} for n in range(16)]
+    lake = Lake(str(tmp_path / "without-clicks"))
+    ingest(make_shop(pictures=pictures, items=items, queries=queries, events=events), lake, now=now)
+    settings, times = workshop.replace(lake=lake), windows(lake)
+    stages = {"stage1": {"steps": 0}, "stage2a": {"steps": 1}, "stage2b": {"steps": 0}}
+    full = recipe(EncoderRecipe, "mini", settings.models, training={"batch": 4, "prefixes": [8, 16]}, **stages)
+    arms = [arm for arm in ablation(full) if arm.name in (FULL, *PARTS)]
+    found = study.run(settings, "ablation", full, arms, [0], times, place=place_of(settings, "ablation", full, times))
+    printed = rows(table(found, [arm.name for arm in ablation(full)], FULL))
+    assert set(printed) == {FULL, *PARTS}
+    assert all(cells[1] != "–" for cells in printed.values())
+
+
+def picture(seed: int) -> bytes:
+    """Eight by eight random squares."""
+    squares = np.random.default_rng(seed).integers(0, 255, (8, 8, 3)).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(squares).resize((32, 32), Image.Resampling.NEAREST).save(file, "PNG")
+    return file.getvalue()
 
 
 def test_the_same_study_twice_at_once_is_refused(

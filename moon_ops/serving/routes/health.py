@@ -23,14 +23,15 @@ def add(app: FastAPI, service: Service) -> None:
     @app.get("/ready")
     async def ready() -> JSONResponse:
         """``status`` is ready, degraded (another release than the one asked for is served, or something is away, and why), or unavailable
-        (503). ``fixed``: it serves one release, whatever the alias says. ``alerts`` are figures past their limit, ``canary`` what the last
-        candidate has shown before it was served or refused.
+        (503). ``dimensions``: of each vector that is searched. ``fixed``: it serves one release, whatever the alias says. ``alerts`` are
+        figures past their limit, ``canary`` what the last candidate has shown before it was served or refused.
         """
         champion, state = follower.current, follower.state()
         body: dict[str, Any] = {"ready": champion is not None, "status": state.status, "asked": state.asked}
         body |= {"release": None, "refused": state.why, "fixed": follower.fixed}
         if champion is not None:
             body |= {"release": champion.version, "encoder": champion.encoder, "contract_id": champion.contract_id}
+            body |= {"dimensions": champion.index.header.dim}
             body |= {"items": champion.index.header.items, "ctr": (champion.manifest["ctr"] or {}).get("version")}
         body |= {"started": started, "since": follower.since and follower.since.isoformat(timespec="seconds")}
         body |= {"alerts": [{"kind": a.kind, "release": a.release, "since": a.at, "text": a.text} for a in watch.alerts()]}

@@ -15,10 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.routing import Match
 from starlette.types import Scope
 
+from moon_ops.embeddings.prefixes import cut
 from moon_ops.errors import InputError
 from moon_ops.serving.answers import MAX_TEXT, REFUSALS, Utf8, absent, signed
 from moon_ops.serving.champion import Champion
-from moon_ops.serving.questions import MAX_IMAGE, MOST, Question, Text, certified, cut, embed, is_data_url, require_certified
+from moon_ops.serving.questions import MAX_IMAGE, MOST, Question, Text, certified, embed, is_data_url, require_certified
 from moon_ops.serving.service import Service
 
 PATH = "/v1/embed"
