@@ -42,7 +42,7 @@ def measured(kind: str, rows: int, columns: int) -> dict[str, float]:
     return {"loss": float(loss), "peak_mib": peak, "seconds": time.perf_counter() - began}
 
 
-def main() -> dict[str, object]:
+def table() -> dict[str, object]:
     """Ours, and the whole matrix where it is asked for."""
     rows, columns = int(figures.option("rows", "1024")), int(figures.option("columns", "16384"))
     tile = 2**22
@@ -63,4 +63,4 @@ if __name__ == "__main__":
     if "--one" in sys.argv:
         print(json.dumps(measured(figures.option("one", "ours"), int(figures.option("rows", "0")), int(figures.option("columns", "0")))))
     else:
-        figures.main(main)
+        figures.main(table)
