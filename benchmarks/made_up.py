@@ -54,7 +54,7 @@ def shop(
         count, before = min(PIECE, visits - start), numbered.get("queries_from", 0) + start
         rng = np.random.default_rng([seed, 1, before])
         low, high = (int((first + days * dt.timedelta(days=1) * share).timestamp()) for share in (start / visits, (start + count) / visits))
-        queries, log = _visits(rng, before, count, (low, high), items or of, max(1, (of and events * DAYS or events) // EVENTS_A_USER))
+        queries, log = _visits(rng, before, count, (low, high), items or of, max(1, events * (DAYS // days) // EVENTS_A_USER))
         _write(place / "queries" / f"part-{number:05}.parquet", queries)
         _write(place / "events" / f"part-{number:05}.parquet", log)
 
@@ -85,7 +85,9 @@ def popular(rng: np.random.Generator, most: int, count: int) -> Ints:
     return ranks * step % most if most % step else ranks
 
 
-def _visits(rng: np.random.Generator, before: int, count: int, between: tuple[int, int], items: int, users: int) -> tuple[pa.Table, pa.Table]:
+def _visits(
+    rng: np.random.Generator, before: int, count: int, between: tuple[int, int], items: int, users: int
+) -> tuple[pa.Table, pa.Table]:
     """Queries and events of ``count`` visits in time order, numbered from ``before``."""
     seconds = np.sort(rng.uniform(*between, count))
     seconds += 3600 * 4 * np.sin((seconds % 86400) / 86400 * 2 * np.pi)  # most come in the evening
@@ -103,13 +105,15 @@ def _visits(rng: np.random.Generator, before: int, count: int, between: tuple[in
     order = np.argsort(rows["at"], kind="stable")
     rows = {name: cells[order] for name, cells in rows.items()}
     what = np.repeat(np.arange(len(kinds)), [len(part["at"]) for part in parts])[order]
-    log = pa.table({
-        "timestamp": pa.array(rows["at"]).cast(STAMP),
-        "user_id": popular(rng, users, count)[rows["visit"]],
-        "item_id": rows["item"],
-        "query_id": visits[rows["visit"]],
-        "event": pa.DictionaryArray.from_arrays(pa.array(what.astype(np.int8)), kinds),
-        "session_id": visits[rows["visit"]],
-        "position": pa.array(rows["position"].astype(np.int32)),
-    })
+    log = pa.table(
+        {
+            "timestamp": pa.array(rows["at"]).cast(STAMP),
+            "user_id": popular(rng, users, count)[rows["visit"]],
+            "item_id": rows["item"],
+            "query_id": visits[rows["visit"]],
+            "event": pa.DictionaryArray.from_arrays(pa.array(what.astype(np.int8)), kinds),
+            "session_id": visits[rows["visit"]],
+            "position": pa.array(rows["position"].astype(np.int32)),
+        }
+    )
     return pa.table(queries), log

@@ -1,6 +1,7 @@
-"""What a large shop costs: ingest, derived tables, reads, a night and an increment, each in a process of its own, whose peak the kernel counts.
+"""What a large shop costs: ingest, derived tables, reads, a night and an increment.
 
-The shop is made up (:mod:`made_up`) in a scratch directory beside ``MOON_HOME``, which is removed. ``--items 100000 --events 1000000``,
+Each runs in a process of its own, whose peak the kernel counts. The shop is made up (:mod:`made_up`) in a scratch directory beside
+``MOON_HOME``, which is removed. ``--items 100000 --events 1000000``,
 ``--parts ingest,derive,read,night,increment``, ``--keep DIRECTORY`` for a shop and a lake that stay; ``--json`` prints one object last.
 Compare sizes on one core (``taskset -c 0``). A night is one more day of events, with its derivation; an increment is 1,000 new items.
 """
@@ -112,6 +113,14 @@ def _scratch() -> Iterator[Path]:
         yield Path(folder)
 
 
+def _line(part: str, one: dict[str, float], rows: int | None) -> str:
+    """A stage's figures, and ``rows`` a second."""
+    speed = f", {rows / one['seconds']:,.0f} rows/s" if rows else ""
+    more = ", ".join(f"{name} {value:,.4g}" if name.endswith("_s") else f"{name} {value:,.0f}" for name, value in [*one.items()][4:])
+    costs = f"{one['seconds']:7.1f} s ({one['cpu']:.1f} CPU), peak {one['peak_mib']:,.0f} MiB, lake {one['grown_mib']:+,.0f} MiB"
+    return f"{part:>9}: {costs}{speed}; {more}"
+
+
 def table() -> dict[str, object]:
     """Measure, and print it."""
     items, events = (int(figures.option(name, default)) for name, default in (("items", "100000"), ("events", "1000000")))
@@ -123,12 +132,8 @@ def table() -> dict[str, object]:
             command = [sys.executable, __file__, "--stage", part, "--place", str(place), "--items", str(items), "--events", str(events)]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             one = json.loads(done.stdout.splitlines()[-1])
-            rows = {"ingest": items + events, "derive": events, "read": events}.get(part)
             found |= {f"{part}_{name}": value for name, value in one.items()}
-            speed = f", {rows / one['seconds']:,.0f} rows/s" if rows else ""
-            more = ", ".join(f"{name} {value:,.4g}" if name.endswith("_s") else f"{name} {value:,.0f}" for name, value in [*one.items()][4:])
-            print(f"{part:>9}: {one['seconds']:7.1f} s ({one['cpu']:.1f} CPU), peak {one['peak_mib']:,.0f} MiB,", end=" ")
-            print(f"lake {one['grown_mib']:+,.0f} MiB{speed}; {more}", flush=True)
+            print(_line(part, one, {"ingest": items + events, "derive": events, "read": events}.get(part)), flush=True)
     return found
 
 

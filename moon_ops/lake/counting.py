@@ -17,13 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from moon_ops.lake.event_log import DAY
 from moon_ops.lake.lake import Lake, completed
 from moon_ops.lake.query import sql
 from moon_ops.lake.schemas import SCHEMAS, STAMP, UNDOING
 from moon_ops.recipes.caps import Caps, Most
 
 Ints = NDArray[np.int64]
-DAY = 86_400_000_000  # µs
 COLUMNS = ("event_timestamp", "user_id", "session_id", "item_id", "query_id", "event")  # that caps ask for
 PURCHASES = ("event_timestamp", "user_id", "session_id", "item_id", "event", "order_id")  # that undoings ask for
 LEARNED = "event IN ('click', 'cart', 'purchase')"  # filters of Lance's: what says which item was meant
