@@ -8,8 +8,9 @@ those of after, and who is killed has changed nothing. K items.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import lance
 import numpy as np
@@ -34,6 +35,9 @@ SELECT item_id, (epoch_us(event_timestamp) + {BEFORE * DAY}) // {DAY} - {BEFORE 
        count(*) FILTER (event = 'impression') AS impressions, count(*) FILTER (event = 'click') AS clicks,
        count(*) FILTER (event = 'purchase') - count(*) FILTER (event = 'undone') AS purchases
 FROM events GROUP BY ALL ORDER BY known, item_id"""
+UNTIL_SQL = f"""
+SELECT item_id, {", ".join(f"max_by({name}, event_timestamp) AS {name}" for name in COUNTS)}
+FROM counts SEMI JOIN wanted USING (item_id) GROUP BY item_id"""
 MOVED_SQL = """
 SELECT min(event_timestamp) AS at
 FROM ((SELECT * FROM a EXCEPT ALL SELECT * FROM b) UNION ALL (SELECT * FROM b EXCEPT ALL SELECT * FROM a))"""
@@ -48,37 +52,18 @@ class Counted:
 
 
 class Totals:
-    """Counts [K, 3] of items whose ``ids`` [K] ascend."""
+    """Counts [K, 3] of items whose ``ids`` [K] ascend; ``before`` says those of an item that comes in."""
 
-    def __init__(self) -> None:
-        self.ids, self.counts = np.zeros(0, np.int64), np.zeros((0, len(COUNTS)), np.int64)
+    def __init__(self, before: Callable[[Ints], Ints] = lambda ids: np.zeros((len(ids), len(COUNTS)), np.int64)) -> None:
+        self.ids, self.counts, self._before = np.zeros(0, np.int64), np.zeros((0, len(COUNTS)), np.int64), before
 
     def take_in(self, ids: Ints) -> None:
-        """Begin with nothing for those of the ascending ``ids`` that are not there."""
+        """Look up those of the ascending ``ids`` that are not there."""
         new = np.setdiff1d(ids, self.ids, assume_unique=True)
         if len(new):
             every = np.concatenate([self.ids, new])
             order = np.argsort(every, kind="stable")
-            self.ids = every[order]
-            self.counts = np.concatenate([self.counts, np.zeros((len(new), len(COUNTS)), np.int64)])[order]
-
-    def begin(self, table: lance.LanceDataset, first: int) -> None:
-        """Take over what a table of counts says had happened to each item before the day ``first``."""
-        last, earlier = np.zeros(0, np.int64), f"event_timestamp <= {event_log.moment(first)}"
-        for batch in table.scanner(columns=["item_id", *COUNTS, "event_timestamp"], filter=earlier).to_batches():
-            items, times = batch["item_id"].to_numpy(), batch["event_timestamp"].cast(pa.int64()).to_numpy()
-            order = np.lexsort((times, items))
-            newest = order[np.append(items[order][1:] != items[order][:-1], True)[: len(items)]]
-            before = self.ids
-            self.take_in(items[newest])
-            if len(before) < len(self.ids):
-                grown = np.full(len(self.ids), np.iinfo(np.int64).min)
-                grown[np.searchsorted(self.ids, before)] = last
-                last = grown
-            at = np.searchsorted(self.ids, items[newest])
-            later = times[newest] >= last[at]
-            last[at[later]] = times[newest][later]
-            self.counts[at[later]] = np.stack([batch[name].to_numpy()[newest[later]] for name in COUNTS], axis=1)
+            self.ids, self.counts = every[order], np.concatenate([self.counts, self._before(new)])[order]
 
     def running(self, days: pa.Table) -> pa.Table:
         """What had happened to each item by the end of each of its ``days``, which are in order of time; kept for those after them."""
@@ -174,6 +159,16 @@ def _anew(lake: Lake, name: str, events: lance.LanceDataset | None, caps: Caps) 
     return days.counted() if days else Counted()
 
 
+def _until(table: lance.LanceDataset, first: int, ids: Ints) -> Ints:
+    """What a table says had happened before the day ``first`` to the items ``ids`` [K], which ascend: counts [K, 3]. One scan."""
+    earlier = f"event_timestamp <= {event_log.moment(first)}"
+    scanned = table.scanner(columns=["item_id", *COUNTS, "event_timestamp"], filter=earlier).to_reader()
+    rows = sql(UNTIL_SQL, counts=scanned, wanted=pa.table({"item_id": ids}))
+    found = np.zeros((len(ids), len(COUNTS)), np.int64)
+    found[np.searchsorted(ids, rows["item_id"].to_numpy())] = np.stack([rows[name].to_numpy() for name in COUNTS], axis=1)
+    return found
+
+
 def _go_on(table: lance.LanceDataset, days: _Days) -> Counted | None:
     """Put the counts from the first new day on in the place of those that there are; None where all must be made anew: where an item has
     lost a day, and would not be among the new rows, by which readers know what has changed.
@@ -182,8 +177,8 @@ def _go_on(table: lance.LanceDataset, days: _Days) -> Counted | None:
 
     if (first := days.first()) is None:
         return days.counted()
-    later, totals, items = f"event_timestamp > {event_log.moment(first)}", Totals(), [np.zeros(0, np.int64)]
-    totals.begin(table, first)
+    later, items = f"event_timestamp > {event_log.moment(first)}", [np.zeros(0, np.int64)]
+    totals = Totals(partial(_until, table, first))
 
     def tables() -> Iterator[pa.Table]:
         for span in days.log.spans(first):
