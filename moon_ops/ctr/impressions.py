@@ -25,8 +25,8 @@ def has_click_sequences(lake: Lake) -> bool:
     """Whether the lake has what a click model learns from: impressions and clicks of known users."""
     if not lake.exists("events"):
         return False
-    events, one = lake.open("events"), {"columns": ["event"], "limit": 1}
-    return all(events.to_table(filter=f"user_id IS NOT NULL AND event = '{kind}'", **one).num_rows for kind in ("click", "impression"))
+    events, known = lake.open("events"), "user_id IS NOT NULL AND event ="
+    return all(events.to_table(columns=["event"], filter=f"{known} '{kind}'", limit=1).num_rows for kind in ("click", "impression"))
 
 
 @dataclass(frozen=True)
