@@ -21,31 +21,28 @@ from moon_ops.lake import (
     asked,
     clocks,
     ids,
-    layout,
     long_log,
     lookups,
     meanings,
     naming,
     rows,
     seen,
+    told_items,
     told_users,
     tombstones,
     versions,
 )
 from moon_ops.lake.intake import Intake
 from moon_ops.lake.lake import Lake
-from moon_ops.lake.layout import ROW, Refusals
+from moon_ops.lake.layout import Refusals
 from moon_ops.lake.long_log import LongLog
 from moon_ops.lake.meanings import Meanings
 from moon_ops.lake.naming import Names
 from moon_ops.lake.query import sql
-from moon_ops.lake.reading import files, markup, pictures
+from moon_ops.lake.reading import files
 from moon_ops.lake.schemas import SCHEMAS, STAMP
 from moon_ops.lake.seen import Taken
 from moon_ops.telemetry.stages import stage
-
-FEW = 10_000  # rows that are Python's objects at a time
-COPIED = ("item_id", "source_id", "title", "brand", "description", "seller_id", "price", "status", "available_until")
 
 
 @dataclass(frozen=True)
@@ -118,7 +115,7 @@ def ingest(
     with lake.one_writer(patience):  # two ingests at once would each find the other's rows missing
         first = read.log.first_seen(lake) if read.log else None
         read = read if first or not read.log else _read(source, lake, words, now, feed, None)
-        report = _write(source, lake, read, first or (read.raw["events"], read.raw["events"]), (now, workers, feed))
+        report = _write(source, lake, read, first, (now, workers, feed))
         changed = {"items": report.items + report.updated + report.withdrawn, "images": report.images, "fetches": report.images}
         changed |= {"users": report.users, "queries": report.queries, "events": report.events, "ids": report.items}
         for name in (table for table, count in changed.items() if count):
@@ -135,6 +132,13 @@ class Read:
     names: Names
     log: LongLog | None
 
+    def settled(self, lake: Lake) -> tuple[dict[str, pa.Table], dict[str, pa.Table]]:
+        """The rows without those that were erased or whose ids clash, and the ids that are new; here nothing is kept of them."""
+        found = self.names.settle(lake, tombstones.refuse(lake, self.raw, self.refusals), self.refusals)
+        self.raw.clear()
+        self.names.numbers.clear()
+        return found
+
 
 def _read(source: Path, lake: Lake, words: Meanings, now: dt.datetime, feed: Feed, log: LongLog | None) -> Read:
     """Read the directory; ids that are texts may clash with any other, so that a log beside them is read whole."""
@@ -144,35 +148,31 @@ def _read(source: Path, lake: Lake, words: Meanings, now: dt.datetime, feed: Fee
     return _read(source, lake, words, now, feed, None) if log and (found.names.texts or lake.exists(ids.TABLE)) else found
 
 
-def _write(source: Path, lake: Lake, read: Read, first: tuple[pa.Table, pa.Table], how: How) -> IngestReport:
-    """Commit pictures, ids, items, users, queries, events and refusals, in this order; ``first`` says when items and users were seen."""
-    (now, workers, feed), raw, refusals, names = how, read.raw, read.refusals, read.names
+def _write(source: Path, lake: Lake, read: Read, first: tuple[pa.Table, pa.Table] | None, how: How) -> IngestReport:
+    """Commit pictures, ids, items, users, queries, events and refusals, in this order; ``first``: when items and users were seen, of a log
+    that is read in pieces. What is in the lake is not kept in memory.
+    """
+    (now, workers, feed), refusals = how, read.refusals
     for name in rows.FILES:
         lake.evolve(name)
-    raw, texts = names.settle(lake, tombstones.refuse(lake, raw, refusals), refusals)
-    of_items, of_users = first if read.log else (raw["events"], raw["events"])
+    raw, texts = read.settled(lake)
+    of_items, of_users = first or (raw["events"], raw["events"])
     warning, taken = clocks.warning(lake, now), seen.taken(lake, refusals, now, once=feed.once)
     intake = Intake(source, lake, refusals, now=now, workers=workers, keeps=feed.pictures)
-    told, gone, images = _told(lake, raw, intake, feed)
-    naming.commit(lake, texts, raw, now)
-    made = versions.made(lake, pa.concat_tables([told, gone]), of_items, _said(taken, raw["items"], gone), now)
-    withdrawn = pc.sum(pc.is_in(made.fresh["item_id"], gone["item_id"].combine_chunks())).as_py() or 0
-    _commit(lake, "items", pa.concat_tables([made.fresh, made.ends]), now)
-    told_of, late = told_users.new(lake, raw["users"], of_users, taken, now)
-    users = _commit(lake, "users", told_of, now) if raw["users"].num_rows else 0
-    new, repeated = asked.new(lake, asked.described(raw["queries"], intake), refusals)
-    queries = _commit(lake, "queries", new, now)
-    events, again = _events(lake, read.log.pieces(lake, refusals) if read.log else [raw["events"]], refusals, now)
+    items = _take_items(lake, raw, intake, feed, texts, of_items, taken)
+    users, told, late = _take_users(lake, raw, of_users, taken, refusals, now)
+    queries, repeated = _take_queries(lake, raw, intake, now)
+    events, again = _events(lake, read.log.pieces(lake, refusals) if read.log else [raw.pop("events")], refusals, now)
     _quarantine(lake, refusals, now)
     taken.remember(lake)
     return IngestReport(
         source=str(source),
-        images=images,
-        items=made.fresh.num_rows - made.updated,
-        updated=made.updated - withdrawn,
+        images=items.images,
+        items=items.new,
+        updated=items.updated,
         queries=queries,
         events=events,
-        known=told.num_rows - made.fresh.num_rows + withdrawn + again + repeated + raw["users"].num_rows - users,
+        known=items.known + again + repeated + told - users,
         users=users,
         refused=refusals.summary(),
         erased=refusals.erased,
@@ -180,10 +180,56 @@ def _write(source: Path, lake: Lake, read: Read, first: tuple[pa.Table, pa.Table
         warning=warning,
         unread=refusals.pictures,
         merged=refusals.merged.get("items", 0),
-        withdrawn=withdrawn,
+        withdrawn=items.withdrawn,
         read={content.label: ", ".join(content.said) for content in refusals.contents.values()},
-        notes=_notes(source, refusals, intake, {"items": made.older, "users": late}),
+        notes=_notes(source, refusals, intake, {"items": items.older, "users": late}),
     )
+
+
+@dataclass(frozen=True)
+class ItemsTaken:
+    """How many items are new, updated, withdrawn, known, or older than what the lake has; and pictures."""
+
+    new: int
+    updated: int
+    withdrawn: int
+    known: int
+    older: int
+    images: int
+
+
+def _take_items(
+    lake: Lake, raw: dict[str, pa.Table], intake: Intake, feed: Feed, texts: dict[str, pa.Table], events: pa.Table, taken: Taken
+) -> ItemsTaken:
+    """Commit pictures, the ``texts`` of ids, and items."""
+    told, gone, images = _told(lake, raw, intake, feed)
+    naming.commit(lake, texts, raw, intake.now)
+    said = _said(taken, raw.pop("items"), gone)
+    intake.refusals.forget("items")
+    made = versions.made(lake, pa.concat_tables([told, gone]), events, said, intake.now)
+    withdrawn = pc.sum(pc.is_in(made.fresh["item_id"], gone["item_id"].combine_chunks())).as_py() or 0
+    _commit(lake, "items", pa.concat_tables([made.fresh, made.ends]), intake.now)
+    new, known = made.fresh.num_rows - made.updated, told.num_rows - made.fresh.num_rows + withdrawn
+    return ItemsTaken(new, made.updated - withdrawn, withdrawn, known, made.older, images)
+
+
+def _take_users(
+    lake: Lake, raw: dict[str, pa.Table], events: pa.Table, taken: Taken, refusals: Refusals, now: dt.datetime
+) -> tuple[int, int, int]:
+    """Commit what is told of users; how many rows are new, how many there are, and how many say what is not true any more."""
+    told = raw.pop("users")
+    if not told.num_rows:
+        return 0, 0, 0
+    new, late = told_users.new(lake, told, events, taken, now)
+    refusals.forget("users")
+    return _commit(lake, "users", new, now), told.num_rows, late
+
+
+def _take_queries(lake: Lake, raw: dict[str, pa.Table], intake: Intake, now: dt.datetime) -> tuple[int, int]:
+    """Commit what was asked; how many queries are new, and how many known."""
+    new, repeated = asked.new(lake, asked.described(raw.pop("queries"), intake), intake.refusals)
+    intake.refusals.forget("queries")
+    return _commit(lake, "queries", new, now), repeated
 
 
 def _told(lake: Lake, raw: dict[str, pa.Table], intake: Intake, feed: Feed) -> tuple[pa.Table, pa.Table, int]:
@@ -191,8 +237,8 @@ def _told(lake: Lake, raw: dict[str, pa.Table], intake: Intake, feed: Feed) -> t
     refusals = intake.refusals
     gone = versions.missing(lake, refusals, feed.most, intake.now) if feed.full else versions.DESCRIBED.empty_table()
     described, bare = versions.bare(lake, raw["items"], refusals)
-    images = intake.store([*_references(described, "images"), *_references(raw["queries"], "image")])
-    told = pa.concat_tables([_items(described, intake, _pictures_kept(lake, described, intake)), bare])
+    images = intake.store([*told_items.references(described, "images"), *told_items.references(raw["queries"], "image")])
+    told = pa.concat_tables([told_items.described(described, intake, told_items.pictures_kept(lake, described, intake)), bare])
     if not told.num_rows and not lake.count("items"):
         _quarantine(lake, refusals, intake.now)
         what = f"no item could be used ({_first(refusals)}); the catalogue is empty"
@@ -220,59 +266,6 @@ def _notes(source: Path, refusals: Refusals, intake: Intake, older: dict[str, in
             found.append(counted(count, one, many))
     used = {path.resolve() for content in refusals.contents.values() for path in content.paths} | intake.paths
     return tuple(note for note in (*found, files.passed_over(source.resolve(), used)) if note)
-
-
-def _references(table: pa.Table, column: str) -> list[str]:
-    """Every picture that the rows name, in order, each once."""
-    cells = table[column].drop_null()
-    return list(dict.fromkeys(path for cell in cells.to_pylist() for path in _named(cell, column)))
-
-
-def _named(cell: object, column: str) -> list[str]:
-    """The pictures that a cell names; a query has one."""
-    return pictures.references(cell if column == "images" or cell is None else [cell])
-
-
-def _items(raw: pa.Table, intake: Intake, kept: dict[int, list[str]]) -> pa.Table:
-    """The rows of the ``items`` table, without ``created``; few at a time are Python's objects, which are large."""
-    parts = (_some_items(raw.slice(start, FEW), intake, kept) for start in range(0, raw.num_rows, FEW))
-    return pa.concat_tables([versions.DESCRIBED.empty_table(), *parts])
-
-
-def _some_items(raw: pa.Table, intake: Intake, kept: dict[int, list[str]]) -> pa.Table:
-    """A picture that was refused is left out of its item."""
-    made = []
-    for row in raw.to_pylist():
-        try:
-            attributes = layout.pairs(row["attributes"])
-        except ValueError:
-            reason = f"attributes = {row['attributes']!r} is not an object"
-            intake.refusals.add("items", row[ROW], "attributes", reason)
-            continue
-        had = kept.get(row["item_id"], [])
-        shown = intake.ids(_named(row["images"], "images"), "items", row[ROW], "images")
-        item = {
-            **{name: row[name] for name in (*COPIED, "extra")},
-            "spu_id": row["item_id"] if row["spu_id"] is None else row["spu_id"],
-            "category": [markup.text(word) for word in layout.words(row["category"], ">")],
-            "attributes": [(name, markup.text(value)) for name, value in attributes],
-            "image_ids": [*had, *(picture for picture in shown if picture not in had)],
-            "event_timestamp": row["available_from"],
-        }
-        made.append({**item, "content_hash": versions.content_hash(item)})
-    return pa.Table.from_pylist(made, schema=versions.DESCRIBED)
-
-
-def _pictures_kept(lake: Lake, raw: pa.Table, intake: Intake) -> dict[int, list[str]]:
-    """The pictures that known items have, for those of which one cannot be read now: a host that is down takes no picture away."""
-    if not intake.faults:
-        return {}
-    cells = zip(raw["item_id"].to_pylist(), raw["images"].to_pylist(), strict=True)
-    without = [item for item, cell in cells if any(r in intake.faults for r in _named(cell, "images"))]
-    if not without:
-        return {}
-    known = versions.current(lake, ["image_ids"], pa.array(without, pa.int64()))
-    return {row["item_id"]: row["image_ids"] for row in known.select(["item_id", "image_ids"]).to_pylist()}
 
 
 def _events(lake: Lake, pieces: Iterable[pa.Table], refusals: Refusals, now: dt.datetime) -> tuple[int, int]:
