@@ -7,7 +7,6 @@ more is no second event.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 import pyarrow as pa
@@ -29,6 +28,7 @@ class Named:
 
     def __init__(self, lake: Lake) -> None:
         self.lake, self.asked = lake, 0
+        self._every: dict[str, Callable[[pa.Array], pa.Array]] = {}
 
     def referential(self, raw: pa.Table, refusals: Refusals) -> pa.Table:
         """The rows of the ``events`` table, without ``created``; an event must name an item and a query that the lake has."""
@@ -43,11 +43,9 @@ class Named:
         key = KEYS[table]
         if self.asked == 1:
             return pc.is_in(asked, changes.known(self.lake, table, asked, [key])[key].combine_chunks())
-        return self._every(table)(asked.combine_chunks())
-
-    @functools.cache  # noqa: B019 - it lives as long as an ingest
-    def _every(self, table: str) -> Callable[[pa.Array], pa.Array]:
-        return changes.among(self.lake.read(table, [KEYS[table]])[KEYS[table]].combine_chunks())
+        if table not in self._every:
+            self._every[table] = changes.among(self.lake.read(table, [key])[key].combine_chunks())
+        return self._every[table](asked.combine_chunks())
 
 
 def distinct(events: pa.Table, refusals: Refusals) -> tuple[pa.Table, int]:
