@@ -113,7 +113,7 @@ def ingest(
     words = words or meanings.of(source)
     read = _read(source, lake, words, now, feed, long_log.of(source, words, now))  # all checked before anything is written
     with lake.one_writer(patience):  # two ingests at once would each find the other's rows missing
-        first = read.log.first_seen(lake) if read.log else None
+        first = read.log.first_seen(lake) if read.log and not lake.exists(ids.TABLE) else None  # somebody may have brought texts meanwhile
         read = read if first or not read.log else _read(source, lake, words, now, feed, None)
         report = _write(source, lake, read, first, (now, workers, feed))
         changed = {"items": report.items + report.updated + report.withdrawn, "images": report.images, "fetches": report.images}
