@@ -23,8 +23,10 @@ PLAIN = Caps()
 
 def has_click_sequences(lake: Lake) -> bool:
     """Whether the lake has what a click model learns from: impressions and clicks of known users."""
-    found = lake.read("events", ["event"], "user_id IS NOT NULL AND event IN ('impression', 'click')")
-    return {"impression", "click"} <= set(found["event"].unique().to_pylist())
+    if not lake.exists("events"):
+        return False
+    events, known = lake.open("events"), "user_id IS NOT NULL AND event ="
+    return all(events.to_table(columns=["event"], filter=f"{known} '{kind}'", limit=1).num_rows for kind in ("click", "impression"))
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,10 @@ configuration of the reader's own table, so it is committed with what it stands 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -50,13 +52,28 @@ def rows_of(dataset: lance.LanceDataset, key: str, ids: pa.Array, columns: Seque
         also = f" AND ({where})" if where else ""
         named = ", ".join(map(lookups.literal, ids.drop_null().to_pylist())) or "NULL"
         return lookups.read(dataset, columns, f"{key} IN ({named}){also}")
-    wanted = pa.chunked_array([ids])
-    found = []
+    is_wanted, found = among(ids), []
     for batch in dataset.to_batches(columns=list(dict.fromkeys([key, *columns])), filter=where):
-        kept = pc.is_in(batch[key], value_set=wanted.combine_chunks())
+        kept = is_wanted(batch[key])
         found.append(batch.filter(kept).select(list(columns)))
     schema = pa.schema([dataset.schema.field(name) for name in columns])
     return pa.Table.from_batches(found, schema=schema)
+
+
+def among(ids: pa.Array) -> Callable[[pa.Array], pa.Array]:
+    """Whether cells are among the ids. Numbers are sorted once: Arrow would make a table of all ids for each batch."""
+    if not pa.types.is_integer(ids.type):
+        return partial(pc.is_in, value_set=ids)
+    wanted = np.sort(ids.drop_null().to_numpy())
+    if not len(wanted):
+        return partial(pc.is_in, value_set=ids.drop_null())
+
+    def are(cells: pa.Array) -> pa.Array:
+        numbers = pc.fill_null(cells, -1).to_numpy(zero_copy_only=False)
+        at = np.minimum(np.searchsorted(wanted, numbers), len(wanted) - 1)
+        return pc.and_(pc.is_valid(cells), pa.array(wanted[at] == numbers))
+
+    return are
 
 
 def known(lake: Lake, table: str, asked: pa.ChunkedArray, columns: list[str]) -> pa.Table:

@@ -8,7 +8,7 @@ R events, as rows of a table.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,13 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from moon_ops.lake.event_log import AT_ONCE, DAY
 from moon_ops.lake.lake import Lake, completed
 from moon_ops.lake.query import sql
 from moon_ops.lake.schemas import SCHEMAS, STAMP, UNDOING
 from moon_ops.recipes.caps import Caps, Most
 
 Ints = NDArray[np.int64]
-DAY = 86_400_000_000  # µs
 COLUMNS = ("event_timestamp", "user_id", "session_id", "item_id", "query_id", "event")  # that caps ask for
 PURCHASES = ("event_timestamp", "user_id", "session_id", "item_id", "event", "order_id")  # that undoings ask for
 LEARNED = "event IN ('click', 'cart', 'purchase')"  # filters of Lance's: what says which item was meant
@@ -48,6 +48,20 @@ def read(lake: Lake, columns: Sequence[str], where: str | None = None, *, last: 
     some: dict[str, Any] = {"offset": max(0, events.count_rows() - last), "limit": last} if last else {}
     found = events.to_table(columns=there, filter=where, **some)
     return completed(found, "events", columns)
+
+
+def parts(lake: Lake, columns: Sequence[str], where: str) -> Iterator[pa.Table]:
+    """The same, some of them at a time."""
+    if not lake.exists("events"):
+        return
+    events, waiting = lake.open("events"), list[pa.RecordBatch]()
+    for batch in events.to_batches(columns=[name for name in columns if name in events.schema.names], filter=where):
+        waiting.append(batch)
+        if sum(map(len, waiting)) >= AT_ONCE:
+            yield completed(pa.Table.from_batches(waiting), "events", columns)
+            waiting = []
+    if waiting:
+        yield completed(pa.Table.from_batches(waiting), "events", columns)
 
 
 @dataclass(frozen=True)

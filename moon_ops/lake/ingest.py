@@ -7,6 +7,7 @@ items, queries and events are committed in this order, so nothing in the lake ev
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -15,19 +16,33 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from moon_ops.errors import InputError, counted
-from moon_ops.lake import arrivals, changes, clocks, layout, lookups, meanings, naming, rows, seen, tombstones, versions
+from moon_ops.lake import (
+    arrivals,
+    asked,
+    clocks,
+    ids,
+    long_log,
+    lookups,
+    meanings,
+    naming,
+    rows,
+    seen,
+    told_items,
+    told_users,
+    tombstones,
+    versions,
+)
 from moon_ops.lake.intake import Intake
 from moon_ops.lake.lake import Lake
-from moon_ops.lake.layout import ROW, Refusals
+from moon_ops.lake.layout import Refusals
+from moon_ops.lake.long_log import LongLog
 from moon_ops.lake.meanings import Meanings
 from moon_ops.lake.naming import Names
-from moon_ops.lake.query import newest, sql
-from moon_ops.lake.reading import files, markup, pictures
+from moon_ops.lake.query import sql
+from moon_ops.lake.reading import files
 from moon_ops.lake.schemas import SCHEMAS, STAMP
 from moon_ops.lake.seen import Taken
 from moon_ops.telemetry.stages import stage
-
-COPIED = ("item_id", "source_id", "title", "brand", "description", "seller_id", "price", "status", "available_until")
 
 
 @dataclass(frozen=True)
@@ -95,11 +110,12 @@ def ingest(
     empty catalogue, half a feed), :class:`~moon_ops.errors.ServiceError` if others have been writing for ``patience`` seconds; without it,
     it waits. Rows that cannot be used go to the ``quarantine`` table, and the rest goes on.
     """
-    refusals, names = Refusals(), Names()
-    sold = not feed.full and lake.count("items") > 0
-    raw = rows.read_all(source, refusals, words or meanings.of(source), names, now=now, sold=sold)  # all checked before anything is written
+    words = words or meanings.of(source)
+    read = _read(source, lake, words, now, feed, long_log.of(source, words, now))  # all checked before anything is written
     with lake.one_writer(patience):  # two ingests at once would each find the other's rows missing
-        report = _write(source, lake, raw, names, refusals, (now, workers, feed))
+        first = read.log.first_seen(lake) if read.log and not lake.exists(ids.TABLE) else None  # somebody may have brought texts meanwhile
+        read = read if first or not read.log else _read(source, lake, words, now, feed, None)
+        report = _write(source, lake, read, first, (now, workers, feed))
         changed = {"items": report.items + report.updated + report.withdrawn, "images": report.images, "fetches": report.images}
         changed |= {"users": report.users, "queries": report.queries, "events": report.events, "ids": report.items}
         for name in (table for table, count in changed.items() if count):
@@ -107,34 +123,56 @@ def ingest(
     return report
 
 
-def _write(source: Path, lake: Lake, raw: dict[str, pa.Table], names: Names, refusals: Refusals, how: How) -> IngestReport:
-    """Commit pictures, ids, items, users, queries, events and refusals, in this order."""
-    now, workers, feed = how
+@dataclass(frozen=True)
+class Read:
+    """A directory's rows, what was refused of them, the shop's ids among them, and the log of events if that is read in pieces."""
+
+    raw: dict[str, pa.Table]
+    refusals: Refusals
+    names: Names
+    log: LongLog | None
+
+    def settled(self, lake: Lake) -> tuple[dict[str, pa.Table], dict[str, pa.Table]]:
+        """The rows without those that were erased or whose ids clash, and the ids that are new; here nothing is kept of them."""
+        found = self.names.settle(lake, tombstones.refuse(lake, self.raw, self.refusals), self.refusals)
+        self.raw.clear()
+        self.names.numbers.clear()
+        return found
+
+
+def _read(source: Path, lake: Lake, words: Meanings, now: dt.datetime, feed: Feed, log: LongLog | None) -> Read:
+    """Read the directory; ids that are texts may clash with any other, so that a log beside them is read whole."""
+    found, sold = Read({}, Refusals(), Names(), log), not feed.full and lake.count("items") > 0
+    content = log.content if log else None
+    found.raw.update(rows.read_all(source, found.refusals, words, found.names, now=now, sold=sold, log=content))
+    return _read(source, lake, words, now, feed, None) if log and (found.names.texts or lake.exists(ids.TABLE)) else found
+
+
+def _write(source: Path, lake: Lake, read: Read, first: tuple[pa.Table, pa.Table] | None, how: How) -> IngestReport:
+    """Commit pictures, ids, items, users, queries, events and refusals, in this order; ``first``: when items and users were seen, of a log
+    that is read in pieces. What is in the lake is not kept in memory.
+    """
+    (now, workers, feed), refusals = how, read.refusals
     for name in rows.FILES:
         lake.evolve(name)
-    raw, texts = names.settle(lake, tombstones.refuse(lake, raw, refusals), refusals)
+    raw, texts = read.settled(lake)
+    of_items, of_users = first or (raw["events"], raw["events"])
     warning, taken = clocks.warning(lake, now), seen.taken(lake, refusals, now, once=feed.once)
     intake = Intake(source, lake, refusals, now=now, workers=workers, keeps=feed.pictures)
-    told, gone, images = _told(lake, raw, intake, feed)
-    naming.commit(lake, texts, raw, now)
-    made = versions.made(lake, pa.concat_tables([told, gone]), raw["events"], _said(taken, raw["items"], gone), now)
-    withdrawn = pc.sum(pc.is_in(made.fresh["item_id"], gone["item_id"].combine_chunks())).as_py() or 0
-    _commit(lake, "items", pa.concat_tables([made.fresh, made.ends]), now)
-    users, late = _users(lake, raw, taken, now)
-    new, repeated = _new_queries(lake, _queries(raw["queries"], intake), refusals)
-    queries = _commit(lake, "queries", new, now)
-    fresh, again = arrivals.fresh(lake, _referential(lake, raw["events"], refusals), refusals)
-    events = _commit(lake, "events", fresh, now)
+    items = _take_items(lake, raw, intake, feed, texts, of_items, taken)
+    users, told, late = _take_users(lake, raw, of_users, taken, refusals, now)
+    queries, repeated = _take_queries(lake, raw, intake, now)
+    events, again = _events(lake, read.log.pieces(lake, refusals) if read.log else [raw.pop("events")], refusals, now)
     _quarantine(lake, refusals, now)
     taken.remember(lake)
     return IngestReport(
         source=str(source),
-        images=images,
-        items=made.fresh.num_rows - made.updated,
-        updated=made.updated - withdrawn,
+        images=items.images,
+        items=items.new,
+        updated=items.updated,
         queries=queries,
         events=events,
-        known=told.num_rows - made.fresh.num_rows + withdrawn + again + repeated + raw["users"].num_rows - users,
+        known=items.known + again + repeated + told - users,
         users=users,
         refused=refusals.summary(),
         erased=refusals.erased,
@@ -142,10 +180,56 @@ def _write(source: Path, lake: Lake, raw: dict[str, pa.Table], names: Names, ref
         warning=warning,
         unread=refusals.pictures,
         merged=refusals.merged.get("items", 0),
-        withdrawn=withdrawn,
+        withdrawn=items.withdrawn,
         read={content.label: ", ".join(content.said) for content in refusals.contents.values()},
-        notes=_notes(source, refusals, intake, {"items": made.older, "users": late}),
+        notes=_notes(source, refusals, intake, {"items": items.older, "users": late}),
     )
+
+
+@dataclass(frozen=True)
+class ItemsTaken:
+    """How many items are new, updated, withdrawn, known, or older than what the lake has; and pictures."""
+
+    new: int
+    updated: int
+    withdrawn: int
+    known: int
+    older: int
+    images: int
+
+
+def _take_items(
+    lake: Lake, raw: dict[str, pa.Table], intake: Intake, feed: Feed, texts: dict[str, pa.Table], events: pa.Table, taken: Taken
+) -> ItemsTaken:
+    """Commit pictures, the ``texts`` of ids, and items."""
+    told, gone, images = _told(lake, raw, intake, feed)
+    naming.commit(lake, texts, raw, intake.now)
+    said = _said(taken, raw.pop("items"), gone)
+    intake.refusals.forget("items")
+    made = versions.made(lake, pa.concat_tables([told, gone]), events, said, intake.now)
+    withdrawn = pc.sum(pc.is_in(made.fresh["item_id"], gone["item_id"].combine_chunks())).as_py() or 0
+    _commit(lake, "items", pa.concat_tables([made.fresh, made.ends]), intake.now)
+    new, known = made.fresh.num_rows - made.updated, told.num_rows - made.fresh.num_rows + withdrawn
+    return ItemsTaken(new, made.updated - withdrawn, withdrawn, known, made.older, images)
+
+
+def _take_users(
+    lake: Lake, raw: dict[str, pa.Table], events: pa.Table, taken: Taken, refusals: Refusals, now: dt.datetime
+) -> tuple[int, int, int]:
+    """Commit what is told of users; how many rows are new, how many there are, and how many say what is not true any more."""
+    told = raw.pop("users")
+    if not told.num_rows:
+        return 0, 0, 0
+    new, late = told_users.new(lake, told, events, taken, now)
+    refusals.forget("users")
+    return _commit(lake, "users", new, now), told.num_rows, late
+
+
+def _take_queries(lake: Lake, raw: dict[str, pa.Table], intake: Intake, now: dt.datetime) -> tuple[int, int]:
+    """Commit what was asked; how many queries are new, and how many known."""
+    new, repeated = asked.new(lake, asked.described(raw.pop("queries"), intake), intake.refusals)
+    intake.refusals.forget("queries")
+    return _commit(lake, "queries", new, now), repeated
 
 
 def _told(lake: Lake, raw: dict[str, pa.Table], intake: Intake, feed: Feed) -> tuple[pa.Table, pa.Table, int]:
@@ -153,8 +237,8 @@ def _told(lake: Lake, raw: dict[str, pa.Table], intake: Intake, feed: Feed) -> t
     refusals = intake.refusals
     gone = versions.missing(lake, refusals, feed.most, intake.now) if feed.full else versions.DESCRIBED.empty_table()
     described, bare = versions.bare(lake, raw["items"], refusals)
-    images = intake.store([*_references(described, "images"), *_references(raw["queries"], "image")])
-    told = pa.concat_tables([_items(described, intake, _pictures_kept(lake, described, intake)), bare])
+    images = intake.store([*told_items.references(described, "images"), *told_items.references(raw["queries"], "image")])
+    told = pa.concat_tables([told_items.described(described, intake, told_items.pictures_kept(lake, described, intake)), bare])
     if not told.num_rows and not lake.count("items"):
         _quarantine(lake, refusals, intake.now)
         what = f"no item could be used ({_first(refusals)}); the catalogue is empty"
@@ -184,112 +268,15 @@ def _notes(source: Path, refusals: Refusals, intake: Intake, older: dict[str, in
     return tuple(note for note in (*found, files.passed_over(source.resolve(), used)) if note)
 
 
-def _references(table: pa.Table, column: str) -> list[str]:
-    """Every picture that the rows name, in order, each once."""
-    return list(dict.fromkeys(path for cell in table[column].to_pylist() for path in _named(cell, column)))
-
-
-def _named(cell: object, column: str) -> list[str]:
-    """The pictures that a cell names; a query has one."""
-    return pictures.references(cell if column == "images" or cell is None else [cell])
-
-
-def _items(raw: pa.Table, intake: Intake, kept: dict[int, list[str]]) -> pa.Table:
-    """The rows of the ``items`` table, without ``created``; a picture that was refused is left out of its item."""
-    made = []
-    for row in raw.to_pylist():
-        try:
-            attributes = layout.pairs(row["attributes"])
-        except ValueError:
-            reason = f"attributes = {row['attributes']!r} is not an object"
-            intake.refusals.add("items", row[ROW], "attributes", reason)
-            continue
-        had = kept.get(row["item_id"], [])
-        shown = intake.ids(_named(row["images"], "images"), "items", row[ROW], "images")
-        item = {
-            **{name: row[name] for name in (*COPIED, "extra")},
-            "spu_id": row["item_id"] if row["spu_id"] is None else row["spu_id"],
-            "category": [markup.text(word) for word in layout.words(row["category"], ">")],
-            "attributes": [(name, markup.text(value)) for name, value in attributes],
-            "image_ids": [*had, *(picture for picture in shown if picture not in had)],
-            "event_timestamp": row["available_from"],
-        }
-        made.append({**item, "content_hash": versions.content_hash(item)})
-    return pa.Table.from_pylist(made, schema=versions.DESCRIBED)
-
-
-def _pictures_kept(lake: Lake, raw: pa.Table, intake: Intake) -> dict[int, list[str]]:
-    """The pictures that known items have, for those of which one cannot be read now: a host that is down takes no picture away."""
-    cells = zip(raw["item_id"].to_pylist(), raw["images"].to_pylist(), strict=True)
-    without = [item for item, cell in cells if any(r in intake.faults for r in _named(cell, "images"))]
-    if not without:
-        return {}
-    known = versions.current(lake, ["image_ids"], pa.array(without, pa.int64()))
-    return {row["item_id"]: row["image_ids"] for row in known.select(["item_id", "image_ids"]).to_pylist()}
-
-
-def _users(lake: Lake, raw: dict[str, pa.Table], taken: Taken, now: dt.datetime) -> tuple[int, int]:
-    """Commit what is told of users; how many rows are new, and how many say what is not true any more."""
-    if not raw["users"].num_rows:
-        return 0, 0
-    found = _new_users(lake, raw["users"], raw["events"], taken.said("users", raw["users"], "user_id"), now)
-    new = found.filter(pc.invert(found["older"])).drop_columns("older")
-    return _commit(lake, "users", new, now), found.num_rows - new.num_rows
-
-
-def _new_users(lake: Lake, users: pa.Table, events: pa.Table, said: pa.Table, now: dt.datetime) -> pa.Table:
-    """The users of whom something else is told than the lake knows, valid from ``timestamp``; without one a new user's row is valid from
-    the user's first event, which shows that there was one, and a changed row from ``now``, or right after the row that it changes.
-    ``older`` rows stand in a file that was taken in before the lake learned what it has.
+def _events(lake: Lake, pieces: Iterable[pa.Table], refusals: Refusals, now: dt.datetime) -> tuple[int, int]:
+    """Commit the events piece by piece; how many are new, and how many the lake has, or the pieces before. Killed, it is done again: an
+    event that was committed is known.
     """
-    query = """
-    WITH first AS (SELECT user_id, min(timestamp) AS seen FROM events GROUP BY 1)
-    SELECT u.user_id, u.extra, coalesce(s.again AND k.created > s.said, false) AS older,
-        greatest($now, s.said, k.created + INTERVAL 1 MICROSECOND) AS created,
-        coalesce(u.timestamp, CASE WHEN k.user_id IS NULL THEN first.seen END,
-        CASE WHEN k.event_timestamp > $now THEN k.event_timestamp + INTERVAL 1 MICROSECOND END, $now) AS event_timestamp
-    FROM users u JOIN said s USING (user_id) LEFT JOIN known k USING (user_id) LEFT JOIN first USING (user_id)
-    WHERE k.user_id IS NULL OR k.extra IS DISTINCT FROM u.extra ORDER BY u.user_id"""
-    known = newest(changes.known(lake, "users", users["user_id"], ["user_id", "event_timestamp", "created", "extra"]), "user_id")
-    return sql(query, {"now": now}, users=users, said=said, known=known, events=events.select(["user_id", "timestamp"]))
-
-
-def _queries(raw: pa.Table, intake: Intake) -> pa.Table:
-    """The rows of the ``queries`` table, without ``created``; one whose only content was a refused picture is left out."""
-    cells = raw.select([ROW, "image"]).to_pylist()
-    found = [intake.ids(_named(cell["image"], "image"), "queries", cell[ROW], "image") for cell in cells]
-    table = raw.append_column("image_id", pa.array([ids[0] if ids else None for ids in found], pa.string()))
-    table = table.rename_columns(["event_timestamp" if n == "timestamp" else n for n in table.column_names])
-    nothing = pc.and_(pc.is_null(table["image_id"]), pc.is_null(table["text"]))
-    return intake.refusals.split(table, nothing, "queries", "image", "cannot be read, and the query has no text")
-
-
-def _new_queries(lake: Lake, queries: pa.Table, refusals: Refusals) -> tuple[pa.Table, int]:
-    """The queries whose id the lake does not know, and how many it has as they are; a known id with another content is refused."""
-    if not queries.num_rows:
-        return queries, 0
-    names = ["query_id", "text", "image_id"]
-    found = sql(
-        """SELECT q.query_id, k.text IS NOT DISTINCT FROM q.text AND k.image_id IS NOT DISTINCT FROM q.image_id AS same
-        FROM queries q JOIN known k USING (query_id)""",
-        queries=queries.select(names),
-        known=changes.known(lake, "queries", queries["query_id"], names),
-    )
-    other = found.filter(pc.invert(found["same"]))["query_id"].combine_chunks()
-    queries = refusals.split(queries, pc.is_in(queries["query_id"], other), "queries", "query_id", "is in the lake with another content")
-    known = pc.is_in(queries["query_id"], found["query_id"].combine_chunks())
-    return queries.filter(pc.invert(known)), pc.sum(known).as_py() or 0
-
-
-def _referential(lake: Lake, raw: pa.Table, refusals: Refusals) -> pa.Table:
-    """The rows of the ``events`` table, without ``created``; an event must name an item and a query that the lake has."""
-    named = (("items", "item_id"), ("queries", "query_id"))
-    items, queries = (changes.known(lake, table, raw[key], [key])[key].combine_chunks() for table, key in named)
-    raw = refusals.split(raw, pc.invert(pc.is_in(raw["item_id"], items)), "events", "item_id", "is no item of the catalogue")
-    lost = pc.and_(pc.is_valid(raw["query_id"]), pc.invert(pc.is_in(raw["query_id"], queries)))
-    raw = refusals.split(raw, lost, "events", "query_id", "is no known query")
-    raw = raw.rename_columns(["event_timestamp" if n == "timestamp" else n for n in raw.column_names])
-    return raw.select([*(n for n in SCHEMAS["events"].names if n != "created"), ROW])
+    new, again, named = 0, 0, arrivals.Named(lake)
+    for piece in pieces:
+        fresh, known = arrivals.fresh(lake, named.referential(piece, refusals), refusals)
+        new, again = new + _commit(lake, "events", fresh, now), again + known
+    return new, again
 
 
 def _quarantine(lake: Lake, refusals: Refusals, now: dt.datetime) -> None:

@@ -7,8 +7,11 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from moon_ops.errors import InputError
@@ -20,6 +23,10 @@ from moon_ops.lake.layout import Refusals
 from moon_ops.lake.reading import pictures
 from moon_ops.lake.schemas import SCHEMAS
 
+if TYPE_CHECKING:
+    import lance
+
+HASH = 64  # digits of a picture's name
 FEW = 500  # rows of the lake's pictures that are scanned in the time in which one is looked up
 COMMIT = 4096  # pictures per commit at most: what a killed run has to read again
 COMMIT_BYTES = 64 * 2**20  # and bytes of them: with what Arrow and Lance copy, this is the memory that an ingest needs
@@ -27,24 +34,57 @@ AHEAD = 2  # pictures for each worker that may wait to be committed
 
 
 class Known:
-    """The pictures that the lake has: of few references each is looked up, for many all ids are read. May be asked by many threads."""
+    """The pictures that the lake has: of few references each is looked up; for many all hashes are read, and half of each is kept.
+    May be asked by many threads.
+    """
 
     def __init__(self, lake: Lake, references: int) -> None:
         self._images = lake.open("images") if references and lake.exists("images") else None
         self._here: set[str | None] = set()
         self._missing: set[str] = set()
+        self._first, self._second = np.zeros(0, np.uint64), np.zeros(0, np.uint64)  # quarters of the hashes, by the first one
         if self._images is not None and references > self._images.count_rows() / FEW:
-            self._here, self._images = set(self._images.to_table(columns=["image_id"])["image_id"].to_pylist()), None
+            self._read(self._images)
+            self._images = None
+
+    def _read(self, pictures: lance.LanceDataset) -> None:
+        parts = [np.zeros((0, 2), np.uint64)]
+        for batch in pictures.to_batches(columns=["image_id"]):
+            names = batch["image_id"].to_pylist()
+            if (halves := _halves(names)) is None:
+                self._here.update(names)
+            else:
+                parts.append(halves)
+        every = np.concatenate(parts)
+        order = np.argsort(every[:, 0])
+        self._first, self._second = every[order, 0], every[order, 1]
 
     def __contains__(self, image_id: str | None) -> bool:
-        if image_id not in self._here and image_id is not None and image_id not in self._missing and self._images is not None:
+        if image_id is None or image_id in self._here:
+            return image_id in self._here
+        if self._images is not None and image_id not in self._missing:
             found = changes.rows_of(self._images, "image_id", pa.array([image_id]), ["image_id"]).num_rows
             (self._here if found else self._missing).add(image_id)
-        return image_id in self._here
+            return bool(found)
+        if (half := _halves([image_id])) is None or not len(self._first):
+            return False
+        low, high = (int(np.searchsorted(self._first, half[0, 0], side)) for side in ("left", "right"))
+        return bool((self._second[low:high] == half[0, 1]).any())
 
     def add(self, image_ids: Iterable[str]) -> None:
         """Note those that were committed."""
         self._here.update(image_ids)
+
+
+def _halves(names: Sequence[str]) -> NDArray[np.uint64] | None:
+    """The first half of each hash [N, 2]; None where some name is no hash in hexadecimal digits."""
+    if any(len(name) != HASH for name in names):
+        return None
+    try:
+        digests = bytes.fromhex("".join(names))
+    except ValueError:
+        return None
+    return np.frombuffer(digests, ">u8").reshape(-1, 4)[:, :2].astype(np.uint64)
 
 
 class Intake:

@@ -74,6 +74,12 @@ class Refusals:
             self._add(name, number, row, column, f"{column} = {row.get(column)!r} {reason}")
         return table.filter(pc.invert(bad))
 
+    def forget(self, name: str) -> None:
+        """Keep nothing of the file's content: no more of its rows will be refused."""
+        path, content = self.files[name]
+        self.files[name] = (path, content.schema.empty_table())
+        self.named.pop(name, None)
+
     def bring_picture(self, head: int, number: int, references: Sequence[str]) -> None:
         """Say that an item's row ``head`` has pictures that row ``number`` names."""
         self.brought |= {(head, reference): number for reference in references}

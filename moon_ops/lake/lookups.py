@@ -32,7 +32,9 @@ COLUMNS = {  # table → what is asked by: few ids, and times after a moment
     "erased": ("key",),
     "fetches": ("address",),
     "features/item_profile": ("profile_id", "item_id", "event_timestamp"),
+    "features/item_stats": ("item_id", "event_timestamp"),
     "features/user_profile": ("profile_id", "user_id"),
+    "features/user_behavior": ("behavior_id", "user_id", "event_timestamp"),
 }
 OF_ENCODERS = {  # likewise, of the tables embeddings/v<N> and so on
     "embeddings": ("version_id", "item_id", "event_timestamp"),

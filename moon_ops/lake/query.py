@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 from moon_ops.lake.schemas import STAMP
 
 
-def sql(query: str, parameters: Mapping[str, Any] | None = None, **tables: pa.Table) -> pa.Table:
-    """The answer of a query over ``tables`` by name; times are UTC, in microseconds, as in all the lake."""
+def sql(query: str, parameters: Mapping[str, Any] | None = None, **tables: pa.Table | pa.RecordBatchReader) -> pa.Table:
+    """The answer of a query over ``tables`` by name, of which a reader is read once; times are UTC, in microseconds, as in all the lake."""
     import duckdb  # who asks for the newest row alone does without it
 
     with duckdb.connect() as connection:

@@ -14,6 +14,7 @@ from moon_ops.lake.layout import ROW, Refusals
 from moon_ops.lake.meanings import PLAIN, STATES, Meanings
 from moon_ops.lake.naming import Names
 from moon_ops.lake.reading import content, files, markup, missing, numbers, times
+from moon_ops.lake.reading.content import Content
 from moon_ops.lake.reading.delimited import bare
 from moon_ops.lake.schemas import EVENTS, STAMP
 
@@ -45,45 +46,63 @@ LONGEST = 1_000_000  # a position in a list
 
 
 def read_all(
-    source: Path, refusals: Refusals, meanings: Meanings = PLAIN, names: Names | None = None, *, now: dt.datetime, sold: bool = False
+    source: Path,
+    refusals: Refusals,
+    meanings: Meanings = PLAIN,
+    names: Names | None = None,
+    *,
+    now: dt.datetime,
+    sold: bool = False,
+    log: Content | None = None,
 ) -> dict[str, pa.Table]:
     """The tables of a directory, typed, with ids as keys (``names`` takes down the shop's).
 
     An event, a query and what is told of a user lie between 1995 and tomorrow. Where items are ``sold`` already, a directory may bring
-    other tables alone, as rows that were mended. Raises :class:`InputError` for a directory
-    that cannot be used as a whole, before anything is written.
+    other tables alone, as rows that were mended. Of a ``log`` of events that is read in pieces no event is among them. Raises
+    :class:`InputError` for a directory that cannot be used as a whole, before anything is written.
     """
     if not source.is_dir():
         raise InputError(f"DIRECTORY = {source} is not a directory", action="name a directory that holds an items file")
     others = sold and any(files.find(source, name) for name in FILES if name != "items")
-    raw = {name: read(source, name, refusals, meanings, names, others) for name in FILES}
+    raw = {name: read(source, name, refusals, meanings, names, others, log if name == "events" else None) for name in FILES}
     _note_columns(refusals, meanings)
-    for name, column in TIMED.items():
-        table = raw[name]
-        early = layout.filled(pc.less(table[column], pa.scalar(times.FIRST, STAMP)), False)
-        table = refusals.split(table, early, name, column, f"lies before {times.FIRST:%Y}: a program has filled a gap")
-        late = layout.filled(pc.greater(table[column], pa.scalar(now + FUTURE, STAMP)), False)
-        raw[name] = refusals.split(table, late, name, column, f"is in the future (it is {times.text(now)})")
-    return raw
+    return {name: timed(table, name, refusals, now) if name in TIMED else table for name, table in raw.items()}
+
+
+def timed(table: pa.Table, name: str, refusals: Refusals, now: dt.datetime) -> pa.Table:
+    """The rows of what has happened since 1995 and until tomorrow; the others are refused."""
+    column = TIMED[name]
+    early = layout.filled(pc.less(table[column], pa.scalar(times.FIRST, STAMP)), False)
+    table = refusals.split(table, early, name, column, f"lies before {times.FIRST:%Y}: a program has filled a gap")
+    late = layout.filled(pc.greater(table[column], pa.scalar(now + FUTURE, STAMP)), False)
+    return refusals.split(table, late, name, column, f"is in the future (it is {times.text(now)})")
 
 
 def _note_columns(refusals: Refusals, meanings: Meanings) -> None:
     """Note the columns that ``moon.toml`` names and no file has, and those that it calls what no table knows."""
     there = {one for asread in refusals.contents.values() for one in asread.names}
-    known = {one for name in FILES for one in (*REQUIRED[name], *IDS[name], *TEXTS[name], *OTHERS[name])}
-    for theirs, ours in meanings.columns.items():
+    ours = {one for name in FILES for one in known(name)}
+    for theirs, meant in meanings.columns.items():
         if bare(theirs) not in there:
             refusals.note("items", f"moon.toml names the column {theirs!r}, which no file has")
-        elif ours not in known:
+        elif meant not in ours:
             refusals.note(
-                "items", f"moon.toml calls the column {theirs!r} {ours!r}, which means nothing here: it is kept as one of your own"
+                "items", f"moon.toml calls the column {theirs!r} {meant!r}, which means nothing here: it is kept as one of your own"
             )
 
 
 def read(
-    source: Path, name: str, refusals: Refusals, meanings: Meanings = PLAIN, names: Names | None = None, optional: bool = False
+    source: Path,
+    name: str,
+    refusals: Refusals,
+    meanings: Meanings = PLAIN,
+    names: Names | None = None,
+    optional: bool = False,
+    log: Content | None = None,
 ) -> pa.Table:
-    """One table's files with their columns typed; one that is not there is empty, items only where they are ``optional``."""
+    """One table's files with their columns typed; one that is not there is empty, items only where they are ``optional``, and so is one of
+    which a ``log`` says what its files hold.
+    """
     found = files.find(source, name)
     if found is None and name == "items" and not optional:
         lies, action = files.instead(source, name)
@@ -91,13 +110,12 @@ def read(
         raise InputError(
             f"{source} has no items.parquet, items.jsonl or items.csv{there}: nothing to ingest", action=action or "add the items file"
         )
-    known = (*REQUIRED[name], *IDS[name], *TEXTS[name], *OTHERS[name])
-    if found is None:
+    if found is None or log is not None:
         table = content.empty(name, REQUIRED[name]).table
-        refusals.bring(name, source / name, table)
+        refusals.bring(name, source / (log.label if log else name), table, log)
     else:
         required = REQUIRED[name] if name != "items" else (KEYS[name],)  # who only withdraws items need not name titles
-        asread = content.read(found, required, known, given=meanings.encoding, renamed=meanings.columns)
+        asread = content.read(found, required, known(name), given=meanings.encoding, renamed=meanings.columns)
         if name == "items" and not asread.rows:
             raise InputError(
                 f"{source / found.label} has no rows: the catalogue is empty and nothing was ingested", action="bring at least one item"
@@ -110,7 +128,17 @@ def read(
                 f"{source / found.label} has no column 'title' (it has {has}); nothing was ingested",
                 action="add the column title, or name it in moon.toml",
             )
-    table = _columns(missing.emptied(table), name, refusals, names or Names())
+    return typed(table, name, refusals, meanings, names or Names())
+
+
+def known(name: str) -> tuple[str, ...]:
+    """The columns of a table that mean something."""
+    return (*REQUIRED[name], *IDS[name], *TEXTS[name], *OTHERS[name])
+
+
+def typed(table: pa.Table, name: str, refusals: Refusals, meanings: Meanings, names: Names) -> pa.Table:
+    """Rows with their columns typed, as they stand in the files of ``refusals``."""
+    table = _columns(missing.emptied(table), name, refusals, names)
     refusals.named[name] = table[KEYS[name]].combine_chunks()
     table = {"items": _items, "queries": _queries, "events": _events, "users": _users}[name](table, refusals, meanings)
     return table if name == "events" else layout.unique(table, REQUIRED[name][0], refusals, name)  # of the rows that are good
@@ -126,7 +154,7 @@ def _withdraws(table: pa.Table, refusals: Refusals, meanings: Meanings) -> bool:
 
 def _columns(table: pa.Table, name: str, refusals: Refusals, names: Names) -> pa.Table:
     """The columns that mean something, with ids as keys and texts as texts, and all others together in ``extra``."""
-    wanted = dict.fromkeys((*REQUIRED[name], *IDS[name], *TEXTS[name], *OTHERS[name]))
+    wanted = dict.fromkeys(known(name))
     for column in wanted:
         table = layout.optional(table, column)
     own = [n for n in table.column_names if n not in (*wanted, ROW)]

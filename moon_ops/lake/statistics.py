@@ -9,7 +9,7 @@ Of events those count that :mod:`moon_ops.lake.counting` lets count; a purchase 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import lance
@@ -18,16 +18,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from moon_ops.columns import ITEM_VIEW, STATS_VIEW, USER_VIEW, Feature, by_view
-from moon_ops.lake import changes, counting, lookups, own_columns
-from moon_ops.lake.counting import DAY
+from moon_ops.lake import changes, counting, event_log, item_counts, lookups, own_columns
+from moon_ops.lake.event_log import DAY, EventLog
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.query import sql
-from moon_ops.lake.schemas import PRIMARY, STAMP, UNDOING
+from moon_ops.lake.schemas import PRIMARY, SCHEMAS
 from moon_ops.recipes.caps import Caps
 
 PROFILE, STATS, BEHAVIOR, USERS = f"features/{ITEM_VIEW}", f"features/{STATS_VIEW}", "features/user_behavior", f"features/{USER_VIEW}"
 TABLES = (PROFILE, STATS, BEHAVIOR, USERS)
 NO_QUERY = -1  # a click that no query led to
+CLICKS = "event = 'click' AND user_id IS NOT NULL"  # a filter of Lance's
 
 PROFILE_SQL = """
 SELECT concat_ws('-', item_id, epoch_us(event_timestamp), epoch_us(created), row_number() OVER (
@@ -43,14 +44,6 @@ SELECT concat_ws('-', user_id, epoch_us(event_timestamp), epoch_us(created), row
        user_id, event_timestamp, created, extra
 FROM (SELECT *, row_number() OVER () AS number FROM fresh) ORDER BY event_timestamp, user_id"""
 USERS_COLUMNS = ("user_id", "event_timestamp", "created")
-
-BEFORE = 1_000_000  # days, so that whole division rounds moments before 1970 down, too
-COUNTS = ("impressions", "clicks", "purchases")
-DAYS_SQL = f"""
-SELECT item_id, (epoch_us(event_timestamp) + {BEFORE * DAY}) // {DAY} - {BEFORE - 1} AS known,
-       count(*) FILTER (event = 'impression') AS impressions, count(*) FILTER (event = 'click') AS clicks,
-       count(*) FILTER (event = 'purchase') - count(*) FILTER (event = 'undone') AS purchases
-FROM events GROUP BY ALL ORDER BY known, item_id"""
 
 BEHAVIOR_SQL = f"""
 SELECT concat_ws('-', user_id, epoch_us(event_timestamp), item_id, query_id, row_number() OVER (
@@ -74,7 +67,7 @@ class StatisticsReport:
 
 def derive(lake: Lake, *, behaviour: bool = True, own: Sequence[Feature] = (), caps: Caps | None = None) -> StatisticsReport:
     """Bring the tables up to date: profiles by the item versions that are new, behaviour by the clicks of users who have clicked since,
-    and the counts of items anew if there are new events.
+    and the counts of items from the first day on which an event is new (:mod:`~moon_ops.lake.item_counts`).
 
     Profiles have the columns that ``own`` declares of a shop's own, beside those that they have had before: declared otherwise than
     before, a column is made anew. Users have a profile where there are such columns of theirs.
@@ -111,16 +104,22 @@ def _derive(lake: Lake, own: Sequence[Feature], caps: Caps | None, *, behaviour:
 
 def _of_events(lake: Lake, name: str, caps: Caps | None) -> None:
     """Bring a table of what has happened up to date, unless somebody has just done so."""
-    events = changes.newest(lake.open("events")) if lake.exists("events") else changes.NOTHING
+    events = lake.open("events") if lake.exists("events") else None
+    mark = changes.NOTHING if events is None else changes.newest(events)
     marks, before = changes.marks(lake, name), caps_of(lake, name)
     caps = caps or before or Caps()
     there, since = usable(lake, name) and caps == before, int(marks.get("events", changes.NOTHING))
-    if there and since == events:
+    if there and since == mark:
         return
-    found = {"left_out": _stats(lake, caps)} if name == STATS else {}
+    since, found = since if there else changes.NOTHING, dict[str, int]()
     if name == BEHAVIOR:
-        _behavior(lake, since if there else changes.NOTHING, caps)
-    changes.mark(lake, name, events=events, **found, **{f"caps_{key}": value for key, value in asdict(caps).items()})
+        _behavior(lake, events, since, caps)
+    else:
+        counted = item_counts.Counted(int(marks.get("left_out", 0)), int(marks.get("undoings", 0)))
+        since = since if "undoings" in marks else changes.NOTHING  # a table of before is made anew
+        found = asdict(item_counts.bring(lake, name, events, caps, since, counted))
+    changes.mark(lake, name, events=mark, **found, **{f"caps_{key}": value for key, value in asdict(caps).items()})
+    lookups.tend(lake, name)
 
 
 def caps_of(lake: Lake, name: str) -> Caps | None:
@@ -135,53 +134,39 @@ def usable(lake: Lake, name: str) -> bool:
     return lake.exists(name) and (name != BEHAVIOR or "item_ids" not in lake.open(name).schema.names)
 
 
-def _stats(lake: Lake, caps: Caps) -> int:
-    """Count anew; how many events are beyond the caps."""
-    events = counting.read(lake, counting.PURCHASES)
-    events = events.append_column("query_id", pa.nulls(events.num_rows, pa.int64()))  # tells no counts apart
-    found = counting.within(events, caps)
-    gone, events = counting.undone(found.events), found.events.select(["event_timestamp", "item_id", "event"])
-    if gone.num_rows:
-        what = pa.array(["undone"] * gone.num_rows)
-        undone = pa.table([gone["known"], events["item_id"].take(gone["number"]), what], schema=events.schema)
-        events = pa.concat_tables([events, undone])
-    undoings = pc.is_in(events["event"], pa.array(UNDOING))
-    events = events.filter(pc.invert(undoings)) if pc.any(undoings).as_py() else events  # those that undo nothing make no row
-    _write(lake, STATS, _running(sql(DAYS_SQL, events=events)))
-    return sum(found.left_out.values())
-
-
-def _running(days: pa.Table) -> pa.Table:
-    """What had happened to each item by the end of each of its days; ``days`` are in order of time."""
-    items = days["item_id"].to_numpy()
-    order = np.argsort(items, kind="stable")
-    first = np.flatnonzero(np.append(True, items[order][1:] != items[order][:-1])[: len(items)])
-    counts = {}
-    for name in COUNTS:
-        sums = np.append(0, np.cumsum(days[name].to_numpy()[order]))
-        counts[name] = np.empty(len(items), np.int64)
-        counts[name][order] = sums[1:] - np.repeat(sums[first], np.diff(first, append=len(items)))
-    known = pa.array(days["known"].to_numpy() * DAY).cast(STAMP)
-    return pa.table({"item_id": days["item_id"], **counts, "event_timestamp": known, "created": known})
-
-
-def _behavior(lake: Lake, since: int, caps: Caps) -> None:
-    """Add the clicks that are not there yet, of users who have clicked since; killed, it adds none twice. A click that comes late may push
-    one of its day beyond the caps, which then goes.
+def _behavior(lake: Lake, events: lance.LanceDataset | None, since: int, caps: Caps) -> None:
+    """Add the clicks that are not there yet, of users who have clicked since, on the days of these clicks; killed, it adds none twice. A
+    click that comes late may push one of its day beyond the caps, which then goes.
     """
-    columns, clicks = list(counting.COLUMNS), "event = 'click' AND user_id IS NOT NULL"
-    if since == changes.NOTHING:
-        _write(lake, BEHAVIOR, _keyed(_clicks(lake.read("events", columns, clicks), caps), "behavior_id"))
+    if since == changes.NOTHING or events is None:
+        log = None if events is None else EventLog(events)
+        schema = _keyed(_clicks(SCHEMAS["events"].empty_table(), caps), "behavior_id").schema
+        _write(lake, BEHAVIOR, lambda: _reader(schema, (_clicks(some, caps) for some in _by_user(log)) if log else iter(())))
         return
-    events = lake.open("events")
-    users = changes.newer(events, since, ["user_id"], clicks)["user_id"].combine_chunks().unique()
-    fresh = _clicks(changes.rows_of(events, "user_id", users, columns, clicks), caps)
-    known = changes.rows_of(lake.open(BEHAVIOR), "user_id", users, ["behavior_id"])
+    new = changes.newer(events, since, ["user_id", "event_timestamp"], CLICKS)
+    if not new.num_rows:
+        return
+    users, ends = new["user_id"].combine_chunks().unique(), pc.min_max(new["event_timestamp"].cast(pa.int64())).as_py()
+    first, last = (ends[name] // DAY for name in ("min", "max"))
+    there = f"{CLICKS} AND {event_log.within((first, last + 1))}"  # caps are of a day
+    known_in = f"event_timestamp > {event_log.moment(first)} AND event_timestamp <= {event_log.moment(last + 1)}"
+    fresh = _clicks(changes.rows_of(events, "user_id", users, list(counting.COLUMNS), there), caps)
+    known = changes.rows_of(lake.open(BEHAVIOR), "user_id", users, ["behavior_id"], known_in)
     missing = sql("SELECT * FROM fresh ANTI JOIN known USING (behavior_id) ORDER BY ALL", fresh=fresh, known=known)
     _insert(lake, BEHAVIOR, "behavior_id", _keyed(missing, "behavior_id"))
     over = known.filter(pc.invert(pc.is_in(known["behavior_id"], fresh["behavior_id"].combine_chunks())))["behavior_id"].to_pylist()
     for start in range(0, len(over), changes.NAMED):
         lake.open(BEHAVIOR).delete(f"behavior_id IN ({', '.join(repr(key) for key in over[start : start + changes.NAMED])})")
+
+
+def _by_user(log: EventLog) -> Iterator[pa.Table]:
+    """All clicks of users, in parts that can be in memory, with all clicks of a user in one of them; users ascend."""
+    found = [batch["user_id"].to_numpy() for batch in log.events.to_batches(columns=["user_id"], filter=CLICKS)]
+    users = np.sort(np.concatenate([np.zeros(0, np.int64), *found]))
+    ends = np.unique(users[event_log.AT_ONCE :: event_log.AT_ONCE])
+    for low, high in zip([None, *ends.tolist()], [*ends.tolist(), None], strict=True):
+        bounds = [*([] if low is None else [f"user_id >= {low}"]), *([] if high is None else [f"user_id < {high}"])]
+        yield log.read(counting.COLUMNS, " AND ".join([CLICKS, *bounds]))
 
 
 def _clicks(events: pa.Table, caps: Caps) -> pa.Table:
@@ -194,9 +179,13 @@ def _insert(lake: Lake, name: str, key: str, rows: pa.Table) -> None:
     lookups.insert(lake.open(name), key, rows)
 
 
-def _write(lake: Lake, name: str, table: pa.Table) -> None:
+def _write(lake: Lake, name: str, rows: Callable[[], pa.RecordBatchReader]) -> None:
     """Make the table anew."""
-    changes.patiently(lambda: lance.write_dataset(table, lake.address(name), mode="overwrite" if lake.exists(name) else "create"))
+    changes.patiently(lambda: lance.write_dataset(rows(), lake.address(name), mode="overwrite" if lake.exists(name) else "create"))
+
+
+def _reader(schema: pa.Schema, tables: Iterator[pa.Table]) -> pa.RecordBatchReader:
+    return pa.RecordBatchReader.from_batches(schema, (batch for table in tables for batch in table.cast(schema).to_batches()))
 
 
 def _keyed(table: pa.Table, key: str) -> pa.Table:
@@ -219,7 +208,7 @@ def _profiles(lake: Lake, name: str, source: str, own: Sequence[Feature]) -> Non
     fresh = lake.read(source, [*columns, "extra"]) if versions is None else _newer(versions, since, columns)
     rows = _keyed(own_columns.typed(sql(query, fresh=fresh), own), "profile_id")
     if anew:
-        _write(lake, name, rows)
+        _write(lake, name, rows.to_reader)
     else:
         _insert(lake, name, "profile_id", rows)
     changes.mark(lake, name, **{source: mark})

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from moon_ops.errors import InputError, counted
-from moon_ops.lake import changes, clocks, ids, layout
+from moon_ops.lake import changes, ids, layout
 from moon_ops.lake.lake import Lake, completed
 from moon_ops.lake.layout import Refusals
 from moon_ops.lake.query import newest, sql
@@ -86,21 +86,20 @@ def made(lake: Lake, items: pa.Table, events: pa.Table, said: pa.Table, now: dt.
     )
     older = pc.sum(found["older"]).as_py() or 0
     found = found.filter(pc.invert(found["older"]))
-    last = {row["item_id"]: (row["since"], row["learned"], row["stated"]) for row in found.to_pylist()}  # since None: not in the lake
-    fresh = items.filter(pc.is_in(items["item_id"], found["item_id"].combine_chunks()))
-    seen = events.group_by("item_id").aggregate([("timestamp", "min")])
-    first = dict(zip(seen["item_id"].to_pylist(), seen["timestamp_min"].to_pylist(), strict=True))
-    since, learned, stated = [], [], []
-    for item, available in zip(fresh["item_id"].to_pylist(), fresh["event_timestamp"].to_pylist(), strict=True):
-        known, known_since, told = last[item]
-        stated.append(told)
-        learned.append(clocks.after(known_since, now))
-        since.append(max(learned[-1], known) if known else available or first.get(item, now))
-    fresh = layout.replace(fresh, "event_timestamp", pa.array(since, STAMP)).append_column("created", pa.array(learned, STAMP))
+    query = """
+    WITH first AS (SELECT item_id, min(timestamp) AS seen FROM events GROUP BY 1),
+    f AS (SELECT *, CASE WHEN learned > $now THEN learned + INTERVAL 1 MICROSECOND ELSE $now END AS created FROM found)
+    SELECT i.number, f.stated, f.created,
+        CASE WHEN f.since IS NULL THEN coalesce(i.event_timestamp, first.seen, $now) ELSE greatest(f.since, f.created) END AS since
+    FROM i JOIN f USING (item_id) LEFT JOIN first USING (item_id) ORDER BY i.number"""
+    numbered = items.select(["item_id", "event_timestamp"]).append_column("number", pa.array(range(items.num_rows), pa.int64()))
+    times = sql(query, {"now": now}, i=numbered, found=found, events=events.select(["item_id", "timestamp"]))
+    fresh = items.take(times["number"])
+    fresh = layout.replace(fresh, "event_timestamp", times["since"]).append_column("created", times["created"])
     over = layout.filled(pc.less_equal(fresh["available_until"], fresh["event_timestamp"]), False)
     fresh = layout.replace(fresh, "status", pc.if_else(over, pa.scalar("deleted"), fresh["status"]))
-    fresh = fresh.append_column("stated", pa.array(stated, STAMP))
-    return Made(fresh, _ends(lake, fresh), len(last) - found["since"].null_count, older)
+    fresh = fresh.append_column("stated", times["stated"])
+    return Made(fresh, _ends(lake, fresh), found.num_rows - found["since"].null_count, older)
 
 
 def _ends(lake: Lake, fresh: pa.Table) -> pa.Table:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from moon_ops.embeddings import vector_tables
-from moon_ops.lake import changes, counting
+from moon_ops.lake import changes, counting, lookups
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.query import sql
 from moon_ops.lake.schemas import STAMP
@@ -119,13 +119,13 @@ def _between(rows: pa.Table, start: dt.datetime, end: dt.datetime) -> pa.Table:
 
 def _by_category(lake: Lake, windows: Windows) -> list[NDArray[np.int64]]:
     """Clicks, carts and purchases after a query by the item's category [B], in training and in the judged window."""
-    events = lake.read("events", ["event_timestamp", "item_id"], f"{counting.LEARNED} AND query_id IS NOT NULL")
+    between = f"event_timestamp >= {lookups.moment(windows.start)} AND event_timestamp < {lookups.moment(windows.end)}"
+    both = counting.read(lake, ["event_timestamp", "item_id"], f"{counting.LEARNED} AND query_id IS NOT NULL AND {between}")
     items = lake.read("items", ["item_id", "category", "event_timestamp"])
     query = """
     WITH known AS (SELECT item_id, arg_max(category[-1], event_timestamp) AS category FROM items GROUP BY 1)
     SELECT category, count(*) FILTER (event_timestamp < $cut) AS before, count(*) FILTER (event_timestamp >= $cut) AS after
     FROM events JOIN known USING (item_id) WHERE category IS NOT NULL GROUP BY 1 ORDER BY 1"""
-    both = _between(events, windows.start, windows.end)
     found = sql(query, {"cut": windows.trained_until}, events=both, items=items)
     return [found[name].to_numpy().astype(np.int64) for name in ("before", "after")]
 

@@ -21,9 +21,8 @@ from moon_ops import metric_names
 from moon_ops.encoder import duplicates
 from moon_ops.errors import LeakError, StageError
 from moon_ops.inputs.contract import Sample, query_sample
-from moon_ops.lake import counting
+from moon_ops.lake import counting, lookups
 from moon_ops.lake.lake import Lake
-from moon_ops.lake.schemas import STAMP
 from moon_ops.lake.tables import items_as_of
 from moon_ops.metric_names import IMAGE_SEARCH, KS, LEAKED, TEXT_SEARCH, WITHIN_PRODUCT
 from moon_ops.ranks import first_hits
@@ -134,8 +133,7 @@ def _leaked(lake: Lake, start: dt.datetime, queries: dict[int, dict[str, Any]], 
     if stored is None:
         return set()
     hashes = dict(zip(stored["image_id"].to_pylist(), stored["phash"].to_pylist(), strict=True))
-    events = lake.read("events", ["event_timestamp", "query_id", "event"], f"{counting.LEARNED} AND query_id IS NOT NULL")
-    before = pc.unique(events.filter(pc.less(events["event_timestamp"], pa.scalar(start, STAMP)))["query_id"]).to_pylist()
+    before = _answered(lake, start).to_pylist()
     pictured = [q for q in asked if queries[q]["image_id"]]
     answered = [q for q in before if q in queries and queries[q]["image_id"]]
     known, new = ([hashes.get(queries[q]["image_id"]) for q in some] for some in (answered, pictured))
@@ -143,14 +141,17 @@ def _leaked(lake: Lake, start: dt.datetime, queries: dict[int, dict[str, Any]], 
     return {q for q, twin in zip(pictured, found.tolist(), strict=True) if twin}
 
 
+def _answered(lake: Lake, start: dt.datetime) -> pa.Array:
+    """The queries that had led to something before ``start``."""
+    before = f"{counting.LEARNED} AND query_id IS NOT NULL AND event_timestamp < {lookups.moment(start)}"
+    return pc.unique(counting.read(lake, ["query_id"], before)["query_id"])
+
+
 def _purchases(lake: Lake, start: dt.datetime, end: dt.datetime) -> pa.Table:
     """The purchases in [start, end) in time order, without those undone by ``end``, after queries that had led to nothing before."""
-    since = f"timestamp '{start.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S.%f}'"
-    before = f"{counting.LEARNED} AND query_id IS NOT NULL AND event_timestamp < {since}"
-    answered = pc.unique(counting.read(lake, ["query_id"], before)["query_id"])
-    events = counting.read(lake, [*counting.PURCHASES, "query_id"], counting.BOUGHT)
-    events = counting.standing(events.filter(pc.less(events["event_timestamp"], pa.scalar(end, STAMP))))
-    events = events.filter(pc.and_not(pc.is_valid(events["query_id"]), pc.is_in(events["query_id"], answered)))
+    until = f"{counting.BOUGHT} AND event_timestamp < {lookups.moment(end)}"  # from the beginning: an undoing may mean an old purchase
+    events = counting.standing(counting.read(lake, [*counting.PURCHASES, "query_id"], until))
+    events = events.filter(pc.and_not(pc.is_valid(events["query_id"]), pc.is_in(events["query_id"], _answered(lake, start))))
     return events.sort_by([("event_timestamp", "ascending"), ("query_id", "ascending"), ("item_id", "ascending")])
 
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from moon_ops.errors import InputError, StageError
+from moon_ops.lake import lookups
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.schemas import STAMP
 
@@ -39,6 +40,16 @@ def _outside(cut: dt.datetime, start: dt.datetime, end: dt.datetime) -> InputErr
     return InputError(f"{problem}: what comes before it is learned from, what comes after it judges", action="choose a time between them")
 
 
+def _ends(lake: Lake, end: dt.datetime | None) -> tuple[dt.datetime | None, dt.datetime | None, int]:
+    """The first event and the last one before ``end``, and how many there are; a batch of them is in memory."""
+    before = None if end is None else f"event_timestamp < {lookups.moment(end)}"
+    events, parts = lake.open("events", needs="moon ingest DIRECTORY"), []
+    for batch in events.to_batches(columns=["event_timestamp"], filter=before):
+        parts.append({**pc.min_max(batch["event_timestamp"]).as_py(), "count": len(batch)})
+    of = pa.Table.from_pylist(parts, schema=pa.schema([("min", STAMP), ("max", STAMP), ("count", pa.int64())]))
+    return pc.min(of["min"]).as_py(), pc.max(of["max"]).as_py(), pc.sum(of["count"]).as_py() or 0
+
+
 def windows(
     lake: Lake, *, end: dt.datetime | None = None, trained_until: dt.datetime | None = None, seen_until: dt.datetime | None = None
 ) -> Windows:
@@ -48,12 +59,9 @@ def windows(
     ``trained_until`` overrides the first, and so does ``seen_until``, until when an encoder that is there has seen behaviour: it may lie
     before the first event. Raises :class:`InputError` for a time that leaves nothing to learn from or to judge.
     """
-    stamps = lake.open("events", needs="moon ingest DIRECTORY").to_table(columns=["event_timestamp"])["event_timestamp"]
-    if end is not None:
-        stamps = stamps.filter(pc.less(stamps, pa.scalar(end, STAMP)))
-    if len(stamps) < 2:
-        raise StageError(f"the lake has {len(stamps)} events: there is nothing to learn from", action="ingest a directory with events")
-    first, last = (pc.min_max(stamps)[name].as_py() for name in ("min", "max"))
+    first, last, count = _ends(lake, end)
+    if count < 2 or first is None or last is None:
+        raise StageError(f"the lake has {count} events: there is nothing to learn from", action="ingest a directory with events")
     last += dt.timedelta(microseconds=1)  # the windows are half open, and the last event belongs to them
     span = last - first
     if trained_until is not None and trained_until <= first:

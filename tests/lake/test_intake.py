@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import threading
 from functools import partial
@@ -9,20 +10,39 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from coat_and_hat import DAY, HAT, NOW, Shop, current, image_id, set_aside
 from PIL import Image
 
 from moon_ops.inputs import images
-from moon_ops.lake import fetch, hosts
+from moon_ops.lake import fetch, hosts, intake
 from moon_ops.lake.ingest import ingest
 from moon_ops.lake.lake import Lake
+from moon_ops.lake.schemas import SCHEMAS
 
 
 def png(colour: str, size: tuple[int, int] = (40, 30)) -> bytes:
     file = io.BytesIO()
     Image.new("RGB", size, colour).save(file, "PNG")
     return file.getvalue()
+
+
+@pytest.mark.parametrize("references", [1, 10**6])
+def test_known_pictures_are_known_and_sixteen_bytes_of_each_are_kept(empty: Lake, references: int) -> None:
+    names = [hashlib.sha256(bytes([n])).hexdigest() for n in range(250)]
+    rows = [{"image_id": name, "bytes": b""} for name in [*names[:200], "odd"]]
+    empty.append("images", pa.Table.from_pylist(rows[:100], schema=SCHEMAS["images"]))
+    empty.append("images", pa.Table.from_pylist(rows[100:200], schema=SCHEMAS["images"]))
+    empty.append("images", pa.Table.from_pylist(rows[200:], schema=SCHEMAS["images"]))
+    known = intake.Known(empty, references)
+    twin = names[0][:16] + "0" * 48  # begins like another one
+    assert [name in known for name in (*names, "odd", "even", twin, None)] == [True] * 200 + [False] * 50 + [True] + [False] * 3
+    if references > 1:
+        assert known._first.nbytes + known._second.nbytes == 16 * 200
+        assert known._here == {"odd"}
+    known.add([names[249]])
+    assert names[249] in known
 
 
 def test_a_picture_is_stored_once_however_many_name_it(make_shop: Shop, empty: Lake) -> None:

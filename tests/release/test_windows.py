@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 from pathlib import Path
+from typing import Any
 
+import lance
 import pyarrow as pa
 import pytest
 
+from moon_ops.ctr.impressions import has_click_sequences
 from moon_ops.errors import InputError, StageError
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.schemas import SCHEMAS
@@ -88,3 +91,29 @@ def test_windows_never_overlap() -> None:
     for wrong in ([1, 0, 2, 3], [0, 2, 1, 3], [0, 1, 3, 3], [0, 0, 2, 2]):
         with pytest.raises(InputError, match="must lie between the first event"):
             Windows(*(times[n] for n in wrong))
+
+
+def test_of_a_long_log_few_rows_are_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows read times in batches, and whether there are clicks is one row of each kind."""
+    lake = lake_of(tmp_path, *(day / 100 for day in range(20_000)))
+    rows: list[int] = []
+    real_table, real_batches = lance.LanceDataset.to_table, lance.LanceDataset.to_batches
+
+    def table(self: lance.LanceDataset, *args: Any, **named: Any) -> pa.Table:
+        rows.append((found := real_table(self, *args, **named)).num_rows)
+        return found
+
+    def batches(self: lance.LanceDataset, *args: Any, **named: Any) -> Any:
+        for batch in real_batches(self, *args, **named):
+            rows.append(len(batch))
+            yield batch
+
+    monkeypatch.setattr(lance.LanceDataset, "to_table", table)
+    monkeypatch.setattr(lance.LanceDataset, "to_batches", batches)
+    found = windows(lake, end=MAY + dt.timedelta(days=180))
+    assert (found.start, found.end) == (MAY, MAY + dt.timedelta(days=179.99, microseconds=1))
+    assert sum(rows) == 18_000
+    assert max(rows) <= 8192
+    rows.clear()
+    assert not has_click_sequences(lake)
+    assert sum(rows) <= 2

@@ -61,7 +61,7 @@ def read(
     for path in found.paths:
         part = _partitioned(_part(path, found, names, given), found)
         content.names |= {bare(name) for name in part.table.column_names}
-        parts.append(_named(part, known, renamed or {}, required))
+        parts.append(named(part, known, renamed or {}, required))
     tables = []
     for part in parts:
         table = part.table
@@ -135,17 +135,15 @@ def _parquet(path: Path, label: str) -> Part:
         path,
         "Parquet",
         table.num_rows,
-        pa.table({name: _plain(table[name]) for name in table.column_names})
-        if len(set(table.column_names)) == table.num_columns
-        else table,
+        pa.table({name: plain(table[name]) for name in table.column_names}) if len(set(table.column_names)) == table.num_columns else table,
     )
 
 
-def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """The column in a type that the other formats have: no dictionaries, no large or viewed texts, none as bytes."""
     kind = column.type
     if pa.types.is_dictionary(kind):
-        return _plain(column.cast(kind.value_type))
+        return plain(column.cast(kind.value_type))
     if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return column.cast(pa.string())
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
@@ -175,7 +173,7 @@ def _short(cell: str | None) -> str | None:
     return cell.lstrip("0") if cell and cell.isdecimal() else cell
 
 
-def _named(part: Part, known: Collection[str], renamed: dict[str, str], required: Sequence[str]) -> Part:
+def named(part: Part, known: Collection[str], renamed: dict[str, str], required: Sequence[str]) -> Part:
     """The part with its columns called as they are meant, and all of ``required``; of a file without columns, none."""
     ours = {bare(theirs): name for theirs, name in renamed.items()}
     names = [name for name in part.table.column_names if name != ROW]

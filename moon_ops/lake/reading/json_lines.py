@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.json
 
@@ -30,7 +31,7 @@ def read(path: Path, label: str, encoding: str, names: Collection[str]) -> Part:
 def numbered(table: pa.Table) -> pa.Table:
     """The table with the numbers of its rows, in place of a column of that name."""
     table = table.drop_columns(ROW) if ROW in table.column_names else table
-    return table.append_column(ROW, pa.array(range(1, table.num_rows + 1), pa.int64()))
+    return table.append_column(ROW, pa.array(np.arange(1, table.num_rows + 1)))
 
 
 def _fast(path: Path, ids: Collection[str]) -> pa.Table | None:
