@@ -21,6 +21,7 @@ from moon_ops.pieces import let_go, spans
 QUERIES = 1000  # sampled to choose how many lists are searched; with fewer the choice is chance
 BLOCK_ROWS = 16_384  # vectors copied at once
 PRODUCT_REFINE = (10, 20, 40)  # times k candidates whose cosines are computed, of product codes: the first that is enough
+SLACK = 0.002  # of recall that is left to the lists where codes alone lose too much: else all of them would be searched
 LISTS_OF = {LISTS: 8.0, PRODUCT: 2.0}  # times the root of N: short codes are scanned quickly, and many lists are long in making
 
 
@@ -60,7 +61,7 @@ def train(vectors: Floats, plan: Plan) -> Trained:
 def choose(base: Base, plan: Plan) -> Choice:
     """How the base is searched: exactly, or in so many lists that ``RECALL`` of the ten nearest of queries beside its items are found.
 
-    Of product codes as few candidates are compared as find as much in all lists.
+    Of product codes as few candidates are compared as find as much in all lists; if none do, :data:`SLACK` less than most do is enough.
     """
     items = len(base.vectors)
     if not len(base.starts):
@@ -73,14 +74,17 @@ def choose(base: Base, plan: Plan) -> Choice:
         rows = lists.nearest(queries, 10)[0].tolist()
         return sum(len(set(w).intersection(r)) for w, r in zip(wanted, rows, strict=True)) / (10 * len(rows))
 
-    for lists.refine in PRODUCT_REFINE if plan.kind == PRODUCT else (REFINE,):
-        if plan.kind == LISTS or found(base.index.nlist) >= RECALL:
-            break
+    aim = RECALL
+    if plan.kind == PRODUCT:
+        for lists.refine in PRODUCT_REFINE:
+            if (most := found(base.index.nlist)) >= RECALL:
+                break
+        aim = RECALL if most >= RECALL else most - SLACK
     high = 8
-    while high < base.index.nlist and found(high) < RECALL:
+    while high < base.index.nlist and found(high) < aim:
         high *= 2
     high = min(high, base.index.nlist)
-    probes = high // 2 + bisect_left(range(high // 2, high), RECALL, key=found)
+    probes = high // 2 + bisect_left(range(high // 2, high), aim, key=found)
     reached = found(probes)
     reason = (
         f"{plan.because or f'{items:,} items are more than {kinds.EXACT_UP_TO:,}'}: {probes} of {base.index.nlist:,} lists are searched, "

@@ -165,3 +165,11 @@ def test_a_killed_build_leaves_the_old_index_and_the_next_one_cleans_up(place: P
     index.build(place, np.arange(600), catalogue(600, 5), "c-two", memory=20 * 600)
     assert (ItemIndex.open(place).header.kind, ItemIndex.open(place).header.items) == ("pq", 600)
     assert sorted(p.name for p in place.parent.iterdir()) == sorted([".v1.lock", place.resolve().name, "v1"])
+
+
+def test_where_codes_lose_too_much_not_all_lists_are_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten candidates of ten are what the codes say: no number of lists reaches the aim."""
+    monkeypatch.setattr(index_training, "PRODUCT_REFINE", (1,))
+    header = index.build(tmp_path / "v1", np.arange(ITEMS), catalogue(ITEMS, 0), "c-one", memory=1)
+    assert header.recall < index_kinds.RECALL - index_training.SLACK
+    assert header.probes < 0.7 * int(2 * ITEMS**0.5)
