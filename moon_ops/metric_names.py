@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 IMAGE_SEARCH, TEXT_SEARCH, WITHIN_PRODUCT = "image_search", "text_search", "within_product"
+INDEX = "index"  # what it finds of what an exact scan finds
 PARITY = "encoder/parity_cosine"  # least cosine between eager and exported vectors
 LEAKED = f"{IMAGE_SEARCH}/leaked"  # photographs with a near-identical twin in training, left out
 ANSWERS, NEIGHBOURS = "answers", "neighbours"  # what another encoder changes

@@ -34,6 +34,7 @@ MOST = {
     "processes": 256,
 }  # of whole numbers that have a greatest value
 RANGES = {  # of other numbers: the least and the greatest
+    "index_gb": (1e-6, 10_000.0),
     "request_seconds": (0.1, 600.0),
     "drain_seconds": (0.1, 600.0),
     "canary_latency_ratio": (1.0, 1000.0),
@@ -75,6 +76,7 @@ class Settings(BaseModel):
     request_seconds: float = 10.0  # in which a request is answered, once it has been read
     drain_seconds: float = 20.0  # that a service which is told to end takes for what it has accepted
     variant: str = VARIANTS[0]  # of an encoder's graphs
+    index_gb: float = 2.0  # of memory, 10^9 bytes each, that an index may take in a process; a larger catalogue gets shorter codes
     dimensions: int = 0  # of each vector that a release's searches compare: the first ones; 0: all of them
     behaviors: int = BEHAVIORS  # how many of a user's last clicks the features show
     log: str = LINES  # how each line of the log is written
@@ -106,6 +108,11 @@ class Settings(BaseModel):
         if not looking:
             settings.require_writable()
         return settings
+
+    @property
+    def index_bytes(self) -> int:
+        """The same in bytes."""
+        return int(self.index_gb * 1e9)
 
     def require_writable(self) -> None:
         """:class:`SettingsError` for a home in which nothing can be kept."""

@@ -11,14 +11,15 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE, TESTS = ROOT / "moon_ops", ROOT / "tests"
 TRAINED = {"encoder", "embeddings", "ctr", "registry"}
-JUDGING = {"errors", "files", "metric_names", "columns", "settings", "recipes", "inputs", "lake"} | TRAINED
+JUDGING = {"errors", "files", "metric_names", "pieces", "columns", "settings", "recipes", "inputs", "lake"} | TRAINED
 BELOW = {  # room → the rooms it may import, besides itself: in the order data flows, each imports what stands above it
     "errors": set(),
     "shapes": set(),
     "processor": set(),
     "startup": set(),
     "sessions": set(),
-    "ranks": set(),
+    "pieces": set(),
+    "ranks": {"pieces"},
     "metric_names": set(),
     "telemetry": set(),
     "files": {"errors"},
@@ -31,7 +32,7 @@ BELOW = {  # room → the rooms it may import, besides itself: in the order data
     "settings": {"errors", "processor", "lake", "telemetry"},
     "alerts": {"settings"},
     "encoder": {"errors", "files", "processor", "metric_names", "sessions", "ranks", "recipes", "inputs", "lake"},
-    "embeddings": {"errors", "startup", "sessions", "files", "columns", "settings", "inputs", "lake", "telemetry"},
+    "embeddings": {"errors", "startup", "sessions", "files", "pieces", "columns", "settings", "inputs", "lake", "telemetry"},
     "ctr": {"errors", "files", "metric_names", "sessions", "columns", "recipes", "inputs", "lake", "encoder", "embeddings"},
     "registry": {"errors", "files", "metric_names", "settings"},
     "publication": {"errors", "files", "columns", "settings", "recipes", "inputs", "lake", "embeddings", "ctr", "registry", "telemetry"},

@@ -79,7 +79,7 @@ def test_every_variable_is_read(clean: pytest.MonkeyPatch) -> None:
     given |= {"MODELS": "/etc/moon", "INBOX": "/data/inbox", "WORKERS": "3", "HOST": "0.0.0.0", "PORT": "80"}
     given |= {"FEAST_REGISTRY": "postgresql://feast/moon", "VARIANT": "int8", "BEHAVIORS": "7", "ITEMS_TOKEN": "a-token", "REPAIR": "yes"}
     numbers = {"CANARY_LATENCY_RATIO": "5", "CANARY_OVERLAP": "0.1", "ALERT_ERRORS": "0.02", "ALERT_SLOW_MS": "500"}
-    numbers |= {"ALERT_RECALL_DROP": "0.3", "ALERT_DRIFT": "0.5", "PROBE_MINUTES": "2", "ROLLBACK_MINUTES": "15"}
+    numbers |= {"ALERT_RECALL_DROP": "0.3", "ALERT_DRIFT": "0.5", "PROBE_MINUTES": "2", "ROLLBACK_MINUTES": "15", "INDEX_GB": "0.5"}
     given |= numbers | {"AUTO_ROLLBACK": "on", "WEBHOOK_SECRET": "a-secret", "LOCKS": "postgresql://moon:secret@postgres/moon"}
     given |= {"MLFLOW_PAGES": "https://mlflow.example.com", "TASKS": "pod:moon-train:1"}
     given |= {"ALERT_WEBHOOK": "https://chat.example.com/hook", "ALERT_EMAIL": "oncall@example.com", "LOG": "json"}
@@ -97,6 +97,7 @@ def test_every_variable_is_read(clean: pytest.MonkeyPatch) -> None:
     assert (settings.home, settings.models, settings.inbox) == (Path("/data/moon"), Path("/etc/moon"), Path("/data/inbox"))
     assert settings.lake.uri == "s3://shop/lake"
     assert (settings.mlflow_pages, settings.tasks) == ("https://mlflow.example.com", "pod:moon-train:1")
+    assert settings.index_bytes == 500_000_000
     assert (settings.processes, settings.queue, settings.request_seconds, settings.drain_seconds) == (3, 16, 5.0, 9.0)
     assert (settings.api_keys, settings.open) == (Path("/etc/moon/keys.json"), True)
     assert (settings.workers, settings.host, settings.port) == (3, "0.0.0.0", 80)

@@ -4,11 +4,13 @@ An index is a directory that is never changed; a newer generation takes its plac
 
 =================  ==================================================================================================
 ``index.json``     the header
-``index.faiss``    the base: a flat index, or trained inverted lists when items are many (``index_kinds.py``)
+``index.faiss``    the base: a flat index, or trained inverted lists when items are many (``index_training.py``)
 ``ids.npy``        item id of each row of the base [N]
 ``rows.npy``       rows of the base, sorted by item id [N]
 ``vectors.npy``    unit vectors [N, D] in row order; a flat index holds them itself, and has none of the next two either
-``codes.npy``      the 8-bit codes of the vectors [N, C]; they are put into the lists when the index is opened
+``codes.npy``      the codes of the vectors [N, C]; they are put into the lists when the index is opened
+``rotation.npy``   how vectors are turned before they become product codes (``index_codes.py``); other codes have none
+``sorted.npy``     of product codes likewise: the ids in order [N], which are looked up on the disk
 ``starts.npy``     the row that each list begins with [L + 1]
 ``delta.npz``      what changed since: new items and their vectors, and the rows of the base that are gone (tombstones)
 =================  ==================================================================================================
@@ -23,18 +25,19 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from moon_ops.embeddings import index_files as stored
 from moon_ops.embeddings import index_kinds as kinds
 from moon_ops.embeddings.generations import fresh_directory, held, settled, swap
-from moon_ops.embeddings.index_kinds import Base, Choice, Delta
+from moon_ops.embeddings.index_codes import FLAT
+from moon_ops.embeddings.index_kinds import Base, Delta
 from moon_ops.errors import ContractError, InputError, StageError
 from moon_ops.files import link
 from moon_ops.inputs.contract import file_sha256, require_same
+from moon_ops.pieces import let_go, spans
 
 CHANGED_AT_MOST = 0.1  # delta and tombstones, of the base's items
 RECALL_FLOOR = 0.98  # of the ten nearest; a base is built for index_kinds.RECALL
@@ -63,12 +66,13 @@ class IndexHeader:
     probes: int
     recall: float
     files: dict[str, str]
+    refine: int = kinds.REFINE  # times k candidates are compared by their vectors; not in the file if it is this
 
     @classmethod
     def read(cls, at: Path) -> IndexHeader:
         """The header in the directory ``at``; :class:`StageError` if this version did not write it."""
         content = json.loads((at / HEADER).read_text())
-        if set(content) != set(cls.__dataclass_fields__):
+        if set(content) | {"refine"} != set(cls.__dataclass_fields__):
             raise StageError(f"{at / HEADER} was written by another version of moon_ops", action="run `moon publish --full`")
         return cls(**content)
 
@@ -79,7 +83,7 @@ class ItemIndex:
     def __init__(self, header: IndexHeader, base: Base, ids: Ids, order: tuple[Ids, Ids], delta: Delta, delta_ids: Ids) -> None:
         self.header = header
         self.base, self._ids, self._order, self._delta_ids = base, ids, order, delta_ids
-        self.searcher = kinds.Flat(base, delta) if header.kind == "flat" else kinds.Lists(base, delta, header.probes)
+        self.searcher = kinds.Flat(base, delta) if header.kind == FLAT else kinds.Lists(base, delta, header.probes, header.refine)
 
     def search(self, vectors: Vectors, k: int, contract_id: str) -> tuple[Ids, Vectors]:
         """Item ids [B, k] and cosines [B, k], best first, of queries [B, D] made under ``contract_id``.
@@ -139,14 +143,15 @@ class ItemIndex:
             base, ids, order = previous.base, previous._ids, previous._order
         else:
             _verify(at, _base_files(header))
-            base, ids, rows = _read_base(at), *(np.load(at / name) for name in ("ids.npy", "rows.npy"))
-            order = (rows, ids[rows])
+            base, ids, order = stored.read(at)
         _verify(at, {DELTA: header.files[DELTA]})
         return cls(header, base, ids, order, *_read_delta(at))
 
 
-def build(directory: Path, ids: Ids, vectors: Vectors, contract_id: str) -> IndexHeader:
+def build(directory: Path, ids: Ids, vectors: Vectors, contract_id: str, *, memory: int | None = None) -> IndexHeader:
     """Index the unit vectors [N, D] of the items [N] and put the index in ``directory``, replacing the one there in one step.
+
+    ``memory``: bytes that it may take in a process, which decide its kind (None: any). The vectors may lie in a file: no copy is made.
 
     Raises :class:`StageError` if there are none and :class:`InputError` for ids or vectors that cannot be indexed.
     """
@@ -154,7 +159,7 @@ def build(directory: Path, ids: Ids, vectors: Vectors, contract_id: str) -> Inde
         raise StageError("there are no vectors to index", action="run `moon embed` first")
     ids, vectors = _checked(ids, vectors)
     with fresh_directory(directory) as fresh:
-        header = _write_base(fresh, ids, vectors, contract_id)
+        header = _write_base(fresh, ids, vectors, contract_id, memory)
         with held(directory):
             swap(fresh, directory)
     return header
@@ -183,17 +188,15 @@ def update(directory: Path, ids: Ids, vectors: Vectors, removed: Ids, contract_i
     return header
 
 
-def compact(directory: Path) -> IndexHeader:
-    """Build a new base of all that the index holds; updates wait until it is there."""
+def compact(directory: Path, *, memory: int | None = None) -> IndexHeader:
+    """Build a new base of all that the index holds, as :func:`build`; updates wait until it is there."""
     with held(directory) as at, fresh_directory(directory) as fresh:
         if at is None:
             raise StageError(f"there is no index at {directory} to compact", action="run `moon publish` first")
         old = ItemIndex.open(at)
-        delta = old.searcher.delta
-        live = np.setdiff1d(np.arange(len(old.base.vectors)), delta.tombstones, assume_unique=True)
+        live, vectors = stored.merged(old.base, old.searcher.delta)
         ids = np.concatenate([old._ids[live], old._delta_ids])
-        vectors = np.concatenate([old.base.vectors[live], delta.vectors])
-        header = _write_base(fresh, ids, vectors, old.header.contract_id)
+        header = _write_base(fresh, ids, vectors, old.header.contract_id, memory)
         swap(fresh, directory)
     return header
 
@@ -221,8 +224,10 @@ def _checked(ids: Ids, vectors: Vectors) -> tuple[Ids, Vectors]:
     if len(np.unique(ids)) != len(ids) or (len(ids) and ids.min() < 0):
         raise InputError("ids: an id is negative or there twice; a search could not name its item", action="pass each item once")
     vectors = np.ascontiguousarray(vectors, np.float32)
-    off = np.abs(np.einsum("nd,nd->n", vectors, vectors) - 1)
-    kinds.let_go(vectors)
+    off = np.empty(len(vectors), np.float32)
+    for span in spans(len(vectors)):
+        off[span] = np.abs(np.einsum("nd,nd->n", vectors[span], vectors[span]) - 1)
+        let_go(vectors)
     if not np.all(off < 0.02):  # nan is not less either
         worst = int(np.argmax(np.nan_to_num(off, nan=np.inf)))
         problem = f"vectors: item {ids[worst]} has a vector of another length than 1; its cosines would be wrong"
@@ -230,30 +235,12 @@ def _checked(ids: Ids, vectors: Vectors) -> tuple[Ids, Vectors]:
     return ids, vectors
 
 
-def _write_base(fresh: Path, ids: Ids, vectors: Vectors, contract_id: str) -> IndexHeader:
-    index, order, lists = kinds.train(vectors)
-    faiss.write_index(index, str(fresh / "index.faiss"))
-    np.save(fresh / "ids.npy", ids[order])
-    np.save(fresh / "rows.npy", np.argsort(ids[order]))
-    if isinstance(index, faiss.IndexIVF):
-        np.save(fresh / "starts.npy", np.searchsorted(lists, np.arange(index.nlist + 1)))
-        with (fresh / "vectors.npy").open("wb") as matrix, (fresh / "codes.npy").open("wb") as codes:  # written, not mapped: no memory
-            _head(matrix, np.float32, vectors.shape)
-            _head(codes, np.uint8, (len(ids), index.sa_code_size()))
-            for at in (slice(a, a + kinds.BLOCK_ROWS) for a in range(0, len(ids), kinds.BLOCK_ROWS)):
-                some = np.ascontiguousarray(vectors[order[at]])
-                some.tofile(matrix)
-                kinds.encode(index, some, lists[at]).tofile(codes)
-                kinds.let_go(vectors)
-    choice: Choice = kinds.choose(_as_base(fresh, index))
-    files = {path.name: file_sha256(path) for path in sorted(fresh.iterdir())}
-    chosen = (choice.probes, choice.recall, files)
+def _write_base(fresh: Path, ids: Ids, vectors: Vectors, contract_id: str, memory: int | None) -> IndexHeader:
+    choice = stored.write(fresh, ids, vectors, memory)
+    found = {path.name: file_sha256(path) for path in sorted(fresh.iterdir())}
+    chosen = (choice.probes, choice.recall, found, choice.refine)
     header = IndexHeader(contract_id, choice.kind, choice.reason, 0, vectors.shape[1], "", len(ids), 0, 0, *chosen)
     return _seal(fresh, header, kinds.nothing(vectors.shape[1]), np.zeros(0, np.int64))
-
-
-def _head(file: BinaryIO, dtype: type, shape: tuple[int, ...]) -> None:
-    np.lib.format.write_array_header_1_0(file, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape})
 
 
 def _write_delta(at: Path, fresh: Path, header: IndexHeader, ids: Ids, vectors: Vectors, removed: Ids) -> IndexHeader:
@@ -266,8 +253,8 @@ def _write_delta(at: Path, fresh: Path, header: IndexHeader, ids: Ids, vectors: 
     found = rows[np.minimum(place, len(rows) - 1)]
     dead = np.union1d(delta.tombstones, found[base_ids[found] == gone])
     kept = ~np.isin(delta_ids, gone)
-    frame = faiss.read_index(str(fresh / "index.faiss")) if header.kind != "flat" else None
-    lists = np.concatenate([delta.lists[kept], kinds.assign(frame, vectors)])
+    frame = stored.frame(fresh) if header.kind != FLAT else (None, None)
+    lists = np.concatenate([delta.lists[kept], kinds.assign(frame[0], vectors, frame[1])])
     vectors = np.concatenate([delta.vectors[kept], vectors.reshape(len(ids), header.dim)])
     return _seal(fresh, header, Delta(vectors, lists, dead), np.concatenate([delta_ids[kept], ids]))
 
@@ -282,7 +269,8 @@ def _seal(fresh: Path, header: IndexHeader, delta: Delta, delta_ids: Ids) -> Ind
     whole = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
     changed = {"items": items, "delta_items": len(delta_ids), "tombstones": len(delta.tombstones), "files": files, "sha256": whole}
     header = replace(header, **changed)  # type: ignore[arg-type]
-    (fresh / HEADER).write_text(json.dumps(asdict(header), indent=2) + "\n")
+    content = {name: value for name, value in asdict(header).items() if (name, value) != ("refine", kinds.REFINE)}
+    (fresh / HEADER).write_text(json.dumps(content, indent=2) + "\n")
     return header
 
 
@@ -295,24 +283,6 @@ def _verify(at: Path, files: dict[str, str]) -> None:
         found = file_sha256(at / name)
         if found != wanted:
             raise ContractError(f"{at / name} has sha256 {found[:12]}, its header says {wanted[:12]}", action="run `moon publish --full`")
-
-
-def _read_base(at: Path) -> Base:
-    try:
-        return _as_base(at, faiss.read_index(str(at / "index.faiss")))
-    except RuntimeError as fault:  # FAISS's word for a file that is not there
-        if not (at / "index.faiss").is_file():
-            raise FileNotFoundError(at / "index.faiss") from fault
-        raise
-
-
-def _as_base(at: Path, index: Any) -> Base:
-    if isinstance(index, faiss.IndexIVF):
-        vectors, codes = (np.load(at / name, mmap_mode="r") for name in ("vectors.npy", "codes.npy"))
-        kinds.fill(index, codes, np.arange(len(codes)))
-        return Base(index, vectors, codes, np.load(at / "starts.npy"))
-    held = faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d).reshape(-1, index.d)
-    return Base(index, held, np.zeros((0, 0), np.uint8), np.zeros(0, np.int64))
 
 
 def _read_delta(at: Path) -> tuple[Delta, Ids]:

@@ -1,18 +1,17 @@
-"""The two kinds of index as they are in memory: an exact scan for few items, inverted lists for many.
+"""The kinds of index as they are in memory: an exact scan for few items, inverted lists of codes for many.
 
 B queries, D dimensions, N items in the base, M in the delta, L lists. A row is a number: 0 … N-1 is an item of the base, N … N+M-1 one of
 the delta, -1 none. This file knows neither item ids nor contracts nor files.
 
-Lists are trained by k-means. A query is compared with the 8-bit codes of the ``probes`` nearest lists, and the best of those with the
-vectors themselves, so cosines are exact. The base is shared by its generations and never changed: a list that a delta touches is written
+Lists are trained by k-means. A query is compared with the codes of the ``probes`` nearest lists, and the best ``refine`` · k of those with
+the vectors themselves, so cosines are exact. A code has 8 bits a number or, where memory is short, a byte for several (``index_codes.py``);
+the vectors are read from disk. The base is shared by its generations and never changed: a list that a delta touches is written
 anew in memory, without what is gone and with what is new. The alternatives cost more in every search: a selector that is asked about each
 code a tenth, a second set of lists for the delta a fifth.
 """
 
 from __future__ import annotations
 
-import mmap
-from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,15 +19,18 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from moon_ops.embeddings.index_codes import turned
+from moon_ops.pieces import let_go
+
 swig: Any = faiss  # for names that its type stubs do not know
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
 EXACT_UP_TO = 30_000  # items: a scan of 30,000 x 128 takes 0.25 ms on one core, of 50,000 already 0.7 ms; then lists are faster
 RECALL = 0.996  # of the ten nearest that ``probes`` is chosen for
-QUERIES = 1000  # sampled to choose it; with fewer the choice is chance
-BLOCK_ROWS = 16_384  # vectors copied at once
 BATCH, BLOCK = 65_536, 256  # vectors and queries handled at once
+SAME = 1e-6  # cosines that differ by less are equal
+REFINE = 2  # times k candidates whose cosines are computed
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,14 @@ class Base:
     """What generations share: a FAISS index and the vectors [N, D] it holds.
 
     For lists also their codes in row order [N, C], and the row that each list begins with [L + 1]; both are empty for a flat index.
+    ``by`` is how vectors are turned before they become product codes; the index and its centroids are turned, the vectors are not.
     """
 
-    index: Any  # faiss.IndexFlatIP or faiss.IndexIVFScalarQuantizer
+    index: Any  # faiss.IndexFlatIP, IndexIVFScalarQuantizer or IndexIVFPQ
     vectors: Floats
     codes: NDArray[np.uint8]
     starts: Rows
+    by: Floats | None = None
 
 
 @dataclass(frozen=True)
@@ -51,16 +55,6 @@ class Delta:
     vectors: Floats
     lists: Rows
     tombstones: Rows
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What a base became and why; ``recall`` is that of the ten nearest, 1.0 where the scan is exact."""
-
-    kind: str
-    reason: str
-    probes: int
-    recall: float
 
 
 @dataclass
@@ -94,8 +88,8 @@ class Flat:
 class Lists:
     """Approximate search in inverted lists, with exact cosines."""
 
-    def __init__(self, base: Base, delta: Delta, probes: int) -> None:
-        self.base, self.delta, self.probes = base, delta, probes
+    def __init__(self, base: Base, delta: Delta, probes: int, refine: int = REFINE) -> None:
+        self.base, self.delta, self.probes, self.refine = base, delta, probes, refine
         self._index, self._changed = _like(base.index), _rewritten(base, delta)
         self._all = swig.MaskedInvertedLists(self._changed.invlists, base.index.invlists)  # a changed list hides the base's
         self._index.replace_invlists(self._all, False)
@@ -121,10 +115,11 @@ class Lists:
 
     def _probed(self, queries: Floats, k: int, probes: int, items: int, **more: Any) -> tuple[Rows, Floats]:
         """The best of the nearest ``probes`` lists, in all of which there are ``items``."""
-        lists, wanted = self._index.nlist, 2 * k
+        lists, wanted = self._index.nlist, self.refine * k
         probes = min(lists, max(probes, 4 * wanted * lists // max(items, 1)))  # many neighbours lie in many lists
         coarse = swig.SearchParametersHNSW(efSearch=max(64, probes * 5 // 4))
-        _, rows = self._index.search(queries, wanted, params=swig.SearchParametersIVF(nprobe=probes, quantizer_params=coarse, **more))
+        asked = turned(queries, self.base.by)
+        _, rows = self._index.search(asked, wanted, params=swig.SearchParametersIVF(nprobe=probes, quantizer_params=coarse, **more))
         return best(rows, self._cosines(queries, rows), k)
 
     def _cosines(self, queries: Floats, rows: Rows) -> Floats:
@@ -155,6 +150,7 @@ def exact(base: Base, delta: Delta, queries: Floats, k: int) -> tuple[Rows, Floa
             found = np.take_along_axis(scores, top, 1)
             top = np.where(np.isfinite(found), top + (first + at), -1)
             rows, cosines = best(np.concatenate([rows, top], 1), np.concatenate([cosines, found], 1), k)
+            let_go(vectors)
     return rows, cosines
 
 
@@ -179,24 +175,10 @@ class Probe:
         return hits / total if total else 1.0
 
 
-def train(vectors: Floats) -> tuple[Any, Rows, Rows]:
-    """An index for the vectors [N, D], flat or lists by their number, the order [N] of its rows and the list [N] of each row.
-
-    A flat index holds the vectors. Lists are empty: :func:`encode` and :func:`fill` are for them. Every sample is seeded.
-    """
-    if len(vectors) <= EXACT_UP_TO:
-        index = faiss.IndexFlatIP(vectors.shape[1])
-        index.add(vectors)
-        return index, np.arange(len(vectors)), np.zeros(len(vectors), np.int64)
-    lists, nearest = _train_lists(vectors)
-    order = np.argsort(nearest, kind="stable")
-    return lists, order, nearest[order]
-
-
-def encode(index: Any, vectors: Floats, lists: Rows) -> NDArray[np.uint8]:
+def encode(index: Any, vectors: Floats, lists: Rows, by: Floats | None = None) -> NDArray[np.uint8]:
     """Codes [M, C] of the vectors [M, D] in these lists [M]; a code begins with the number of its list."""
     codes = np.empty((len(vectors), index.sa_code_size()), np.uint8)
-    vectors, lists = np.ascontiguousarray(vectors), np.ascontiguousarray(lists)
+    vectors, lists = np.ascontiguousarray(turned(vectors, by)), np.ascontiguousarray(lists)
     index.encode_vectors(len(codes), faiss.swig_ptr(vectors), faiss.swig_ptr(lists), faiss.swig_ptr(codes), True)
     return codes
 
@@ -207,40 +189,16 @@ def fill(index: Any, codes: NDArray[np.uint8], rows: Rows) -> None:
         index.add_sa_codes(np.ascontiguousarray(codes[at : at + BATCH]), np.ascontiguousarray(rows[at : at + BATCH]))
 
 
-def choose(base: Base) -> Choice:
-    """How the base is searched: exactly, or in so many lists that ``RECALL`` of the ten nearest of queries beside its items are found."""
-    items = len(base.vectors)
-    if not len(base.starts):
-        return Choice("flat", f"{items:,} items are at most {EXACT_UP_TO:,}: exact search is fast enough", 0, 1.0)
-    lists, queries = Lists(base, nothing(base.vectors.shape[1]), 1), _moved(base.vectors)
-    wanted = faiss.knn(queries, base.vectors, 10, metric=faiss.METRIC_INNER_PRODUCT)[1].tolist()
-
-    def found(probes: int) -> float:
-        lists.probes = probes
-        rows = lists.nearest(queries, 10)[0].tolist()
-        return sum(len(set(w).intersection(r)) for w, r in zip(wanted, rows, strict=True)) / (10 * len(rows))
-
-    high = 8
-    while high < base.index.nlist and found(high) < RECALL:
-        high *= 2
-    high = min(high, base.index.nlist)
-    probes = high // 2 + bisect_left(range(high // 2, high), RECALL, key=found)
-    reached = found(probes)
-    reason = (
-        f"{items:,} items are more than {EXACT_UP_TO:,}: {probes} of {base.index.nlist:,} lists are searched, "
-        f"and {reached:.3f} of the ten nearest of queries beside sampled items found"
-    )
-    return Choice("ivf", reason, probes, reached)
-
-
-def _moved(vectors: Floats) -> Floats:
-    """Sampled items, each moved by the difference of two other near ones: queries lie beside the items, not on them."""
-    rng = np.random.default_rng(1)
-    items = np.ascontiguousarray(vectors[np.sort(rng.choice(len(vectors), min(len(vectors), QUERIES), replace=False))])
-    near = faiss.knn(items, vectors, 11, metric=faiss.METRIC_INNER_PRODUCT)[1][:, -1]
-    moved = items + rng.permutation(vectors[near] - items)
-    unit: Floats = moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1e-6)
-    return unit
+def fill_whole(index: Any, codes: NDArray[np.uint8], starts: Rows) -> None:
+    """Put all codes [N, C] of a base into its lists, a list at a time: none grows, so none takes more memory than it needs."""
+    number = codes.shape[1] - index.code_size  # a code's first bytes are its list's
+    for part in range(index.nlist):
+        first, last = int(starts[part]), int(starts[part + 1])
+        if last > first:
+            own, rows = np.ascontiguousarray(codes[first:last, number:]), np.arange(first, last)
+            index.invlists.add_entries(part, last - first, faiss.swig_ptr(rows), faiss.swig_ptr(own))
+    index.ntotal = len(codes)
+    let_go(codes)
 
 
 def nothing(dim: int) -> Delta:
@@ -248,48 +206,21 @@ def nothing(dim: int) -> Delta:
     return Delta(np.zeros((0, dim), np.float32), np.zeros(0, np.int64), np.zeros(0, np.int64))
 
 
-def assign(index: Any, vectors: Floats) -> Rows:
+def assign(index: Any, vectors: Floats, by: Floats | None = None) -> Rows:
     """The list of each vector [M]; zeros for a flat index, which has none."""
     if not isinstance(index, faiss.IndexIVF) or not len(vectors):
         return np.zeros(len(vectors), np.int64)
-    nearest: Rows = index.quantizer.search(vectors, 1, params=swig.SearchParametersHNSW(efSearch=64))[1][:, 0]
+    nearest: Rows = index.quantizer.search(turned(vectors, by), 1, params=swig.SearchParametersHNSW(efSearch=64))[1][:, 0]
     return nearest
 
 
-def _train_lists(vectors: Floats) -> tuple[Any, Rows]:
-    """Empty lists trained on a sample, and the list of each vector [N]."""
-    lists, dim = int(8 * len(vectors) ** 0.5), vectors.shape[1]
-    sample = np.random.default_rng(0).choice(len(vectors), min(len(vectors), 32 * lists), replace=False)
-    chosen = np.ascontiguousarray(vectors[np.sort(sample)])
-    let_go(vectors)
-    means = faiss.Kmeans(dim, lists, niter=8, spherical=True, seed=1, min_points_per_centroid=1, max_points_per_centroid=32)
-    means.train(chosen)
-    centroids: Any = means.centroids
-    flat, graph = faiss.IndexFlatIP(dim), faiss.IndexHNSWFlat(dim, 32, faiss.METRIC_INNER_PRODUCT)
-    graph.hnsw.efConstruction = 100
-    flat.add(centroids)
-    graph.add(centroids)
-    index = _empty(graph, dim, lists)
-    index.train(np.ascontiguousarray(chosen[:: max(1, len(chosen) // 50_000)]))
-    del chosen
-    nearest = []
-    for at in range(0, len(vectors), BLOCK_ROWS):
-        nearest.append(flat.search(np.ascontiguousarray(vectors[at : at + BLOCK_ROWS]), 1)[1][:, 0])
-        let_go(vectors)
-    return index, np.concatenate(nearest)
-
-
-def let_go(vectors: Floats) -> None:
-    """If they lie in a file mapped for reading, its pages need not stay in memory: they are read again when they are wanted."""
-    owner: Any = vectors
-    while owner is not None and not isinstance(owner, mmap.mmap):
-        owner = getattr(owner, "base", None)
-    if owner is not None and not vectors.flags.writeable and hasattr(mmap, "MADV_DONTNEED"):
-        owner.madvise(mmap.MADV_DONTNEED)
-
-
-def _empty(quantizer: faiss.Index, dim: int, lists: int) -> Any:
-    return faiss.IndexIVFScalarQuantizer(quantizer, dim, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT, True)
+def empty(quantizer: faiss.Index, dim: int, lists: int, product: int = 0) -> Any:
+    """Lists of 8-bit codes, or of ``product`` codes of so many bytes."""
+    if not product:
+        return faiss.IndexIVFScalarQuantizer(quantizer, dim, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT, True)
+    index = faiss.IndexIVFPQ(quantizer, dim, lists, product, 8, faiss.METRIC_INNER_PRODUCT)
+    index.pq.cp.niter, index.pq.cp.min_points_per_centroid, index.pq.cp.max_points_per_centroid = 10, 1, 64
+    return index
 
 
 def _rewritten(base: Base, delta: Delta) -> Any:
@@ -302,14 +233,19 @@ def _rewritten(base: Base, delta: Delta) -> Any:
     emptied = np.setdiff1d(gone, np.concatenate([delta.lists, np.repeat(touched, sizes)[live]]))
     out = _like(base.index)
     fill(out, base.codes[rows[live]], rows[live])
-    fill(out, encode(out, delta.vectors, delta.lists), len(base.vectors) + np.arange(len(delta.vectors)))
+    fill(out, encode(out, delta.vectors, delta.lists, base.by), len(base.vectors) + np.arange(len(delta.vectors)))
     fill(out, base.codes[base.starts[emptied]], np.full(len(emptied), -1))  # an empty list would show the base's
     return out
 
 
 def _like(base: Any) -> Any:
-    """Lists with the base's centroids and scales, and no codes."""
-    index = _empty(base.quantizer, base.d, base.nlist)
+    """Lists with the base's centroids and scales, or points of its parts, and no codes."""
+    product = isinstance(base, faiss.IndexIVFPQ)
+    index = empty(base.quantizer, base.d, base.nlist, base.pq.M if product else 0)
     index.own_fields = False  # the base owns the centroids
-    index.sq, index.is_trained = base.sq, True
+    if product:
+        index.pq = base.pq
+    else:
+        index.sq = base.sq
+    index.is_trained = True
     return index

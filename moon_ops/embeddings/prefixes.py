@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from moon_ops.pieces import let_go, spans, spilled
+
 
 def cut(vectors: NDArray[np.float32], dimensions: int) -> NDArray[np.float32]:
     """The first ``dimensions`` of unit vectors [..., D], made unit length again [..., d]; whole ones to the bit as they are."""
@@ -14,7 +16,14 @@ def cut(vectors: NDArray[np.float32], dimensions: int) -> NDArray[np.float32]:
 
 def served(vectors: NDArray[np.float32], dimensions: int) -> NDArray[np.float32]:
     """What an index holds of the vectors [..., D]: all of them for 0, else the first ``dimensions``."""
-    return cut(vectors, dimensions) if dimensions else vectors
+    if not dimensions or vectors.ndim != 2:
+        return cut(vectors, dimensions) if dimensions else vectors
+    found = spilled(len(vectors), min(dimensions, vectors.shape[1]))
+    for span in spans(len(vectors)):
+        found[span] = cut(vectors[span], dimensions)
+        let_go(vectors)
+        let_go(found)
+    return found
 
 
 def both_served(

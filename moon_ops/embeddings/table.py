@@ -18,6 +18,7 @@ from moon_ops.embeddings.generations import fresh_directory, settled, swap, turn
 from moon_ops.errors import ContractError, StageError
 from moon_ops.files import link
 from moon_ops.inputs.contract import require_same
+from moon_ops.pieces import let_go, spans, spilled
 
 MISSING = -1
 LARGEST_DELTA = 0.1  # of the base; a larger one is merged into it
@@ -76,10 +77,19 @@ class RepresentationTable:
 
     def all(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Every id [N], ascending, and its vector [N, D]."""
-        if not len(self.newer_ids):
+        return self.of(np.union1d(self.ids, self.newer_ids))
+
+    def of(self, wanted: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Those of the ``wanted`` ids that have a vector, ascending, and the vectors; copied, where they must be, piece by piece."""
+        ids = np.intersect1d(wanted, np.union1d(self.ids, self.newer_ids))
+        if not len(self.newer_ids) and len(ids) == len(self.ids):
             return self.ids, self.vectors
-        ids = np.union1d(self.ids, self.newer_ids)
-        return ids, self.gather(self.rows(ids))
+        found = spilled(len(ids), self.dim)
+        for span in spans(len(ids)):
+            found[span] = self.gather(self.rows(ids[span]))
+            let_go(self.vectors)
+            let_go(found)
+        return ids, found
 
     @staticmethod
     def write(directory: Path, ids: NDArray[np.int64], vectors: NDArray[np.float32], contract_id: str) -> None:

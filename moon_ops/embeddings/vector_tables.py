@@ -23,8 +23,11 @@ from moon_ops.lake.lake import Lake
 from moon_ops.lake.query import newest
 from moon_ops.lake.schemas import PRIMARY, STAMP, embeddings_schema
 from moon_ops.lake.tables import items_as_of
+from moon_ops.pieces import let_go, spilled
 
 KEY = ("item_id", "content_hash", "event_timestamp")  # of an item version
+VALID = ("event_timestamp", "created")  # what tells which of an item's rows is the newest one
+BATCH = 16_384  # rows read at a time
 CONTRACT = b"contract_id"  # in a table's schema metadata
 
 
@@ -122,19 +125,36 @@ def dim_of(dataset: lance.LanceDataset) -> int:
 def vectors_as_of(lake: Lake, version: int, when: dt.datetime) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Ids [N], ascending, and vectors [N, D] of the item versions valid at ``when``, straight from the lake.
 
-    Deleted items are left out. This is for evaluation against a whole catalogue.
+    Deleted items are left out. This is for evaluation against a whole catalogue: the vectors may be a file's (:func:`.pieces.spilled`).
     """
     dataset = lake.open(table_name(version), needs=f"moon embed --encoder {version}")
-    rows = dataset.to_table(columns=["item_id", "event_timestamp", "created", "embedding"])
+    rows = dataset.to_table(columns=[*VALID, "item_id"], with_row_id=True)
     active = items_as_of(lake, when, ["item_id"])["item_id"].combine_chunks()
-    ids, vectors = newest_valid(rows.filter(pc.is_in(rows["item_id"], active)), when, "item_id")
-    return ids, vectors if len(ids) else np.zeros((0, dim_of(dataset)), np.float32)
+    rows = _valid(rows.filter(pc.is_in(rows["item_id"], active)), when, "item_id")
+    return rows["item_id"].to_numpy(), _vectors_of(dataset, rows["_rowid"].to_numpy())
+
+
+def _vectors_of(dataset: lance.LanceDataset, wanted: NDArray[np.uint64]) -> NDArray[np.float32]:
+    """The vectors [N, D] of the rows ``wanted`` [N], in their order: one scan, a batch in memory at a time."""
+    found, order = spilled(len(wanted), dim_of(dataset)), np.argsort(wanted)
+    ascending = wanted[order]
+    for batch in dataset.to_batches(columns=["embedding"], with_row_id=True, batch_size=BATCH) if len(wanted) else ():
+        rows = batch["_rowid"].to_numpy()
+        place = np.minimum(np.searchsorted(ascending, rows), len(ascending) - 1)
+        chosen = ascending[place] == rows
+        found[order[place[chosen]]] = as_matrix(pa.chunked_array([batch["embedding"]]), found.shape[1])[chosen]
+        let_go(found)
+    return found
 
 
 def newest_valid(rows: pa.Table, when: dt.datetime, key: str) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Of each ``key`` the vector that became valid last, at ``when`` at the latest: ids [N], ascending, and vectors [N, D]."""
-    rows = newest(rows.filter(pc.less_equal(rows["event_timestamp"], pa.scalar(when, STAMP))), key)
+    rows = _valid(rows, when, key)
     return rows[key].to_numpy(), as_matrix(rows["embedding"], rows.schema.field("embedding").type.list_size)
+
+
+def _valid(rows: pa.Table, when: dt.datetime, key: str) -> pa.Table:
+    return newest(rows.filter(pc.less_equal(rows["event_timestamp"], pa.scalar(when, STAMP))), key)
 
 
 def contract_of(lake: Lake, version: int) -> str:

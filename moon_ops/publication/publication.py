@@ -221,14 +221,13 @@ def _index(settings: Settings, encoder: int, now: dt.datetime, contract: str, *,
             keep = np.isin(known, active)
             header = index.update(place, known[keep], rows[keep], np.setdiff1d(ids, known[keep]), contract)
     if header is not None and index.compaction_due(header):
-        header = index.compact(place)
+        header = index.compact(place, memory=settings.index_bytes)
     if header is None:
         in_table = since_of(settings, f"table-items-v{encoder}", full=False).mark  # before it is opened: it holds at least this much
         views[f"index-{name}"] = (made, in_table)
-        known, rows = RepresentationTable.open(table_place(settings, "items", encoder)).all()
-        keep = np.isin(known, items_as_of(lake, now, ["item_id"])["item_id"].to_numpy())  # behaviours name deleted items, searches do not
-        known, rows = (known, rows) if keep.all() else (known[keep], rows[keep])  # all: they stay on disk
-        header = index.build(place, known, served(rows, dimensions), contract)
+        on_sale = items_as_of(lake, now, ["item_id"])["item_id"].to_numpy()  # behaviours name deleted items, searches do not
+        known, rows = RepresentationTable.open(table_place(settings, "items", encoder)).of(on_sale)
+        header = index.build(place, known, served(rows, dimensions), contract, memory=settings.index_bytes)
     for view, (_, mark) in views.items():
         remember(settings, view, mark, now)
     return header

@@ -24,6 +24,7 @@ from moon_ops.lake.lake import Lake
 from moon_ops.lake.query import sql
 from moon_ops.lake.schemas import STAMP
 from moon_ops.metric_names import drift, space
+from moon_ops.pieces import spans
 from moon_ops.release.windows import Windows
 
 SAMPLED = 20_000  # vectors that the effective rank is counted from
@@ -39,7 +40,7 @@ def of_space(vectors: NDArray[np.float32]) -> dict[str, float]:
     """
     if not len(vectors):
         return {}
-    norms = np.linalg.norm(vectors, axis=1)
+    norms = np.concatenate([np.linalg.norm(vectors[span], axis=1) for span in spans(len(vectors))])
     sound = np.isfinite(norms) & (norms > TINY)
     found = {space("broken"): float(1 - sound.mean())}
     if not sound.any():

@@ -32,6 +32,7 @@ from moon_ops.release import (
     evaluation,
     evidence,
     expected_gain,
+    index_recall,
     operation,
     recall,
     registration,
@@ -95,6 +96,7 @@ def measure(
     registry = Registry(settings)
     searches = evaluation.evaluate(settings, encoder, windows, dimensions)
     found = {PARITY: float(registry.tags(ENCODER, encoder)["parity_cosine"]), **searches.metrics}
+    found |= index_recall.figures(settings, encoder, dimensions)
     if ctr is None:
         return Measured(found, searches, dimensions=dimensions)
     model, beside = registry.fetch(CTR, ctr), shown or Beside()
@@ -290,7 +292,7 @@ def _with_costs(settings: Settings, candidate: Made, champion: Made | None) -> t
 
 def _notes(metrics: dict[str, float], champion: dict[str, float] | None, gap: Difference | None) -> list[str]:
     """What whoever reads the evidence should know, and no gate says."""
-    found = [expected_gain.disagreement(metrics, gap)]
+    found = [expected_gain.disagreement(metrics, gap), index_recall.note(metrics)]
     if champion is not None and "recorded" in champion:
         found.append("the champion was trained into these windows: its figures are those it was released with, without intervals or slices")
     return [note for note in found if note]
