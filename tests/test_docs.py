@@ -114,7 +114,10 @@ def test_the_five_lines_to_a_training_loader_run_as_they_stand(released: Setting
     assert shown.endswith("ctr_v1\n")
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.name)
+BENCHMARKS = sorted(path for path in (ROOT / "benchmarks").glob("*.py") if path.name != "made_up.py")  # which measures nothing
+
+
+@pytest.mark.parametrize("file", BENCHMARKS, ids=lambda p: p.name)
 def test_a_benchmark_names_the_processor_beside_its_figures(file: Path) -> None:
     """All through one function, which does."""
     assert ("**processor().beside(" if file.name == "figures.py" else "figures.main(table") in file.read_text()

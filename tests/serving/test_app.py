@@ -55,7 +55,7 @@ def picture(released: Settings, item: dict[str, Any]) -> bytes:
 def test_ready_names_the_release(client: httpx.Client, released: Settings) -> None:
     body = client.get("/ready").json()
     contract = stages.runtime(released, 1).contract_id
-    parts = {"release": 1, "encoder": 1, "ctr": 1, "contract_id": contract, "items": 115}
+    parts = {"release": 1, "encoder": 1, "ctr": 1, "contract_id": contract, "items": 115, "dimensions": 64}
     times, watched = {name: body.pop(name) for name in ("started", "since")}, {name: body.pop(name) for name in ("watch", "canary")}
     assert body == {"ready": True, "status": "ready", "asked": 1, "refused": "", "fixed": False, "alerts": [], **parts}
     assert watched["canary"] is None, "nothing was served before it"

@@ -201,7 +201,7 @@ def test_a_refresh_does_not_undo_a_switch(copied: Settings, make_release: Make, 
     other = following.Champion(copied, served.parts_of(copied, registry, make_release()))
 
     class Slow:
-        version, encoder, places = old.version, old.encoder, ["other"]
+        version, encoder, dimensions, places = old.version, old.encoder, old.dimensions, ["other"]
 
         def refreshed(self) -> Any:
             follower._serve(other)
