@@ -45,9 +45,10 @@ def measured(kind: str, rows: int, columns: int) -> dict[str, float]:
 def table() -> dict[str, object]:
     """Ours, and the whole matrix where it is asked for."""
     rows, columns = int(figures.option("rows", "1024")), int(figures.option("columns", "16384"))
-    tile = 2**22
+    from moon_ops.encoder.losses import TILE
+
     formula = {
-        "ours": (2 * (rows + columns) * D + 6 * min(tile, rows * columns)) * 4 / 2**20,
+        "ours": (2 * (rows + columns) * D + 6 * min(TILE, rows * columns)) * 4 / 2**20,
         "whole": (2 * (rows + columns) * D + 3 * rows * columns) * 4 / 2**20,
     }
     found: dict[str, object] = {"rows": rows, "columns": columns, "dimensions": D}
