@@ -10,6 +10,7 @@ import contextlib
 import os
 import shutil
 import sqlite3
+import threading
 from pathlib import Path
 
 from moon_ops.files import put
@@ -75,6 +76,11 @@ def _bring(tables: sqlite3.Connection, before: list[str], home: Path) -> None:
         ours = Path(here(home, str(source)))
         theirs = Path(str(source))
         if any(theirs.is_relative_to(old) for old in before) and not ours.exists() and theirs.is_dir():
-            scratch = ours.with_name(f".{ours.name}-{os.getpid()}")
+            scratch = ours.with_name(f".{ours.name}-{os.getpid()}-{threading.get_ident()}")
             shutil.copytree(theirs, scratch, dirs_exist_ok=True)
-            put(scratch, ours)
+            try:
+                put(scratch, ours)
+            except OSError:  # somebody else was quicker
+                if not ours.is_dir():
+                    raise
+                shutil.rmtree(scratch)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import os
 import random
 import shutil
+import tempfile
 import time
 import warnings
 from collections.abc import Mapping
@@ -25,6 +25,7 @@ from moon_ops.metric_names import stored
 from moon_ops.registry import moved
 from moon_ops.registry.discreet import AwayError, Discreet
 from moon_ops.registry.file import RegistryFile
+from moon_ops.registry.tables import opened
 from moon_ops.settings import Settings, shown
 
 ENCODER, CTR, RELEASE, ALIGNMENT = "moon-encoder", "moon-ctr", "moon-release", "moon-alignment"
@@ -66,19 +67,19 @@ class Registry:
         """MLflow's client, connected when it is first needed: its import takes six CPU-seconds. Raises :class:`ServiceError`."""
         try:
             if not self.embedded:
-                return Discreet(self._connected(), self.name)
+                return Discreet(self._connected(self.uri), self.name)
             self.home.mkdir(parents=True, exist_ok=True)
             with locked(self.home / "mlflow.lock"):  # two first uses at once leave a broken database
-                return self._connected()
+                return opened(self.uri, self._connected)
         except self._missing as unreachable:
             raise self._away(unreachable) from unreachable
 
-    def _connected(self) -> Any:
+    def _connected(self, uri: str) -> Any:
         import mlflow
 
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The ``noload`` loader strategy")  # of MLflow's tables, under SQLAlchemy 2.1
-            return mlflow.MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+            return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
 
     @cached_property
     def experiment_id(self) -> str:
@@ -173,12 +174,12 @@ class Registry:
             return Path(repository.download_artifacts(""))
         target = self.home / "downloads" / name / str(version)
         if not target.exists():
-            partial = target.with_name(f".{version}-{os.getpid()}")
-            partial.mkdir(parents=True, exist_ok=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            partial = Path(tempfile.mkdtemp(prefix=f".{version}-", dir=target.parent))  # two threads may fetch it at once
             Discreet(repository, self.name).download_artifacts("", dst_path=str(partial))
             try:
                 put(partial, target)
-            except OSError:  # another process of this machine was faster
+            except OSError:  # somebody else on this machine was faster
                 if not target.exists():
                     raise
                 shutil.rmtree(partial)

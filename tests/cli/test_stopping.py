@@ -21,6 +21,7 @@ def stopped_at(moment: str, said: Path, home: Path) -> str:
             if moment in said.read_text() or running.poll() is not None:
                 break
             time.sleep(0.1)
+        assert running.poll() is None, said.read_text()
         os.killpg(running.pid, signal.SIGINT)
         assert running.wait(timeout=30) == 130
     finally:

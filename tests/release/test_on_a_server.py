@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from by_hand import WISH, Make, aliases, said
 
 from moon_ops.errors import GateError
+from moon_ops.registry import discreet
 from moon_ops.registry.moves import moves
 from moon_ops.registry.registry import CHAMPION, PREVIOUS, Registry
 from moon_ops.release import promotion
@@ -46,3 +48,23 @@ def test_moves_through_a_server(through_server: Settings, make_release: Make, mo
     last = moves(registry)[-1]
     assert (last.kind, last.before, last.release in (4, 5)) == ("promote", 1, True)
     assert aliases(registry) == {CHAMPION: last.release, PREVIOUS: 1}
+
+
+def test_two_threads_fetch_a_version_at_once(through_server: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service and its follower are one process: each downloads into a directory of its own, and one of the two is kept."""
+    together = threading.Barrier(2)
+
+    class Both(discreet.Discreet):
+        """Downloads when two are about to."""
+
+        def download_artifacts(self, path: str, dst_path: str) -> str:
+            together.wait(60)
+            return str(self._part.download_artifacts(path, dst_path=dst_path))
+
+    monkeypatch.setattr("moon_ops.registry.registry.Discreet", Both)
+    registry = Registry(through_server)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: registry.fetch("moon-release", 1), range(2))
+    assert first == second == through_server.home / "downloads" / "moon-release" / "1"
+    assert (first / "manifest.json").is_file()
+    assert [found.name for found in first.parent.iterdir()] == ["1"], "nothing of the other is left"

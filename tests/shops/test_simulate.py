@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import re
 import shutil
 from pathlib import Path
@@ -13,8 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from moon_ops.errors import InputError
+from moon_ops.errors import InputError, StageError
 from moon_ops.shops.simulate import SIZES, SimulateReport, simulate
+from moon_ops.shops.simulated import pictures
+from moon_ops.shops.simulated.catalogue import stock
 from moon_ops.shops.simulated.fabric import MOTIFS, TEXTURES
 
 TABLES = ("items", "queries", "events", "oracle")
@@ -218,6 +221,29 @@ def test_a_killed_run_is_repeated_and_keeps_its_pictures(tiny: SimulateReport, t
     simulate(out, size="tiny", workers=1)
     expected = {**every_byte(tiny.out), "images/items/3_0.jpg": b"not drawn again"}
     assert every_byte(out) == expected
+
+
+def of_pictures(out: Path, how_many: int, photographer: str = "known") -> list[pictures.Order]:
+    """Orders of one photograph each."""
+    for folder in (pictures.ITEMS_FOLDER, pictures.QUERIES_FOLDER):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    look = stock(SIZES["tiny"], seed=0, days=2).items[0].look
+    return [pictures.Order(1, look, (), (query,), 0, out, photographer) for query in range(how_many)]
+
+
+def test_an_error_of_a_process_that_draws_is_raised(tmp_path: Path) -> None:
+    with pytest.raises(KeyError, match="nobody"):
+        list(pictures.drawn(of_pictures(tmp_path, 4, "nobody"), workers=2))
+    assert not multiprocessing.active_children()
+
+
+def test_a_process_that_draws_and_is_killed_is_named(tmp_path: Path) -> None:
+    drawing = pictures.drawn(of_pictures(tmp_path, 2000), workers=2)
+    next(drawing)
+    for process in multiprocessing.active_children():
+        process.kill()
+    with pytest.raises(StageError, match="a process that draws pictures was killed; those that it has drawn are kept → run it again"):
+        list(drawing)
 
 
 def test_another_seed_is_another_shop(tiny: SimulateReport, tmp_path: Path) -> None:

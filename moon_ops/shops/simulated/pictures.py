@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
+import multiprocessing
+import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from threading import Thread
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from moon_ops.errors import StageError
 from moon_ops.processor import cores
 from moon_ops.shops.simulated import camera
 from moon_ops.shops.simulated.drawing import Look, cutout, studio_picture
@@ -28,6 +32,7 @@ PHOTOGRAPHERS: dict[str, tuple[Callable[[Image.Image, np.random.Generator], tupl
     "known": (photograph, Stream.PHOTOGRAPH),  # does much what the encoder's augmentation practises
     "unknown": (camera.photograph, Stream.CAMERA),  # does other things
 }
+SPAWN = multiprocessing.get_context("spawn")
 FEW = 1000  # pictures that are drawn sooner than other processes start
 
 
@@ -78,8 +83,8 @@ def draw_missing(
     if workers is None:
         workers = 1 if missing < FEW else cores()
     with tqdm(total=missing, unit="picture", desc="pictures") as bar:
-        for order, _ in zip(orders, _draw_all(orders, workers), strict=True):
-            bar.update(len(order))
+        for count in drawn(orders, workers):
+            bar.update(count)
     return sum(item.views for item in items) + sum(map(len, photographs.values()))
 
 
@@ -92,32 +97,71 @@ def _orders(items: Sequence[Item], photographs: Mapping[int, Sequence[int]], out
         yield Order(item.item_id, item.look, views, queries, who[0], out, who[1])
 
 
-def _draw_all(orders: Sequence[Order], workers: int) -> Iterable[None]:
-    if workers == 1:
-        return map(draw, orders)
-    return _draw_in_pool(orders, workers)
+def drawn(orders: Sequence[Order], workers: int) -> Iterable[int]:
+    """Draw the pictures of orders, in this process or in several; how many there were of each order."""
+    return map(draw, orders) if workers == 1 else _draw_in_pool(orders, workers)
 
 
-def _draw_in_pool(orders: Sequence[Order], workers: int) -> Iterator[None]:
-    # Spawned, not forked: the caller may have threads (Arrow has), and a fork would copy their locks.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
-        yield from pool.map(draw, orders, chunksize=16)
+def _draw_in_pool(orders: Sequence[Order], workers: int) -> Iterator[int]:
+    """Each process draws every so-manieth order, and says after each how many pictures it had. Spawned, not forked: the caller may have
+    threads (Arrow has), and a fork would copy their locks. No executor: one that is stopped leaves semaphores, of which Python complains.
+    """
+    started = [_started(orders[share::workers]) for share in range(min(workers, len(orders)))]
+    told: list[Any] = [connection for _, connection in started]
+    try:
+        while told:
+            for connection in wait(told):
+                said = _heard(connection)
+                if said:
+                    yield said
+                else:
+                    told.remove(connection)
+    finally:
+        for process, _ in started:
+            process.terminate()
+            process.join()
 
 
-def _end_with_parent() -> None:
-    """A pool outlives a killed parent and waits for ever: let a thread watch for that."""
+def _started(share: Sequence[Order]) -> tuple[SpawnProcess, Connection]:
+    """A process that draws its share, and what it is heard by. It knows nothing of the stop key, and ends with this one."""
+    ours, theirs = SPAWN.Pipe(duplex=False)
+    process = SPAWN.Process(target=_draw_share, args=(share, theirs), daemon=True)
+    resource_tracker.ensure_running()  # the first time it unblocks the key
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # which the new process has as well
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    theirs.close()
+    return process, ours
 
-    def watch() -> None:
-        parent = parent_process()
-        if parent is not None:
-            parent.join()
-            os._exit(1)
 
-    Thread(target=watch, daemon=True).start()
+def _heard(connection: Any) -> int:
+    """Pictures of the order that was drawn, 0 after the last one; its error, or :class:`StageError` for a process that was killed."""
+    try:
+        said = connection.recv()
+    except EOFError:
+        problem = "a process that draws pictures was killed; those that it has drawn are kept"
+        raise StageError(problem, action="run it again, with MOON_WORKERS=1 where memory is short") from None
+    if isinstance(said, Exception):
+        raise said
+    return int(said)
 
 
-def draw(order: Order) -> None:
-    """Draw and write the pictures of one order; one cut-out serves them all."""
+def _draw_share(share: Sequence[Order], connection: Connection) -> None:
+    with contextlib.suppress(BrokenPipeError):  # the parent was killed: nobody listens
+        try:
+            for order in share:
+                connection.send(draw(order))
+            connection.send(0)
+        except BrokenPipeError:
+            raise
+        except Exception as fault:
+            connection.send(fault)
+
+
+def draw(order: Order) -> int:
+    """Draw and write the pictures of one order; one cut-out serves them all. How many these were."""
     product = cutout(order.look)
     for view in order.views:
         picture = studio_picture(product, view, generator(order.seed, Stream.STUDIO, order.item_id, view))
@@ -126,6 +170,7 @@ def draw(order: Order) -> None:
         take, stream = PHOTOGRAPHERS[order.photographer]
         picture, quality = take(product, generator(order.seed, stream, query))
         _write(picture, order.out / query_picture(query), quality)
+    return len(order)
 
 
 def _write(picture: Image.Image, path: Path, quality: int) -> None:
