@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from moon_ops.cli import intake, keys, releases, studies
+from moon_ops.cli import capacity, intake, keys, releases, studies
 from moon_ops.cli import vectors as production
 from moon_ops.cli.exchange_rate import exchange_rate
 from moon_ops.cli.extras import not_installed
@@ -33,6 +33,7 @@ app.command("exchange-rate")(exchange_rate)
 app.add_typer(intake.app)  # without a name: its commands are ours
 app.add_typer(releases.app)
 app.add_typer(production.app)
+app.add_typer(capacity.app)
 
 STARTED = time.perf_counter()  # what a command imports counts
 NEEDLESS = {  # command → packages that its libraries would import only because they are installed, for seconds each

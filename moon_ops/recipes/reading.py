@@ -13,13 +13,14 @@ from pydantic import TypeAdapter, ValidationError
 from moon_ops.columns import Feature, together
 from moon_ops.errors import SettingsError
 from moon_ops.recipes.caps import Caps, Counting
+from moon_ops.recipes.costs import Costs
 from moon_ops.recipes.ctr import CtrRecipe
 from moon_ops.recipes.encoder import EncoderRecipe
 from moon_ops.recipes.gates import Gates
 
-Recipe = TypeVar("Recipe", EncoderRecipe, CtrRecipe, Gates, Counting)
-MARKS = {"family": EncoderRecipe, "extractor": CtrRecipe, "recall_floor": Gates}  # a key that no other kind has
-KINDS = {EncoderRecipe: "an encoder", CtrRecipe: "a click model", Gates: "gates", Counting: "what counts"}
+Recipe = TypeVar("Recipe", EncoderRecipe, CtrRecipe, Gates, Counting, Costs)
+MARKS = {"family": EncoderRecipe, "extractor": CtrRecipe, "recall_floor": Gates, "processor": Costs}  # a key that no other kind has
+KINDS = {EncoderRecipe: "an encoder", CtrRecipe: "a click model", Gates: "gates", Counting: "what counts", Costs: "costs"}
 EXTENDS = "extends"
 COUNTING = "counting"
 

@@ -13,6 +13,7 @@ from moon_ops.cli.main import app
 PUBLIC = [
     "demo",
     "describe",
+    "plan",
     "diff",
     "import",
     "ingest",

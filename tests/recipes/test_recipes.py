@@ -15,6 +15,7 @@ from moon_ops import columns, recipes
 from moon_ops.columns import Feature, OwnColumn
 from moon_ops.errors import SettingsError
 from moon_ops.recipes.caps import Counting
+from moon_ops.recipes.costs import Costs
 from moon_ops.recipes.ctr import CtrRecipe
 from moon_ops.recipes.encoder import PAIR_TYPES, EncoderRecipe
 from moon_ops.recipes.gates import Gates
@@ -93,7 +94,9 @@ def test_an_override_keeps_the_rules(models: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(MODELS.glob("*.toml")), ids=lambda p: p.stem)
 def test_every_recipe_in_the_repository_is_read(path: Path) -> None:
-    kind: Any = CtrRecipe if path.stem.startswith("ctr-") else {"gates": Gates, "counting": Counting}.get(path.stem, EncoderRecipe)
+    kind: Any = (
+        CtrRecipe if path.stem.startswith("ctr-") else {"gates": Gates, "counting": Counting, "costs": Costs}.get(path.stem, EncoderRecipe)
+    )
     assert recipe(kind, path.stem, MODELS).name == path.stem
 
 
