@@ -50,7 +50,7 @@ Span = tuple[dt.datetime, dt.datetime]
 
 @dataclass(frozen=True)
 class Found:
-    """What the arms scored, and the AUC of cos(r_t, r_q) alone on the rows of each fold, by how they were read."""
+    """What the arms scored, and the AUC of cos(r_t, r_q) alone on the rows of each fold and on those that judge, by arm."""
 
     arms: list[ClickArm]
     judged: Judged
@@ -111,7 +111,7 @@ def run(
     every = [replace(arm, name=f"{arm.name}, {how}") for arm in arms for how in read]
     vectors = {f"{arm.name}, {how}": found for arm in arms for how, found in read.items()}
     judged = click_study.run(settings, encoder, every, seeds, windows, oracle=oracle, vectors=vectors)
-    return Found(every, judged, alone(settings, encoder, spans, read))
+    return Found(every, judged, alone(settings, encoder, [*spans, (windows.ctr_until, windows.end)], read))
 
 
 def cut(windows: Windows, folds: int) -> list[Span]:
@@ -199,4 +199,4 @@ def table(found: Found, arms: Sequence[ClickArm]) -> str:
             some = some if reference == IN_SAMPLE else [one for one in some if not one.name.endswith(IN_SAMPLE)]
             parts.append(f"Differences are to {reference}.\n\n{click_study.table(found.judged, some, f'{arm.name}, {reference}')}")
     lines = [f"- {how}: {', '.join(f'{auc:.4f}' for auc in aucs)}" for how, aucs in found.alone.items()]
-    return "\n".join([*parts, "The AUC of cos(r_t, r_q) alone on the rows of each fold, read as they are trained on:\n", *lines, ""])
+    return "\n".join([*parts, "The AUC of cos(r_t, r_q) alone on the rows of each fold, and last on those that judge:\n", *lines, ""])

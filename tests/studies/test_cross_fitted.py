@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 import pytest
+from typer.testing import CliRunner
 
+from moon_ops.cli.main import app
 from moon_ops.embeddings.as_of import History, identifiers, microseconds
 from moon_ops.encoder import train as training
 from moon_ops.encoder.eager import embed_eager
@@ -160,7 +162,9 @@ def test_the_arms_differ_and_the_table_names_them(ran: Ran) -> None:
     names = [f"ctr-din-cos, {how}" for how in (IN_SAMPLE, CROSS_FITTED, SHIFTED)]
     assert set(ran.found.judged.scores) == {(name, seed) for name in names for seed in (0, 1)}
     assert len({scores.tobytes() for scores in ran.found.judged.scores.values()}) == 6, "each has vectors or a seed of its own"
-    assert [len(ran.found.alone[how]) for how in (IN_SAMPLE, CROSS_FITTED, SHIFTED)] == [2, 2, 2]
+    assert [len(ran.found.alone[how]) for how in (IN_SAMPLE, CROSS_FITTED, SHIFTED)] == [3, 3, 3]
+    assert len({tuple(aucs[:2]) for aucs in ran.found.alone.values()}) == 3
+    assert len({aucs[2] for aucs in ran.found.alone.values()}) == 1, "what judges is read by one encoder"
     first, second = cross_fitted.table(ran.found, [ARM]).split("Differences are to another fold's encoder.")
     assert [name in first for name in names] == [True, True, True]
     assert [f"| {name} |" in second for name in names] == [False, True, True]
@@ -169,3 +173,21 @@ def test_the_arms_differ_and_the_table_names_them(ran: Ran) -> None:
 def test_a_model_that_reads_more_than_cosines_is_refused(ran: Ran) -> None:
     with pytest.raises(InputError, match=r"ctr-din-cos-query reads vectors themselves.* → take a recipe .* din\+cos, simscore, simtier"):
         cross_fitted.run(ran.home, 1, [ClickArm("a", "ctr-din-cos-query")], [0, 1], ran.times, full=ran.full, folds=2)
+
+
+def test_the_command_hands_over_its_options_and_keeps_the_table(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def run(settings: Settings, encoder: int, arms: list[ClickArm], seeds: list[int], times: Windows, **more: Any) -> Any:
+        asked.update(more, encoder=encoder, arms=arms, seeds=seeds, times=times)
+        return ran.found
+
+    monkeypatch.setattr(cross_fitted, "run", run)
+    options = ["--encoder", "1", "--recipes", "ctr-din-cos", "--encoder-recipe", "moon-nano", "--folds", "2", "--seeds", "0,1"]
+    told = CliRunner().invoke(app, ["study", "cross-fitted", "--home", str(ran.home.home), *options, "--set", "epochs=1"])
+    assert told.exit_code == 0, told.output
+    assert (asked["encoder"], asked["seeds"], asked["folds"], asked["full"].name) == (1, [0, 1], 2, "moon-nano")
+    assert asked["arms"] == [ClickArm("ctr-din-cos", "ctr-din-cos", changes=("epochs=1",))]
+    assert asked["times"] == ran.times
+    (written,) = (ran.home.home / "studies").glob("cross-fitted-v1-*.md")
+    assert written.read_text().startswith("Differences are to in-sample.")
