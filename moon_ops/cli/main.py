@@ -14,6 +14,7 @@ import typer
 
 from moon_ops.cli import capacity, intake, keys, releases, studies
 from moon_ops.cli import vectors as production
+from moon_ops.cli.cross_fitted import cross_fitted
 from moon_ops.cli.exchange_rate import exchange_rate
 from moon_ops.cli.extras import not_installed
 from moon_ops.cli.faults import told
@@ -27,6 +28,7 @@ HELP = """Operate multimodal item embeddings: from a catalogue to a served relea
 First: moon demo. Each command has an example: moon COMMAND --help."""
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=HELP, rich_markup_mode=None)
 
+studies.app.command()(cross_fitted)
 app.add_typer(studies.app, name="study")
 app.add_typer(keys.app, name="keys")
 app.command("exchange-rate")(exchange_rate)

@@ -26,6 +26,7 @@ from moon_ops.recipes.encoder import EVENTS
 
 Rows = NDArray[np.int64]
 PLAIN, ALL = Caps(), Most()
+Span = tuple[dt.datetime, dt.datetime]  # [start, end)
 MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)  # of SplitMix64: odd, with bits of all places
 
 
@@ -45,7 +46,7 @@ class Pairs:
     known: Rows  # [K, 2], group and item row: all that was clicked, carted or bought, also what makes no pair
     exposed: Rows  # [E], rows of the items that users were shown, as often as they were
     acted: Rows = field(default_factory=lambda: np.zeros(0, np.int64))  # [Q], microseconds since 1970 of the first act after each query
-    left_out: dict[str, int] = field(default_factory=dict)  # events by the cap that they are beyond; undone: purchases; most.*: pairs
+    left_out: dict[str, int] = field(default_factory=dict)  # events by cap, and in except_between; undone: purchases; most.*: pairs
 
     def __len__(self) -> int:
         return len(self.query)
@@ -72,15 +73,15 @@ class Pairs:
         return list(dict.fromkeys(i for s in (*asked, *self.items) for i in s.image_ids))
 
 
-def behaviour(lake: Lake, trained_until: dt.datetime, caps: Caps = PLAIN, most: Most = ALL) -> Pairs:
+def behaviour(lake: Lake, trained_until: dt.datetime, caps: Caps = PLAIN, most: Most = ALL, excepted: Span | None = None) -> Pairs:
     """Clicks, carts and purchases after a query and before ``trained_until``, with the item versions valid then.
 
     Of one query the pairs of its strongest event are kept: who bought one of the three things clicked on wanted that one. What was
     cancelled or returned by then was not bought. Events beyond ``caps`` make no pairs, and ``most`` bounds those of a
-    visitor, an item or a query.
+    visitor, an item or a query. Of events in ``excepted`` nothing is known at all.
     Raises :class:`StageError` if there are fewer than two: nothing could be contrasted.
     """
-    events, left_out = _counted(lake, trained_until, caps)
+    events, left_out = _counted(lake, trained_until, caps, excepted)
     items = items_as_of(lake, trained_until)
     item_ids = items["item_id"].to_numpy()
     acts = events.filter(pc.and_(pc.is_in(events["event"], pa.array(EVENTS)), pc.is_valid(events["query_id"])))
@@ -114,14 +115,21 @@ def behaviour(lake: Lake, trained_until: dt.datetime, caps: Caps = PLAIN, most: 
     )
 
 
-def _counted(lake: Lake, until: dt.datetime, caps: Caps) -> tuple[pa.Table, dict[str, int]]:
-    """The events before ``until`` that count, without undone purchases; and how many do not."""
+def _counted(lake: Lake, until: dt.datetime, caps: Caps, excepted: Span | None) -> tuple[pa.Table, dict[str, int]]:
+    """The events before ``until`` and not in ``excepted`` that count, without undone purchases; and how many do not."""
     events = counting.read(lake, [*counting.COLUMNS, "order_id"])
-    found = counting.within(events.filter(pc.less(events["event_timestamp"], pa.scalar(until, STAMP))), caps)
+    events = events.filter(pc.less(events["event_timestamp"], pa.scalar(until, STAMP)))
+    before = events.num_rows
+    if excepted is not None:
+        start, end = (pa.scalar(when, STAMP) for when in excepted)
+        times = events["event_timestamp"]
+        events = events.filter(pc.or_(pc.less(times, start), pc.greater_equal(times, end)))
+    elsewhere = {"except_between": before - events.num_rows} if before > events.num_rows else {}
+    found = counting.within(events, caps)
     kept = counting.standing(found.events)
     undone = pc.sum(pc.equal(found.events["event"], "purchase")).as_py() or 0
     undone -= pc.sum(pc.equal(kept["event"], "purchase")).as_py() or 0
-    return kept, found.left_out | ({"undone": undone} if undone else {})
+    return kept, elsewhere | found.left_out | ({"undone": undone} if undone else {})
 
 
 def _known(acts: pa.Table, queries: pa.Table, item_ids: Rows) -> tuple[Rows, Rows]:

@@ -222,7 +222,7 @@ def _tokens(stage: Any, recipe: EncoderRecipe, taken: int) -> int:
 
 def _pairs(lake: Lake, until: dt.datetime, recipe: EncoderRecipe) -> tuple[Pairs, int]:
     """The behaviour before ``until``, each near-identical photograph of one product once; and how many pairs that left out."""
-    pairs = behaviour(lake, until, recipe.caps, recipe.most)
+    pairs = behaviour(lake, until, recipe.caps, recipe.most, recipe.excepted)
     if recipe.deduplicate < 0:
         return pairs, 0
     asked = [pairs.queries[q] for q in pairs.query]

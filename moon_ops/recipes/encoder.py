@@ -4,6 +4,7 @@ switch of its own. A wrong key, a wrong type or a broken rule fails when it is r
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 from dataclasses import field, replace
 from typing import Literal
@@ -231,6 +232,7 @@ class EncoderRecipe:
     caps: Caps = field(default_factory=Caps)  # which events make pairs
     most: Most = field(default_factory=lambda: Most(visitor=1000, item=5000, query=100))  # pairs, of each
     deduplicate: int = -1  # items and queries whose pictures' hashes differ by so many bits are twins, kept once; -1: off
+    except_between: tuple[str, ...] = ()  # two times, ISO 8601 with a zone: nothing is learned from events in [first, second)
 
     def __post_init__(self) -> None:
         own = self.tower != "vit"
@@ -244,6 +246,8 @@ class EncoderRecipe:
         rule(not (own and self.family != "smolvlm"), "tower", self.tower, "vit, or family smolvlm, whose trunk takes other towers")
         rule(self.scale_factor >= 1, "scale_factor", self.scale_factor, "at least 1")
         rule(-1 <= self.deduplicate <= 16, "deduplicate", self.deduplicate, "from -1 (off) to 16 bits")
+        two = not self.except_between or _ascending(self.except_between)
+        rule(two, "except_between", self.except_between, "two times with a zone, the earlier one first")
         for name, chosen in (("lora", self.lora), ("frozen", self.frozen)):
             rule(
                 chosen is None or bool(self.checkpoint), name, chosen, "left out without a checkpoint: random weights are all to be trained"
@@ -266,6 +270,14 @@ class EncoderRecipe:
             rule(fits, "stage2a.sizes", size, f"a multiple of {stride} pixels, at most inputs.picture_size = {self.inputs.picture_size}")
 
     @property
+    def excepted(self) -> tuple[dt.datetime, dt.datetime] | None:
+        """[start, end) of the behaviour that is left out; None: of none."""
+        if not self.except_between:
+            return None
+        start, end = map(dt.datetime.fromisoformat, self.except_between)
+        return start, end
+
+    @property
     def steps(self) -> int:
         """Steps of all stages together."""
         return self.stage1.steps + self.stage2a.steps + self.stage2b.steps
@@ -280,3 +292,12 @@ class EncoderRecipe:
         second = second if self.stage2b.steps else total - first
         stages = {"stage1": first, "stage2a": second, "stage2b": last}
         return replace(self, **{name: replace(getattr(self, name), steps=steps) for name, steps in stages.items()})
+
+
+def _ascending(texts: tuple[str, ...]) -> bool:
+    """Whether the texts are two times with a zone, the earlier one first."""
+    try:
+        found = [dt.datetime.fromisoformat(text) for text in texts]
+    except ValueError:
+        return False
+    return len(found) == 2 and all(when.tzinfo for when in found) and found[0] < found[1]

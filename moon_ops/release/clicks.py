@@ -38,9 +38,13 @@ def train_ctr(
     seed: int,
     register: bool = True,
     changes: Sequence[str] = (),
+    tables: Tables | None = None,
     **override: Any,
 ) -> tuple[Path, int | None]:
-    """Train the click recipe ``name`` on the features of ``ctr_v<encoder>``; its directory, and its ``moon-ctr`` version if registered."""
+    """Train the click recipe ``name`` on the features of ``ctr_v<encoder>``; its directory, and its ``moon-ctr`` version if registered.
+
+    ``tables`` are other vectors than those of the encoder that is published.
+    """
     from moon_ops.ctr.train import Origin
     from moon_ops.ctr.train import train as train_click_model
 
@@ -48,16 +52,17 @@ def train_ctr(
     registry, service = Registry(settings), features.service_name(encoder)
     params = {"recipe": name, "seed": seed, "encoder": encoder, **flat(chosen)}
     params |= {"trained_from": windows.start.isoformat(), "trained_until": windows.ctr_until.isoformat()}
+    params |= {"vectors": tables.items.contract_id} if tables is not None else {}
     out = place_of(settings, name, params, "" if register else "-unregistered")  # studies remove theirs
     store = features.open_store(settings)
     features.require_behaviors(store, features.service(store, encoder), chosen.behaviors)
     features.require_columns(features.service(store, encoder), chosen.own)
     given = shown.shown(settings.lake, windows.start, windows.ctr_until, chosen.own, rule=chosen)
     joined = as_of.join(store, given.rows, features.service(store, encoder))
-    origin, tables = Origin(service, windows.start, windows.ctr_until, given.counts), vectors_known(settings, encoder)
+    origin, vectors = Origin(service, windows.start, windows.ctr_until, given.counts), tables or vectors_known(settings, encoder)
     with run_of(registry, out, f"ctr {name}", params, {"feast.feature_service": service, "feast.project": "moon"}) as run_id:
         hear = partial(log_step, registry, run_id)
-        report = train_click_model(joined, tables, out, chosen, origin=origin, seed=seed, on_step=hear)
+        report = train_click_model(joined, vectors, out, chosen, origin=origin, seed=seed, on_step=hear)
         found = {"epochs": report.epochs, "validation_auc": report.validation_auc, **{f"events/{n}": c for n, c in given.counts.items()}}
         registry.log(run_id, {name: value for name, value in found.items() if value is not None})
         if not register:

@@ -10,7 +10,7 @@ import datetime as dt
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -77,9 +77,19 @@ class Judged:
 
 
 def run(
-    settings: Settings, encoder: int, arms: Sequence[ClickArm], seeds: Sequence[int], windows: Windows, *, oracle: Path | None = None
+    settings: Settings,
+    encoder: int,
+    arms: Sequence[ClickArm],
+    seeds: Sequence[int],
+    windows: Windows,
+    *,
+    oracle: Path | None = None,
+    vectors: Mapping[str, Tables] | None = None,
 ) -> Judged:
-    """Train and score every arm with every seed on the encoder's features; what was done before is read."""
+    """Train and score every arm with every seed on the encoder's features; what was done before is read.
+
+    ``vectors`` has, by arm, others than the encoder's own.
+    """
     own = together(_recipe(settings, arm).own for arm in arms)
     joined, tables = clicks.impressions(settings, encoder, windows.ctr_until, windows.end, own), clicks.vectors_known(settings, encoder)
     scores: dict[tuple[str, int], NDArray[np.float64]] = {}
@@ -92,9 +102,10 @@ def run(
             parts = [_day(times, one) if arm.every else np.arange(len(times)) for one in given]
             scores[arm.name, seed] = np.empty(len(times))
             for one, rows in zip(given, parts, strict=True):
-                place = _place(settings, encoder, arm, seed, replace(one, end=windows.end), state)
+                read = (vectors or {}).get(arm.name, tables)
+                place = _place(settings, read.items.contract_id, arm, seed, replace(one, end=windows.end), state)
                 if not place.is_file():
-                    write(place, partial(_save, _scored(settings, encoder, arm, seed, one, (joined, tables))))
+                    write(place, partial(_save, _scored(settings, encoder, arm, seed, one, (joined, read))))
                 scores[arm.name, seed][rows] = np.load(place)[rows]
     names = ("click_probability", "attraction") if oracle is not None and oracle.is_file() else ()
     truth = [evaluate.oracle(oracle, joined, name) for name in names if oracle is not None]
@@ -105,7 +116,8 @@ def _scored(
     settings: Settings, encoder: int, arm: ClickArm, seed: int, windows: Windows, judged: tuple[Joined, Tables]
 ) -> NDArray[np.float64]:
     """Train, and score all rows of what judges; the model itself is not kept."""
-    model, _ = clicks.train_ctr(settings, encoder, arm.recipe, windows, seed=seed, register=False, changes=arm.changes, **arm.change)
+    changed: dict[str, Any] = {"changes": arm.changes, **arm.change}
+    model, _ = clicks.train_ctr(settings, encoder, arm.recipe, windows, seed=seed, register=False, tables=judged[1], **changed)
     scorer = Scorer(model, threads=settings.workers)
     found = scorer.score(scorer.encode(*judged))
     shutil.rmtree(model)
@@ -120,8 +132,8 @@ def _day(times: NDArray[Any], windows: Windows) -> NDArray[np.int64]:
 
 def begun(settings: Settings, encoder: int, arm: ClickArm, seeds: Sequence[int], windows: Windows) -> bool:
     """Whether :func:`run` has the scores of one of the seeds already."""
-    state = marks.lake_state(settings, encoder)
-    return any(_place(settings, encoder, arm, seed, windows, state).is_file() for seed in seeds)
+    state, contract = marks.lake_state(settings, encoder), encoder_version(settings, encoder).contract_id
+    return any(_place(settings, contract, arm, seed, windows, state).is_file() for seed in seeds)
 
 
 def _save(scores: NDArray[np.float64], file: BinaryIO) -> None:
@@ -138,10 +150,10 @@ def _directory(settings: Settings) -> Path:
     return place
 
 
-def _place(settings: Settings, encoder: int, arm: ClickArm, seed: int, windows: Windows, state: str) -> Path:
-    """Where the scores of a run lie: another recipe, encoder or window is another run, and so is one after an erasure or late events."""
+def _place(settings: Settings, contract: str, arm: ClickArm, seed: int, windows: Windows, state: str) -> Path:
+    """Where the scores of a run lie: other recipes, vectors and windows are other runs, and so is one after an erasure or late events."""
     made = asdict(_recipe(settings, arm))
-    content = [made, encoder_version(settings, encoder).contract_id, seed, state, *map(_text, asdict(windows).values())]
+    content = [made, contract, seed, state, *map(_text, asdict(windows).values())]
     key = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:10]
     return _directory(settings) / f"{arm.recipe}-{key}.npy"
 

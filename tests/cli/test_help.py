@@ -54,8 +54,9 @@ def test_every_public_command_is_there_and_has_an_example() -> None:
 
 def test_every_study_is_there_and_has_an_example() -> None:
     names = [c.name or c.callback.__name__ for c in studies.app.registered_commands]
-    assert names == ["ablation", "scaling", "circle_loss", "learning_rates", "click_models", "cube_parts", "daily", "behaviour_length"]
-    for command in ("click-models", "cube-parts", "daily", "behaviour-length"):
+    encoders, models = ["ablation", "scaling", "circle_loss", "learning_rates"], ["click_models", "cube_parts", "daily", "behaviour_length"]
+    assert names == [*encoders, *models, "cross_fitted"]
+    for command in ("click-models", "cube-parts", "daily", "behaviour-length", "cross-fitted"):
         shown = CliRunner().invoke(app, ["study", command, "--help"])
         assert re.search(rf"Example:\s+moon study {command} --encoder 1\b", shown.output), f"{command} has no example"
     shown = CliRunner().invoke(app, ["study", "learning-rates", "--help"])

@@ -61,6 +61,16 @@ def test_nothing_from_trained_until_on_is_known(small: Lake) -> None:
     assert [q.text for q in pairs.queries] == ["query 1", "query 2"]
 
 
+def test_nothing_of_an_excepted_time_is_known(small: Lake) -> None:
+    """From the first moment on, and up to the second: neither pairs, nor what is no negative, nor exposures."""
+    start, end = (dt.datetime(2026, 1, day, 1, 0, second, tzinfo=dt.UTC) for day, second in ((2, 3), (3, 9)))
+    pairs = behaviour(small, DAY, excepted=(start, end))
+    assert told(pairs) == [("query 1", 10, 2), ("query 3", 12, 0), ("query 4", 13, 2)]
+    assert pairs.left_out["except_between"] == 6
+    assert len(pairs.exposed) == 0
+    assert sorted(pairs.item_ids[pairs.known[:, 1]].tolist()) == [10, 11, 12, 12, 13]
+
+
 def test_items_are_those_of_the_time_with_their_products_and_leaf_categories(small: Lake) -> None:
     early, late = (behaviour(small, dt.datetime(2026, 1, day, tzinfo=dt.UTC)) for day in (4, 10))
     assert early.item_ids.tolist() == [10, 11, 12, 13]
