@@ -133,7 +133,8 @@ def test_scores_of_one_seed_are_an_answer_begun(copied: Settings) -> None:
     assert not clicks.begun(copied, 1, ARM, SEEDS, times)
     state = clicks.marks.lake_state(copied, 1)
     clicks._directory(copied)
-    clicks._place(copied, 1, ARM, 1, times, state).touch()
+    contract = clicks.clicks.vectors_known(copied, 1).items.contract_id  # what a study trains on
+    clicks._place(copied, contract, ARM, 1, times, state).touch()
     assert clicks.begun(copied, 1, ARM, SEEDS, times)
     assert not clicks.begun(copied, 1, ARM, [0], times)
 
