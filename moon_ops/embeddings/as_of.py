@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import lance
 import numpy as np
@@ -18,6 +19,7 @@ import pyarrow.compute as pc
 from feast import FeatureService, FeatureStore, FeatureView
 from numpy.typing import NDArray
 
+from moon_ops import pieces
 from moon_ops.embeddings import features, vector_tables
 from moon_ops.embeddings.sequences import in_order, one
 from moon_ops.embeddings.table import MISSING
@@ -86,18 +88,25 @@ def _places(ids: Ints) -> Ints | None:
 
 @dataclass(frozen=True)
 class Joined:
-    """R rows, the rows of the feature views that they see, and which: ``at`` [R] of each view, -1 where nothing was known."""
+    """R rows, the rows of the feature views that they see, and which: ``at`` [R] of each view, -1 where nothing was known.
+
+    Of more than :data:`.pieces.LONG` rows, ``rows`` and ``at`` lie in mapped files.
+    """
 
     rows: pa.Table
     views: dict[str, pa.Table]
-    at: dict[str, Ints]
+    at: dict[str, NDArray[np.integer[Any]]]
 
     def __len__(self) -> int:
         return int(self.rows.num_rows)
 
     def head(self, count: int) -> Joined:
         """The first ``count`` rows."""
-        return Joined(self.rows.slice(0, count), self.views, {name: at[:count] for name, at in self.at.items()})
+        return self.part(slice(0, count))
+
+    def part(self, some: slice) -> Joined:
+        """Some rows in a row."""
+        return Joined(self.rows.slice(some.start, some.stop - some.start), self.views, {name: at[some] for name, at in self.at.items()})
 
     def view_of(self, column: str) -> str:
         """The view that has a feature."""
@@ -121,7 +130,7 @@ def join(store: FeatureStore, rows: pa.Table, service: FeatureService) -> Joined
 
     ``rows`` has a column for each key that the views need. Raises :class:`InputError` for a missing column, or times without zone.
     """
-    times = microseconds(rows, "event_timestamp")
+    microseconds(rows.slice(0, 0), "event_timestamp")
     views, at = {}, {}
     for projection in service.feature_view_projections:
         if features.VECTORS in projection.name:
@@ -129,7 +138,10 @@ def join(store: FeatureStore, rows: pa.Table, service: FeatureService) -> Joined
         view = store.get_feature_view(projection.name)
         key = view.join_keys[0]
         history, table = read(view, [feature.name for feature in projection.features])
-        views[view.name], at[view.name] = table, history.at(history.codes(identifiers(rows, key)), times)
+        views[view.name], at[view.name] = table, pieces.column(rows.num_rows, np.int32)
+        for some in pieces.parts(rows.num_rows):
+            part = rows.slice(some.start, some.stop - some.start)
+            at[view.name][some] = history.at(history.codes(identifiers(part, key)), microseconds(part, "event_timestamp"))
     return Joined(rows, views, at)
 
 
