@@ -21,6 +21,7 @@ from moon_ops.columns import ROWS, SHOWN_AT, Feature, by_view, dense_features, i
 from moon_ops.ctr import digests
 from moon_ops.ctr.behaviors import Behaviors
 from moon_ops.ctr.prefetch import prefetched
+from moon_ops.ctr.shuffle import shuffled
 from moon_ops.ctr.vectors import Ints, Tables, Vectors
 from moon_ops.ctr.vocabulary import WORDS, Vocabulary, filled, statistics
 from moon_ops.embeddings.as_of import Joined, identifiers, microseconds
@@ -201,6 +202,16 @@ def batches(rows: Rows, names: Sequence[str], size: int, order: Ints) -> Iterato
 
     for chosen, found in prefetched(lambda some: rows.columns(some, names), order, size):
         yield tuple(torch.from_numpy(np.ascontiguousarray(found[name])) for name in names), torch.from_numpy(rows.labels[chosen]).float()
+
+
+def mixed(
+    rows: Rows, names: Sequence[str], size: int, count: int, seed: tuple[int, ...], done: int = 0
+) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
+    """Batches of the first ``count`` rows in the order of ``seed``, after the first ``done`` ones."""
+    for order in shuffled(count, seed, size, done):
+        yield from batches(rows, names, size, order)
+        if count > pieces.LONG:
+            pieces.let_columns_go()
 
 
 def places(rows: pa.Table) -> Ints:

@@ -8,6 +8,7 @@ R rows, K entities, M feature rows. Times are microseconds since 1970, UTC.
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -167,8 +168,8 @@ def _history(view: FeatureView, table: pa.Table, names: Sequence[str]) -> Histor
 class VectorHistory:
     """The vectors of all versions of an encoder's items (or queries), and since when each is valid: what a row could know."""
 
-    def __init__(self, history: History, vectors: NDArray[np.float32], contract_id: str) -> None:
-        """``vectors`` [M + 1, D], the last of which is zeros: what -1 stands for."""
+    def __init__(self, history: History, vectors: NDArray[np.floating[Any]], contract_id: str) -> None:
+        """``vectors`` [M + 1, D], float32 or float16, the last of which is zeros: what -1 stands for."""
         self.history, self.vectors, self.contract_id = history, vectors, contract_id
 
     def __len__(self) -> int:
@@ -190,20 +191,37 @@ class VectorHistory:
 
     def gather(self, rows: Ints) -> NDArray[np.float32]:
         """Vectors [..., D] of row numbers [...]; zeros for -1."""
-        return np.take(self.vectors, rows, axis=0, mode="wrap")
+        return np.take(self.vectors, rows, axis=0, mode="wrap").astype(np.float32, copy=False)
 
 
-def vectors(view: FeatureView) -> VectorHistory:
-    """All vectors of one of the views ``item_embedding_v<N>`` and ``query_embedding_v<N>``, once each, in memory."""
+def vectors(view: FeatureView, between: tuple[dt.datetime, dt.datetime] | None = None, kind: str = "float32") -> VectorHistory:
+    """All vectors of one of the views ``item_embedding_v<N>`` and ``query_embedding_v<N>``, once each; many lie in a mapped file.
+
+    ``between`` two moments: those that a row of that time may see, from the first on and before the second. ``kind``: as they are held,
+    float32 or float16; what is gathered is float32.
+    """
     dataset, names = features.dataset_of(view), _names(view)
-    count, dim = dataset.count_rows(), vector_tables.dim_of(dataset)
-    matrix, parts, done = np.zeros((count + 1, dim), np.float32), [], 0
-    for batch in _in_order(dataset, [*names, "embedding"]):
-        matrix[done : done + len(batch)] = batch["embedding"].flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
-        parts.append(batch.select(names))
-        done += len(batch)
-    schema = pa.schema([dataset.schema.field(name) for name in names])
-    return VectorHistory(_history(view, pa.Table.from_batches(parts, schema), names), matrix, view.tags["contract_id"])
+    known = dataset.scanner(columns=names, scan_in_order=True).to_table()
+    wanted = np.ones(known.num_rows, bool) if between is None else _seen(_history(view, known, names), known, names, between)
+    count, dim, done = int(wanted.sum()), vector_tables.dim_of(dataset), 0
+    matrix, place = pieces.spilled(count + 1, dim, kind), 0
+    for batch in _in_order(dataset, ["embedding"]):
+        chosen = wanted[place : place + len(batch)]
+        place += len(batch)
+        if some := int(chosen.sum()):
+            found = batch["embedding"].flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
+            matrix[done : done + some] = found if some == len(batch) else found[chosen]
+            pieces.let_go(matrix)
+            done += some
+    return VectorHistory(_history(view, known.filter(pa.array(wanted)), names), matrix, view.tags["contract_id"])
+
+
+def _seen(history: History, known: pa.Table, names: Sequence[str], between: tuple[dt.datetime, dt.datetime]) -> NDArray[np.bool_]:
+    """Which rows are seen between two moments: those before the second that no later one hides before the first."""
+    start, end = (int(pa.scalar(when, STAMP).value) for when in between)
+    ids, times = (_integers(known[name]) for name in names[:2])
+    before = history.at(history.codes(ids), np.array(start))  # of each row's item the last one
+    return (times < end) & ((before < 0) | (times >= times[before]))
 
 
 def _in_order(dataset: lance.LanceDataset, columns: list[str]) -> Sequence[pa.RecordBatch]:
