@@ -1,8 +1,9 @@
 """What a click model costs on many rows: preparation of all of them, and a bounded number of training steps; seconds and peak memory.
 
-The shop is made up (:mod:`made_up`): an impression for each row, an item for every hundred, a user for every thousand, clicks, queries, and random vectors
-of two encoders' size. Its tables are written as they are, without ingest; the statistics are derived. Making it and training on it run in
-processes of their own, whose peaks the kernel counts: ``peak_mib`` with the pages of mapped files that lay in memory, ``own_mib`` without.
+The shop is made up (:mod:`made_up`): an impression for each row, an item for every hundred, a user for every thousand, clicks, queries, and
+random vectors. Events are written as they are, without ingest; statistics are derived. Making it and training on it run in processes of
+their own, whose peaks the kernel counts: ``peak_mib`` with the pages of mapped files that lay in memory, ``own_mib`` without. Where others
+use the processor too, ``rows_per_cpu_s`` is what one core of it alone would do.
 ``--rows 1000000``, ``--steps 1000``, ``--recipe ctr-cube``, ``--set vectors="float16"``, ``--keep DIRECTORY`` for a shop that stays;
 ``--json`` prints one object last.
 """

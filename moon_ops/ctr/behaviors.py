@@ -21,7 +21,7 @@ from moon_ops.embeddings.sequences import one
 if TYPE_CHECKING:
     from moon_ops.ctr.vectors import Vectors
 
-Ints = NDArray[np.int64]
+Ints = NDArray[np.integer[Any]]
 UNSEEN = -1e30  # the likeness of a click without a vector: less than any other's
 SEARCHED = 1 << 22  # floats of vectors that a search for the most similar clicks holds at a time: 16 MB
 

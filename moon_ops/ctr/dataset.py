@@ -30,6 +30,7 @@ from moon_ops.lake.spills import numbered
 if TYPE_CHECKING:
     from torch import Tensor
 
+KINDS = {"item_codes": "i4", "query_codes": "i4", "times": "i8", "user_ids": "i8", "item_ids": "i8", "labels": "i1", "positions": "i1"}
 LIST = "list_"  # and the feature's name: a model's input
 POSITION = "position"  # an input of training alone
 PLACES = 50  # in a list that are told apart; all later ones are one
@@ -85,15 +86,15 @@ class Rows:
     own: tuple[Feature, ...]
     coded: dict[str, Coded]  # by view; of ROWS it has a row for each impression
     words: NDArray[np.int32]  # [T + 1, W] of the texts that occur
-    at: dict[str, NDArray[np.int32]]  # [R] row numbers: of each other view, of words, of the behaviour
+    at: Mapping[str, Ints]  # [R] row numbers: of each other view, of words, of the behaviour
     behaviors: Behaviors
     tables: Tables
     item_codes: NDArray[np.int32]  # [R] of the vectors
     query_codes: NDArray[np.int32]  # [R]
-    times: Ints  # [R] µs
+    times: NDArray[np.int64]  # [R] µs
     labels: NDArray[np.int8]
-    user_ids: Ints
-    item_ids: Ints
+    user_ids: NDArray[np.int64]
+    item_ids: NDArray[np.int64]
     positions: NDArray[np.int8]  # [R] places in the list, coded; 0: not known. Only training reads them
 
     def __len__(self) -> int:
@@ -172,9 +173,7 @@ def encode(joined: Joined, vocabulary: Vocabulary, tables: Tables, behaviors: in
         at={**{view: joined.at[view] for view in coded}, "words": pieces.column(count, np.int32), "behaviors": joined.at["user_behavior"]},
         behaviors=Behaviors.encode(joined.views["user_behavior"], vocabulary, tables.items, tables.queries, behaviors, top_k),
         tables=tables,
-        **{name: pieces.column(count, np.int32) for name in ("item_codes", "query_codes")},
-        **{name: pieces.column(count, np.int64) for name in ("times", "user_ids", "item_ids")},
-        **{name: pieces.column(count, np.int8) for name in ("labels", "positions")},
+        **{name: pieces.column(count, kind) for name, kind in KINDS.items()},
     )
     for some in pieces.parts(count):
         part = joined.rows.slice(some.start, some.stop - some.start)
@@ -196,7 +195,7 @@ def _words(texts: pa.Array, vocabulary: Vocabulary) -> NDArray[np.int32]:
     return found
 
 
-def batches(rows: Rows, names: Sequence[str], size: int, order: Ints) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
+def batches(rows: Rows, names: Sequence[str], size: int, order: NDArray[np.int64]) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
     """Batches of the inputs ``names``, in this order, and labels [B], of the rows in ``order``."""
     import torch  # what scores by ONNX needs none
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -103,11 +104,13 @@ def _by_parts(
 
     A label, and each cap that is asked here, looks at one user alone. Texts are numbers of different ones until the end.
     """
+    if (first := next(events, None)) is None:
+        return pa.table({}), {}
     numbers, texts = spills.numbered(queries["text"])
     queries = queries.set_column(1, "text", numbers).set_column(2, "image_id", pc.if_else(pc.is_valid(queries["image_id"]), True, None))
     parts = 1 + count // pieces.LONG
     by_user, by_time, counts, seen = spills.Parts(parts), spills.Parts(parts), Counter[str](), [np.zeros(0, np.int64)]
-    for some in events:
+    for some in itertools.chain([first], events):
         by_user.add(some, _shuffled(some["user_id"].to_numpy()) % parts)
         seen.append(some["event_timestamp"].cast(pa.int64()).to_numpy()[::SAMPLED])
     times = np.sort(np.concatenate(seen))

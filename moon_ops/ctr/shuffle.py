@@ -20,8 +20,11 @@ TOGETHER = 128  # blocks of which the rows are mixed: a million rows
 
 def shuffled(count: int, seed: tuple[int, ...], batch: int, done: int = 0) -> Iterator[Ints]:
     """The rows 0 … ``count`` once, but those of the first ``done`` batches; each piece but the last one is whole batches of ``batch``."""
-    skipped, left = done * batch, np.zeros(0, np.int64)
-    for rows in _windows(count, seed, skipped):
+    if count <= pieces.LONG:
+        yield np.random.default_rng(seed).permutation(count)[done * batch :]
+        return
+    left = np.zeros(0, np.int64)
+    for rows in _windows(count, seed, done * batch):
         ready = np.concatenate([left, rows])
         whole = len(ready) // batch * batch
         if whole:
@@ -33,9 +36,6 @@ def shuffled(count: int, seed: tuple[int, ...], batch: int, done: int = 0) -> It
 
 def _windows(count: int, seed: tuple[int, ...], skipped: int) -> Iterator[Ints]:
     """The order in pieces, from its row ``skipped`` on."""
-    if count <= pieces.LONG:
-        yield np.random.default_rng(seed).permutation(count)[skipped:]
-        return
     blocks = np.random.default_rng(seed).permutation(-(-count // BLOCK))
     for window, first in enumerate(range(0, len(blocks), TOGETHER)):
         starts = blocks[first : first + TOGETHER] * BLOCK

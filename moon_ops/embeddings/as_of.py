@@ -9,7 +9,7 @@ R rows, K entities, M feature rows. Times are microseconds since 1970, UTC.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ from moon_ops.embeddings.table import MISSING
 from moon_ops.errors import InputError
 from moon_ops.lake.schemas import STAMP
 
-Ints = NDArray[np.int64]
+Ints = NDArray[np.integer[Any]]
 DENSE = 16  # a table of all numbers between the least and the greatest id may be that many times as long as there are ids
 STRICTLY = 1  # µs: a row never sees what became known at its own moment
 
@@ -96,7 +96,7 @@ class Joined:
 
     rows: pa.Table
     views: dict[str, pa.Table]
-    at: dict[str, NDArray[np.integer[Any]]]
+    at: Mapping[str, Ints]
 
     def __len__(self) -> int:
         return int(self.rows.num_rows)
@@ -132,7 +132,7 @@ def join(store: FeatureStore, rows: pa.Table, service: FeatureService) -> Joined
     ``rows`` has a column for each key that the views need. Raises :class:`InputError` for a missing column, or times without zone.
     """
     microseconds(rows.slice(0, 0), "event_timestamp")
-    views, at = {}, {}
+    views, at = dict[str, pa.Table](), dict[str, Ints]()
     for projection in service.feature_view_projections:
         if features.VECTORS in projection.name:
             continue

@@ -1,4 +1,4 @@
-"""Tables that memory does not hold, in files of ``TMPDIR`` that end with the process: parts that are read one by one, and one that is mapped.
+"""Tables that memory does not hold, in files of ``TMPDIR`` that end with the process: parts to read one by one, and one that is mapped.
 
 This file does not know what a table is of.
 """
@@ -29,7 +29,7 @@ class Parts:
     def add(self, table: pa.Table, part: NDArray[np.integer[Any]]) -> None:
         """Write each row into its ``part`` [R]."""
         if not self._writers:
-            self._files = [tempfile.TemporaryFile(prefix="moon-") for _ in range(self.count)]
+            self._files = [tempfile.TemporaryFile(prefix="moon-") for _ in range(self.count)]  # noqa: SIM115  closed when read
             self._writers = [pa.ipc.new_stream(file, table.schema) for file in self._files]
         order = np.argsort(part, kind="stable")
         ends = np.cumsum(np.bincount(part, minlength=self.count))
@@ -49,7 +49,7 @@ class Parts:
 
 
 def mapped(tables: Iterable[pa.Table], texts: Mapping[str, pa.Array] | None = None) -> pa.Table:
-    """The rows of ``tables`` as one table in a mapped file; columns that ``texts`` names hold row numbers of its values, and become these."""
+    """The rows of ``tables`` as one, in a mapped file; columns that ``texts`` names hold row numbers of its values, and become these."""
     with tempfile.TemporaryFile(prefix="moon-") as file:
         writer = None
         for table in tables:
