@@ -161,7 +161,7 @@ class RepresentationTable:
         return cls(np.load(at / "ids.npy", mmap_mode="r" if shape[0] else None), vectors, meta["contract_id"], newer)
 
 
-def _find(known: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+def _find(known: NDArray[np.int64], wanted: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     """The place of each ``wanted`` id in the ascending ``known`` ones; -1 where it is not there."""
     if not len(known):
         return np.full(np.shape(wanted), MISSING)
