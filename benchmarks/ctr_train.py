@@ -100,7 +100,9 @@ def of_the_demo(settings: Settings) -> tuple[Joined, Vocabulary, Tables, int]:
 def head(rows: Rows, count: int) -> Rows:
     """The first rows, which training may see."""
 
-    cut = {name: getattr(rows, name)[:count] for name in ("item_codes", "query_codes", "times", "labels", "user_ids", "item_ids")}
+    cut = {
+        name: getattr(rows, name)[:count] for name in ("item_codes", "query_codes", "times", "labels", "user_ids", "item_ids", "positions")
+    }
     return replace(rows, at={name: column[:count] for name, column in rows.at.items()}, **cut)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import mmap
 import tempfile
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,9 @@ from numpy.typing import NDArray
 
 ROWS = 65_536  # of a matrix that are looked at together
 IN_MEMORY = 256 * 2**20  # bytes; a larger matrix is spilled
+LONG = 4_000_000  # rows of a column; a longer one is spilled
+AT_ONCE = 1 << 20  # rows of long columns that are looked at together
+_columns: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()  # what long columns are mapped by
 
 
 def spans(count: int, rows: int | None = None) -> Iterator[slice]:
@@ -23,12 +27,42 @@ def spans(count: int, rows: int | None = None) -> Iterator[slice]:
     return (slice(at, min(at + size, count)) for at in range(0, count, size))
 
 
-def spilled(count: int, dim: int) -> NDArray[np.float32]:
+def spilled(count: int, dim: int, kind: Any = np.float32) -> NDArray[Any]:
     """A matrix [N, D] of zeros to be written; a large one lies in a file of ``TMPDIR`` that ends with the matrix, killed or not."""
-    if 4 * count * dim <= IN_MEMORY:
-        return np.zeros((count, dim), np.float32)
+    if np.dtype(kind).itemsize * count * dim <= IN_MEMORY:
+        return np.zeros((count, dim), kind)
     with tempfile.TemporaryFile(prefix="moon-") as file:
-        return np.memmap(file, np.float32, "w+", shape=(count, dim))  # the mapping keeps the file
+        return np.memmap(file, kind, "w+", shape=(count, dim))  # the mapping keeps the file
+
+
+def column(count: int, kind: Any, *width: int) -> NDArray[Any]:
+    """Zeros [N] or [N, width] to be written, of a table whose rows memory need not hold: of more than :data:`LONG` in such a file."""
+    if count <= LONG or 0 in width:
+        return np.zeros((count, *width), kind)
+    with tempfile.TemporaryFile(prefix="moon-") as file:
+        made = np.memmap(file, kind, "w+", shape=(count, *width))
+    remember(made._mmap)  # type: ignore[attr-defined]
+    return np.asarray(made)
+
+
+def remember(mapping: mmap.mmap) -> None:
+    """A long column's file, for :func:`let_columns_go`."""
+    _columns.add(mapping)
+
+
+def let_columns_go() -> None:
+    """The pages of all long columns need not stay in memory: they are read again when they are wanted, with what was written."""
+    for mapping in list(_columns):
+        if hasattr(mmap, "MADV_DONTNEED"):
+            mapping.madvise(mmap.MADV_DONTNEED)
+
+
+def parts(count: int) -> Iterator[slice]:
+    """The rows of long columns in order, :data:`AT_ONCE` at a time, their pages let go after each; one span if there are none."""
+    for some in spans(count, AT_ONCE) if count else [slice(0, 0)]:
+        yield some
+        if count > LONG:
+            let_columns_go()
 
 
 def let_go(matrix: NDArray[Any]) -> None:

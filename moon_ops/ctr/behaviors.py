@@ -14,13 +14,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from moon_ops.ctr import digests
 from moon_ops.ctr.vocabulary import NOTHING, Vocabulary
 from moon_ops.embeddings.sequences import one
 
 if TYPE_CHECKING:
     from moon_ops.ctr.vectors import Vectors
 
-Ints = NDArray[np.int64]
+Ints = NDArray[np.integer[Any]]
 UNSEEN = -1e30  # the likeness of a click without a vector: less than any other's
 SEARCHED = 1 << 22  # floats of vectors that a search for the most similar clicks holds at a time: 16 MB
 
@@ -47,11 +48,11 @@ class Behaviors:
     """Sequences of M feature rows, F clicks in all; :meth:`of` looks at the last ``length`` of each."""
 
     lengths: Lengths
-    items: Ints  # [F + 1] rows of the embedding table; the last stands for nothing, here and below
-    categories: Ints
-    queries: Ints
-    item_codes: Ints  # of the vectors
-    query_codes: Ints
+    items: NDArray[np.int32]  # [F + 1] rows of the embedding table; the last stands for nothing, here and below
+    categories: NDArray[np.int32]
+    queries: NDArray[np.int32]
+    item_codes: NDArray[np.int32]  # of the vectors
+    query_codes: NDArray[np.int32]
     item_vectors: Vectors
     query_vectors: Vectors
     length: int
@@ -70,22 +71,21 @@ class Behaviors:
         rows = vocabulary.encode("item", item_ids)
         return cls(
             lengths=Lengths.of(lists),
-            items=rows,
-            categories=vocabulary.category_of(rows),
-            queries=vocabulary.encode("query", query_ids),
-            item_codes=items.codes(item_ids),
-            query_codes=queries.codes(query_ids),
+            items=rows.astype(np.int32),
+            categories=vocabulary.category_of(rows).astype(np.int32),
+            queries=vocabulary.encode("query", query_ids).astype(np.int32),
+            item_codes=items.codes(item_ids).astype(np.int32),
+            query_codes=queries.codes(query_ids).astype(np.int32),
             item_vectors=items,
             query_vectors=queries,
             length=length,
             top_k=top_k,
         )
 
-    def known(self, at: Ints) -> list[NDArray[Any]]:
-        """All [B, L] that a model may read of the feature rows ``at`` [B]: what tells them from others."""
-        places = last(self.lengths, at, self.length)
-        ids = [column[places] for column in (self.items, self.categories, self.queries)]
-        return [*ids, *(codes[places] >= 0 for codes in (self.item_codes, self.query_codes))]
+    def digests(self) -> NDArray[np.uint64]:
+        """A number [M + 1] of all that a model may read of each feature row: what tells them from others."""
+        known: list[NDArray[Any]] = [self.items, self.categories, self.queries, self.item_codes >= 0, self.query_codes >= 0]
+        return digests.of_lists(digests.of_rows(known), self.lengths.ends, np.minimum(self.lengths.counts, self.length))
 
     def of(self, at: Ints, times: Ints, target: NDArray[np.float32] | None) -> Seen:
         """The behaviours of feature rows ``at`` [B] (-1: none), oldest first and filled from the left, as of ``times`` [B]."""
@@ -110,7 +110,7 @@ class Seen:
             vectors, codes = (self.of.query_vectors, self.of.query_codes) if query else (self.of.item_vectors, self.of.item_codes)
             return vectors.gather(vectors.at(codes[self.places], self.times[:, None]))
         coded = {"behavior_item": self.of.items, "behavior_category": self.of.categories, "behavior_query": self.of.queries}
-        return coded[name][self.places]
+        return coded[name][self.places].astype(np.int64)
 
 
 def last(lengths: Lengths, at: Ints, length: int) -> Ints:

@@ -6,7 +6,6 @@ features, its user's sequence and all vectors are gathered when it comes into a 
 
 from __future__ import annotations
 
-import functools
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,17 +16,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from moon_ops import pieces
 from moon_ops.columns import ROWS, SHOWN_AT, Feature, by_view, dense_features, id_features
+from moon_ops.ctr import digests
 from moon_ops.ctr.behaviors import Behaviors
 from moon_ops.ctr.prefetch import prefetched
+from moon_ops.ctr.shuffle import shuffled
 from moon_ops.ctr.vectors import Ints, Tables, Vectors
-from moon_ops.ctr.vocabulary import Vocabulary, filled, statistics
+from moon_ops.ctr.vocabulary import WORDS, Vocabulary, filled, statistics
 from moon_ops.embeddings.as_of import Joined, identifiers, microseconds
+from moon_ops.lake.spills import numbered
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-DIGESTED = 4096  # rows at a time
+KINDS = {"item_codes": "i4", "query_codes": "i4", "times": "i8", "user_ids": "i8", "item_ids": "i8", "labels": "i1", "positions": "i1"}
 LIST = "list_"  # and the feature's name: a model's input
 POSITION = "position"  # an input of training alone
 PLACES = 50  # in a list that are told apart; all later ones are one
@@ -37,9 +40,9 @@ PLACES = 50  # in a list that are told apart; all later ones are one
 class Coded:
     """The M rows of a view (or of the impressions themselves) as numbers, and one more, the last, for "nothing was known"."""
 
-    ids: Ints  # [M + 1, k] embedding rows of the view's ids, categories and buckets
+    ids: NDArray[np.int32]  # [M + 1, k] embedding rows of the view's ids, categories and buckets
     dense: NDArray[np.float32]  # [M + 1, n] of its statistics, flags and numbers
-    lists: dict[str, Ints]  # of each list [M + 1, length]
+    lists: dict[str, NDArray[np.int32]]  # of each list [M + 1, length]
 
     @classmethod
     def of(cls, view: pa.Table, features: Sequence[Feature], vocabulary: Vocabulary) -> Coded:
@@ -51,30 +54,48 @@ class Coded:
         numbers = [_number(f, column, vocabulary) for f, column in found.items() if f.kind in ("flag", "number")]
         dense: list[NDArray[np.float32]] = [statistics(*counts, prior=vocabulary.prior)] if counts else []
         dense += [n[:, None] for n in numbers]
+        lists = {f.name: vocabulary.list_rows(f, column).astype(np.int32) for f, column in found.items() if f.kind == "list"}
         return cls(
-            np.column_stack(ids) if ids else nothing.astype(np.int64),
+            (np.column_stack(ids) if ids else nothing).astype(np.int32),
             np.concatenate(dense, 1) if dense else nothing.astype(np.float32),
-            {f.name: vocabulary.list_rows(f, column) for f, column in found.items() if f.kind == "list"},
+            lists,
         )
+
+    def room(self, count: int) -> Coded:
+        """As wide, for ``count`` rows and the last one, which is that of this."""
+        ids, dense = pieces.column(count + 1, np.int32, self.ids.shape[1]), pieces.column(count + 1, np.float32, self.dense.shape[1])
+        lists = {name: pieces.column(count + 1, np.int32, values.shape[1]) for name, values in self.lists.items()}
+        return Coded(ids, dense, lists).put(slice(count, count + 1), self, -1)
+
+    def put(self, some: slice, part: Coded, first: int = 0) -> Coded:
+        """Write the rows of ``part`` from its ``first`` on into ``some``."""
+        for mine, other in zip(self.columns, part.columns, strict=True):
+            mine[some] = other[first:][: some.stop - some.start]
+        return self
+
+    @property
+    def columns(self) -> list[NDArray[Any]]:
+        """All of them."""
+        return [self.ids, self.dense, *self.lists.values()]
 
 
 @dataclass(frozen=True)
 class Rows:
-    """R impressions as a model reads them, by row number."""
+    """R impressions as a model reads them, by row number; those of many lie in mapped files, see :mod:`moon_ops.pieces`."""
 
     own: tuple[Feature, ...]
-    coded: dict[str, Coded]  # by view
-    words: Ints  # [T + 1, W] of the texts that occur
-    at: dict[str, Ints]  # [R] row numbers: of each view, of words, of the behaviour
+    coded: dict[str, Coded]  # by view; of ROWS it has a row for each impression
+    words: NDArray[np.int32]  # [T + 1, W] of the texts that occur
+    at: Mapping[str, Ints]  # [R] row numbers: of each other view, of words, of the behaviour
     behaviors: Behaviors
     tables: Tables
-    item_codes: Ints  # [R] of the vectors
-    query_codes: Ints  # [R]
-    times: Ints  # [R] µs
-    labels: Ints
-    user_ids: Ints
-    item_ids: Ints
-    positions: Ints  # [R] places in the list, coded; 0: not known. Only training reads them
+    item_codes: NDArray[np.int32]  # [R] of the vectors
+    query_codes: NDArray[np.int32]  # [R]
+    times: NDArray[np.int64]  # [R] µs
+    labels: NDArray[np.int8]
+    user_ids: NDArray[np.int64]
+    item_ids: NDArray[np.int64]
+    positions: NDArray[np.int8]  # [R] places in the list, coded; 0: not known. Only training reads them
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -84,18 +105,20 @@ class Rows:
 
         Of features only those count that the rows reach: what others have done since changes nothing.
         """
-        seen = 0
-        for start in range(0, len(self), DIGESTED):
-            some = slice(start, start + DIGESTED)
-            rows: list[NDArray[Any]] = [self.times, self.labels, self.user_ids, self.item_ids, self.item_codes >= 0, self.query_codes >= 0]
-            columns = [column[some] for column in rows] + [self.words[self.at["words"][some]]]
-            for view, coded in self.coded.items():
-                known: list[NDArray[Any]] = [coded.ids, coded.dense, *coded.lists.values()]
-                columns += [values[self.at[view][some]] for values in known]
-            columns += self.behaviors.known(self.at["behaviors"][some])
-            columns += [self.positions[some]] if self.positions.any() else []
-            seen = functools.reduce(lambda sum_, column: zlib.crc32(np.ascontiguousarray(column).data, sum_), columns, seen)
+        known = {view: digests.of_rows(coded.columns) for view, coded in self.coded.items() if view != ROWS}
+        known |= {"words": digests.of_rows([self.words]), "behaviors": self.behaviors.digests()}
+        placed, seen = bool(self.positions.any()), 0
+        for some in pieces.parts(len(self)):
+            rows: list[NDArray[Any]] = [self.times, self.labels, self.user_ids, self.item_ids, *([self.positions] if placed else [])]
+            columns = [column[some] for column in (*rows, *self.coded[ROWS].columns)]
+            columns += [codes[some] >= 0 for codes in (self.item_codes, self.query_codes)]
+            columns += [numbers[self.at[name][some]] for name, numbers in known.items()]
+            seen = zlib.crc32(digests.of_rows(columns).data, seen)
         return seen
+
+    def _at(self, view: str, chosen: Ints) -> NDArray[np.integer[Any]]:
+        """The rows of a view that the rows ``chosen`` [B] see."""
+        return chosen if view == ROWS else self.at[view][chosen]
 
     def columns(self, chosen: Ints, names: Sequence[str]) -> dict[str, NDArray[Any]]:
         """The inputs ``names`` of the rows ``chosen`` [B], as :mod:`moon_ops.ctr.models` describes them."""
@@ -106,16 +129,16 @@ class Rows:
         columns: dict[str, NDArray[Any]] = {}
         for name in names:
             if name == "words":
-                columns[name] = self.words[self.at["words"][chosen]]
+                columns[name] = self.words[self.at["words"][chosen]].astype(np.int64)
             elif name == "ids":
-                columns[name] = self._together(chosen, id_features(self.own), {v: c.ids for v, c in self.coded.items()})
+                columns[name] = self._together(chosen, id_features(self.own), {v: c.ids for v, c in self.coded.items()}, np.int64)
             elif name == "dense":
-                columns[name] = self._together(chosen, dense_features(self.own), {v: c.dense for v, c in self.coded.items()})
+                columns[name] = self._together(chosen, dense_features(self.own), {v: c.dense for v, c in self.coded.items()}, np.float32)
             elif name.startswith(LIST):
                 view = next(v for v, coded in self.coded.items() if name.removeprefix(LIST) in coded.lists)
-                columns[name] = self.coded[view].lists[name.removeprefix(LIST)][self.at[view][chosen]]
+                columns[name] = self.coded[view].lists[name.removeprefix(LIST)][self._at(view, chosen)].astype(np.int64)
             elif name == POSITION:
-                columns[name] = self.positions[chosen]
+                columns[name] = self.positions[chosen].astype(np.int64)
             elif name == "target_vector" and target is not None:
                 columns[name] = target
             elif name == "query_vector":
@@ -124,13 +147,13 @@ class Rows:
                 columns[name] = seen.column(name)
         return columns
 
-    def _together(self, chosen: Ints, features: Sequence[Feature], coded: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    def _together(self, chosen: Ints, features: Sequence[Feature], coded: Mapping[str, NDArray[Any]], kind: Any) -> NDArray[Any]:
         """The features' columns [B, K], in their order, from the views that have them."""
-        out = np.empty((len(chosen), len(features)), next(iter(coded.values())).dtype)
+        out = np.empty((len(chosen), len(features)), kind)
         for view, values in coded.items():
             places = [place for place, feature in enumerate(features) if feature.view == view]
             if places:
-                out[:, places] = values[self.at[view][chosen]]
+                out[:, places] = values[self._at(view, chosen)]
         return out
 
     def _gathered(self, vectors: Vectors, codes: Ints, times: Ints) -> NDArray[np.float32]:
@@ -140,36 +163,54 @@ class Rows:
 def encode(joined: Joined, vocabulary: Vocabulary, tables: Tables, behaviors: int, top_k: int = 0) -> Rows:
     """Impressions joined with the features of ``ctr_v<N>``, coded for a model that reads the last ``behaviors`` clicks, or of these the
     ``top_k`` whose content is most similar to the target's (0: all)."""
-    ids = {name: identifiers(joined.rows, name) for name in ("item_id", "user_id", "query_id")}
-    texts = joined.rows["text"].combine_chunks().dictionary_encode()
-    views = {view: (joined.rows if view == ROWS else joined.views[view], found) for view, found in by_view(vocabulary.own).items()}
-    return Rows(
+    numbers, texts = numbered(joined.rows["text"])
+    views, count = by_view(vocabulary.own), len(joined)
+    coded = {view: Coded.of(joined.views[view], found, vocabulary) for view, found in views.items() if view != ROWS}
+    rows = Rows(
         own=vocabulary.own,
-        coded={view: Coded.of(table, found, vocabulary) for view, (table, found) in views.items()},
-        words=np.pad(vocabulary.words(texts.dictionary.to_pylist()), ((0, 1), (0, 0))),
-        at={
-            **{view: np.arange(len(joined)) if view == ROWS else joined.at[view] for view in views},
-            "words": pc.fill_null(texts.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False),
-            "behaviors": joined.at["user_behavior"],
-        },
+        coded=coded | {ROWS: Coded.of(joined.rows.slice(0, 0), views[ROWS], vocabulary).room(count)},
+        words=_words(texts, vocabulary),
+        at={**{view: joined.at[view] for view in coded}, "words": pieces.column(count, np.int32), "behaviors": joined.at["user_behavior"]},
         behaviors=Behaviors.encode(joined.views["user_behavior"], vocabulary, tables.items, tables.queries, behaviors, top_k),
         tables=tables,
-        item_codes=tables.items.codes(ids["item_id"]),
-        query_codes=tables.queries.codes(ids["query_id"]),
-        times=microseconds(joined.rows, "event_timestamp"),
-        labels=identifiers(joined.rows, "label"),
-        user_ids=ids["user_id"],
-        item_ids=ids["item_id"],
-        positions=places(joined.rows),
+        **{name: pieces.column(count, kind) for name, kind in KINDS.items()},
     )
+    for some in pieces.parts(count):
+        part = joined.rows.slice(some.start, some.stop - some.start)
+        rows.coded[ROWS].put(some, Coded.of(part, views[ROWS], vocabulary))
+        rows.at["words"][some] = pc.fill_null(numbers.slice(some.start, len(part)), -1).to_numpy()
+        rows.item_ids[some], rows.user_ids[some] = identifiers(part, "item_id"), identifiers(part, "user_id")
+        rows.item_codes[some] = tables.items.codes(rows.item_ids[some])
+        rows.query_codes[some] = tables.queries.codes(identifiers(part, "query_id"))
+        rows.times[some], rows.labels[some] = microseconds(part, "event_timestamp"), identifiers(part, "label")
+        rows.positions[some] = places(part)
+    return rows
 
 
-def batches(rows: Rows, names: Sequence[str], size: int, order: Ints) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
+def _words(texts: pa.Array, vocabulary: Vocabulary) -> NDArray[np.int32]:
+    """The words of each text [T + 1, W]; the last one has none."""
+    found = np.zeros((len(texts) + 1, WORDS), np.int32)
+    for some in pieces.spans(len(texts)):
+        found[some] = vocabulary.words(texts[some].to_pylist())
+    return found
+
+
+def batches(rows: Rows, names: Sequence[str], size: int, order: NDArray[np.int64]) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
     """Batches of the inputs ``names``, in this order, and labels [B], of the rows in ``order``."""
     import torch  # what scores by ONNX needs none
 
     for chosen, found in prefetched(lambda some: rows.columns(some, names), order, size):
         yield tuple(torch.from_numpy(np.ascontiguousarray(found[name])) for name in names), torch.from_numpy(rows.labels[chosen]).float()
+
+
+def mixed(
+    rows: Rows, names: Sequence[str], size: int, count: int, seed: tuple[int, ...], done: int = 0
+) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
+    """Batches of the first ``count`` rows in the order of ``seed``, after the first ``done`` ones."""
+    for order in shuffled(count, seed, size, done):
+        yield from batches(rows, names, size, order)
+        if count > pieces.LONG:
+            pieces.let_columns_go()
 
 
 def places(rows: pa.Table) -> Ints:

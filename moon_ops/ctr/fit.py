@@ -16,13 +16,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_model, save_model
 from scipy.optimize import brentq
 from scipy.special import expit
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from moon_ops.ctr.dataset import POSITION, Rows, batches
+from moon_ops import pieces
+from moon_ops.ctr.dataset import POSITION, Rows, batches, mixed
 from moon_ops.ctr.extractors.make import Make
 from moon_ops.ctr.extractors.seen import Seen
 from moon_ops.ctr.metrics import auc
@@ -30,10 +32,12 @@ from moon_ops.ctr.models import ClickModel
 from moon_ops.ctr.position import FASTER, PositionBias
 from moon_ops.encoder.checkpoints import Checkpoints, State
 from moon_ops.errors import InputError
+from moon_ops.files import put
 from moon_ops.recipes.ctr import CtrRecipe
 
 LOOKS = 2  # at the validation rows, in an epoch
-SAVED = 400  # steps between two checkpoints
+SAVED = 400  # steps between two checkpoints of a model of less than LARGE numbers; of larger ones so many times
+LARGE, RARER = 8_000_000, 50  # so that writing them takes no larger share of the time; at most 20,000 steps are lost
 LOGGED = 20  # steps between two figures
 JUDGED = 4096  # rows that are scored together
 FAR = 100.0  # a logit beyond which nothing is looked for
@@ -91,10 +95,13 @@ class _Fit:
         self.judged = np.arange(self.trained, len(rows))
         self.steps_per_epoch = math.ceil(self.trained / recipe.batch)
         self.total = steps or recipe.epochs * self.steps_per_epoch
+        self.device = torch_device(recipe.device)
+        self.model.to(self.device)
         self.optimizers = optimizers(model, recipe)
+        self.saved = SAVED * min(RARER, 1 + sum(p.numel() for p in model.parameters()) // LARGE)
         self.losses: list[float] = []
         self.step, self.best_step, self.worse = 0, 0, 0
-        self.best_auc, self.best = math.nan, dict[str, Tensor]()
+        self.best_auc = math.nan
         self.digest = rows.digest()
 
     def run(self) -> Fitted:
@@ -107,8 +114,9 @@ class _Fit:
         self._all_steps()
         if self.recipe.refit and self.trained < len(self.rows):  # what is killed while it is refitted does not train until here again
             self._save()
-        if self.best:
-            self.model.load_state_dict(self.best)
+        if self.best_step:
+            load_model(self.model, self._best(self.best_step), device=str(self.device))
+        self.model.to("cpu")
         self._without_position()
         self.model.eval()
         tail = self.losses[-max(1, len(self.losses) // 10) :]
@@ -120,14 +128,13 @@ class _Fit:
         with tqdm(total=self.total, initial=self.step, desc=f"train {self.recipe.name}", unit="step") as bar:
             while self.step < self.total and self.worse < self.recipe.patience:
                 epoch, done = divmod(self.step, self.steps_per_epoch)
-                order = np.random.default_rng((self.seed, epoch)).permutation(self.trained)[done * self.recipe.batch :]
                 self.model.train()
-                for columns, labels in batches(self.rows, self.model.trained_on, self.recipe.batch, order):
-                    self._one(columns, labels)
+                for columns, labels in mixed(self.rows, self.model.trained_on, self.recipe.batch, self.trained, (self.seed, epoch), done):
+                    self._one(_on(self.device, columns), labels.to(self.device))
                     bar.update(1)
                     if self.step % look == 0 and self._look():
                         return
-                    if self.step % SAVED == 0:
+                    if self.step % self.saved == 0:
                         self._save()
                     if self.step == self.total:
                         return
@@ -156,7 +163,7 @@ class _Fit:
             self.on_step(self.step, {"validation_auc": found})
         if not found <= self.best_auc:  # the first, too
             self.best_auc, self.best_step, self.worse = found, self.step, 0
-            self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+            self._keep()
         else:
             self.worse += 1
         self.model.train()
@@ -168,15 +175,30 @@ class _Fit:
         last = self.model.predictor[-1]
         if self.model.position is None or not isinstance(last, nn.Linear):
             return
-        chosen = np.arange(self.trained)
+        chosen = np.arange(self.trained)[:: 1 + self.trained // pieces.LONG]  # of many rows some say it as well
         found, rate = logits(self.model, self.rows, chosen), self.rows.labels[chosen].mean()
         with torch.no_grad():
             last.bias.add_(float(brentq(lambda more: float(expit(found + more).mean()) - rate, -FAR, FAR)))
 
     def _save(self) -> None:
-        tensors = {f"best.{name}": value for name, value in self.best.items()} | {"rng": torch.get_rng_state()}
+        tensors = {"rng": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            tensors["rng.cuda"] = torch.cuda.get_rng_state(self.device)
         numbers = {"best_auc": self.best_auc, "best_step": float(self.best_step), "worse": float(self.worse), "rows": float(self.digest)}
         self.checkpoints.save(State("ctr", self.step, self.losses, tensors, numbers), self.model, self.optimizers)
+        for other in self.checkpoints.directory.glob("best-*.safetensors"):
+            if other != self._best(self.best_step):
+                other.unlink()
+
+    def _best(self, step: int) -> Path:
+        """Where the best weights are, those after ``step`` steps: written once, not with every checkpoint, and not held in memory."""
+        return self.checkpoints.directory / f"best-{step}.safetensors"
+
+    def _keep(self) -> None:
+        """Before a checkpoint names it; those that the last one names stay until then."""
+        partial = self.checkpoints.directory / "best.partial"
+        save_model(self.model, str(partial))
+        put(partial, self._best(self.best_step))
 
     def _resume(self) -> bool:
         state = self.checkpoints.read()
@@ -189,9 +211,10 @@ class _Fit:
             if isinstance(part, Make):
                 part.freeze()
         torch.set_rng_state(state.tensors["rng"])
+        if self.device.type == "cuda" and "rng.cuda" in state.tensors:
+            torch.cuda.set_rng_state(state.tensors["rng.cuda"], self.device)
         self.step, self.losses, self.best_auc = state.step, state.losses, state.scaler["best_auc"]
         self.best_step, self.worse = int(state.scaler["best_step"]), int(state.scaler["worse"])
-        self.best = {name.removeprefix("best."): value for name, value in state.tensors.items() if name.startswith("best.")}
         return True
 
 
@@ -213,20 +236,36 @@ def _of_places(position: PositionBias | None, recipe: CtrRecipe) -> list[dict[st
 def logits(model: ClickModel, rows: Rows, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
     """Click logits of the rows ``chosen``."""
     model.eval()
+    device = model.embedding.weight.device
     with torch.no_grad():
-        found = [model(*columns).numpy() for columns, _ in batches(rows, model.inputs, JUDGED, chosen)]
+        found = [model(*_on(device, columns)).cpu().numpy() for columns, _ in batches(rows, model.inputs, JUDGED, chosen)]
+    pieces.let_columns_go()
     return np.concatenate(found).astype(np.float64)
+
+
+def torch_device(named: str) -> torch.device:
+    """The device of a recipe: ``auto`` is a GPU where there is one. :class:`InputError` for ``cuda`` where there is none."""
+    there = torch.cuda.is_available()
+    if named == "cuda" and not there:
+        raise InputError('device = "cuda", but torch finds no such GPU', action='set device = "cpu" or "auto", or install torch for CUDA')
+    return torch.device("cuda" if there and named != "cpu" else "cpu")
+
+
+def _on(device: torch.device, columns: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(column.to(device) for column in columns)
 
 
 def pretrain(part: Make, rows: Rows, trained: int, recipe: CtrRecipe, *, seed: int) -> None:
     """Train MAKE's module on the vectors alone, for ``pretrain_epochs`` over the first ``trained`` rows, and freeze it."""
-    position = PositionBias() if recipe.position else None
+    device = next(part.parameters()).device
+    position = PositionBias().to(device) if recipe.position else None
     groups = [{"params": list(part.parameters())}, *_of_places(position, recipe)]
     optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     names = ("behavior_item", *Make.vectors, *([POSITION] if position else []))
     for epoch in range(recipe.pretrain_epochs):
-        order = np.random.default_rng((seed, epoch, 1)).permutation(trained)
-        for columns, labels in tqdm(batches(rows, names, recipe.batch, order), desc=f"MAKE epoch {epoch + 1}", unit="step"):
+        made = mixed(rows, names, recipe.batch, trained, (seed, epoch, 1))
+        for columns, labels in tqdm(made, desc=f"MAKE epoch {epoch + 1}", unit="step"):
+            columns, labels = _on(device, columns), labels.to(device)
             batch = dict(zip(names, columns, strict=True))
             nothing, present = columns[1][:, :0], batch.pop("behavior_item") > 0
             found = part(Seen(nothing, nothing, nothing, present, present, batch))[:, -1]

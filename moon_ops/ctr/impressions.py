@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
+from moon_ops import pieces
 from moon_ops.columns import ROWS, SHOWN_AT, Feature
 from moon_ops.errors import StageError
-from moon_ops.lake import counting, own_columns
+from moon_ops.lake import counting, own_columns, spills
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.query import sql
 from moon_ops.lake.schemas import STAMP
@@ -62,14 +68,13 @@ def shown(lake: Lake, start: dt.datetime, end: dt.datetime, own: Sequence[Featur
     lake.open("events", needs="moon ingest DIRECTORY")
     context = {feature.name: own_columns.of_context(feature) for feature in own if feature.view == ROWS}
     context |= {SHOWN_AT: "CAST(position AS BIGINT)"} if isinstance(rule, CtrRecipe) and rule.position else {}
-    events, counts = _events(lake, start, end, rule.caps if isinstance(rule, CtrRecipe) else rule, extra=bool(context))
-    skew = dt.timedelta(seconds=rule.click_skew if isinstance(rule, CtrRecipe) else SKEW)
-    clicks, fates = _placed(events, skew)
-    counts = fates | counts
-    rows = _rows(events, clicks, lake.read("queries", ["query_id", "text", "image_id"]), context)
-    if isinstance(rule, CtrRecipe):
-        kept = counting.newest(rows, rule.most)
-        rows, counts = kept.events, counts | kept.left_out
+    columns, where = [*counting.COLUMNS, *(("position", "extra") if context else ())], _between(start, end)
+    queries = lake.read("queries", ["query_id", "text", "image_id"])
+    make = partial(_made, start=start, rule=rule, context=context)
+    if lake.count("events") > pieces.LONG and not (isinstance(rule, CtrRecipe) and (rule.most.item or rule.most.query)):
+        rows, counts = _by_parts(counting.parts(lake, columns, where), lake.count("events"), queries, make)
+    else:
+        rows, counts = make(counting.read(lake, columns, where), queries)
     if not rows.num_rows:
         raise StageError(
             f"the lake has no impressions of known users between {start:%Y-%m-%d} and {end:%Y-%m-%d}: a click model cannot be trained",
@@ -78,6 +83,58 @@ def shown(lake: Lake, start: dt.datetime, end: dt.datetime, own: Sequence[Featur
     return Shown(rows, counts)
 
 
+def _made(
+    events: pa.Table, queries: pa.Table, *, start: dt.datetime, rule: CtrRecipe | Caps, context: Mapping[str, str]
+) -> tuple[pa.Table, dict[str, int]]:
+    """The rows of these events: of all, or of all of some users."""
+    events, counts = _events(events, start, rule.caps if isinstance(rule, CtrRecipe) else rule)
+    skew = dt.timedelta(seconds=rule.click_skew if isinstance(rule, CtrRecipe) else SKEW)
+    clicks, fates = _placed(events, skew)
+    rows, counts = _rows(events, clicks, queries, context), fates | counts
+    if not isinstance(rule, CtrRecipe):
+        return rows, counts
+    kept = counting.newest(rows, rule.most)
+    return kept.events, counts | kept.left_out
+
+
+def _by_parts(
+    events: Iterator[pa.Table], count: int, queries: pa.Table, make: Callable[[pa.Table, pa.Table], tuple[pa.Table, dict[str, int]]]
+) -> tuple[pa.Table, dict[str, int]]:
+    """The same rows, of some users after others, and then put into the order of time, a span after the other; in a mapped file.
+
+    A label, and each cap that is asked here, looks at one user alone. Texts are numbers of different ones until the end.
+    """
+    if (first := next(events, None)) is None:
+        return pa.table({}), {}
+    numbers, texts = spills.numbered(queries["text"])
+    queries = queries.set_column(1, "text", numbers).set_column(2, "image_id", pc.if_else(pc.is_valid(queries["image_id"]), True, None))
+    parts = 1 + count // pieces.LONG
+    by_user, by_time, counts, seen = spills.Parts(parts), spills.Parts(parts), Counter[str](), [np.zeros(0, np.int64)]
+    for some in itertools.chain([first], events):
+        by_user.add(some, _shuffled(some["user_id"].to_numpy()) % parts)
+        seen.append(some["event_timestamp"].cast(pa.int64()).to_numpy()[::SAMPLED])
+    times = np.sort(np.concatenate(seen))
+    edges = times[len(times) * np.arange(1, parts) // parts] if len(times) else times
+    for some in by_user:
+        rows, found = make(some, queries)
+        counts.update(found)
+        by_time.add(rows, np.searchsorted(edges, rows["event_timestamp"].cast(pa.int64()).to_numpy()))
+    return spills.mapped((_in_order(rows) for rows in by_time), {"text": texts}), dict(counts)
+
+
+def _in_order(rows: pa.Table) -> pa.Table:
+    """As :func:`_rows` has them."""
+    names = (name for name in rows.column_names if name not in (*ORDER, "text", "is_image"))
+    return sql(f"SELECT * FROM rows ORDER BY {', '.join((*ORDER, *names))}", rows=rows)
+
+
+def _shuffled(ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Numbers that are spread whatever the ids are."""
+    return ((ids.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(33)).astype(np.int64)
+
+
+SAMPLED = 997  # of so many times one says where spans of time begin
+ORDER = ("event_timestamp", "session_id", "item_id", "user_id", "query_id", "label")  # of rows
 SAME = " AND ".join(f"{{0}}.{name} = {{1}}.{name}" for name in ("user_id", "item_id", "query_id", "session_id"))
 SHOWN = "(SELECT * FROM events WHERE event = 'impression') shown"
 PLACED = f"""
@@ -122,18 +179,18 @@ def _rows(events: pa.Table, clicks: pa.Table, queries: pa.Table, context: Mappin
     return sql(query, events=events, clicks=clicks, queries=queries)
 
 
-def _events(lake: Lake, start: dt.datetime, end: dt.datetime, caps: Caps, *, extra: bool) -> tuple[pa.Table, dict[str, int]]:
-    """Impressions and clicks of known users in [start, end) that are within the caps, and how many are not; -1 where there is no query or
-    no session. With ``extra`` also positions and the shop's own columns, null in a lake of before these were kept.
-    """
-    day = start.astimezone(dt.UTC).replace(hour=0, minute=0, second=0, microsecond=0)  # what came before on that day counts for its caps
+def _between(start: dt.datetime, end: dt.datetime) -> str:
+    """Lance's filter of what rows are made of; what came before on the first day counts for its caps."""
+    day = start.astimezone(dt.UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     since, until = (f"timestamp '{when.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S.%f}'" for when in (day, end))
-    where = f"user_id IS NOT NULL AND event IN ('impression', 'click') AND event_timestamp >= {since} AND event_timestamp < {until}"
-    columns = [*counting.COLUMNS, *(("position", "extra") if extra else ())]
-    found = counting.within(counting.read(lake, columns, where), caps, ("visitor_item", "visitor"))
-    events = found.events
-    if day < start:
-        events = events.filter(pc.greater_equal(events["event_timestamp"], pa.scalar(start, STAMP)))
+    return f"user_id IS NOT NULL AND event IN ('impression', 'click') AND event_timestamp >= {since} AND event_timestamp < {until}"
+
+
+def _events(found: pa.Table, start: dt.datetime, caps: Caps) -> tuple[pa.Table, dict[str, int]]:
+    """Events from ``start`` on that are within the caps, and how many are not; -1 where there is no query or no session."""
+    counted = counting.within(found, caps, ("visitor_item", "visitor"))
+    events = counted.events
+    events = events.filter(pc.greater_equal(events["event_timestamp"], pa.scalar(start, STAMP)))
     for name in ("query_id", "session_id"):
         events = events.set_column(events.column_names.index(name), name, pc.fill_null(events[name], -1))
-    return events, found.left_out
+    return events, counted.left_out

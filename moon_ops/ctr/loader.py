@@ -27,7 +27,7 @@ from moon_ops.inputs.contract import require_same
 from moon_ops.lake import ids
 from moon_ops.lake.ids import KINDS
 
-Ints = NDArray[np.int64]
+Ints = NDArray[np.integer[Any]]
 Batch = dict[str, NDArray[Any]]
 _IS = pa.types
 PLAIN = (_IS.is_integer, _IS.is_floating, _IS.is_boolean, _IS.is_timestamp, _IS.is_string, _IS.is_large_string)  # columns of rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ RELEVANT = 0.005  # of AUC: a smaller difference is none in practice
 LEAST = 50  # a slice with fewer clicks or non-clicks is left out: its AUC would be noise
 
 
-def auc(labels: NDArray[np.int64], scores: NDArray[np.float64]) -> float:
+def auc(labels: NDArray[np.integer[Any]], scores: NDArray[np.float64]) -> float:
     """Area under the ROC curve: the chance that a click is scored above a non-click. NaN if there is only one class."""
     return float(roc_auc_score(labels, scores)) if 0 < labels.sum() < len(labels) else float("nan")
 
@@ -33,7 +34,7 @@ def expected_auc(chances: NDArray[np.float64], scores: NDArray[np.float64]) -> f
     return float(roc_auc_score(either, np.tile(scores, 2), sample_weight=np.concatenate([chances, 1 - chances])))
 
 
-def gauc(labels: NDArray[np.int64], scores: NDArray[np.float64], users: NDArray[np.int64]) -> float:
+def gauc(labels: NDArray[np.integer[Any]], scores: NDArray[np.float64], users: NDArray[np.int64]) -> float:
     """AUC within each user, averaged with the user's impressions as weight; users without both classes are left out."""
     if not len(users):
         return float("nan")
@@ -51,7 +52,7 @@ def gauc(labels: NDArray[np.int64], scores: NDArray[np.float64], users: NDArray[
 
 
 def report(
-    labels: NDArray[np.int64],
+    labels: NDArray[np.integer[Any]],
     scores: NDArray[np.float64],
     users: NDArray[np.int64],
     slices: Mapping[str, NDArray[np.bool_]],
@@ -98,7 +99,7 @@ def detected(confidence: float = CONFIDENCE) -> float:
 
 
 def auc_difference(
-    labels: NDArray[np.int64],
+    labels: NDArray[np.integer[Any]],
     left: Sequence[NDArray[np.float64]],
     right: Sequence[NDArray[np.float64]],
     users: NDArray[np.int64],
@@ -134,12 +135,12 @@ def auc_difference(
 class _Sorted:
     """A model's rows by score: labels, the place of each row's user, and where runs of equal scores begin."""
 
-    labels: NDArray[np.int64]
+    labels: NDArray[np.integer[Any]]
     place: NDArray[np.int64]
     starts: NDArray[np.int64]
 
 
-def _sorted(labels: NDArray[np.int64], scores: NDArray[np.float64], place: NDArray[np.int64]) -> _Sorted:
+def _sorted(labels: NDArray[np.integer[Any]], scores: NDArray[np.float64], place: NDArray[np.int64]) -> _Sorted:
     order = np.argsort(scores, kind="stable")
     ordered = scores[order]
     return _Sorted(labels[order], place[order], np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moon_ops.inputs.contract import require_same
 
-Ints = NDArray[np.int64]
+Ints = NDArray[np.integer[Any]]
 
 
 class Vectors(Protocol):

@@ -16,10 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from moon_ops import pieces
 from moon_ops.columns import STANDARD, Feature, id_features, list_features
+from moon_ops.ctr.values import Values
 from moon_ops.embeddings.as_of import Joined
 from moon_ops.errors import ContractError
 from moon_ops.files import required
+from moon_ops.lake.spills import different
 
 PRICE_BUCKETS = 10
 FEWEST_WORD_ROWS, MOST_WORD_ROWS = 256, 1 << 20  # of hashed words; a million rows of 16 numbers are 64 MB
@@ -28,7 +31,6 @@ WORDS = 6  # of a query
 SMOOTHED = 20  # impressions at the shop's mean click rate that an item's own are added to
 UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # kana and Han characters, between which no spaces stand
 NOTHING, UNKNOWN, KNOWN = 0, 1, 2  # rows of every table: nothing, everything else, and where the known values begin
-MIN_COUNT = 2  # a value seen less often is trained as "everything else", so that this row means something at evaluation
 Column: TypeAlias = pa.ChunkedArray | NDArray[Any]
 
 
@@ -48,19 +50,19 @@ class Vocabulary:
     @classmethod
     def fit(cls, joined: Joined, own: Sequence[Feature] = ()) -> Vocabulary:
         """Learn the values that occur in training rows; a query counts once a session, however many items it showed."""
-        known = [f for f in (*STANDARD, *own) if f.kind in ("id", "category", "list") and f.name != "query"]
-        values = {f.name: _frequent(_flat(joined.column(f.column_joined))) for f in known}
-        sessions = joined.rows.select(["query_id", "session_id"]).group_by(["query_id", "session_id"]).aggregate([])
-        values["query"] = _frequent(sessions["query_id"])
-        prices = np.asarray(joined.column("price").drop_null(), np.float64)
-        edges = np.quantile(prices, np.linspace(0, 1, PRICE_BUCKETS + 1)[1:-1]) if len(prices) else np.zeros(0)
+        known, rows = [f for f in (*STANDARD, *own) if f.kind in ("id", "category", "list") and f.name != "query"], Values(joined)
+        values = {f.name: rows.frequent(f.column_joined) for f in known} | {"query": rows.asked()}
+        edges = rows.quantiles("price", np.linspace(0, 1, PRICE_BUCKETS + 1)[1:-1].tolist())
         scales = {f.name: _scale(joined.column(f.name)) for f in own if f.kind == "number"}
-        prior, word_rows = _rate(joined.column("label")), _word_rows(joined.column("text"))
+        prior, word_rows = float(np.clip(rows.clicked, 1e-6, 1 - 1e-6)), _word_rows(joined.rows["text"])
         bare = cls(values, [], [float(e) for e in np.unique(edges)], tuple(own), scales, prior, word_rows, bigrams=True)
-        items, categories = bare.encode("item", joined.column("item_id")), bare.encode("category", joined.column("category"))
         item_category = np.zeros(len(values["item"]), np.int64)
-        seen = items >= KNOWN
-        item_category[items[seen] - KNOWN] = categories[seen]
+        category_of = np.append(bare.encode("category", joined.views[joined.view_of("category")]["category"]), NOTHING)
+        for some in pieces.parts(len(joined)):
+            part = joined.part(some)
+            items, categories = bare.encode("item", part.rows["item_id"]), category_of[part.at[joined.view_of("category")]]
+            seen = items >= KNOWN
+            item_category[items[seen] - KNOWN] = categories[seen]
         return replace(bare, item_category=item_category.tolist())
 
     def sizes(self) -> dict[str, int]:
@@ -151,21 +153,9 @@ def filled(column: pa.ChunkedArray) -> NDArray[np.float64]:
     return pc.fill_null(column.cast(pa.float64()), 0.0).to_numpy()
 
 
-def _frequent(column: pa.ChunkedArray) -> list[Any]:
-    """The values that occur at least :data:`MIN_COUNT` times, sorted; null, -1 and the empty text are no values."""
-    counts = pc.value_counts(column.combine_chunks())
-    often = counts.field("values").filter(pc.greater_equal(counts.field("counts"), MIN_COUNT))
-    return sorted(value for value in often.to_pylist() if value not in (None, "", -1))
-
-
-def _rate(labels: pa.ChunkedArray) -> float:
-    """The share of clicks, kept away from 0 and 1, whose logarithms have no end."""
-    return float(np.clip(np.mean(labels.to_numpy()), 1e-6, 1 - 1e-6))
-
-
 def _word_rows(texts: pa.ChunkedArray) -> int:
     """How many rows the words of the queries want: a power of two, from 256 to a million."""
-    known = {word for text in texts.unique().to_pylist() for word in _split((text or "").lower())[:WORDS]}
+    known = {word for text in different(texts) for word in _split((text or "").lower())[:WORDS]}
     return min(max(FEWEST_WORD_ROWS, 1 << (ROWS_PER_WORD * max(1, len(known)) - 1).bit_length()), MOST_WORD_ROWS)
 
 

@@ -8,8 +8,10 @@ R rows, K entities, M feature rows. Times are microseconds since 1970, UTC.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import datetime as dt
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import lance
 import numpy as np
@@ -18,13 +20,14 @@ import pyarrow.compute as pc
 from feast import FeatureService, FeatureStore, FeatureView
 from numpy.typing import NDArray
 
+from moon_ops import pieces
 from moon_ops.embeddings import features, vector_tables
 from moon_ops.embeddings.sequences import in_order, one
 from moon_ops.embeddings.table import MISSING
 from moon_ops.errors import InputError
 from moon_ops.lake.schemas import STAMP
 
-Ints = NDArray[np.int64]
+Ints = NDArray[np.integer[Any]]
 DENSE = 16  # a table of all numbers between the least and the greatest id may be that many times as long as there are ids
 STRICTLY = 1  # µs: a row never sees what became known at its own moment
 
@@ -86,18 +89,25 @@ def _places(ids: Ints) -> Ints | None:
 
 @dataclass(frozen=True)
 class Joined:
-    """R rows, the rows of the feature views that they see, and which: ``at`` [R] of each view, -1 where nothing was known."""
+    """R rows, the rows of the feature views that they see, and which: ``at`` [R] of each view, -1 where nothing was known.
+
+    Of more than :data:`.pieces.LONG` rows, ``rows`` and ``at`` lie in mapped files.
+    """
 
     rows: pa.Table
     views: dict[str, pa.Table]
-    at: dict[str, Ints]
+    at: Mapping[str, Ints]
 
     def __len__(self) -> int:
         return int(self.rows.num_rows)
 
     def head(self, count: int) -> Joined:
         """The first ``count`` rows."""
-        return Joined(self.rows.slice(0, count), self.views, {name: at[:count] for name, at in self.at.items()})
+        return self.part(slice(0, count))
+
+    def part(self, some: slice) -> Joined:
+        """Some rows in a row."""
+        return Joined(self.rows.slice(some.start, some.stop - some.start), self.views, {name: at[some] for name, at in self.at.items()})
 
     def view_of(self, column: str) -> str:
         """The view that has a feature."""
@@ -121,15 +131,18 @@ def join(store: FeatureStore, rows: pa.Table, service: FeatureService) -> Joined
 
     ``rows`` has a column for each key that the views need. Raises :class:`InputError` for a missing column, or times without zone.
     """
-    times = microseconds(rows, "event_timestamp")
-    views, at = {}, {}
+    microseconds(rows.slice(0, 0), "event_timestamp")
+    views, at = dict[str, pa.Table](), dict[str, Ints]()
     for projection in service.feature_view_projections:
         if features.VECTORS in projection.name:
             continue
         view = store.get_feature_view(projection.name)
         key = view.join_keys[0]
         history, table = read(view, [feature.name for feature in projection.features])
-        views[view.name], at[view.name] = table, history.at(history.codes(identifiers(rows, key)), times)
+        views[view.name], at[view.name] = table, pieces.column(rows.num_rows, np.int32)
+        for some in pieces.parts(rows.num_rows):
+            part = rows.slice(some.start, some.stop - some.start)
+            at[view.name][some] = history.at(history.codes(identifiers(part, key)), microseconds(part, "event_timestamp"))
     return Joined(rows, views, at)
 
 
@@ -155,8 +168,8 @@ def _history(view: FeatureView, table: pa.Table, names: Sequence[str]) -> Histor
 class VectorHistory:
     """The vectors of all versions of an encoder's items (or queries), and since when each is valid: what a row could know."""
 
-    def __init__(self, history: History, vectors: NDArray[np.float32], contract_id: str) -> None:
-        """``vectors`` [M + 1, D], the last of which is zeros: what -1 stands for."""
+    def __init__(self, history: History, vectors: NDArray[np.floating[Any]], contract_id: str) -> None:
+        """``vectors`` [M + 1, D], float32 or float16, the last of which is zeros: what -1 stands for."""
         self.history, self.vectors, self.contract_id = history, vectors, contract_id
 
     def __len__(self) -> int:
@@ -178,20 +191,37 @@ class VectorHistory:
 
     def gather(self, rows: Ints) -> NDArray[np.float32]:
         """Vectors [..., D] of row numbers [...]; zeros for -1."""
-        return np.take(self.vectors, rows, axis=0, mode="wrap")
+        return np.take(self.vectors, rows, axis=0, mode="wrap").astype(np.float32, copy=False)
 
 
-def vectors(view: FeatureView) -> VectorHistory:
-    """All vectors of one of the views ``item_embedding_v<N>`` and ``query_embedding_v<N>``, once each, in memory."""
+def vectors(view: FeatureView, between: tuple[dt.datetime, dt.datetime] | None = None, kind: str = "float32") -> VectorHistory:
+    """All vectors of one of the views ``item_embedding_v<N>`` and ``query_embedding_v<N>``, once each; many lie in a mapped file.
+
+    ``between`` two moments: those that a row of that time may see, from the first on and before the second. ``kind``: as they are held,
+    float32 or float16; what is gathered is float32.
+    """
     dataset, names = features.dataset_of(view), _names(view)
-    count, dim = dataset.count_rows(), vector_tables.dim_of(dataset)
-    matrix, parts, done = np.zeros((count + 1, dim), np.float32), [], 0
-    for batch in _in_order(dataset, [*names, "embedding"]):
-        matrix[done : done + len(batch)] = batch["embedding"].flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
-        parts.append(batch.select(names))
-        done += len(batch)
-    schema = pa.schema([dataset.schema.field(name) for name in names])
-    return VectorHistory(_history(view, pa.Table.from_batches(parts, schema), names), matrix, view.tags["contract_id"])
+    known = dataset.scanner(columns=names, scan_in_order=True).to_table()
+    wanted = np.ones(known.num_rows, bool) if between is None else _seen(_history(view, known, names), known, names, between)
+    count, dim, done = int(wanted.sum()), vector_tables.dim_of(dataset), 0
+    matrix, place = pieces.spilled(count + 1, dim, kind), 0
+    for batch in _in_order(dataset, ["embedding"]):
+        chosen = wanted[place : place + len(batch)]
+        place += len(batch)
+        if some := int(chosen.sum()):
+            found = batch["embedding"].flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
+            matrix[done : done + some] = found if some == len(batch) else found[chosen]
+            pieces.let_go(matrix)
+            done += some
+    return VectorHistory(_history(view, known.filter(pa.array(wanted)), names), matrix, view.tags["contract_id"])
+
+
+def _seen(history: History, known: pa.Table, names: Sequence[str], between: tuple[dt.datetime, dt.datetime]) -> NDArray[np.bool_]:
+    """Which rows are seen between two moments: those before the second that no later one hides before the first."""
+    start, end = (int(pa.scalar(when, STAMP).value) for when in between)
+    ids, times = (_integers(known[name]) for name in names[:2])
+    before = history.at(history.codes(ids), np.array(start))  # of each row's item the last one
+    return (times < end) & ((before < 0) | (times >= times[before]))
 
 
 def _in_order(dataset: lance.LanceDataset, columns: list[str]) -> Sequence[pa.RecordBatch]:

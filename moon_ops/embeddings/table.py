@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +49,7 @@ class RepresentationTable:
         """D."""
         return int(self.vectors.shape[1])
 
-    def rows(self, item_ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    def rows(self, item_ids: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
         """The row number of each item id, any shape; -1 where the item has no vector. Numbers hold for this snapshot only."""
         rows = _find(self.ids, item_ids)
         if not len(self.newer_ids):
@@ -56,15 +57,15 @@ class RepresentationTable:
         newer = _find(self.newer_ids, item_ids)
         return np.where(newer >= 0, newer + len(self.ids), rows)
 
-    def codes(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    def codes(self, ids: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
         """:meth:`rows`: one snapshot has one vector of an item."""
         return self.rows(ids)
 
-    def at(self, codes: NDArray[np.int64], times: NDArray[np.int64]) -> NDArray[np.int64]:
+    def at(self, codes: NDArray[np.integer[Any]], times: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
         """The row numbers ``codes``, whatever the time: a snapshot is of one moment."""
         return np.broadcast_to(codes, np.broadcast_shapes(codes.shape, times.shape))
 
-    def gather(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    def gather(self, rows: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """Vectors [..., D] of row numbers [...]; zeros for -1."""
         out = np.zeros((*rows.shape, self.dim), np.float32)
         base = len(self.ids)
@@ -160,7 +161,7 @@ class RepresentationTable:
         return cls(np.load(at / "ids.npy", mmap_mode="r" if shape[0] else None), vectors, meta["contract_id"], newer)
 
 
-def _find(known: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+def _find(known: NDArray[np.int64], wanted: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     """The place of each ``wanted`` id in the ascending ``known`` ones; -1 where it is not there."""
     if not len(known):
         return np.full(np.shape(wanted), MISSING)

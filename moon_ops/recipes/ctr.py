@@ -37,6 +37,8 @@ class CtrRecipe:
     position: bool = False  # whether the place in the list explains a part of the clicks in training; scores never read it
     weight_decay: float = 1e-5
     dropout: float = 0.0
+    device: Literal["cpu", "cuda", "auto"] = "cpu"  # that trains; auto: a GPU where there is one
+    vectors: Literal["float32", "float16"] = "float32"  # as training holds them in memory; float16 is half of it
     caps: Caps = field(default_factory=Caps)  # which events make rows
     most: Most = field(default_factory=lambda: Most(visitor=20_000))  # rows, of each
     click_skew: float = SKEW  # seconds that a click may be logged before its impression, where clocks differ

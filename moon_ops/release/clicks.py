@@ -58,7 +58,8 @@ def train_ctr(
     features.require_columns(features.service(store, encoder), chosen.own)
     given = shown.shown(settings.lake, windows.start, windows.ctr_until, chosen.own, rule=chosen)
     joined = as_of.join(store, given.rows, features.service(store, encoder))
-    origin, vectors = Origin(service, windows.start, windows.ctr_until, given.counts), tables or vectors_known(settings, encoder)
+    origin, window = Origin(service, windows.start, windows.ctr_until, given.counts), (windows.start, windows.ctr_until)
+    vectors = tables or vectors_known(settings, encoder, between=window, kind=chosen.vectors)
     with run_of(registry, out, f"ctr {name}", params, {"feast.feature_service": service, "feast.project": "moon"}) as run_id:
         hear = partial(log_step, registry, run_id)
         report = train_click_model(joined, vectors, out, chosen, origin=origin, seed=seed, on_step=hear)
@@ -80,12 +81,14 @@ def impressions(settings: Settings, encoder: int, start: dt.datetime, end: dt.da
     return as_of.join(store, rows, features.service(store, encoder))
 
 
-def vectors_known(settings: Settings, encoder: int) -> Tables:
-    """The vectors of all versions of items and queries, each with the time from which on it was valid."""
+def vectors_known(
+    settings: Settings, encoder: int, between: tuple[dt.datetime, dt.datetime] | None = None, kind: str = "float32"
+) -> Tables:
+    """The vectors of all versions of items and queries, each with the time from which on it was valid; see :func:`.as_of.vectors`."""
     store = features.open_store(settings)
     features.service(store, encoder)  # an encoder that was never published is an error that names the command
-    views = (store.get_feature_view(f"{kind}_embedding_v{encoder}") for kind in ("item", "query"))
-    return Tables(*(as_of.vectors(view) for view in views))
+    views = (store.get_feature_view(f"{of}_embedding_v{encoder}") for of in ("item", "query"))
+    return Tables(*(as_of.vectors(view, between, kind) for view in views))
 
 
 def evaluate_ctr(

@@ -1,0 +1,84 @@
+"""Tables that memory does not hold, in files of ``TMPDIR`` that end with the process: parts to read one by one, and one that is mapped.
+
+This file does not know what a table is of.
+"""
+
+from __future__ import annotations
+
+import mmap
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from moon_ops import pieces
+
+
+class Parts:
+    """Rows of one schema in ``count`` parts, each a file of its own; within a part rows stay in the order in which they came."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._files: list[BinaryIO] = []
+        self._writers: list[Any] = []
+
+    def add(self, table: pa.Table, part: NDArray[np.integer[Any]]) -> None:
+        """Write each row into its ``part`` [R]."""
+        if not self._writers:
+            self._files = [tempfile.TemporaryFile(prefix="moon-") for _ in range(self.count)]  # noqa: SIM115  closed when read
+            self._writers = [pa.ipc.new_stream(file, table.schema) for file in self._files]
+        order = np.argsort(part, kind="stable")
+        ends = np.cumsum(np.bincount(part, minlength=self.count))
+        rows = table.take(pa.array(order))
+        for writer, start, end in zip(self._writers, np.append(0, ends[:-1]).tolist(), ends.tolist(), strict=True):
+            if end > start:
+                writer.write_table(rows.slice(start, end - start))
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        """The parts in order, those without rows too; each file is gone when it has been read."""
+        for file, writer in zip(self._files, self._writers, strict=True):
+            writer.close()
+            file.seek(0)
+            table = pa.ipc.open_stream(file).read_all()
+            file.close()
+            yield table
+
+
+def mapped(tables: Iterable[pa.Table], texts: Mapping[str, pa.Array] | None = None) -> pa.Table:
+    """The rows of ``tables`` as one, in a mapped file; columns that ``texts`` names hold row numbers of its values, and become these."""
+    with tempfile.TemporaryFile(prefix="moon-") as file:
+        writer = None
+        for table in tables:
+            writer = writer or pa.ipc.new_file(file, table.schema)
+            writer.write_table(table, max_chunksize=pieces.AT_ONCE)
+        if writer is None:
+            raise ValueError("no table, so that nobody knows the columns")
+        writer.close()
+        file.flush()
+        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    found: pa.Table = pa.ipc.open_file(pa.py_buffer(mapping)).read_all()
+    pieces.remember(mapping)
+    for name, values in (texts or {}).items():
+        named = [pa.DictionaryArray.from_arrays(chunk, values) for chunk in found[name].chunks]
+        place = found.column_names.index(name)
+        found = found.set_column(place, name, pa.chunked_array(named, pa.dictionary(pa.int32(), values.type)))
+    return found
+
+
+def numbered(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.Array]:
+    """The row number of each text among the different ones, null for null, and these; without a copy for a column of :func:`mapped`."""
+    if not pa.types.is_dictionary(column.type):
+        coded = column.combine_chunks().dictionary_encode()
+        return pa.chunked_array([coded.indices]), coded.dictionary
+    values = column.chunk(0).dictionary if column.num_chunks else pa.array([], column.type.value_type)
+    return pa.chunked_array([chunk.indices for chunk in column.chunks], column.type.index_type), values
+
+
+def different(column: pa.ChunkedArray) -> list[str | None]:
+    """The texts that occur."""
+    numbers, values = numbered(column)
+    return values.take(pc.unique(numbers)).to_pylist() if len(values) else [None] * bool(len(column))
