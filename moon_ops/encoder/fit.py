@@ -99,7 +99,7 @@ class Loop:
     machine: Accelerator
     checkpoints: Checkpoints
     listener: Listener | None = None
-    workers: int = field(default_factory=spare_workers)  # processes that make batches
+    workers: int | None = None  # processes that make batches; None: as many as there are spare cores for
     done: int = 0  # steps of the stages before
     total: int = 0  # of all stages
     silent: bool = False  # no progress bar
@@ -122,7 +122,8 @@ class Loop:
         stage.model.train()
         numbers = range(start * self.training.accumulation, stage.steps * self.training.accumulation)
         part, parts = self.machine.process_index, self.machine.num_processes
-        waiting = batches(lambda number: stage.batch(number, part, parts), numbers, self.workers)
+        workers = spare_workers() if self.workers is None else self.workers
+        waiting = batches(lambda number: stage.batch(number, part, parts), numbers, workers, pinned=self.machine.device.type == "cuda")
         hidden = self.silent or not self.machine.is_main_process
         shown = tqdm(total=stage.steps, initial=start, desc=stage.name, unit="step", disable=hidden)
         with spanning(stage.model, parts), shown as bar:

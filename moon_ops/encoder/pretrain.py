@@ -6,7 +6,7 @@ Prompts and targets are built from the catalogue. B samples, L tokens, V words.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,10 @@ class Prompted:
     inputs: Inputs
     is_target: Tensor
     names: tuple[int, ...]
+
+    def pin_memory(self) -> Prompted:
+        """The same with inputs in memory that a GPU copies from while it computes."""
+        return replace(self, inputs=self.inputs.pin_memory())
 
 
 def tasks(encoder: Encoder, rows: Sequence[Row]) -> list[Task]:
