@@ -90,16 +90,13 @@ def train(
     """
     began, machine = time.perf_counter(), accelerator(recipe.training)
     place, budget = out.with_name(f"{out.name}.partial"), means.budget
-    minutes = budget.minutes if budget else None
-    material = _material(lake, trained_until, recipe, seed, minutes, place)
+    material = _material(lake, trained_until, recipe, seed, budget.minutes if budget else None, place)
     pairs, checkpoints = material.pairs, Checkpoints(place, brought=bool(recipe.lora or recipe.frozen))
     encoder = each(lambda: build(recipe, [*corpus(pairs), *pretrain.corpus()], seed))
     _announce(encoder, recipe, machine)
     names = list(dict.fromkeys([*pairs.image_ids(), *(material.held.image_ids() if material.held else ())]))
-    store = _pictures(lake, names, recipe, place / "pixels-0.u8", means.picture_bytes)
+    store = _pictures(lake, names, recipe, place / "pixels-0.u8", means)
     if budget is not None:
-        if minutes is not None:
-            once(lambda: store.fill(names))  # what is decoded later would be in no count
         budget = replace(budget, spent=budget.spent + time.perf_counter() - began)
         recipe = within(budget, recipe, place, machine, lambda: measure(encoder, pairs, store, recipe, machine, means.workers))
     loop = Loop(recipe.training, machine, checkpoints, on_step, workers=means.workers, total=recipe.steps)
@@ -262,14 +259,17 @@ def _material(lake: Lake, until: dt.datetime, recipe: EncoderRecipe, seed: int, 
     return shared(begun, lambda made: made.write(place / FOLDER), lambda: Material.read(place / FOLDER))
 
 
-def _pictures(lake: Lake, names: list[str], recipe: EncoderRecipe, place: Path, kept: int) -> PixelStore:
+def _pictures(lake: Lake, names: list[str], recipe: EncoderRecipe, place: Path, means: Means) -> PixelStore:
     """The pictures that training may look at; what is decoded of them goes to the file ``place``."""
     size, detector = recipe.inputs.picture_size, recipe.inputs.core_region
-    return shared(
-        lambda: PixelStore.over(lake, names, size, place, detector=detector, kept=kept),
+    store = shared(
+        lambda: PixelStore.over(lake, names, size, place, detector=detector, kept=means.picture_bytes),
         lambda store: store.file.close(),
         lambda: PixelStore.open(lake, place),
     )
+    if means.budget is not None and means.budget.minutes is not None:
+        once(lambda: store.fill(names))  # what is decoded later would be in no count
+    return store
 
 
 def _claim(place: Path, recipe: EncoderRecipe, pairs: Pairs, seed: int, minutes: float | None, held: Held | None) -> None:

@@ -76,8 +76,7 @@ def train(
         raise InputError("steps = 0: an encoder that has learned nothing is no release", action="train at least one step")
     params = {"recipe": name, "seed": seed, "trained_until": trained_until.isoformat(), **flat(chosen)}
     params |= {"minutes": budget.minutes} if budget and budget.minutes is not None else {}
-    out = place_of(settings, name, params)
-    means = Means(budget, settings.loaders, settings.picture_bytes)
+    out, means = place_of(settings, name, params), Means(budget, settings.loaders, settings.picture_bytes)
     run = partial(train_encoder, settings.lake, out, chosen, trained_until=trained_until, seed=seed, means=means)
     if os.environ.get("RANK", "0") != "0":
         return Trained(str(out), "", run().last_loss)
