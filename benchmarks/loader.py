@@ -2,10 +2,10 @@
 
 A made-up lake of ``--pictures 20000`` JPEGs of 64 px (a thousand different ones, each under many ids), as many items with a title and one
 picture each, and as many clicks, every one after a query with another item's picture; the batches are those of moon-tiny's stage 2a at
-``--size 48`` px, 128 pairs each. Each side runs in a process of its own. memory: all pixels in one array; kept: from the lake, with room for
-all decoded pictures; half: with room for half of them; none: without. ``first``: no picture was seen before; ``again``: the same batches
-once more; ``plain``: and not augmented. ``--steps 40`` after ``--warm 4``; ``--workers 0`` processes make the batches. Peaks are the
-kernel's, of the whole process with its libraries and the catalogue, and of its largest worker. ``--place DIRECTORY`` keeps the lake;
+``--size 48`` px, 128 pairs each. Each side runs in a process of its own. memory: all pixels in one array; kept: from the lake, with room
+for all decoded pictures; half: with room for half of them; none: without. ``first``: no picture was seen before; ``again``: the same
+batches once more; ``plain``: and not augmented. ``--steps 40`` after ``--warm 4``; ``--workers 0`` processes make the batches. Peaks are
+the kernel's, of the whole process with its libraries and the catalogue, and of its largest worker. ``--place DIRECTORY`` keeps the lake;
 ``--json`` prints one object as the last line.
 """
 
