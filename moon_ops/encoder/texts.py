@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,8 +47,8 @@ class Tokens(Sequence[list[int]]):
         return found
 
 
-def tokens(encoder: Encoder, samples: Sequence[Sample], text: Callable[[Sample], str] | None = None) -> Tokens:
-    """Each sample's text, or what ``text`` makes of a sample, as token ids without special tokens."""
+def tokens(encoder: Encoder, samples: Iterable[Any], text: Callable[[Any], str] | None = None) -> Tokens:
+    """Each sample's text, or what ``text`` makes of each thing that is given, as token ids without special tokens."""
     return Tokens(_encoded(encoder, samples, text or (lambda sample: sample.text)))
 
 
@@ -60,7 +60,7 @@ def served_tokens(encoder: Encoder, samples: Sequence[Sample], text: Callable[[S
     return Tokens(ids[:most] for ids, most in zip(found, room, strict=True))
 
 
-def _encoded(encoder: Encoder, samples: Iterable[Sample], text: Callable[[Sample], str]) -> Iterator[list[int]]:
+def _encoded(encoder: Encoder, samples: Iterable[Any], text: Callable[[Any], str]) -> Iterator[list[int]]:
     rest = iter(samples)
     while some := [text(sample) for sample in islice(rest, AT_ONCE)]:
         yield from (found.ids for found in encoder.tokenizer.encode_batch_fast(some, add_special_tokens=False))

@@ -16,7 +16,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -274,11 +274,14 @@ def _pictures(lake: Lake, names: list[str], recipe: EncoderRecipe, place: Path, 
 
 def _claim(place: Path, recipe: EncoderRecipe, pairs: Pairs, seed: int, minutes: float | None, held: Held | None) -> None:
     """Make the run's directory, or keep it where the same run was killed; what another recipe, seed or lake left there is thrown away."""
-    asked = held.samples if held else []
-    shown = [[s.text, s.image_ids] for s in (*pairs.queries, *pairs.items, *asked)]
     known = hashlib.sha256(pairs.group.tobytes() + pairs.known.tobytes()).hexdigest()  # what is no negative
-    content = json.dumps([PIXELS, asdict(recipe), seed, minutes, pairs.query.tolist(), pairs.item.tolist(), shown, known], sort_keys=True)
-    identity = hashlib.sha256(content.encode()).hexdigest()
+    first = json.dumps([PIXELS, asdict(recipe), seed, minutes, pairs.query.tolist(), pairs.item.tolist()], sort_keys=True)
+    content, before = hashlib.sha256(f"{first[:-1]}, [".encode()), ""
+    for sample in chain(pairs.queries, pairs.items, held.samples if held else ()):  # one at a time: there may be millions
+        content.update(f"{before}{json.dumps([sample.text, sample.image_ids])}".encode())
+        before = ", "
+    content.update(f"], {json.dumps(known)}]".encode())
+    identity = content.hexdigest()
     named = place / "identity"
     if not named.is_file() or named.read_text() != identity:
         shutil.rmtree(place, ignore_errors=True)
