@@ -2,11 +2,11 @@
 
 A made-up lake of ``--pictures 20000`` JPEGs of 64 px (a thousand different ones, each in many files), as many items with a title and one
 picture each, and as many clicks, every one after a query with another item's picture; the batches are those of moon-tiny's stage 2a at
-``--size 48`` px, 128 pairs each. Each side runs in a process of its own. memory: all pixels in one array; kept: from the lake, with room
-for all decoded pictures; half: with room for half of them; none: without. ``first``: no picture was seen before; ``again``: the same
-batches once more; ``plain``: and not augmented. ``--steps 40`` after ``--warm 4``; ``--workers 0`` processes make the batches. Peaks are
-the kernel's, of the whole process with its libraries and the catalogue, and of its largest worker. ``--place DIRECTORY`` keeps the lake;
-``--json`` prints one object as the last line.
+``--size 48`` px, 128 pairs each. memory: all pixels in one array; kept: from the lake, with room for all decoded pictures; half: with room
+for half of them; none: without. ``first``: no picture was seen before; ``again``: the same batches once more; ``plain``: and not augmented.
+Rates by CPU-second are of one process in which the sides take turns at each batch; peaks are the kernel's, of a process for each side, with
+its libraries and the catalogue, and of its largest worker. ``--steps 40`` after ``--warm 4``; ``--workers 0`` processes make the batches.
+``--kinds memory,kept``; ``--place DIRECTORY`` keeps the lake; ``--json`` prints one object as the last line.
 """
 
 from __future__ import annotations
@@ -107,54 +107,76 @@ class InMemory:
         return torch.from_numpy(self.array[[self.rows[name] for name in names]].reshape(-1, *self.array.shape[2:]))
 
 
-def timed(made: Any, workers: int) -> tuple[float, float]:
-    """Samples per second, and per CPU-second of this process, over ``--steps`` after ``--warm`` more."""
+def stored(kind: str, place: Path, count: int, names: list[str]) -> Any:
+    """The pixels as that side has them; what a run before has decoded is thrown away."""
+    from moon_ops.encoder.pixels import PixelStore
+
+    size = int(figures.option("size", "48"))
+    if kind == "memory":
+        return InMemory(count, size)
+    for left in place.glob(f"{kind}.*"):
+        left.unlink()
+    whole = count * 3 * size * size
+    kept = {"half": whole // 2, "none": 0}.get(kind, whole)
+    store = PixelStore.over(Lake(str(place / "lake")), names, size, place / f"{kind}.u8", kept=kept)
+    store.threads = 1
+    return store
+
+
+def together(made: Any, stores: dict[str, Any]) -> dict[str, float]:
+    """CPU-seconds that each side takes for the same batches, in turns, so that a busy machine is as busy for all."""
+    steps, warm = int(figures.option("steps", "40")), int(figures.option("warm", "4"))
+    spent, masks = dict.fromkeys(stores, 0.0), {kind: type(made.reader.masks)() for kind in stores}
+    for number in range(warm + steps):
+        for kind, store in stores.items():
+            made.reader.store, made.reader.masks = store, masks[kind]
+            began = time.process_time()
+            made.batch(number)
+            spent[kind] += time.process_time() - began if number >= warm else 0.0
+    return {kind: BATCH * steps / seconds for kind, seconds in spent.items()}
+
+
+def alone(made: Any, workers: int) -> float:
+    """Samples per second of the loader itself, in which workers make batches if there are any."""
     from moon_ops.encoder.loader import batches
 
-    steps, warm = int(figures.option("steps", "40")), int(figures.option("warm", "4"))
+    steps, warm, began = int(figures.option("steps", "40")), int(figures.option("warm", "4")), 0.0
     made.reader.masks.clear()
-    seconds = cpu = 0.0
     for number, _ in enumerate(batches(made.batch, range(warm + steps), workers)):
-        if number == warm - 1:
-            seconds, cpu = time.perf_counter(), time.process_time()
-    return BATCH * steps / (time.perf_counter() - seconds), BATCH * steps / (time.process_time() - cpu)
+        began = time.perf_counter() if number == warm - 1 else began
+    return BATCH * steps / (time.perf_counter() - began)
 
 
-def measured(kind: str, place: Path, count: int) -> dict[str, float]:
-    """Rates and peak [MiB] of one side: at first sight, once more, and once more without augmentation."""
+def measured(kinds: list[str], place: Path, count: int) -> dict[str, float]:
+    """One side's rate and peak [MiB]; of several the rates by CPU-second, at first sight, once more, and once more without augmentation."""
     import torch
 
     from moon_ops.encoder.batches import PairBatches
     from moon_ops.encoder.model import build
-    from moon_ops.encoder.pixels import PixelStore
     from moon_ops.recipes.encoder import EncoderRecipe
     from moon_ops.recipes.reading import recipe
 
-    size, workers = int(figures.option("size", "48")), int(figures.option("workers", "0"))
     torch.set_num_threads(1)
-    chosen = recipe(EncoderRecipe, "moon-tiny", Settings.from_environment(looking=True).models)
+    chosen, size = recipe(EncoderRecipe, "moon-tiny", Settings.from_environment(looking=True).models), int(figures.option("size", "48"))
     chosen = replace(chosen, inputs=replace(chosen.inputs, picture_size=size), stage2a=replace(chosen.stage2a, sizes=()))
     pairs = pairs_of(count)
-    names, whole = pairs.image_ids(), count * 3 * size * size
-    out, began = {"catalogue_mib": peak()}, time.perf_counter()
-    if kind == "memory":
-        store: Any = InMemory(count, size)
-    else:
-        for left in place.glob(f"{kind}.*"):  # of a run before
-            left.unlink()
-        kept = {"half": whole // 2, "none": 0}.get(kind, whole)
-        store = PixelStore.over(Lake(str(place / "lake")), names, size, place / f"{kind}.u8", kept=kept)
-        store.threads = 1
+    names, out, began = pairs.image_ids(), {"catalogue_mib": peak()}, time.perf_counter()
+    stores = {kind: stored(kind, place, count, names) for kind in kinds}
     out["find_s"], began = time.perf_counter() - began, time.perf_counter()
     del names
     encoder = build(chosen, [s.text for s in pairs.items[:2000]], 0)
-    made = PairBatches(encoder, pairs, store, chosen.training, seed=(0, 2))
+    made = PairBatches(encoder, pairs, stores[kinds[0]], chosen.training, seed=(0, 2))
     out["prepare_s"] = time.perf_counter() - began
+    if len(kinds) == 1:
+        workers = int(figures.option("workers", "0"))
+        return out | {"first_s": alone(made, workers), "again_s": alone(made, workers), "peak_mib": peak()}
     for name in ("first", "again", "plain"):
         if name == "plain":
             made.reader.training = replace(chosen.training, augment=False)
-        out[f"{name}_samples_s"], out[f"{name}_samples_cpu_s"] = timed(made, workers)
-    return out | {"peak_mib": peak()}
+        rates = together(made, stores)
+        out |= {f"{kind}_{name}_samples_cpu_s": rate for kind, rate in rates.items()}
+        out |= {f"{kind}_{name}_of_memory": rate / rates["memory"] for kind, rate in rates.items()}
+    return out
 
 
 def peak() -> float:
@@ -163,23 +185,24 @@ def peak() -> float:
 
 
 def sides(place: Path, count: int) -> dict[str, float]:
-    """Each side in a process of its own."""
+    """All sides in one process for their rates, and each in a process of its own for its peak."""
     out: dict[str, float] = {}
-    given = [
-        word for name in ("size", "steps", "warm", "workers") for word in (f"--{name}", figures.option(name, "")) if f"--{name}" in sys.argv
-    ]
-    for kind in figures.option("kinds", ",".join(KINDS)).split(","):
-        command = [sys.executable, __file__, "--one", kind, str(place), str(count), *given]
+    named = ("size", "steps", "warm", "workers")
+    given = [word for name in named if f"--{name}" in sys.argv for word in (f"--{name}", figures.option(name, ""))]
+    kinds = figures.option("kinds", ",".join(KINDS)).split(",")
+    for some in [",".join(kinds)] * (len(kinds) > 1) + kinds:
+        command = [sys.executable, __file__, "--one", some, str(place), str(count), *given]
         one = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1])
-        out |= {f"{kind}_{name}": value for name, value in one.items()}
-        line = (
-            f"{kind:>6}: {one['peak_mib']:,.0f} MiB ({one['catalogue_mib']:,.0f} before), {one['find_s']:.0f} + {one['prepare_s']:.0f} s;"
-        )
-        for name in ("first", "again", "plain"):
-            of, there = out.get(f"memory_{'plain' if name == 'plain' else 'again'}_samples_cpu_s", 0.0), one[f"{name}_samples_cpu_s"]
-            out[f"{kind}_{name}_of_memory"] = there / of if of else 0.0
-            line += f" {name} {one[f'{name}_samples_s']:,.0f}/s, {there:,.0f} a CPU-second ({out[f'{kind}_{name}_of_memory']:.2f});"
-        print(line, flush=True)
+        if some in kinds:
+            rates = f"{one['first_s']:,.0f} samples/s, then {one['again_s']:,.0f}"
+            print(f"{some:>6}: {one['peak_mib']:,.0f} MiB ({one['catalogue_mib']:,.0f} before), {rates}", flush=True)
+            out |= {f"{some}_{name}": value for name, value in one.items()}
+            continue
+        for kind in kinds:
+            passes = [(one[f"{kind}_{name}_samples_cpu_s"], one[f"{kind}_{name}_of_memory"], name) for name in ("first", "again", "plain")]
+            line = ", ".join(f"{name} {rate:,.0f} ({of:.2f} of memory)" for rate, of, name in passes)
+            print(f"{kind:>6}: samples a CPU-second {line}", flush=True)
+        out |= one
     return out
 
 
@@ -199,6 +222,6 @@ def table() -> dict[str, float]:
 if __name__ == "__main__":
     if "--one" in sys.argv:
         at = sys.argv.index("--one")
-        print(json.dumps(measured(sys.argv[at + 1], Path(sys.argv[at + 2]), int(sys.argv[at + 3]))))
+        print(json.dumps(measured(sys.argv[at + 1].split(","), Path(sys.argv[at + 2]), int(sys.argv[at + 3]))))
     else:
         figures.main(table)
