@@ -1,18 +1,20 @@
 """Where the encoded bytes of training pictures lie in the lake: by number of the row, found once, and read by whoever needs them.
 
-Each process opens the table for itself: Lance does not survive a fork. P pictures.
+P pictures.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
+from weakref import ref
 
 import numpy as np
 from numpy.typing import NDArray
 
+from moon_ops.encoder.answering import Reader
 from moon_ops.errors import StageError
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.tables import bytes_at, image_bytes
@@ -38,7 +40,8 @@ class Pictures:
 
     def __init__(self, lake: Lake, version: int, table: NDArray[np.int64]) -> None:
         self.lake, self.version, self.table = lake, version, table
-        self._opened: tuple[int, lance.LanceDataset] | None = None  # by the process with that id
+        self._opened: lance.LanceDataset | None = None
+        self._reader = Reader(partial(_read, ref(self)))
 
     def __len__(self) -> int:
         return self.table.shape[1]
@@ -78,12 +81,16 @@ class Pictures:
                 return held, (column <= last) & first & second
             column = column + further
 
-    def read(self, image_ids: Sequence[str], columns: NDArray[np.int64]) -> Iterator[tuple[str, bytes]]:
-        """``(image_id, bytes)`` of those pictures, each once, in any order; few are in memory.
+    def read(self, image_ids: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+        """``(image_id, bytes)`` of those pictures, each once, in any order; few are in memory. A worker asks the process that forked it.
 
         Where the table was written anew meanwhile, and its old version removed, they are looked up by their names.
         """
-        left = set(image_ids)
+        return self._reader(list(image_ids))
+
+    def read_here(self, image_ids: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+        """The same by this process itself."""
+        left, columns = set(image_ids), self.columns(image_ids)[0]
         try:
             for name, content in bytes_at(self._images(), np.sort(self.table[OFFSET, columns]).tolist()):
                 if name in left:
@@ -99,7 +106,13 @@ class Pictures:
             raise StageError(f"the lake has no picture {min(left)} any more", action=action)
 
     def _images(self) -> lance.LanceDataset:
-        if self._opened is None or self._opened[0] != os.getpid():
+        if (opened := self._opened) is None:
             images = self.lake.open("images")
-            self._opened = os.getpid(), images if images.version == self.version else images.checkout_version(self.version)
-        return self._opened[1]
+            self._opened = opened = images if images.version == self.version else images.checkout_version(self.version)
+        return opened
+
+
+def _read(pictures: ref[Pictures], image_ids: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    """As :meth:`Pictures.read_here`; it keeps no pictures alive that nobody else needs."""
+    found = pictures()
+    return iter(()) if found is None else found.read_here(image_ids)

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
+from moon_ops.encoder.answering import answering
 from moon_ops.errors import MoonError
 from moon_ops.processor import cores
 
@@ -55,14 +57,15 @@ def batches(make: Callable[[int], Any], numbers: Sequence[int], workers: int, *,
         multiprocessing_context="fork" if workers else None,  # what batches are made of is then the same memory for all
         pin_memory=pinned,
     )
-    for batch in _started(loader):
-        if isinstance(batch, MoonError):
-            raise batch
-        yield batch
+    with answering() if workers else nullcontext():
+        for batch in _started(loader):
+            if isinstance(batch, MoonError):
+                raise batch
+            yield batch
 
 
 def _started(loader: DataLoader[Any]) -> Iterator[Any]:
-    """Its iterator, whose workers are forked here. Lance warns of that; each worker opens the lake for itself."""
+    """Its iterator, whose workers are forked here. Lance warns of that; they read nothing of it themselves."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="lance is not fork-safe")
         return iter(loader)

@@ -96,8 +96,7 @@ class PixelStore:
         missing: dict[str, list[int]] = {}
         for number in np.flatnonzero(~self._read(places, out)).tolist():
             missing.setdefault(image_ids[number], []).append(number)
-        first = [numbers[0] for numbers in missing.values()]
-        for name, pixels in self._decoded(list(missing), columns[first]):
+        for name, pixels in self._decoded(list(missing)):
             out[missing[name]] = pixels
             self._keep(int(places[missing[name][0]]), pixels)
         return torch.from_numpy(out.reshape(-1, *self.shape[1:]))
@@ -108,7 +107,7 @@ class PixelStore:
         places, scratch = self.pictures.table[PLACE, columns], np.empty((1, *self.shape), np.uint8)
         wanted = [n for n in np.flatnonzero(places < len(self.sums)).tolist() if not self._read(places[n : n + 1], scratch)]
         place_of = {image_ids[n]: int(places[n]) for n in wanted}
-        decoded = self._decoded(list(place_of), columns[wanted])
+        decoded = self._decoded(list(place_of))
         for name, pixels in tqdm(decoded, total=len(wanted), desc="decode", unit="picture", disable=not wanted):
             self._keep(place_of[name], pixels)
 
@@ -132,11 +131,11 @@ class PixelStore:
             log.warning("decoded pictures are no longer kept (%s): all others are decoded whenever they are needed", in_a_line(full))
             self.sums = self.sums[:0]
 
-    def _decoded(self, image_ids: Sequence[str], columns: NDArray[np.int64]) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    def _decoded(self, image_ids: Sequence[str]) -> Iterator[tuple[str, NDArray[np.uint8]]]:
         """Pictures, each once, in any order."""
         if not len(image_ids):
             return
-        pictures, pool = self.pictures.read(image_ids, columns), self._own_pool()
+        pictures, pool = self.pictures.read(image_ids), self._own_pool()
         while some := list(islice(pictures, DECODE_BATCH)):  # a pool reads all of its input at once
             yield from map(self._views, some) if pool is None or len(some) == 1 else pool.map(self._views, some)
 
