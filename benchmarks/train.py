@@ -135,7 +135,8 @@ def measure(settings: Settings) -> dict[str, float]:
         encoder = build(plain, corpus(pairs), 0)
         encoder.save(scratch / "encoder")
         sentence.write(encoder, scratch / "encoder", sentence.Card("smolvlm-tiny", until.isoformat(), 0, encoder.dim, (), 0, {}, "other"))
-        store = PixelStore.fill(settings.lake, pairs.image_ids(), plain.inputs.picture_size, scratch / "pixels.u8")
+        store = PixelStore.over(settings.lake, pairs.image_ids(), plain.inputs.picture_size, scratch / "pixels.u8")
+        store.fill(pairs.image_ids())
         for _ in range(TURNS):
             runs = {
                 "ours": lambda: ours(Timed, Encoder.load(scratch / "encoder"), pairs, store, plain, scratch),

@@ -32,9 +32,11 @@ MOST = {
     "dimensions": 100_000,
     "queue": 10_000,
     "processes": 256,
+    "loaders": 64,
 }  # of whole numbers that have a greatest value
 RANGES = {  # of other numbers: the least and the greatest
     "index_gb": (1e-6, 10_000.0),
+    "pictures_gb": (0.0, 100_000.0),
     "request_seconds": (0.1, 600.0),
     "drain_seconds": (0.1, 600.0),
     "canary_latency_ratio": (1.0, 1000.0),
@@ -77,6 +79,8 @@ class Settings(BaseModel):
     drain_seconds: float = 20.0  # that a service which is told to end takes for what it has accepted
     variant: str = VARIANTS[0]  # of an encoder's graphs
     index_gb: float = 2.0  # of memory, 10^9 bytes each, that an index may take in a process; a larger catalogue gets shorter codes
+    loaders: int | None = None  # processes that make an encoder's training batches; none: one where there are more than two cores
+    pictures_gb: float = 20.0  # of disk, 10^9 bytes each, for decoded pictures of a training; others are decoded when they are needed
     dimensions: int = 0  # of each vector that a release's searches compare: the first ones; 0: all of them
     behaviors: int = BEHAVIORS  # how many of a user's last clicks the features show
     log: str = LINES  # how each line of the log is written
@@ -111,8 +115,13 @@ class Settings(BaseModel):
 
     @property
     def index_bytes(self) -> int:
-        """The same in bytes."""
+        """``index_gb`` in bytes."""
         return int(self.index_gb * 1e9)
+
+    @property
+    def picture_bytes(self) -> int:
+        """``pictures_gb`` in bytes."""
+        return int(self.pictures_gb * 1e9)
 
     def require_writable(self) -> None:
         """:class:`SettingsError` for a home in which nothing can be kept."""
@@ -186,6 +195,11 @@ class Settings(BaseModel):
     @classmethod
     def _length(cls, value: object) -> int:
         return 0 if str(value) == "0" else whole(f"{PREFIX}DIMENSIONS", value, 64, MOST["dimensions"])
+
+    @field_validator("loaders", mode="before")
+    @classmethod
+    def _some(cls, value: object) -> int | None:
+        return None if value is None else 0 if str(value) == "0" else whole(f"{PREFIX}LOADERS", value, 1, MOST["loaders"])
 
     @field_validator(*RANGES, mode="before")
     @classmethod

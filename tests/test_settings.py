@@ -79,17 +79,24 @@ def test_every_variable_is_read(clean: pytest.MonkeyPatch) -> None:
     given |= {"MODELS": "/etc/moon", "INBOX": "/data/inbox", "WORKERS": "3", "HOST": "0.0.0.0", "PORT": "80"}
     given |= {"FEAST_REGISTRY": "postgresql://feast/moon", "VARIANT": "int8", "BEHAVIORS": "7", "ITEMS_TOKEN": "a-token", "REPAIR": "yes"}
     numbers = {"CANARY_LATENCY_RATIO": "5", "CANARY_OVERLAP": "0.1", "ALERT_ERRORS": "0.02", "ALERT_SLOW_MS": "500"}
-    numbers |= {"ALERT_RECALL_DROP": "0.3", "ALERT_DRIFT": "0.5", "PROBE_MINUTES": "2", "ROLLBACK_MINUTES": "15", "INDEX_GB": "0.5"}
+    numbers |= {
+        "PICTURES_GB": "1.5",
+        "ALERT_RECALL_DROP": "0.3",
+        "ALERT_DRIFT": "0.5",
+        "PROBE_MINUTES": "2",
+        "ROLLBACK_MINUTES": "15",
+        "INDEX_GB": "0.5",
+    }
     given |= numbers | {"AUTO_ROLLBACK": "on", "WEBHOOK_SECRET": "a-secret", "LOCKS": "postgresql://moon:secret@postgres/moon"}
     given |= {"MLFLOW_PAGES": "https://mlflow.example.com", "TASKS": "pod:moon-train:1"}
     given |= {"ALERT_WEBHOOK": "https://chat.example.com/hook", "ALERT_EMAIL": "oncall@example.com", "LOG": "json"}
     given |= {"PROCESSES": "3", "QUEUE": "16", "REQUEST_SECONDS": "5", "DRAIN_SECONDS": "9"}
-    given |= {"API_KEYS": "/etc/moon/keys.json", "OPEN": "yes", "DIMENSIONS": "32"}
+    given |= {"API_KEYS": "/etc/moon/keys.json", "OPEN": "yes", "DIMENSIONS": "32", "LOADERS": "4"}
     assert {f"MOON_{name}" for name in given} == {variable(field) for field in Settings.model_fields}
     for name, value in given.items():
         clean.setenv(f"MOON_{name}", value)
     settings = Settings.from_environment()
-    assert settings.dimensions == 32
+    assert (settings.dimensions, settings.loaders, settings.picture_bytes) == (32, 4, 1_500_000_000)
     assert (settings.variant, settings.behaviors, settings.repair, settings.auto_rollback) == ("int8", 7, True, True)
     assert settings.log == "json"
     assert {name: getattr(settings, name.lower()) for name in numbers} == {name: float(value) for name, value in numbers.items()}
@@ -134,6 +141,16 @@ def test_a_length_of_vectors_is_a_whole_number_or_none(clean: pytest.MonkeyPatch
         with pytest.raises(
             SettingsError, match=rf"MOON_DIMENSIONS = '{value}' is not a whole number from 1 → set MOON_DIMENSIONS to e\.g\. 64"
         ):
+            Settings.from_environment()
+
+
+def test_processes_that_make_batches_are_a_whole_number_none_of_them_or_as_many_as_there_are_cores_for(clean: pytest.MonkeyPatch) -> None:
+    for value, count in (("0", 0), ("3", 3), ("", None)):
+        clean.setenv("MOON_LOADERS", value)
+        assert Settings.from_environment().loaders == count
+    for value in ("-1", "two", "65"):
+        clean.setenv("MOON_LOADERS", value)
+        with pytest.raises(SettingsError, match=rf"MOON_LOADERS = '{value}' is .* → set MOON_LOADERS to e\.g\. 1"):
             Settings.from_environment()
 
 

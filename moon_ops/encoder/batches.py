@@ -7,8 +7,7 @@ B pairs, R rows of a side, N pictures, L tokens, S pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,10 +21,11 @@ from moon_ops.encoder.pairs import Pairs, Rows
 from moon_ops.encoder.permutations import Stream
 from moon_ops.encoder.pixels import PixelStore
 from moon_ops.encoder.positives import NOBODY, Positives
-from moon_ops.inputs.contract import Layout, Sample, title_of
+from moon_ops.encoder.texts import served_tokens, tokens
+from moon_ops.inputs.contract import Layout, title_of
 from moon_ops.recipes.encoder import PAIR_TYPES, Training
 
-MASKS = 50_000  # kept in memory, 4 KB each at 64 px
+MASK_BYTES = 128 * 2**20  # of masks that a process keeps, 4 KiB each at 64 px
 SHAKEN, PHOTOGRAPH, STUDIO = 0, 1, 2  # what happens to a picture on its way in
 
 
@@ -50,8 +50,13 @@ class Inputs:
         return Inputs(self.input_ids[start:stop, :length], mask[:, :length], pixels, self.pictures[start:stop])
 
     def to(self, device: torch.device) -> Inputs:
-        """The same on ``device``."""
-        return Inputs(self.input_ids.to(device), self.attention_mask.to(device), self.pixels.to(device), self.pictures)
+        """The same on ``device``; from pinned memory without waiting."""
+        ids, mask, pixels = (part.to(device, non_blocking=True) for part in (self.input_ids, self.attention_mask, self.pixels))
+        return Inputs(ids, mask, pixels, self.pictures)
+
+    def pin_memory(self) -> Inputs:
+        """The same in memory that a GPU copies from while it computes."""
+        return Inputs(self.input_ids.pin_memory(), self.attention_mask.pin_memory(), self.pixels.pin_memory(), self.pictures)
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,10 @@ class Batch:
     pictured: Tensor  # [B], whether the item has a picture
     negative_product: Tensor  # [K], of the items of the side "negative"
     names: tuple[int, ...]  # item ids, to be named when the loss fails
+
+    def pin_memory(self) -> Batch:
+        """The same with its sides as :meth:`Inputs.pin_memory` gives them; the rest is small."""
+        return replace(self, sides={name: side.pin_memory() for name, side in self.sides.items()})
 
 
 @dataclass(frozen=True)
@@ -80,8 +89,8 @@ class Reader:
 
     def __init__(self, encoder: Encoder, store: PixelStore, training: Training, scenery: Sequence[str]) -> None:
         self.layout: Layout = encoder.layout
-        self.store, self.training, self.scenery = store, training, list(scenery)
-        self.mask = lru_cache(MASKS)(self._mask)
+        self.store, self.training, self.scenery = store, training, scenery
+        self.masks: dict[tuple[str, int], NDArray[np.uint8]] = {}  # those that were used last
 
     def read(self, rows: Sequence[Shown], generator: torch.Generator, layout: Layout | None = None) -> Inputs:
         """Inputs of ``rows`` in order; another ``layout`` than the encoder's has smaller pictures, and so fewer tokens of them."""
@@ -94,7 +103,8 @@ class Reader:
         return Inputs(torch.from_numpy(ids), torch.from_numpy(mask), pixels, tuple(len(p) * views for p in shown))
 
     def _treated(self, names: list[str], treatment: Rows, generator: torch.Generator, size: int) -> Tensor:
-        pixels = reduced(self.store.take(names), size)
+        whole = self.store.take(names)
+        pixels = reduced(whole, size)
         if not self.training.augment or not len(pixels):
             return pixels
         sources = [(name, view) for name in names for view in range(self.layout.views)]
@@ -103,25 +113,33 @@ class Reader:
             rows = torch.from_numpy(np.flatnonzero(treatment == kind))
             some = pixels[rows]
             if kind == PHOTOGRAPH:
-                out[rows] = self._photographed(some, [sources[n] for n in rows.tolist()], generator)
+                masks = self._masks([sources[n] for n in rows.tolist()], whole[rows], size) if self.training.backdrops else None
+                out[rows] = self._photographed(some, masks, generator)
             else:
                 shaken = kind == SHAKEN
                 out[rows] = augment.shaken(some, generator, self.training.zoom) if shaken else augment.studio(some, generator)
         return out
 
-    def _photographed(self, pixels: Tensor, sources: list[tuple[str, int]], generator: torch.Generator) -> Tensor:
+    def _photographed(self, pixels: Tensor, masks: Tensor | None, generator: torch.Generator) -> Tensor:
         size = pixels.shape[-1]
-        masks = torch.full((len(pixels), 1, size, size), 255, dtype=torch.uint8)
-        if self.training.backdrops:
-            masks = reduced(torch.from_numpy(np.stack([self.mask(*source) for source in sources]))[:, None], size)
-        if not self.scenery:
+        if masks is None:
+            masks = torch.full((len(pixels), 1, size, size), 255, dtype=torch.uint8)
+        if not len(self.scenery):
             return augment.photograph(pixels, masks, pixels.flip(0), generator)
         drawn = torch.randint(len(self.scenery), (len(pixels),), generator=generator).tolist()
         scenery = reduced(self.store.take([self.scenery[n] for n in drawn])[: len(pixels)], size)
         return augment.photograph(pixels, masks, scenery, generator)
 
-    def _mask(self, name: str, view: int) -> NDArray[np.uint8]:
-        return augment.product_mask(self.store.take([name])[view].numpy())
+    def _masks(self, sources: list[tuple[str, int]], pixels: Tensor, size: int) -> Tensor:
+        """What is product of each of ``pixels`` [N, 3, S, S], which have these names and views, at ``size`` [N, 1, size, size]."""
+        found = []
+        for source, picture in zip(sources, pixels, strict=True):
+            mask = self.masks.pop(source, None)
+            found.append(augment.product_mask(picture.numpy()) if mask is None else mask)
+            self.masks[source] = found[-1]
+            if len(self.masks) * found[-1].nbytes > MASK_BYTES:
+                del self.masks[next(iter(self.masks))]
+        return reduced(torch.from_numpy(np.stack(found))[:, None], size)
 
 
 def reduced(pixels: Tensor, size: int) -> Tensor:
@@ -162,7 +180,7 @@ class PairBatches:
         self.positives = self._positives(asked_by_items=any(_by_item(kind) for kind in kinds or ()))
         self.query_tokens = tokens(encoder, pairs.queries)
         self.rich = served_tokens(encoder, pairs.items)
-        self.title = served_tokens(encoder, [Sample(title_of(s), s.image_ids) for s in pairs.items])
+        self.title = served_tokens(encoder, pairs.items, title_of)
         self.has_picture = np.array([bool(s.image_ids) for s in pairs.items], bool)
         self.pictured = np.flatnonzero(self.has_picture)
         self.pools = _pools(pairs, kinds)
@@ -271,8 +289,8 @@ def _pools(pairs: Pairs, kinds: dict[str, float] | None) -> list[tuple[str, floa
     both = np.stack([pairs.query, pairs.item], 1)
     if not kinds:
         return [("", 1.0, both)]
-    has_text = np.array([bool(pairs.queries[q].text) for q in pairs.query], bool)
-    has_image = np.array([bool(pairs.queries[q].image_ids) for q in pairs.query], bool)
+    has_text = np.array([bool(query.text) for query in pairs.queries], bool)[pairs.query]
+    has_image = np.array([bool(query.image_ids) for query in pairs.queries], bool)[pairs.query]
     out = []
     for kind in PAIR_TYPES:
         asked_as = kind.partition(":")[0]
@@ -290,15 +308,3 @@ def _together(pairs: Pairs) -> NDArray[np.int64]:
         for some in np.split(members[order], np.flatnonzero(np.diff(groups[order])) + 1):
             found |= {(int(a), int(b)) for a in some[:8] for b in some[:8] if a != b}  # a query that led to hundreds is no evidence
     return np.array(sorted(found), np.int64).reshape(-1, 2)
-
-
-def tokens(encoder: Encoder, samples: Sequence[Sample]) -> list[list[int]]:
-    """Each sample's text as token ids, without special tokens."""
-    return [e.ids for e in encoder.tokenizer.encode_batch([s.text for s in samples], add_special_tokens=False)]
-
-
-def served_tokens(encoder: Encoder, samples: Sequence[Sample]) -> list[list[int]]:
-    """The :func:`tokens` that production reads beside all of a sample's pictures: training shows fewer, which leaves room for more."""
-    layout = encoder.layout
-    room = [layout.max_tokens - min(len(s.image_ids), layout.max_pictures) * len(layout.picture()) for s in samples]
-    return [found[:most] for found, most in zip(tokens(encoder, samples), room, strict=True)]

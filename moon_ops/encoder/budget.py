@@ -25,7 +25,7 @@ from moon_ops.encoder.checkpoints import Checkpoints
 from moon_ops.encoder.fit import Loop
 from moon_ops.encoder.model import Encoder
 from moon_ops.encoder.pairs import Pairs
-from moon_ops.encoder.pixels import PixelStore
+from moon_ops.encoder.pixels import KEPT_BYTES, PixelStore
 from moon_ops.encoder.stage2 import Behaviour
 from moon_ops.encoder.together import once
 from moon_ops.errors import InputError
@@ -51,6 +51,18 @@ class Budget:
     def __post_init__(self) -> None:
         if self.minutes is not None and not 0 < self.minutes < math.inf:
             raise InputError(f"minutes = {self.minutes} must be above 0, and finite", action="give a number of minutes, e.g. 8")
+
+
+@dataclass(frozen=True)
+class Means:
+    """What a training has of this machine; none of it changes what is learned from a step."""
+
+    budget: Budget | None = None
+    workers: int | None = None  # processes that make batches; None: as many as there are spare cores for
+    picture_bytes: int = KEPT_BYTES  # of decoded pictures that are kept on the disk
+
+
+PLAIN = Means()
 
 
 @dataclass(frozen=True)
@@ -88,15 +100,20 @@ def operations(encoder: Encoder, sizes: tuple[int, ...]) -> dict[int, float]:
     return found
 
 
-def measure(encoder: Encoder, pairs: Pairs, store: PixelStore, recipe: EncoderRecipe, machine: Accelerator) -> Pace:
-    """Take some steps of stage 2a on a copy of the encoder in every size of picture."""
+def measure(
+    encoder: Encoder, pairs: Pairs, store: PixelStore, recipe: EncoderRecipe, machine: Accelerator, workers: int | None = None
+) -> Pace:
+    """Take some steps of stage 2a on a copy of the encoder in every size of picture, once it has seen the pictures."""
     full = recipe.inputs.picture_size
     step = {}
     with torch.random.fork_rng(), tempfile.TemporaryDirectory(prefix="moon-pace-") as scratch:
         for size in dict.fromkeys((*_sizes(recipe), full)):
             stage = replace(recipe.stage2a, steps=TRIED, sizes=() if size == full else (size,))
-            loop = Loop(recipe.training, machine, Checkpoints(Path(scratch)), total=TRIED, silent=True)
-            loop.run(Behaviour(copy.deepcopy(encoder), pairs, store, replace(recipe, stage2a=stage), seed=0))
+            loop = Loop(recipe.training, machine, Checkpoints(Path(scratch)), workers=workers, total=TRIED, silent=True)
+            tried = Behaviour(copy.deepcopy(encoder), pairs, store, replace(recipe, stage2a=stage), seed=0)
+            for number in range(TRIED * recipe.training.accumulation):
+                tried.batch(number, machine.process_index, machine.num_processes)
+            loop.run(tried)
             step[size] = median(loop.seconds[1:])
     return Pace(recipe, step)
 

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from moon_ops.encoder.batches import tokens
 from moon_ops.encoder.model import Encoder, build
 from moon_ops.encoder.pixels import PixelStore
+from moon_ops.encoder.texts import tokens
 from moon_ops.inputs.contract import Sample, item_sample
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.tables import items_as_of
@@ -31,7 +31,8 @@ def embed_untrained(
     encoder = build(recipe, [s.text for s in items if s.text], seed).eval()
     names = list(dict.fromkeys(i for s in (*items, *queries) for i in s.image_ids[: encoder.layout.max_pictures]))
     with tempfile.TemporaryDirectory() as scratch:
-        store = PixelStore.fill(lake, names, encoder.layout.picture_size, Path(scratch) / "pixels.u8", workers, encoder.layout.core_region)
+        store = PixelStore.over(lake, names, encoder.layout.picture_size, Path(scratch) / "pixels.u8", detector=encoder.layout.core_region)
+        store.threads = workers
         vectors = [embed_eager(encoder, store, samples) for samples in (queries, items)]
     return catalogue["item_id"].to_numpy(), catalogue["spu_id"].to_numpy(), vectors[0], vectors[1]
 

@@ -99,7 +99,7 @@ class Loop:
     machine: Accelerator
     checkpoints: Checkpoints
     listener: Listener | None = None
-    workers: int = field(default_factory=spare_workers)  # processes that make batches
+    workers: int | None = None  # processes that make batches; None: as many as there are spare cores for
     done: int = 0  # steps of the stages before
     total: int = 0  # of all stages
     silent: bool = False  # no progress bar
@@ -120,12 +120,10 @@ class Loop:
         model = self.machine.prepare_model(stage.model)
         self.average = Average(stage.model, self.training.ema, resumed.tensors if start and resumed else None)
         stage.model.train()
-        numbers = range(start * self.training.accumulation, stage.steps * self.training.accumulation)
-        part, parts = self.machine.process_index, self.machine.num_processes
-        waiting = batches(lambda number: stage.batch(number, part, parts), numbers, self.workers)
+        waiting = self._waiting(stage, start)
         hidden = self.silent or not self.machine.is_main_process
         shown = tqdm(total=stage.steps, initial=start, desc=stage.name, unit="step", disable=hidden)
-        with spanning(stage.model, parts), shown as bar:
+        with spanning(stage.model, self.machine.num_processes), shown as bar:
             for step in range(start, stage.steps):
                 if self._over(stage):
                     break
@@ -149,6 +147,13 @@ class Loop:
             buffer.copy_(broadcast(buffer))  # each process has counted its own batches: what follows must be the same for all
         stage.model.eval()
         self.done += stage.steps
+
+    def _waiting(self, stage: Stage, start: int) -> Iterator[Any]:
+        """The batches of this process from the step ``start`` on."""
+        numbers = range(start * self.training.accumulation, stage.steps * self.training.accumulation)
+        part, parts = self.machine.process_index, self.machine.num_processes
+        workers = spare_workers() if self.workers is None else self.workers
+        return batches(lambda number: stage.batch(number, part, parts), numbers, workers, pinned=self.machine.device.type == "cuda")
 
     def _begun(self, stage: Stage, optimizers: list[torch.optim.Optimizer], resumed: State | None) -> int:
         """The step at which the stage begins, or goes on after it was killed."""

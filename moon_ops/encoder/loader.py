@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
+from moon_ops.encoder.answering import answering
 from moon_ops.errors import MoonError
 from moon_ops.processor import cores
 
@@ -39,27 +41,31 @@ class Numbered(Dataset[Any]):
             return refused
 
 
-def batches(make: Callable[[int], Any], numbers: Sequence[int], workers: int) -> Iterator[Any]:
-    """The batches of ``numbers`` in order. Without ``workers`` each is made when it is asked for."""
+def batches(make: Callable[[int], Any], numbers: Sequence[int], workers: int, *, pinned: bool = False) -> Iterator[Any]:
+    """The batches of ``numbers`` in order. Without ``workers`` each is made when it is asked for.
+
+    ``pinned``: in memory that a GPU copies from while it computes; what holds tensors has a method ``pin_memory`` for it.
+    """
     if not numbers:
         return
-    context = "fork" if workers else None  # the pictures lie in a memory map that children share
     loader = DataLoader(
         Numbered(make),
         batch_size=None,
         sampler=numbers,
         num_workers=workers,
         prefetch_factor=AHEAD if workers else None,
-        multiprocessing_context=context,
+        multiprocessing_context="fork" if workers else None,  # what batches are made of is then the same memory for all
+        pin_memory=pinned,
     )
-    for batch in _started(loader):
-        if isinstance(batch, MoonError):
-            raise batch
-        yield batch
+    with answering() if workers else nullcontext():
+        for batch in _started(loader):
+            if isinstance(batch, MoonError):
+                raise batch
+            yield batch
 
 
 def _started(loader: DataLoader[Any]) -> Iterator[Any]:
-    """Its iterator, whose workers are forked here; Lance warns of forks, and they read nothing of it."""
+    """Its iterator, whose workers are forked here. Lance warns of that; they read nothing of it themselves."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="lance is not fork-safe")
         return iter(loader)

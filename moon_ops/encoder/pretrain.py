@@ -6,8 +6,8 @@ Prompts and targets are built from the catalogue. B samples, L tokens, V words.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from moon_ops.encoder.model import Encoder
 from moon_ops.encoder.objectives import Found, balanced
 from moon_ops.encoder.permutations import Stream
 from moon_ops.encoder.pixels import PixelStore
+from moon_ops.encoder.texts import tokens
 from moon_ops.encoder.tokenizer import END
 from moon_ops.errors import StageError
 from moon_ops.recipes.encoder import EncoderRecipe, Training
@@ -51,15 +52,38 @@ class Prompted:
     is_target: Tensor
     names: tuple[int, ...]
 
+    def pin_memory(self) -> Prompted:
+        """The same with inputs in memory that a GPU copies from while it computes."""
+        return replace(self, inputs=self.inputs.pin_memory())
 
-def tasks(encoder: Encoder, rows: Sequence[Row]) -> list[Task]:
-    """Every prompt of every item that has a picture and an answer to it."""
-    end = encoder.tokenizer.token_to_id(END)
-    asked = [(tuple(row["image_ids"]), prompt, answer(row), row["item_id"]) for row in rows for prompt, answer in TASKS.items()]
-    asked = [a for a in asked if a[0] and a[2]]
-    prompts, answers = (encoder.tokenizer.encode_batch([a[n] for a in asked], add_special_tokens=False) for n in (1, 2))
-    closing = [] if end is None else [end]
-    return [Task(a[0], p.ids, [*t.ids, *closing], a[3]) for a, p, t in zip(asked, prompts, answers, strict=True)]
+
+class Tasks(Sequence[Task]):
+    """Every prompt of every item that has a picture and an answer to it, item by item; as arrays, for a shop has five of each item."""
+
+    def __init__(self, encoder: Encoder, rows: Sequence[Row]) -> None:
+        self.rows, self.asked = [row for row in rows if row["image_ids"]], list(TASKS.values())
+        self.prompts = [encoder.tokenizer.encode(prompt, add_special_tokens=False).ids for prompt in TASKS]
+        there = ((n, p) for n, row in enumerate(self.rows) for p, answer in enumerate(self.asked) if answer(row))
+        self.places = np.fromiter(there, np.dtype((np.int64, 2)))  # [N, 2] row and prompt
+        end = encoder.tokenizer.token_to_id(END)
+        self.answers = tokens(encoder, self.places, lambda at: self.asked[at[1]](self.rows[at[0]]))
+        self.closing = [] if end is None else [end]
+        self.pictures = [tuple(row["image_ids"]) for row in self.rows]
+        self.item_ids = np.array([row["item_id"] for row in self.rows], np.int64)
+        del self.rows  # their texts are tokens now
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @overload
+    def __getitem__(self, number: int) -> Task: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[Task]: ...
+    def __getitem__(self, number: int | slice) -> Task | list[Task]:
+        if isinstance(number, slice):
+            return [self[n] for n in range(*number.indices(len(self)))]
+        row, prompt = self.places[number].tolist()
+        return Task(self.pictures[row], self.prompts[prompt], [*self.answers[number], *self.closing], int(self.item_ids[row]))
 
 
 def corpus() -> list[str]:
@@ -70,7 +94,7 @@ def corpus() -> list[str]:
 class TaskBatches:
     """The batches of stage 1; like those of stage 2 a function of (seed, step) alone."""
 
-    def __init__(self, encoder: Encoder, found: list[Task], store: PixelStore, training: Training, *, seed: Sequence[int]) -> None:
+    def __init__(self, encoder: Encoder, found: Sequence[Task], store: PixelStore, training: Training, *, seed: Sequence[int]) -> None:
         self.found, self.training, self.seed, self.layout = found, training, tuple(seed), encoder.layout
         self.reader = Reader(encoder, store, training, ())
         self.stream = Stream(len(found), self.seed)
@@ -112,8 +136,8 @@ class Pretraining:
         self.steps = recipe.stage1.steps
         self.model: nn.Module = NextToken(encoder)
         self.experts = encoder.experts
-        found = tasks(encoder, rows)
-        if not found:
+        found = Tasks(encoder, rows)
+        if not len(found):
             raise StageError("no item has a picture and a text: stage 1 has nothing to learn from", action="set stage1.steps = 0")
         self.batches = TaskBatches(encoder, found, store, recipe.training, seed=(seed, 1))
         self.found = Found(torch.zeros(()), {})

@@ -16,7 +16,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from moon_ops.encoder import duplicates, pretrain, recognisers
-from moon_ops.encoder.budget import Budget, measure, operations, within
+from moon_ops.encoder.budget import PLAIN, Means, measure, operations, within
 from moon_ops.encoder.checkpoints import Checkpoints, State
 from moon_ops.encoder.fit import Listener, Loop, accelerator
 from moon_ops.encoder.material import FOLDER, Material
@@ -78,28 +78,28 @@ def train(
     seed: int,
     on_step: Listener | None = None,
     keep_stages: bool = False,
-    budget: Budget | None = None,
+    means: Means = PLAIN,
 ) -> TrainReport:
     """Train the recipe on the lake's behaviour before ``trained_until`` and save the encoder to the directory ``out``.
 
     ``on_step(step, metrics)`` hears of loss, temperature, learning rate, samples/s, gradient norm, false negatives and hardness, and of
-    each validation's recall. With
-    ``keep_stages`` the encoder after each stage is saved too, as ``out-<stage>``. With a ``budget`` some steps are measured first, and
-    all of them cut to its minutes; the saved recipe holds those that were trained. The same seed and steps give the same encoder on the
-    same machine. Raises :class:`StageError` without pairs, :class:`InputError` for a loss that is no number or a budget too short.
+    each validation's recall. With ``keep_stages`` the encoder after each stage is saved too, as ``out-<stage>``. With a budget among the
+    ``means`` some steps are measured first, and all of them cut to its minutes; the saved recipe holds those that were trained. The same
+    seed and steps give the same encoder on the same machine, whatever its means. Raises :class:`StageError` without pairs,
+    :class:`InputError` for a loss that is no number or a budget too short.
     """
     began, machine = time.perf_counter(), accelerator(recipe.training)
-    place, minutes = out.with_name(f"{out.name}.partial"), budget.minutes if budget else None
-    material = _material(lake, trained_until, recipe, seed, minutes, place)
+    place, budget = out.with_name(f"{out.name}.partial"), means.budget
+    material = _material(lake, trained_until, recipe, seed, budget.minutes if budget else None, place)
     pairs, checkpoints = material.pairs, Checkpoints(place, brought=bool(recipe.lora or recipe.frozen))
     encoder = each(lambda: build(recipe, [*corpus(pairs), *pretrain.corpus()], seed))
     _announce(encoder, recipe, machine)
     names = list(dict.fromkeys([*pairs.image_ids(), *(material.held.image_ids() if material.held else ())]))
-    store = _decoded(lake, names, recipe, place / "pixels-0.u8")
+    store = _pictures(lake, names, recipe, place / "pixels-0.u8", means)
     if budget is not None:
         budget = replace(budget, spent=budget.spent + time.perf_counter() - began)
-        recipe = within(budget, recipe, place, machine, lambda: measure(encoder, pairs, store, recipe, machine))
-    loop = Loop(recipe.training, machine, checkpoints, on_step, total=recipe.steps)
+        recipe = within(budget, recipe, place, machine, lambda: measure(encoder, pairs, store, recipe, machine, means.workers))
+    loop = Loop(recipe.training, machine, checkpoints, on_step, workers=means.workers, total=recipe.steps)
     if material.held is not None:
         loop.validation = Validation(recipe.training, encoder, store, pairs, material.held)
     run = _Run(recipe, trained_until, seed, encoder, material, store, loop, checkpoints.read())
@@ -259,23 +259,29 @@ def _material(lake: Lake, until: dt.datetime, recipe: EncoderRecipe, seed: int, 
     return shared(begun, lambda made: made.write(place / FOLDER), lambda: Material.read(place / FOLDER))
 
 
-def _decoded(lake: Lake, names: list[str], recipe: EncoderRecipe, place: Path) -> PixelStore:
-    """The pixels of every picture that training may look at, in the file ``place``."""
+def _pictures(lake: Lake, names: list[str], recipe: EncoderRecipe, place: Path, means: Means) -> PixelStore:
+    """The pictures that training may look at; what is decoded of them goes to the file ``place``."""
     size, detector = recipe.inputs.picture_size, recipe.inputs.core_region
-    return shared(
-        lambda: PixelStore.fill(lake, names, size, place, detector=detector),
-        lambda store: store.note(place),
-        lambda: PixelStore.open(place),
+    store = shared(
+        lambda: PixelStore.over(lake, names, size, place, detector=detector, kept=means.picture_bytes),
+        lambda store: store.file.close(),
+        lambda: PixelStore.open(lake, place),
     )
+    if means.budget is not None and means.budget.minutes is not None:
+        once(lambda: store.fill(names))  # what is decoded later would be in no count
+    return store
 
 
 def _claim(place: Path, recipe: EncoderRecipe, pairs: Pairs, seed: int, minutes: float | None, held: Held | None) -> None:
     """Make the run's directory, or keep it where the same run was killed; what another recipe, seed or lake left there is thrown away."""
-    asked = held.samples if held else []
-    shown = [[s.text, s.image_ids] for s in (*pairs.queries, *pairs.items, *asked)]
     known = hashlib.sha256(pairs.group.tobytes() + pairs.known.tobytes()).hexdigest()  # what is no negative
-    content = json.dumps([PIXELS, asdict(recipe), seed, minutes, pairs.query.tolist(), pairs.item.tolist(), shown, known], sort_keys=True)
-    identity = hashlib.sha256(content.encode()).hexdigest()
+    first = json.dumps([PIXELS, asdict(recipe), seed, minutes, pairs.query.tolist(), pairs.item.tolist()], sort_keys=True)
+    content, before = hashlib.sha256(f"{first[:-1]}, [".encode()), ""
+    for sample in chain(pairs.queries, pairs.items, held.samples if held else ()):  # one at a time: there may be millions
+        content.update(f"{before}{json.dumps([sample.text, sample.image_ids])}".encode())
+        before = ", "
+    content.update(f"], {json.dumps(known)}]".encode())
+    identity = content.hexdigest()
     named = place / "identity"
     if not named.is_file() or named.read_text() != identity:
         shutil.rmtree(place, ignore_errors=True)

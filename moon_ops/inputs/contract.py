@@ -21,7 +21,7 @@ from moon_ops.errors import ContractError, InputError
 SEPARATOR = " | "
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """What is to be embedded: a text, pictures by image id, or both."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,6 +17,9 @@ from moon_ops.lake import lookups
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.query import newest
 from moon_ops.lake.schemas import STAMP, VALIDITY
+
+if TYPE_CHECKING:
+    import lance
 
 FEW, AT_ONCE = 4, 256  # pictures that are read together: at first, while nobody knows how large they are, and at most
 BYTES_AT_ONCE = 16 * 2**20  # and bytes of them, if they are no larger than those before
@@ -46,15 +50,20 @@ def image_bytes(lake: Lake, image_ids: Sequence[str], batch: int = 1024) -> Iter
     wanted = sorted(set(image_ids))
     if not wanted:
         return
-    images, together = lake.open("images"), FEW
+    images = lake.open("images")
     for start in range(0, len(wanted), batch):
         where = "image_id IN (" + ", ".join(f"'{i}'" for i in wanted[start : start + batch]) + ")"
-        places = lookups.read(images, ["_rowoffset"], where)["_rowoffset"].to_pylist()
-        while places:
-            rows, places = images.take(places[:together], columns=["image_id", "bytes"]), places[together:]
-            largest = 1
-            for image_id, content in zip(rows["image_id"], rows["bytes"], strict=True):  # a list would copy all of them
-                if content.is_valid:
-                    largest = max(largest, len(found := content.as_py()))
-                    yield image_id.as_py(), found
-            together = max(1, min(4 * together, AT_ONCE, BYTES_AT_ONCE // largest))
+        yield from bytes_at(images, lookups.read(images, ["_rowoffset"], where)["_rowoffset"].to_pylist())
+
+
+def bytes_at(images: lance.LanceDataset, places: Sequence[int]) -> Iterator[tuple[str, bytes]]:
+    """``(image_id, bytes)`` of the pictures in those rows of the table, in their order; few are in memory."""
+    at, together = 0, FEW
+    while at < len(places):
+        rows = images.take(list(places[at : at + together]), columns=["image_id", "bytes"])
+        at, largest = at + together, 1
+        for image_id, content in zip(rows["image_id"], rows["bytes"], strict=True):  # a list would copy all of them
+            if content.is_valid:
+                largest = max(largest, len(found := content.as_py()))
+                yield image_id.as_py(), found
+        together = max(1, min(4 * together, AT_ONCE, BYTES_AT_ONCE // largest))

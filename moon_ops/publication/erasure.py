@@ -128,7 +128,7 @@ def _pixels(settings: Settings) -> int:
     """
     trainings = settings.home / "checkpoints"
     found = list(trainings.glob("*/pixels-*.u8"))
-    for file in (*found, *trainings.glob("*/pixels-*.json")):
+    for file in (*found, *trainings.glob("*/pixels-*")):
         file.unlink(missing_ok=True)
     for folder in trainings.glob("*/material*"):
         shutil.rmtree(folder, ignore_errors=True)

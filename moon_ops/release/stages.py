@@ -65,6 +65,7 @@ def train(
     fits it to this machine. A run that was killed goes on where it was when it is called again with the same arguments, in the same MLflow
     run. Of several processes (``torchrun``) the first keeps lock and MLflow run.
     """
+    from moon_ops.encoder.budget import Means
     from moon_ops.encoder.train import train as train_encoder
 
     if not 0 <= seed < 2**32:
@@ -75,8 +76,8 @@ def train(
         raise InputError("steps = 0: an encoder that has learned nothing is no release", action="train at least one step")
     params = {"recipe": name, "seed": seed, "trained_until": trained_until.isoformat(), **flat(chosen)}
     params |= {"minutes": budget.minutes} if budget and budget.minutes is not None else {}
-    out = place_of(settings, name, params)
-    run = partial(train_encoder, settings.lake, out, chosen, trained_until=trained_until, seed=seed, budget=budget)
+    out, means = place_of(settings, name, params), Means(budget, settings.loaders, settings.picture_bytes)
+    run = partial(train_encoder, settings.lake, out, chosen, trained_until=trained_until, seed=seed, means=means)
     if os.environ.get("RANK", "0") != "0":
         return Trained(str(out), "", run().last_loss)
     registry = Registry(settings)

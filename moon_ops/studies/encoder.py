@@ -54,10 +54,11 @@ def run(
     settings: Settings, name: str, full: EncoderRecipe, arms: Sequence[Arm], seeds: Sequence[int], windows: Windows, *, place: Path
 ) -> list[Outcome]:
     """Train and measure every arm with every seed; what ``place`` holds already is not done again. One MLflow run each."""
+    from moon_ops.encoder.budget import Means
     from moon_ops.encoder.train import train
 
     place.parent.mkdir(parents=True, exist_ok=True)
-    registry = Registry(settings)
+    registry, means = Registry(settings), Means(None, settings.loaders, settings.picture_bytes)
     with alone(place.with_suffix(".lock"), f"the study {place.stem}"):
         outcomes = read(place)
         done = {(o.arm, o.seed) for o in outcomes}
@@ -66,7 +67,7 @@ def run(
             params = {"arm": arm.name, "seed": seed, "recipe": full.name}
             with tracked(registry, f"{name}: {arm.name}", params, {"study": name}) as run_id:
                 began = time.perf_counter()
-                report = train(settings.lake, out, changed, trained_until=windows.trained_until, seed=seed)
+                report = train(settings.lake, out, changed, trained_until=windows.trained_until, seed=seed, means=means)
                 seconds = time.perf_counter() - began
                 metrics = measure_eager(settings.lake, out, windows)
                 metrics |= {VALIDATED: report.validation["best"]} if report.validation else {}

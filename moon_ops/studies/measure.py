@@ -26,7 +26,7 @@ def measure_eager(lake: Lake, directory: Path, windows: Windows) -> dict[str, fl
     names = list(dict.fromkeys(i for s in (*samples, *queries.samples) for i in s.image_ids[: encoder.layout.max_pictures]))
     ids, spus = catalogue["item_id"].to_numpy(), catalogue["spu_id"].to_numpy()
     with tempfile.TemporaryDirectory() as scratch:
-        store = PixelStore.fill(lake, names, encoder.layout.picture_size, Path(scratch) / "pixels.u8", detector=encoder.layout.core_region)
+        store = PixelStore.over(lake, names, encoder.layout.picture_size, Path(scratch) / "pixels.u8", detector=encoder.layout.core_region)
         asked = embed_eager(encoder, store, queries.samples)
         metrics = recall.evaluate(queries, asked, ids, spus, embed_eager(encoder, store, samples)).metrics
         alone = {suffix: embed_eager(encoder, store, some) for suffix, some in recall.modalities(samples).items()}

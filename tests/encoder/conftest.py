@@ -68,5 +68,5 @@ def world(lake: Any, least: Any, tmp_path_factory: pytest.TempPathFactory) -> Wo
 
     pairs = behaviour(lake, UNTIL)
     made = build(least(), [*corpus(pairs), *prompts()], seed=0).eval()
-    store = PixelStore.fill(lake, pairs.image_ids(), 16, Path(tmp_path_factory.mktemp("pixels")) / "pixels.u8")
+    store = PixelStore.over(lake, pairs.image_ids(), 16, Path(tmp_path_factory.mktemp("pixels")) / "pixels.u8")
     return World(made, pairs, items_as_of(lake, UNTIL).to_pylist(), store)

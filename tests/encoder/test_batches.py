@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from moon_ops.encoder.batches import Batch, Inputs, PairBatches, Shows, tokens
+from moon_ops.encoder.batches import Batch, Inputs, PairBatches, Shows
+from moon_ops.encoder.texts import tokens
 from moon_ops.inputs.contract import Sample, title_of
 from moon_ops.recipes.encoder import PAIR_TYPES
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from moon_ops.encoder import budget as budget_module
 from moon_ops.encoder import train as train_module
-from moon_ops.encoder.budget import Budget, Pace, fitted, operations, said
+from moon_ops.encoder.budget import Budget, Means, Pace, fitted, operations, said
 from moon_ops.encoder.model import build
 from moon_ops.encoder.towers import Conv
 from moon_ops.encoder.train import train
@@ -115,7 +115,7 @@ def test_operations_are_two_for_each_multiplication() -> None:
 
 def test_an_encoder_does_not_notice_that_it_was_measured(lake: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plain = train(lake, tmp_path / "plain", nano(), trained_until=UNTIL, seed=0)
-    measured = train(lake, tmp_path / "measured", nano(), trained_until=UNTIL, seed=0, budget=Budget(60))
+    measured = train(lake, tmp_path / "measured", nano(), trained_until=UNTIL, seed=0, means=Means(Budget(60)))
     assert plain == measured
     one, other = weights(tmp_path / "plain"), weights(tmp_path / "measured")
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -135,9 +135,9 @@ def test_a_killed_run_keeps_its_steps_on_a_machine_that_has_become_slower(
     few = nano(training={"checkpoint_steps": 5})
     monkeypatch.setattr(train_module, "measure", lambda *_: pace(few))
     with pytest.raises(KeyboardInterrupt):
-        train(lake, tmp_path / "e", few, trained_until=UNTIL, seed=0, on_step=listen, budget=Budget(0.9))
+        train(lake, tmp_path / "e", few, trained_until=UNTIL, seed=0, on_step=listen, means=Means(Budget(0.9)))
     monkeypatch.setattr(train_module, "measure", lambda *_: pace(few, seconds=100))
-    report = train(lake, tmp_path / "e", few, trained_until=UNTIL, seed=0, budget=Budget(0.9))
+    report = train(lake, tmp_path / "e", few, trained_until=UNTIL, seed=0, means=Means(Budget(0.9)))
     assert 20 < report.steps < 40
     assert report.resumed_at == 10
     trained = json.loads((tmp_path / "e" / "recipe.json").read_text())

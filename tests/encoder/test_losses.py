@@ -176,6 +176,68 @@ def test_no_loss_builds_the_whole_matrix(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("kind", ["info_nce", "circle"])
+def test_a_piece_is_computed_once_with_its_gradient(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+
+    def known(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        looked.append(len(rows))
+        return rows[:, None] == columns[None, :]
+
+    monkeypatch.setattr(losses, "TILE", 18)
+    query, item, scale = unit(6, 0).requires_grad_(), unit(9, 1), torch.tensor(9.0, requires_grad=True)
+    if kind == "circle":
+        loss = circle(query, item, torch.arange(6), known, margin=0.25, scale=32.0, both_ways=True)
+    else:
+        loss = info_nce(query, item, torch.arange(6), scale, known)
+    made = list(looked)
+    (2 * loss).backward()
+    assert looked == made == [2, 2, 2, 6, 6], "two queries a piece, then three targets a piece"
+    assert (item.grad, scale.grad is None) == (None, kind == "circle")
+    assert query.grad is not None
+    first = query.grad.clone()
+    with torch.no_grad():
+        assert float(info_nce(query, item, torch.arange(6), scale, known)) > 0
+    again = query.detach().clone().requires_grad_()
+    if kind == "circle":
+        (gradient,) = torch.autograd.grad(circle(again, item, torch.arange(6), known, margin=0.25, scale=32.0, both_ways=True), again)
+    else:
+        (gradient,) = torch.autograd.grad(info_nce(again, item, torch.arange(6), scale, known), again)
+    torch.testing.assert_close(2 * gradient, first)
+
+
+@pytest.mark.parametrize("kind", ["info_nce", "circle", "one way"])
+@pytest.mark.parametrize("tile", [9, 10_000])
+def test_gradients_are_those_of_small_steps(kind: str, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Circle loss has weights that carry no gradient: they are held where they are while the step is taken."""
+    monkeypatch.setattr(losses, "TILE", tile)
+    query, item = (unit(rows, seed).double().requires_grad_() for rows, seed in ((4, 0), (7, 1)))
+    target, scale = torch.tensor([5, 0, 0, 2]), torch.tensor(5.0, dtype=torch.float64, requires_grad=True)
+    same, rows = torch.rand(4, 7, generator=torch.Generator().manual_seed(3)) < 0.3, torch.tensor([3, 0, 1])
+    if kind == "info_nce":
+        assert torch.autograd.gradcheck(lambda q, i, s: info_nce(q, i, target, s, same, rows), (query, item, scale))
+        return
+    both = kind == "circle"
+    found = torch.autograd.grad(circle(query, item, target, same, margin=0.1, scale=6.0, both_ways=both, rows=rows), (query, item))
+    expected = torch.autograd.grad(written_out(query, item, target, same, rows, both), (query, item))
+    for value, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(value, wanted)
+
+
+def written_out(query: Any, item: Any, target: Any, same: Any, rows: Any, both: bool) -> torch.Tensor:
+    """Circle loss with margin 0.1 and scale 6, as autograd sees it."""
+    similarity, total = query @ item.T, torch.zeros((), dtype=query.dtype)
+    for row in rows.tolist():
+        own = int(target[row])
+        others = [similarity[row, c] for c in range(len(item)) if c != own and not same[row, c]]
+        asked = [similarity[r, own] for r in range(len(query)) if r != row and not same[r, own]]
+        for negatives in [others, *([asked] if both else [])]:
+            sp = similarity[row, own]
+            far = sum((torch.exp(6 * (sn.detach() + 0.1).clamp(min=0) * (sn - 0.1)) for sn in negatives), torch.zeros_like(sp))
+            total = total + torch.log1p(far * torch.exp(-6 * (1.1 - sp.detach()) * (sp - 0.9))) / 6
+    return total / len(target) / (1 + both)
+
+
+@pytest.mark.parametrize("kind", ["info_nce", "circle"])
 def test_the_losses_of_parts_of_the_rows_add_up(kind: str) -> None:
     query, item, target, same = unit(6, 0), unit(9, 1), torch.arange(6), torch.eye(6, 9).bool()
 

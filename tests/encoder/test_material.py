@@ -54,12 +54,11 @@ def test_numbers_are_read_from_the_disk_and_not_written_back(world: Any, tmp_pat
 
 def test_another_process_opens_the_pixels(lake: Any, world: Any, tmp_path: Path) -> None:
     names = world.pairs.image_ids()[:5]
-    made = PixelStore.fill(lake, names, 16, tmp_path / "pixels-0.u8", detector="saliency")
-    made.note(tmp_path / "pixels-0.u8")
-    found = PixelStore.open(tmp_path / "pixels-0.u8")
+    made = PixelStore.over(lake, names, 16, tmp_path / "pixels-0.u8", detector="saliency")
+    found = PixelStore.open(lake, tmp_path / "pixels-0.u8")
     assert np.array_equal(found.take(names[::-1]).numpy(), made.take(names[::-1]).numpy())
-    assert isinstance(found.array, np.memmap)
-    assert not found.array.flags.writeable
+    assert isinstance(found.pictures.table, np.memmap)
+    assert not found.pictures.table.flags.writeable
 
 
 def test_another_process_reads_what_stage_2b_learns_from(world: Any, least: Any, tmp_path: Path) -> None:

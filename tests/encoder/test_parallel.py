@@ -55,7 +55,7 @@ def refinement(encoder, purchases, store, recipe, seed, prepared, tensors):
 made, rank = [], os.environ.get("RANK", 0)
 module.behaviour = behaviour
 module.behaviour, module.prepare = counted(behaviour), counted(module.prepare)
-module.PixelStore.fill = counted(module.PixelStore.fill)
+module.PixelStore.over = counted(module.PixelStore.over)
 refined, module.Refinement = module.Refinement, refinement
 for name, recipe in recipes.items():
     heard = []
@@ -117,7 +117,7 @@ def spoilt(owner, name, where, error):
 
 spoilt(module, "behaviour", 0, InputError("no pairs", action="ingest some"))
 spoilt(module, "build", 1, InputError("no checkpoint", action="name one"))
-spoilt(module.PixelStore, "fill", 0, StageError("no pictures", action="ingest them"))
+spoilt(module.PixelStore, "over", 0, StageError("no pictures", action="ingest them"))
 spoilt(module.PixelStore, "open", 1, FileNotFoundError(2, "not there", "pixels-0.u8"))
 spoilt(module, "prepare", 0, ValueError("a fault of ours"))
 spoilt(module, "_save", 0, OSError(28, "No space left on device"))
@@ -163,7 +163,7 @@ def test_two_processes_have_the_losses_and_the_weights_of_one(lake: Any, least: 
     assert refined[0] == refined[1]  # of the last recipe: with what batch norm counted, and the same pairs and hard negatives
     made = [json.loads((two / f"made-{rank}.json").read_text()) for rank in (0, 1)]
     refining = sum("2b" in name or name.startswith("both") for name in recipes) + 1
-    assert Counter(made[0]) == {"behaviour": len(recipes) + 1, "fill": len(recipes) + 1, "prepare": refining}
+    assert Counter(made[0]) == {"behaviour": len(recipes) + 1, "over": len(recipes) + 1, "prepare": refining}
     assert made[1] == [], "the first process prepares for both"
     assert not list(two.glob("*.partial"))
 
@@ -234,7 +234,7 @@ def test_what_fails_in_one_process_fails_in_both_and_leaves_none_waiting(lake: A
     for name, told in {
         "behaviour": ["InputError", "no pairs → ingest some"],
         "build": ["InputError", "no checkpoint → name one"],
-        "fill": ["StageError", "no pictures → ingest them"],
+        "over": ["StageError", "no pictures → ingest them"],
     }.items():
         assert first.pop(name) == second.pop(name) == told
     unseen = "process 1 does not see pixels-0.u8, which the first process has written → give all processes the same disk"

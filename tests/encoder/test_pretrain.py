@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from moon_ops.encoder.pretrain import TASKS, NextToken, Pretraining, TaskBatches, tasks
+from moon_ops.encoder.pretrain import TASKS, NextToken, Pretraining, TaskBatches, Tasks
 from moon_ops.encoder.tokenizer import END
 from moon_ops.errors import StageError
 
@@ -27,7 +27,7 @@ def told(encoder: Any, row: dict[str, Any]) -> dict[str, str]:
     """Prompt → answer, read back from the tokens."""
     return {
         encoder.tokenizer.decode(t.prompt).strip(): encoder.tokenizer.decode(t.answer, skip_special_tokens=False).strip()
-        for t in tasks(encoder, [row])
+        for t in Tasks(encoder, [row])
     }
 
 
@@ -48,9 +48,18 @@ def test_what_a_row_cannot_answer_is_not_asked(world: Any) -> None:
     assert told(world.encoder, ROW | {"image_ids": []}) == {}
 
 
+def test_tasks_stand_item_by_item_and_are_found_by_their_number(world: Any) -> None:
+    plain = ROW | {"item_id": 8, "image_ids": ["c"], "description": None}
+    found = Tasks(world.encoder, [ROW, ROW | {"image_ids": None}, plain])
+    assert [(t.item_id, t.pictures) for t in found] == [(7, ("a", "b"))] * 5 + [(8, ("c",))] * 4
+    assert found[-1] == found[8] == found[5:][3]
+    assert world.encoder.tokenizer.decode(found[5].prompt).strip() == "list its attributes:"
+    assert len(Tasks(world.encoder, [])) == 0
+
+
 @pytest.fixture
 def made(world: Any, least: Any) -> TaskBatches:
-    return TaskBatches(world.encoder, tasks(world.encoder, world.rows), world.store, least().training, seed=(0, 1))
+    return TaskBatches(world.encoder, Tasks(world.encoder, world.rows), world.store, least().training, seed=(0, 1))
 
 
 def test_only_the_answer_s_tokens_are_targets(world: Any, made: TaskBatches) -> None:

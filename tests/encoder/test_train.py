@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from moon_ops.encoder import export as export_module
 from moon_ops.encoder import fit, stage2
 from moon_ops.encoder import train as train_module
+from moon_ops.encoder.budget import Means
 from moon_ops.encoder.export import check_graphs, export
 from moon_ops.encoder.model import Encoder
 from moon_ops.encoder.objectives import Found
@@ -129,6 +130,18 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been_killed(
     assert again.resumed_at == resumed_at
     same = ("pairs", "refined_pairs", "steps", "first_loss", "last_loss", "parameters")
     assert {name: getattr(again, name) for name in same} == {name: getattr(report, name) for name in same}
+    assert [p.name for p in tmp_path.iterdir()] == ["e"]
+
+
+@pytest.mark.parametrize("means", [Means(workers=2, picture_bytes=3000), Means(workers=0, picture_bytes=0)], ids=["a little", "none"])
+def test_who_makes_batches_and_which_pictures_are_kept_change_no_number(
+    lake: Any, least: Any, undisturbed: Any, tmp_path: Path, means: Means
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(lake, tmp_path / "e", least(**STAGES), die_at=5, means=means)
+    assert (tmp_path / "e.partial" / "pixels-0.u8").stat().st_size == means.picture_bytes // 768 * 768
+    run(lake, tmp_path / "e", least(**STAGES), means=means)
+    assert equal(tmp_path / "e", undisturbed[0])
     assert [p.name for p in tmp_path.iterdir()] == ["e"]
 
 

@@ -253,7 +253,7 @@ def test_what_is_measured_is_what_the_saved_encoder_finds(lake: Any, least: Any,
     pairs = behaviour(lake, UNTIL)
     _, held = hold_out(pairs, _hashes(lake, pairs.queries), recipe.training)
     saved = Encoder.load(tmp_path / "e").eval()
-    store = PixelStore.fill(lake, pairs.image_ids(), 16, tmp_path / "pixels.u8")
+    store = PixelStore.over(lake, pairs.image_ids(), 16, tmp_path / "pixels.u8")
     vectors = [embed_eager(saved, store, samples) for samples in (held.samples, pairs.items)]
     near = np.argsort(-(vectors[0] @ vectors[1].T), axis=1, kind="stable")[:, :10]
     found = float((pairs.spu_ids[near] == held.spu_ids[:, None]).any(1).mean())

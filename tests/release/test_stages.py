@@ -13,6 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from moon_ops.encoder import train as encoder_train
+from moon_ops.encoder.budget import Means
 from moon_ops.errors import StageError
 from moon_ops.metric_names import PARAMETERS, TRAINED
 from moon_ops.registry.registry import Registry
@@ -49,6 +51,20 @@ def kill_at(patch: pytest.MonkeyPatch, step: int) -> None:
         log(self, run_id, metrics, at)
 
     patch.setattr(Registry, "log", dies)
+
+
+def test_the_settings_say_who_makes_batches_and_how_many_pictures_are_kept(workshop: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Means] = []
+
+    def learn(*_: Any, means: Means, **__: Any) -> None:
+        seen.append(means)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(encoder_train, "train", learn)
+    for settings in (workshop, workshop.replace(loaders=3, pictures_gb=0.5)):
+        with pytest.raises(KeyboardInterrupt):
+            train(settings)
+    assert seen == [Means(None, None, 20 * 10**9), Means(None, 3, 5 * 10**8)]
 
 
 def test_a_killed_run_goes_on_in_the_same_mlflow_run_and_ends_with_the_same_losses(
