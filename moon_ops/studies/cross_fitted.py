@@ -170,7 +170,7 @@ def _embedded(
     names = list(dict.fromkeys(i for samples in kinds for s in samples for i in s.image_ids[: layout.max_pictures]))
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch) / "pixels.u8"
-        store = PixelStore.fill(settings.lake, names, layout.picture_size, place, settings.workers, layout.core_region)
+        store = PixelStore.over(settings.lake, names, layout.picture_size, place, detector=layout.core_region, kept=settings.picture_bytes)
         for checkpoint in checkpoints:
             encoder = Encoder.load(checkpoint).eval()
             found.append(tuple(embed_eager(encoder, store, samples, shown=False) for samples in kinds))
