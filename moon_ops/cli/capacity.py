@@ -12,7 +12,7 @@ from moon_ops.cli.terminal import settings_of
 
 if TYPE_CHECKING:
     from moon_ops.recipes.costs import Costs
-    from moon_ops.release.capacity import Estimate, Prices
+    from moon_ops.release.capacity import Estimate, Means, Prices, Shop
 
 app = typer.Typer(no_args_is_help=True)
 LINE = "{:<17}{:>11}{:>11}{:>12}{:>10}{:>12}  {}"
@@ -48,6 +48,7 @@ def plan(
         typer.echo(json.dumps({"shop": asdict(sized), "means": asdict(has), "processor": costs.processor, "parts": parts}))
     else:
         _show(found, paid, costs)
+        typer.echo(f"taken to be so (--shop, --means): {_said(sized)}, {_said(has)}")
 
 
 def _show(found: list[Estimate], prices: Prices, costs: Costs) -> None:
@@ -61,6 +62,10 @@ def _show(found: list[Estimate], prices: Prices, costs: Costs) -> None:
     else:
         typer.echo("what a day costs: give --prices, e.g. gpu_hour=2.5,core_hour=0.04,gb_month=0.02")
     typer.echo(f"measured: a line through what one core of {costs.processor} took at smaller sizes (models/costs.toml)")
+
+
+def _said(given: Shop | Means) -> str:
+    return ", ".join(f"{name}={value:g}" for name, value in vars(given).items() if name not in ("items", "events"))
 
 
 def _amount(value: float) -> str:

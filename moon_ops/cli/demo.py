@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 SHOP_SEED = 0  # the shop stays the same when the training's seed changes
 FOLLOWING = 100  # steps of moon-tiny take as long as all that comes after training (2 cores, AVX2, float32)
-CHECKOUT = (".venv/bin/moon", "make serve", "make airflow", "make demo SEED=1")
-INSTALLED = ("moon", "moon serve", "python -m moon_ops.cli.standalone", "moon demo --seed 1")
+CHECKOUT = (".venv/bin/moon", "make serve", "make airflow", "make demo")
+INSTALLED = ("moon", "moon serve", "python -m moon_ops.cli.standalone", "moon demo")
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,22 @@ class Choices:
     trained_until: dt.datetime | None = None
     minutes: float | None = None
     changes: tuple[str, ...] = ()  # of the encoder's recipe
+
+    def again(self, made: bool) -> list[str]:
+        """The words that ask for the next seed on the same shop, as `make` takes them or as options."""
+        plain = Choices()
+        words = {"data": self.data and str(self.data), "size": self.size, "days": self.days, "encoder": self.encoder, "seed": self.seed + 1}
+        found = {name: str(word) for name, word in words.items() if word != getattr(plain, name)}
+        return [f"{name.upper()}={word}" if made else f"--{name} {word}" for name, word in found.items()]
+
+    def require_sound(self, settings: Settings) -> None:
+        """Look at what training will ask for before a shop is drawn: :class:`SettingsError` or :class:`InputError`."""
+        from moon_ops.encoder.budget import Budget
+        from moon_ops.recipes.encoder import EncoderRecipe
+        from moon_ops.recipes.reading import recipe
+
+        recipe(EncoderRecipe, self.encoder, settings.models, changes=self.changes)
+        Budget(self.minutes)
 
 
 @dataclass
@@ -77,6 +93,7 @@ def run(settings: Settings, chosen: Choices, *, now: dt.datetime) -> None:
     console = Console(stderr=False, soft_wrap=True)
     steps = Steps(console, 10)
     started = time.perf_counter()
+    chosen.require_sound(settings)
     shop = _shop(settings, steps, chosen)
     from moon_ops.encoder.budget import Budget
     from moon_ops.release.windows import windows
@@ -94,7 +111,8 @@ def run(settings: Settings, chosen: Choices, *, now: dt.datetime) -> None:
         made = _release(settings, say, version, ctr_version, times, now, beside)
     if made.passed:
         _serve_and_report(settings, steps, version, times, untrained, made)
-    _summary(console, settings, made.metrics, made.champion_metrics, made.champion, time.perf_counter() - started)
+    _summary(console, made.metrics, made.champion_metrics, made.champion, time.perf_counter() - started)
+    _try_next(console, settings, chosen)
     if not made.passed:
         from moon_ops.release.gates import sentence
 
@@ -163,12 +181,12 @@ def _shop(settings: Settings, steps: Steps, chosen: Choices) -> Path:
     shop = data.absolute() if data is not None else settings.home / f"shop-{size}"
     marker = settings.home / "demo.json"
     action = f"remove it if {shop} is the shop that was ingested here, else set MOON_HOME to another directory"
+    if data is not None and not data.is_dir():
+        raise InputError(f"DATA = {data} is not a directory", action="name a directory that holds an items file")
     if marker.is_file() and (known := required(marker, action).get("shop")) != str(shop):
         raise InputError(
             f"MOON_HOME = {settings.home} holds the shop of {known}, not of {shop}", action="set MOON_HOME to another directory"
         )
-    if data is not None and not data.is_dir():
-        raise InputError(f"DATA = {data} is not a directory", action="name a directory that holds an items file")
     settings.home.mkdir(parents=True, exist_ok=True)
     with steps.step("shop", f"a simulated shop of size {size}" if data is None else f"the shop in {data}") as say:
         if data is None:
@@ -246,13 +264,12 @@ def _serve_and_report(settings: Settings, steps: Steps, encoder: int, times: Any
 
 def _summary(
     console: Console,
-    settings: Settings,
     metrics: dict[str, float],
     champion: dict[str, float] | None,
     champion_version: int | None,
     seconds: float,
 ) -> None:
-    """What was reached, beside the zero point, the champion and the ceiling; and what to try next."""
+    """What was reached, beside the zero point, the champion and the ceiling."""
     table = Table(title=f"Reached in {seconds / 60:.1f} minutes", title_justify="left")
     for name in ("figure", "this release", "beside it"):
         table.add_column(name, justify="left" if name == "figure" else "right")
@@ -269,17 +286,18 @@ def _summary(
         _row(table, metrics, ctr(name), *((text, metrics.get(ctr(name, "", m))) for text, m in (("ID-only", ID_ONLY), ("oracle", ORACLE))))
     console.print()
     console.print(table)
-    _try_next(console, settings)
 
 
-def _try_next(console: Console, settings: Settings) -> None:
+def _try_next(console: Console, settings: Settings, chosen: Choices) -> None:
     """Commands as they are typed in a checkout, or where a wheel is installed."""
     from moon_ops.registry.registry import CHAMPION, Registry
 
     console.print("\nTry next:")
     prefix = f"MOON_HOME={settings.home} " if settings.home != Path(".moon").absolute() else ""
     serving = Registry(settings).alias(CHAMPION) is not None
-    moon, serve, airflow, again = CHECKOUT if (ROOT / "Makefile").is_file() else INSTALLED
+    made = (ROOT / "Makefile").is_file()
+    moon, serve, airflow, again = CHECKOUT if made else INSTALLED
+    again = " ".join([again, *chosen.again(made)])
     for command, why in (
         *([(serve, f"visual search at http://{settings.host}:{settings.port}/")] if serving else []),
         (airflow, "the same stages as DAGs, in the Airflow UI"),

@@ -31,7 +31,7 @@ def recipe(kind: type[Recipe], name: str, models: Path, *, changes: Sequence[str
     ``override`` replaces keys, e.g. ``training={"steps": 10}`` (tables are merged); ``changes`` do so as the command line spells them, e.g.
     ``training.batch=256``. Raises :class:`SettingsError` for a recipe that is not there, of another kind, or breaks a rule.
     """
-    content = _content(name, models)
+    content = _content(name, models, kind=kind)
     other = next((what for key, what in MARKS.items() if key in content and what is not kind), None)
     if other is not None and not any(MARKS.get(key) is kind for key in content):
         raise SettingsError(f"{name}.toml is a recipe for {KINDS[other]}, not for {KINDS[kind]}", action="name another one")
@@ -61,11 +61,11 @@ def own_features(models: Path) -> tuple[Feature, ...]:
     return together(recipe(CtrRecipe, name, models).own for name in declaring)
 
 
-def _content(name: str, models: Path, above: tuple[str, ...] = ()) -> dict[str, Any]:
+def _content(name: str, models: Path, above: tuple[str, ...] = (), kind: Any = None) -> dict[str, Any]:
     """What a recipe's file says, over what the recipe says that it extends."""
     path = models / f"{name}.toml"
     if Path(name).name != name or not path.is_file():
-        known = ", ".join(sorted(p.stem for p in models.glob("*.toml"))) or "none"
+        known = ", ".join(p.stem for p in sorted(models.glob("*.toml")) if kind is None or _may_be(p, kind)) or "none"
         wanted = f"{above[-1]}.toml extends '{name}', but there" if above else "there"
         is_none = f"is no recipe in {models} of this name" if above else f"is no recipe '{name}' in {models}"
         raise SettingsError(f"{wanted} {is_none} (there are: {known})", action="name one of these")
@@ -81,6 +81,15 @@ def _content(name: str, models: Path, above: tuple[str, ...] = ()) -> dict[str, 
     if not isinstance(extended, str):
         raise SettingsError(f"{path.name}: extends = {extended!r} must be the name of a recipe", action="correct the recipe")
     return _merged(_content(extended, models, (*above, name)), content)
+
+
+def _may_be(path: Path, kind: Any) -> bool:
+    """Whether a recipe is of that kind, as far as it can be read."""
+    try:
+        found = {MARKS[key] for key in _content(path.stem, path.parent) if key in MARKS}
+    except SettingsError:
+        return True
+    return kind in found or (not found and path.stem != COUNTING)
 
 
 def _merged(content: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from moon_ops.recipes.costs import Costs
 MEASURED, COMPUTED, ASSUMED = "measured", "computed", "assumed"
 NUMBER = 4  # bytes of a number of a vector in the lake
 GIB = 2**30
+MOST = 1e15  # of anything
 DAYS_A_MONTH, HOUR = 30.0, 3600.0
 NEW, COVERED = 1000, 60  # items of an increment, and days of a log, in what was measured
 FORWARD, TRAINED = 2, 6  # operations a parameter and token: of a forward pass; of one with its gradients
@@ -92,8 +93,8 @@ def estimates(shop: Shop, means: Means, costs: Costs) -> list[Estimate]:
     """Every part of the machine for the shop; :class:`InputError` for a size that is none."""
     for where in (shop, means):
         for name, value in vars(where).items():
-            if not 0 < value < float("inf"):
-                raise InputError(f"{name} = {value:g} must be above 0", action="correct the option of this name")
+            if not 0 < value <= MOST:
+                raise InputError(f"{name} = {value:g} must be above 0, and at most {MOST:g}", action="correct the option of this name")
     if means.utilisation > 1 or means.new > 1 or shop.purchases > 1:
         raise InputError("utilisation, new and purchases are shares: at most 1", action="correct the option")
     return [*_lake(shop, means, costs), *_encoder(shop, means), *_vectors(shop, means, costs), _clicks(shop, costs)]

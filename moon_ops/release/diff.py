@@ -23,6 +23,10 @@ def diff(old: int, before: Manifest, new: int, after: Manifest) -> dict[str, Any
     figures = {}
     for name in sorted({*first, *second}):
         values = first.get(name), second.get(name)
+        if values[0] is None and name in before["metrics"]:  # it was not measured again beside the other
+            values = before["metrics"][name], values[1]
+        elif values[1] is None and name in after["metrics"]:
+            values = values[0], after["metrics"][name]
         gap = None if None in values else values[1] - values[0]  # type: ignore[operator]
         figures[name] = [*values, gap, *_interval(name, old, new, before, after)]
     compared = after["compared_with"]["release"] == old

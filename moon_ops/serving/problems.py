@@ -41,9 +41,13 @@ def refuse(_: Request, fault: Exception) -> JSONResponse:
 def invalid(_: Request, fault: Exception) -> JSONResponse:
     """Which fields are wrong and why (``errors``); the request is not sent back, it may be pictures."""
     assert isinstance(fault, RequestValidationError)
-    wrong = [{"field": ".".join(map(str, one["loc"])), "reason": one["msg"]} for one in fault.errors()[:MOST_FAULTS]]
+    wrong = [{"field": ".".join(map(str, one["loc"])), "reason": _reason(one["msg"])} for one in fault.errors()[:MOST_FAULTS]]
     error = "; ".join(f"{one['field']}: {one['reason']}" for one in wrong)
     return problem(422, error, "correct the request", errors=wrong)
+
+
+def _reason(said: str) -> str:
+    return "must be a file, with curl e.g. -F image=@photo.jpg" if "Expected UploadFile" in said else said
 
 
 def gone(_: Request, __: Exception) -> JSONResponse:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from moon_ops.cli import demo
 from moon_ops.cli.demo import Choices
 from moon_ops.cli.main import app
-from moon_ops.errors import GateError, InputError, StageError
+from moon_ops.errors import GateError, InputError, MoonError, StageError
 from moon_ops.registry.registry import CHAMPION, PREVIOUS, RELEASE, Registry
 from moon_ops.release.promotion import Wish, promote, rollback
 from moon_ops.release.status import lines, status
@@ -155,3 +155,40 @@ def test_a_shop_without_a_log_hears_what_is_missing(
     assert "missing for train: no queries: an encoder learns from what was asked and then clicked" in told
     assert "missing for ctr: no event has a user_id: no click model is trained" in told
     assert "missing for images: no item has a picture" in told
+
+
+@pytest.mark.parametrize(
+    ("chosen", "made", "installed"),
+    [
+        (Choices(), ["SEED=1"], ["--seed 1"]),
+        (
+            Choices(size="tiny", encoder="moon-nano", seed=1),
+            ["SIZE=tiny", "ENCODER=moon-nano", "SEED=2"],
+            ["--size tiny", "--encoder moon-nano", "--seed 2"],
+        ),
+        (Choices(data=Path("shop"), days=75), ["DATA=shop", "DAYS=75", "SEED=1"], ["--data shop", "--days 75", "--seed 1"]),
+    ],
+)
+def test_the_next_release_is_of_the_same_shop(chosen: Choices, made: list[str], installed: list[str]) -> None:
+    assert chosen.again(True) == made
+    assert chosen.again(False) == installed
+
+
+@pytest.mark.parametrize(
+    ("chosen", "fault"),
+    [
+        (
+            Choices(size="tiny", encoder="moon-mini"),
+            r"no recipe 'moon-mini' in .* \(there are: moon-nano, moon-study, .*→ name one of these",
+        ),
+        (Choices(size="tiny", encoder="ctr-cube"), "ctr-cube.toml is a recipe for a click model, not for an encoder"),
+        (Choices(size="tiny", minutes=-3.0), "minutes = -3.0 must be above 0"),
+        (Choices(size="tiny", changes=("training.batchh=3",)), "training.batchh"),
+    ],
+)
+def test_what_training_would_refuse_is_refused_before_a_shop_is_drawn(
+    tmp_path: Path, now: dt.datetime, chosen: Choices, fault: str
+) -> None:
+    with pytest.raises(MoonError, match=fault):
+        demo.run(Settings.from_environment(tmp_path / "home"), chosen, now=now)
+    assert not list(tmp_path.rglob("shop-*"))

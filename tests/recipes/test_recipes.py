@@ -306,7 +306,7 @@ def test_every_number_of_a_recipe_stands_under_a_rule() -> None:
 
 
 def test_an_unknown_recipe_is_answered_with_the_known_ones(models: Path) -> None:
-    with pytest.raises(SettingsError, match=r"no recipe 'moon-huge' in .* \(there are: ctr, encoder, gates\) → name one of these"):
+    with pytest.raises(SettingsError, match=r"no recipe 'moon-huge' in .* \(there are: encoder\) → name one of these"):
         recipe(EncoderRecipe, "moon-huge", models)
     with pytest.raises(SettingsError, match=r"\(there are: none\)"):
         recipe(EncoderRecipe, "moon-huge", models / "nowhere")

@@ -61,8 +61,9 @@ def test_a_day_costs_its_runs_and_its_disk() -> None:
 @pytest.mark.parametrize(
     ("shop", "means", "message"),
     [
-        ({"items": 0.0}, {}, "items = 0 must be above 0"),
+        ({"items": 0.0}, {}, "items = 0 must be above 0, and at most 1e"),
         ({"events": float("nan")}, {}, "events = nan must be above 0"),
+        ({"items": 1e30}, {}, "items = 1e.30 must be"),
         ({}, {"utilisation": 40.0}, "utilisation, new and purchases are shares"),
     ],
 )
@@ -85,6 +86,7 @@ def test_the_command_tells_it() -> None:
     assert shown.exit_code == 0, shown.output
     assert "shards" in shown.output
     assert "a day costs" in shown.output
+    assert "days=365, pictures=2, " in shown.output
     told = CliRunner().invoke(app, ["plan", "--items", "1e8", "--events", "1e11", "--means", "dim=64", "--json"])
     parts = {one["part"]: one for one in json.loads(told.output)["parts"]}
     assert parts["vectors"]["disk"] == pytest.approx(1e8 * 64 * 4 * 3 / GIB)

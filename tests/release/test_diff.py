@@ -55,6 +55,14 @@ def test_figures_on_the_same_data_with_their_interval() -> None:
     assert json.loads(json.dumps(found)) == found
 
 
+def test_what_was_not_measured_again_beside_the_other_is_of_its_own_release() -> None:
+    """E.g. how many items there were, or what the gates of its vectors said."""
+    first = {**FIRST, "metrics": {**FIRST["metrics"], "catalogue/items": 30.0}}
+    second = {**SECOND, "metrics": {**SECOND["metrics"], "catalogue/items": 40.0}}
+    assert diff(1, first, 2, second)["figures"]["catalogue/items"] == [30.0, 40.0, 10.0, None, None]
+    assert diff(2, second, 1, first)["figures"]["catalogue/items"] == [40.0, 30.0, -10.0, None, None]
+
+
 def test_the_other_way_round_everything_is_turned() -> None:
     found = diff(2, SECOND, 1, FIRST)
     assert found["figures"][RECALL] == pytest.approx([0.4, 0.65, 0.25, 0.1, 0.3])

@@ -76,6 +76,12 @@ def test_a_certified_prefix_is_a_unit_vector_of_its_own(client: httpx.Client) ->
         assert answer.json()["error"] == "dimensions = 8: release 2 vouches for vectors of 32, 64"
 
 
+def test_a_picture_that_is_only_a_name_is_told_how_to_send_it(client: httpx.Client) -> None:
+    answer = client.post("/v1/search", files={"image": (None, "photo.jpg")})  # as curl sends -F image=photo.jpg
+    assert answer.status_code == 422
+    assert "must be a file, with curl e.g. -F image=@photo.jpg" in answer.json()["error"]
+
+
 @pytest.mark.parametrize(
     ("inputs", "says"),
     [
