@@ -41,9 +41,7 @@ def train_ctr(
     tables: Tables | None = None,
     **override: Any,
 ) -> tuple[Path, int | None]:
-    """Train the click recipe ``name`` on the features of ``ctr_v<encoder>``; its directory, and its ``moon-ctr`` version if registered; on
-    the vectors of ``tables`` in place of the encoder's.
-    """
+    """Train the click recipe ``name`` on ``ctr_v<encoder>``, or on other ``tables``; its directory, and its version if registered."""
     from moon_ops.ctr.train import Origin
     from moon_ops.ctr.train import train as train_click_model
 

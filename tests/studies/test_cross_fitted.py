@@ -134,7 +134,7 @@ def test_each_rows_cosine_is_that_of_its_folds_encoder(ran: Ran, tmp_path: Path,
         (item,) = [one for one in items_as_of(ran.home.lake, row["event_timestamp"]).to_pylist() if one["item_id"] == row["item_id"]]
         both = [item_sample(item), asked[row["query_id"]]]
         names = [name for sample in both for name in sample.image_ids]
-        store = PixelStore.fill(ran.home.lake, names, encoders[0].layout.picture_size, tmp_path / "pixels.u8", 1)
+        store = PixelStore.over(ran.home.lake, names, encoders[0].layout.picture_size, tmp_path / "pixels.u8")
         fold = next((k for k, (_, end) in enumerate(ran.spans) if row["event_timestamp"] < end), 2)
         seen.add(fold)
         for how, number in {CROSS_FITTED: fold, IN_SAMPLE: 2, SHIFTED: [1, 0, 2][fold]}.items():
