@@ -119,7 +119,8 @@ def say(report: Any, as_json: bool = False) -> None:
         typer.echo(json.dumps(values, default=str))
         return
     for name, value in values.items():
-        shown = json.dumps(value, default=str) if isinstance(value, (dict, list)) else f"{value:.4f}" if isinstance(value, float) else value
+        of_several = isinstance(value, (dict, list))
+        shown = json.dumps(value, default=str, ensure_ascii=False) if of_several else f"{value:.4f}" if isinstance(value, float) else value
         typer.echo(f"{name}: {shown}")
 
 

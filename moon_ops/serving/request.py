@@ -77,7 +77,8 @@ def contexts(
 def _value(known: Mapping[str, Feature], name: str, value: Any) -> Any:
     """A value as training had it: numbers as numbers, categories as texts, lists as lists of texts."""
     if name not in known:
-        raise InputError(f"context.{name} is no context feature of this click model", action=f"send one of: {', '.join(known) or 'none'}")
+        action = f"send one of: {', '.join(known)}" if known else "leave context out: it has none"
+        raise InputError(f"context.{name} is no context feature of this click model", action=action)
     kind, number = known[name].kind, isinstance(value, int | float) and not isinstance(value, bool)
     if value is None:
         return None

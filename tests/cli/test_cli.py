@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from moon_ops.cli.main import main
+from moon_ops.cli.terminal import say
 
 ITEMS = [{"item_id": 1, "title": "red mug", "images": ["a.png"]}, {"item_id": 2, "title": "blue mug"}]
 QUERIES = [{"query_id": 7, "timestamp": "2026-01-01T10:00:00Z", "text": "mug"}]
@@ -298,3 +299,8 @@ def test_a_dry_run_of_embedding_needs_an_encoder_that_is_there(moon: Moon, make_
     refused = moon("embed", "--encoder", "1", "--dry-run", "--json")
     assert (refused.returncode, refused.stdout) == (1, "")
     assert "moon-encoder has no version 1 (there are: none)" in refused.stderr
+
+
+def test_words_in_a_report_are_shown_as_they_are_written(capsys: pytest.CaptureFixture[str]) -> None:
+    say({"pairs": {"picture → click": 3}, "lacking": ["Schränke"]})
+    assert capsys.readouterr().out == 'pairs: {"picture → click": 3}\nlacking: ["Schränke"]\n'

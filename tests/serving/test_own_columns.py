@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import shutil
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from moon_ops.publication.publication import publish
 from moon_ops.registry.encoders import encoder_version
 from moon_ops.release import clicks, manifest, promotion, stages
 from moon_ops.release.windows import Windows, windows
+from moon_ops.serving.request import contexts
 from moon_ops.settings import Settings
 
 RECIPE = """
@@ -189,3 +191,8 @@ def test_a_recipe_taken_away_takes_no_column_away(home: Settings, released: Sett
     names = home.lake.open("features/item_profile").schema.names
     assert {"weight", "material", "tags"} <= set(names)
     assert pa.types.is_list(home.lake.open("features/user_profile").schema.field("interests").type)
+
+
+def test_a_context_for_a_model_without_any_is_told_to_be_left_out() -> None:
+    with pytest.raises(InputError, match=r"context.hour is no context feature of this click model → leave context out: it has none"):
+        contexts({"hour": 3}, None, 1, (), dt.datetime(2026, 6, 1, tzinfo=dt.UTC))
