@@ -135,7 +135,10 @@ def _train(place: Path, steps: int) -> dict[str, float]:
     took("model")
     moments: dict[int, tuple[float, float]] = {}
     with tempfile.TemporaryDirectory(dir=place) as scratch:
-        hear = lambda step, _: moments.setdefault(step, (time.perf_counter(), time.process_time()))  # noqa: E731
+
+        def hear(step: int, _: object) -> None:
+            moments.setdefault(step, (time.perf_counter(), time.process_time()))
+
         done = fit.fit(model, rows, chosen, seed=0, directory=Path(scratch), on_step=hear, steps=steps)
     took("fit")
     first, last = min(moments), max(moments)

@@ -102,10 +102,11 @@ def run(
             parts = [_day(times, one) if arm.every else np.arange(len(times)) for one in given]
             scores[arm.name, seed] = np.empty(len(times))
             for one, rows in zip(given, parts, strict=True):
-                read = (vectors or {}).get(arm.name, tables)
+                others = (vectors or {}).get(arm.name)
+                read = others or tables
                 place = _place(settings, read.items.contract_id, arm, seed, replace(one, end=windows.end), state)
                 if not place.is_file():
-                    write(place, partial(_save, _scored(settings, encoder, arm, seed, one, (joined, read))))
+                    write(place, partial(_save, _scored(settings, encoder, arm, seed, one, (joined, read), others)))
                 scores[arm.name, seed][rows] = np.load(place)[rows]
     names = ("click_probability", "attraction") if oracle is not None and oracle.is_file() else ()
     truth = [evaluate.oracle(oracle, joined, name) for name in names if oracle is not None]
@@ -113,11 +114,11 @@ def run(
 
 
 def _scored(
-    settings: Settings, encoder: int, arm: ClickArm, seed: int, windows: Windows, judged: tuple[Joined, Tables]
+    settings: Settings, encoder: int, arm: ClickArm, seed: int, windows: Windows, judged: tuple[Joined, Tables], others: Tables | None
 ) -> NDArray[np.float64]:
-    """Train, and score all rows of what judges; the model itself is not kept."""
+    """Train, on ``others`` or on the encoder's vectors as the recipe has them, and score what judges; the model itself is not kept."""
     changed: dict[str, Any] = {"changes": arm.changes, **arm.change}
-    model, _ = clicks.train_ctr(settings, encoder, arm.recipe, windows, seed=seed, register=False, tables=judged[1], **changed)
+    model, _ = clicks.train_ctr(settings, encoder, arm.recipe, windows, seed=seed, register=False, tables=others, **changed)
     scorer = Scorer(model, threads=settings.workers)
     found = scorer.score(scorer.encode(*judged))
     shutil.rmtree(model)

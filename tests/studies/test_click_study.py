@@ -119,6 +119,23 @@ def test_every_day_is_scored_by_the_model_trained_on_all_before_it(home: Setting
     assert found.scores["daily", 0].tolist() == (days + 1.0).tolist() == again.scores["daily", 0].tolist()
 
 
+def test_an_arm_without_vectors_of_its_own_trains_on_those_that_its_recipe_names(home: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that ``vectors = "float16"`` is not set aside by the float32 vectors that a study scores with."""
+    times = windows(home.lake, trained_until=encoder_version(home, 1).trained_until)
+    given: list[Any] = []
+
+    def train(*_: Any, tables: Any, **__: Any) -> Any:
+        given.append(tables)
+        raise InterruptedError
+
+    monkeypatch.setattr(clicks, "train_ctr", train)
+    arm, others = ClickArm("half", "ctr-din-cos", changes=('vectors="float16"',)), clicks.vectors_known(home, 1)
+    for vectors in (None, {"half": others}):
+        with pytest.raises(InterruptedError):
+            click_study.run(home, 1, [arm], [7], times, vectors=vectors)
+    assert given == [None, others]
+
+
 def test_the_strongest_rival_has_the_highest_mean_auc() -> None:
     labels, users = np.array([0, 1, 0, 1]), np.arange(4)
     good, bad = np.array([0.1, 0.9, 0.2, 0.8]), np.array([0.9, 0.1, 0.8, 0.2])
