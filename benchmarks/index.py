@@ -36,20 +36,34 @@ Floats = NDArray[np.float32]
 Search = Callable[[Floats], NDArray[np.int64]]
 
 
+def pieces(rng: np.random.Generator, items: int, *, hard: bool) -> Iterator[Floats]:
+    """Made-up items in pieces [≤ 65,536, D], not yet of length 1; what is in memory are their products."""
+    item, spread = _spread(hard)
+    categories = rng.standard_normal((300, DIM), np.float32) * spread
+    products = categories[rng.choice(300, max(items // 8, 1), p=rng.dirichlet(np.full(300, 0.5)))]
+    products += (0.9 if hard else 0.7) * spread * rng.standard_normal(products.shape, np.float32)
+    popular = np.arange(1, len(products) + 1) ** -0.5
+    of = rng.choice(len(products), items, p=popular / popular.sum())
+    for at in range(0, items, 65_536):
+        part = products[of[at : at + 65_536]]
+        part += item * spread * rng.standard_normal(part.shape, np.float32)
+        yield part
+
+
+def _spread(hard: bool) -> tuple[float, Floats]:
+    """How far items of a product lie apart, and in which directions [D]."""
+    spread = np.arange(1, DIM + 1) ** -(0.4 if hard else 0.8)
+    return 0.6 if hard else 0.35, (spread / np.linalg.norm(spread)).astype(np.float32)
+
+
 def catalogue(items: int, *, hard: bool, seed: int = 0) -> tuple[Floats, Floats]:
     """Unit vectors [N, D] of made-up items and [QUERIES, D] of queries that are not among them."""
     rng = np.random.default_rng(seed)
-    decay, product, item = (0.4, 0.9, 0.6) if hard else (0.8, 0.7, 0.35)
-    spread = np.arange(1, DIM + 1) ** -decay
-    spread = (spread / np.linalg.norm(spread)).astype(np.float32)
-    categories = rng.standard_normal((300, DIM), np.float32) * spread
-    products = categories[rng.choice(300, max(items // 8, 1), p=rng.dirichlet(np.full(300, 0.5)))]
-    products += product * spread * rng.standard_normal(products.shape, np.float32)
-    popular = np.arange(1, len(products) + 1) ** -0.5
-    vectors = products[rng.choice(len(products), items, p=popular / popular.sum())]
-    for at in range(0, items, 65_536):
-        part = vectors[at : at + 65_536]
-        part += item * spread * rng.standard_normal(part.shape, np.float32)
+    vectors, at = np.empty((items, DIM), np.float32), 0
+    for part in pieces(rng, items, hard=hard):
+        vectors[at : at + len(part)] = part
+        at += len(part)
+    item, spread = _spread(hard)
     queries = vectors[rng.choice(items, QUERIES)] + item * spread * rng.standard_normal((QUERIES, DIM), np.float32)
     for some in (vectors, queries):
         some /= np.linalg.norm(some, axis=1, keepdims=True)

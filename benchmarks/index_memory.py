@@ -31,7 +31,13 @@ from moon_ops.pieces import let_go
 from moon_ops.release.index_recall import measured
 
 K, CONTRACT = 10, "c-bench"
-KINDS = {"8-bit codes": None, "product, D/4": 40, "product, D/8": 39}  # bytes an item that memory allows, of 128 numbers
+KINDS = {
+    "8-bit codes": None,
+    "product, D/4": 40,
+    "product, 28": 36,
+    "product, 24": 32,
+    "product, D/8": 24,
+}  # bytes an item that memory allows, of 128 numbers
 
 
 def made(place: Path, items: int, hard: bool) -> None:

@@ -5,8 +5,8 @@ Each runs in a process of its own, whose peak the kernel counts. The shop is mad
 ``--parts ingest,derive,read,night,increment``, ``--keep DIRECTORY`` for a shop and a lake that stay; ``--json`` prints one object last.
 Compare sizes on one core (``taskset -c 0``). A night is one more day of events, with its derivation; an increment is 1,000 new items.
 
-``--parts vectors,publish,night,republish,increment,arrive`` publishes, too: *vectors* writes one of ``--dim 128`` numbers for each item, as
-an encoder would, *publish* hands everything over to Feast's online store (SQLite, or what ``MOON_REDIS`` names), the representation
+``--parts vectors,publish,night,republish,increment,arrive`` publishes, too: *vectors* writes one of 128 numbers for each item, as an
+encoder would, *publish* hands everything over to Feast's online store (SQLite, or what ``MOON_REDIS`` names), the representation
 table, the cards and the index; *republish* what a night has changed, *arrive* the new items. Queries have no vectors.
 """
 
@@ -32,18 +32,15 @@ import numpy as np
 import pyarrow as pa
 
 from moon_ops.ctr import impressions
-from moon_ops.embeddings import vector_tables
-from moon_ops.lake import changes
 from moon_ops.lake.ingest import ingest
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.statistics import derive
-from moon_ops.publication import item_cards, publication, shop_ids
 from moon_ops.release.windows import windows
 from moon_ops.settings import Settings
 
 PARTS = ("ingest", "derive", "read", "night", "increment")
 MORE = ("ingest", "derive", "vectors", "publish", "read", "night", "republish", "increment", "arrive")  # in the order in which they run
-CHUNK = 100_000  # vectors made at a time
+CHUNK = 65_536  # vectors made at a time
 NEW, HOUR = 1000, dt.timedelta(hours=1)
 
 
@@ -87,37 +84,39 @@ def _increment(place: Path) -> dict[str, float]:
 class _Kind:
     """Of which encoder the made-up vectors are."""
 
-    dim: int
+    dim: int = 128
     contract_id: str = "c-scale"
 
 
 def _vectors(place: Path) -> dict[str, float]:
-    """A vector for each item that has none yet: around 1,000 centres, in the order of the items."""
-    lake, kind = Lake(str(place / "lake")), _Kind(int(figures.option("dim", "128")))
-    name = vector_tables.table_name(1)
+    """A vector for each item that has none yet, as those of ``index.py``: many items near each other, and few directions that matter."""
+    from index import pieces  # here, and below: FAISS, Feast and torch are in no other part's memory
+
+    from moon_ops.embeddings import vector_tables
+    from moon_ops.lake import changes
+
+    lake, kind, name = Lake(str(place / "lake")), _Kind(), vector_tables.table_name(1)
     for table in (name, vector_tables.query_table_name(1), vector_tables.excused_table_name(1)):
         vector_tables.create(lake, table, kind)
-    centres, count = np.random.default_rng(0).standard_normal((1000, kind.dim), np.float32), 0
-    rows = lake.open("items").to_batches(columns=[*vector_tables.KEY, "created"], batch_size=CHUNK)
-    known = lake.open(name).count_rows()
-    for batch in rows:
-        some = pa.table(batch).slice(max(0, known - count))
-        count += batch.num_rows
-        if not some.num_rows:
-            continue
-        rng = np.random.default_rng([1, count])
-        made = centres[rng.integers(0, 1000, some.num_rows)] + 0.5 * rng.standard_normal((some.num_rows, kind.dim), np.float32)
-        made /= np.linalg.norm(made, axis=1, keepdims=True)
-        some = some.append_column("embedding", vector_tables.as_column(made)).append_column("version_id", vector_tables.version_ids(some))
+    known, total = lake.open(name).count_rows(), lake.open("items").count_rows()
+    made, left = pieces(np.random.default_rng([1, known]), total - known, hard=False), np.zeros((0, kind.dim), np.float32)
+    for batch in lake.open("items").to_batches(columns=[*vector_tables.KEY, "created"], batch_size=CHUNK, offset=known):
+        while len(left) < batch.num_rows:
+            left = np.concatenate([left, next(made)])
+        own, left = left[: batch.num_rows], left[batch.num_rows :]
+        rows = pa.table(batch).append_column("embedding", vector_tables.as_column(own / np.linalg.norm(own, axis=1, keepdims=True)))
+        rows = rows.append_column("version_id", vector_tables.version_ids(rows))
         schema = lake.open(name).schema
-        lake.append(name, some.select(schema.names).cast(schema))
+        lake.append(name, rows.select(schema.names).cast(schema))
     changes.mark(lake, name, items=changes.newest(lake.open("items")))
-    return {"vectors": count - known}
+    return {"vectors": total - known}
 
 
 @contextlib.contextmanager
 def _timed() -> Iterator[dict[str, float]]:
     """Seconds of each part of a publication, as it goes."""
+    from moon_ops.publication import item_cards, publication, shop_ids
+
     spent: dict[str, float] = {}
 
     def around(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
@@ -140,6 +139,8 @@ def _timed() -> Iterator[dict[str, float]]:
 
 
 def _publish(place: Path, after: dt.timedelta, behaviour: bool = True) -> dict[str, float]:
+    from moon_ops.publication import publication
+
     with _timed() as parts:
         settings = Settings.from_environment(home=place)
         found = publication.publish(settings, 1, now=made_up.END + after, behaviour=behaviour)
@@ -175,6 +176,9 @@ STAGES: dict[str, Callable[[Path], dict[str, float]]] = {
 
 def run(stage: str, place: Path) -> dict[str, float]:
     """Run a stage in this process: wall and CPU seconds, its peak [MiB], MiB written, and what it counted."""
+    if stage in ("publish", "republish", "arrive"):
+        import moon_ops.publication.publication  # noqa: F401  # seconds that are no shop's
+
     before, began, cpu = size(place), time.perf_counter(), time.process_time()
     counted = STAGES[stage](place)
     seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
@@ -216,7 +220,6 @@ def table() -> dict[str, object]:
     with _scratch() as place:
         for part in [*([] if (place / "new").exists() else ["make"]), *parts]:
             command = [sys.executable, __file__, "--stage", part, "--place", str(place), "--items", str(items), "--events", str(events)]
-            command += ["--dim", figures.option("dim", "128")]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             one = json.loads(done.stdout.splitlines()[-1])
             found |= {f"{part}_{name}": value for name, value in one.items()}

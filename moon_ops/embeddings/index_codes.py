@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 FLAT, LISTS, PRODUCT = "flat", "ivf", "pq"
-PARTS = (4, 8)  # dimensions that share a byte of a product code; the first that memory allows
+PARTS = (4, 8)  # dimensions that share a byte of a product code: at the least, and at the most
+STEP = 4  # bytes by which product codes differ: FAISS reads eight at a time, or four
 ID = 8  # bytes of an item's number in the lists
 GROWN = 1.5  # times its bytes that a list takes which has grown, as those of 8-bit codes do when an index is opened
 NUMBERS = 3 * ID  # that flat indexes and 8-bit codes keep of an item besides: its id, twice, and its place
@@ -40,8 +41,10 @@ def plan(items: int, dim: int, memory: int | None, exact_up_to: int) -> Plan:
     usual = Plan(LISTS, dim, GROWN * (dim + ID) + NUMBERS)
     if memory is None or items * usual.item_bytes <= memory:
         return usual
-    kinds = [Plan(PRODUCT, -(-dim // part), -(-dim // part) + ID) for part in PARTS]
-    found = next((one for one in kinds if items * one.item_bytes <= memory), kinds[-1])
+    longest, shortest = (-(-dim // part) for part in PARTS)
+    allowed = (memory // items - ID) // STEP * STEP
+    code = longest if items * (longest + ID) <= memory else max(shortest, min(allowed, longest))
+    found = Plan(PRODUCT, code, code + ID)
     because = f"8-bit codes of {items:,} items would take {_gb(items * usual.item_bytes)}, MOON_INDEX_GB allows {_gb(memory)}: "
     because += f"product codes of {found.code} bytes take {_gb(items * found.item_bytes)}"
     because += "" if items * found.item_bytes <= memory else ", still more: the shortest there are"
