@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # Feast: a command in a hurry asks this file for marks alone
     from feast import FeatureStore, FeatureView
 
 BATCH = 2000  # entities at a time
+MANY = 200_000  # entities that are read by one scan, where there are more than so many
 
 
 @dataclass(frozen=True)
@@ -48,16 +49,22 @@ def touched(dataset: lance.LanceDataset, key: str, since: Since, now: dt.datetim
 
 
 def online(store: FeatureStore, view: FeatureView, dataset: lance.LanceDataset, since: Since, now: dt.datetime) -> int:
-    """Write the newest valid row of every touched entity to the online store; how many entities."""
-    from moon_ops.embeddings import features
+    """Write the newest valid row of every touched entity to the online store; how many entities.
+
+    Many are written in the order in which the store keeps them: in another SQLite would write its pages again for each batch.
+    """
+    from moon_ops.embeddings import features, online_store
 
     key, known = view.join_keys[0], f"event_timestamp <= {lookups.moment(now)}"
     columns = [key, *(f.name for f in view.features), "event_timestamp", "created"]
-    count = 0
-    for ids in _batches(touched(dataset, key, since, now)):
-        rows = newest(features.rows(view, columns, partial(changes.rows_of, dataset, key, ids, where=known)), key)
-        if rows.num_rows:
-            store.write_to_online_store(view.name, rows.to_pandas())
+    ids, size, count = touched(dataset, key, since, now), BATCH, 0
+    if len(ids) > MANY and features.clicks_of(view) is None:  # a user's clicks are many rows
+        ids, size = ids.take(online_store.order(ids)), MANY
+    for some in _batches(ids, size):
+        rows = newest(features.rows(view, columns, partial(changes.rows_of, dataset, key, some, where=known)), key)
+        rows = rows if size == BATCH else rows.take(online_store.order(rows[key]))
+        for start in range(0, rows.num_rows, BATCH):
+            store.write_to_online_store(view.name, rows.slice(start, BATCH).to_pandas())
         count += rows.num_rows
     return count
 
@@ -70,6 +77,6 @@ def vectors(
         yield newest_valid(changes.rows_of(dataset, key, some, [key, "event_timestamp", "created", "embedding"]), now, key)
 
 
-def _batches(ids: pa.Array) -> Iterator[pa.Array]:
-    for start in range(0, len(ids), BATCH):
-        yield ids.slice(start, BATCH)
+def _batches(ids: pa.Array, size: int = BATCH) -> Iterator[pa.Array]:
+    for start in range(0, len(ids), size):
+        yield ids.slice(start, size)

@@ -1,6 +1,6 @@
-"""What Feast's online store does not offer: telling one store from another that has taken its place, and forgetting an item.
+"""What Feast's online store does not offer: telling one store from another that has taken its place, its order, and forgetting an item.
 
-Both ask the store as Feast lays it out, through Feast's own connection, so that its addresses, passwords and clusters work here, too.
+All ask the store as Feast lays it out, through Feast's own connection, so that its addresses, passwords and clusters work here, too.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 from feast import FeatureStore
 from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
+from numpy.typing import NDArray
 from redis import Redis, RedisError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -61,6 +64,11 @@ def _sqlite_name(file: Path) -> str:
         connection.execute(fresh, (uuid.uuid4().hex,))
         (name,) = connection.execute("SELECT name FROM online_store_name").fetchone()
     return f"sqlite {name}"
+
+
+def order(ids: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
+    """The places [N] of whole numbers in the order of Feast's keys, which begin with a number's lowest byte."""
+    return np.argsort(np.asarray(ids, "<i8").view(">u8"), kind="stable")
 
 
 def forget(store: FeatureStore, key: str, ids: Sequence[int]) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import multiprocessing
 import os
 import random
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -16,9 +18,13 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from feast.infra.key_encoding_utils import serialize_entity_key
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
 
-from moon_ops.embeddings import as_of, features, handover, index, portions, vector_tables
+from moon_ops.embeddings import as_of, features, handover, index, online_store, portions, vector_tables
 from moon_ops.embeddings.due import due
 from moon_ops.embeddings.index import ItemIndex
 from moon_ops.embeddings.table import RepresentationTable
@@ -48,6 +54,27 @@ def test_a_damaged_file_is_made_anew(current: Settings, now: dt.datetime, name: 
     change(current, items_as_of(current.lake, now, ["item_id"])["item_id"].to_pylist()[:2], now + HOUR, title="Another")
     refresh(current, now + HOUR)
     agree(current, now + HOUR)
+
+
+def test_many_entities_are_written_in_the_order_in_which_the_store_keeps_them(
+    current: Settings, now: dt.datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handover, "MANY", 100)
+    (online := current.home / "feature_store" / "online.db").unlink()
+    assert publication.publish(current, 1, now=now + HOUR).changed > 100
+    agree(current, now + HOUR)
+    with contextlib.closing(sqlite3.connect(online)) as tables:
+        keys = [key for (key,) in tables.execute("SELECT entity_key FROM moon_item_embedding_v1 ORDER BY rowid")]
+    assert len(keys) > 100
+    assert keys == sorted(keys)
+
+
+def test_numbers_are_ordered_as_feast_writes_them_in_keys(current: Settings) -> None:
+    ids, config = [1, 256, 2**40 + 3, 255, 2**63 - 1, 7, 65_536, 2**40 + 2], features.open_store(current).config
+    entities = [EntityKey(join_keys=["item_id"], entity_values=[Value(int64_val=number)]) for number in ids]
+    keys = [serialize_entity_key(e, entity_key_serialization_version=config.entity_key_serialization_version) for e in entities]
+    ordered = [ids[n] for n in online_store.order(pa.array(ids))]
+    assert ordered == [ids[n] for n in sorted(range(len(ids)), key=lambda n: keys[n])] != sorted(ids)
 
 
 def test_nothing_new_is_nothing_handed_over(current: Settings, now: dt.datetime) -> None:
