@@ -29,7 +29,10 @@ class EventLog:
     def __init__(self, events: lance.LanceDataset, since: int = changes.NOTHING) -> None:
         self.events = events
         self.since = changes.NOTHING if since > changes.newest(events) else since  # made anew: the numbers mean other rows
-        self._new = [fragment for fragment in events.get_fragments() if fragment.fragment_id > self.since]
+
+    @property
+    def _new(self) -> list[Any]:
+        return [fragment for fragment in self.events.get_fragments() if fragment.fragment_id > self.since]
 
     @property
     def is_seen(self) -> bool:
