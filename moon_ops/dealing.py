@@ -22,7 +22,8 @@ ENGINES = ("local", "ray")
 AHEAD = 2  # parts that are on their way for each core of a cluster: one is made, the next one is there when it is done
 RETRIES = 3  # of a part whose worker was killed; one that Ray has killed for memory is tried for longer
 _neighbours: ContextVar[bool] = ContextVar("_neighbours", default=False)
-Part, Made = TypeVar("Part"), TypeVar("Made")
+Part = TypeVar("Part")
+Made = TypeVar("Made")
 
 
 class Deal(Protocol):
@@ -41,7 +42,8 @@ def on_ray(workers: int) -> Deal:
     """The Ray cluster that ``RAY_ADDRESS`` names, else one of so many ``workers`` on this machine; a core is given to each part.
 
     What is given to a worker is pickled, and what it reads (a lake) it must be able to reach. Where there is but one part, it is made here.
-    An error of a part is raised as it is; :class:`ServiceError` where the cluster gives up, :class:`SettingsError` without the extra ``ray``.
+    An error of a part is raised;
+    :class:`ServiceError` where the cluster gives up, :class:`SettingsError` without the extra ``ray``.
     """
 
     def deal(make: Callable[[Part], Made], parts: Iterable[Part], /) -> Iterator[Made]:

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from moon_ops.dealing import ENGINES
+from moon_ops.dealing import ENGINES, Deal, dealer
 from moon_ops.errors import SettingsError
 from moon_ops.lake.lake import Lake
 from moon_ops.processor import cores
@@ -119,6 +119,11 @@ class Settings(BaseModel):
     def index_bytes(self) -> int:
         """``index_gb`` in bytes."""
         return int(self.index_gb * 1e9)
+
+    @property
+    def deal(self) -> Deal:
+        """Who works on the parts of a long work: the engine, here with as many workers as there are threads."""
+        return dealer(self.engine, self.workers)
 
     @property
     def picture_bytes(self) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import lance
@@ -21,6 +22,7 @@ from feast import FeatureService, FeatureStore, FeatureView
 from numpy.typing import NDArray
 
 from moon_ops import pieces
+from moon_ops.dealing import Deal, here
 from moon_ops.embeddings import features, vector_tables
 from moon_ops.embeddings.sequences import in_order, one
 from moon_ops.embeddings.table import MISSING
@@ -126,10 +128,11 @@ class Joined:
         return pa.table({name: self.column(name) for name in names})
 
 
-def join(store: FeatureStore, rows: pa.Table, service: FeatureService) -> Joined:
+def join(store: FeatureStore, rows: pa.Table, service: FeatureService, *, deal: Deal = here) -> Joined:
     """The features of ``service`` but the vectors, as known strictly before each row's ``event_timestamp``.
 
-    ``rows`` has a column for each key that the views need. Raises :class:`InputError` for a missing column, or times without zone.
+    ``rows`` has a column for each key that the views need; of many rows parts are looked up wherever ``deal`` has it done. Raises
+    :class:`InputError` for a missing column, or times without zone.
     """
     microseconds(rows.slice(0, 0), "event_timestamp")
     views, at = dict[str, pa.Table](), dict[str, Ints]()
@@ -140,10 +143,21 @@ def join(store: FeatureStore, rows: pa.Table, service: FeatureService) -> Joined
         key = view.join_keys[0]
         history, table = read(view, [feature.name for feature in projection.features])
         views[view.name], at[view.name] = table, pieces.column(rows.num_rows, np.int32)
-        for some in pieces.parts(rows.num_rows):
-            part = rows.slice(some.start, some.stop - some.start)
-            at[view.name][some] = history.at(history.codes(identifiers(part, key)), microseconds(part, "event_timestamp"))
+        asked = ((some, _asked(rows.slice(some.start, some.stop - some.start), key)) for some in pieces.parts(rows.num_rows))
+        for some, found in deal(partial(_found, history), asked):
+            at[view.name][some] = found
     return Joined(rows, views, at)
+
+
+def _asked(rows: pa.Table, key: str) -> tuple[Ints, Ints]:
+    """Of whom rows ask [R], and when [R]."""
+    return identifiers(rows, key), microseconds(rows, "event_timestamp")
+
+
+def _found(history: History, part: tuple[slice, tuple[Ints, Ints]]) -> tuple[slice, Ints]:
+    """The feature rows of some rows, whose place is told again."""
+    some, (ids, times) = part
+    return some, history.at(history.codes(ids), times).astype(np.int32)
 
 
 def read(view: FeatureView, columns: Sequence[str]) -> tuple[History, pa.Table]:

@@ -22,7 +22,7 @@ def written(address: str, rows: pa.Table) -> list[FragmentMetadata]:
     """Write rows beside the table at an ``address``, which need not be there yet; none for no rows."""
     from lance.fragment import write_fragments
 
-    return list(write_fragments(rows, address, schema=rows.schema, mode="overwrite")) if rows.num_rows else []  # type: ignore[arg-type]
+    return list(write_fragments(rows, address, schema=rows.schema, mode="overwrite")) if rows.num_rows else []
 
 
 def commit(lake: Lake, name: str, schema: pa.Schema, fragments: Iterable[FragmentMetadata]) -> None:
@@ -35,7 +35,7 @@ def commit(lake: Lake, name: str, schema: pa.Schema, fragments: Iterable[Fragmen
 
 @contextlib.contextmanager
 def reader(schema: pa.Schema, tables: Iterable[pa.Table]) -> Iterator[pa.RecordBatchReader]:
-    """A reader for Lance, which asks for one table after the other; what they raise is raised as it is, where Lance would make a text of it."""
+    """A reader for Lance, which asks for one table after another. An error of theirs is raised as it is: Lance would make a text of it."""
     raised: list[Exception] = []
 
     def batches() -> Iterator[pa.RecordBatch]:

@@ -9,7 +9,7 @@ Of events those count that :mod:`moon_ops.lake.counting` lets count; a purchase 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain
@@ -150,9 +150,8 @@ def _behavior(lake: Lake, events: lance.LanceDataset | None, since: int, caps: C
     """
     if since == changes.NOTHING or events is None:
         schema = _keyed(_clicks(SCHEMAS["events"].empty_table(), caps), "behavior_id").schema
-        log = None if events is None else EventLog(events)
-        make = partial(_written, log, caps, lake.address(BEHAVIOR))
-        changes.patiently(lambda: fragments.commit(lake, BEHAVIOR, schema, chain(*deal(make, _users(log) if log else ()))))
+        written = partial(_all_clicks, lake, events, caps, deal)
+        changes.patiently(lambda: fragments.commit(lake, BEHAVIOR, schema, written()))
         return
     new = changes.newer(events, since, ["user_id", "event_timestamp"], CLICKS)
     if not new.num_rows:
@@ -176,6 +175,14 @@ def _users(log: EventLog) -> list[Users]:
     users = np.sort(np.concatenate([np.zeros(0, np.int64), *found]))
     ends = np.unique(users[event_log.AT_ONCE :: event_log.AT_ONCE]).tolist()
     return list(zip([None, *ends], [*ends, None], strict=True))
+
+
+def _all_clicks(lake: Lake, events: lance.LanceDataset | None, caps: Caps, deal: Deal) -> Iterable[FragmentMetadata]:
+    """The table of all clicks, written but not committed yet."""
+    if events is None:
+        return ()
+    log = EventLog(events)
+    return chain.from_iterable(deal(partial(_written, log, caps, lake.address(BEHAVIOR)), _users(log)))
 
 
 def _written(log: EventLog, caps: Caps, address: str, users: Users) -> list[FragmentMetadata]:
