@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
@@ -99,7 +100,9 @@ def cluster(workers: int) -> Any:
     if not ray.is_initialized():
         own: dict[str, Any] = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers, "include_dashboard": False}
         try:
-            ray.init(log_to_driver=False, logging_level=logging.WARNING, **own)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "lance is not fork-safe")  # Ray forks to begin other programs, which have no Lance
+                ray.init(log_to_driver=False, logging_level=logging.WARNING, **own)
         except (ConnectionError, RuntimeError, ValueError) as fault:
             raise ServiceError(f"there is no Ray cluster to work on ({_line(fault)})", action="check RAY_ADDRESS") from fault
     return ray

@@ -17,6 +17,7 @@ from feast.infra.data_sources.contrib.lance.lance_source import LanceSource
 from feast.protos.feast.core.DataSource_pb2 import DataSource as Proto
 from numpy.typing import NDArray
 
+from moon_ops.embeddings.histories import in_order
 from moon_ops.errors import InputError
 from moon_ops.lake.schemas import STAMP
 
@@ -96,17 +97,6 @@ def sequences(clicks: pa.Table, length: int) -> pa.Table:
 def one(column: pa.ChunkedArray) -> pa.Array:
     """A column as one array; without a copy where it is one, which combine_chunks() makes all the same."""
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-
-
-def in_order(*columns: Ints) -> bool:
-    """Whether rows are sorted by the first column, those that are equal in it by the second, and so on."""
-    equal: NDArray[np.bool_] | bool = True
-    for column in columns:
-        before, after = column[:-1], column[1:]
-        if np.any(equal & (after < before)):
-            return False
-        equal &= after == before
-    return True
 
 
 def _order(user: Ints, item: Ints, query: Ints, known: Ints) -> Ints:
