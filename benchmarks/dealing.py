@@ -2,9 +2,9 @@
 
 A made-up shop (:mod:`made_up`), taken in once, and each way in a process of its own on a copy of the lake. ``cpu`` is of all processes
 together, Ray's own among them; ``peak_mib`` is of the process that deals, ``worker_mib`` of the largest worker. ``begin`` is what Ray takes
-before the first part. All ways end with the same rows, which is checked. ``--items 100000 --events 1000000``, ``--part 125000`` events in
-a part (in a shop it is a million of statistics and pairs, and four million of impressions); ``--keep DIRECTORY`` for a shop that stays;
-``--json`` prints one object last.
+before the first part; ``join`` is the impressions of 60 days and what was known of each. All ways end with the same rows, which is checked.
+``--items 100000 --events 1000000``, ``--part 125000`` events in a part (in a shop it is a million of statistics and pairs, and four million
+of impressions); ``--keep DIRECTORY`` for a shop that stays; ``--json`` prints one object last.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import figures
 import made_up
+import pandas as pd
 import pyarrow as pa
-from feast import FeatureService
+from feast import FeatureService, FeatureStore
 
 from moon_ops import dealing, pieces
 from moon_ops.ctr.impressions import shown
@@ -38,6 +39,7 @@ from moon_ops.lake.lake import Lake
 from moon_ops.settings import Settings
 
 WAYS = ("local", "ray 1", "ray 2")
+STAGES = ("statistics", "pairs", "join")
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -70,42 +72,45 @@ def _workers() -> list[int]:
     return [pid for pid in _tree() if b"ray::" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
-def _digest(*tables: pa.Table) -> str:
+def _digest(tables: Iterable[pa.Table]) -> str:
     """Of the rows, in their order."""
     seen = hashlib.sha256()
     for table in tables:
-        for column in table.combine_chunks().columns:
-            seen.update(repr(column.type).encode())
-            seen.update(column.combine_chunks().to_pandas().to_csv(index=False).encode())
+        seen.update(pd.util.hash_pandas_object(table.to_pandas(), index=False).to_numpy().tobytes())
     return seen.hexdigest()
 
 
-def _join(store: Any, lake: Lake, deal: dealing.Deal) -> str:
-    """Impressions of the last half, and what was known of them."""
-    rows = shown(lake, made_up.END - dt.timedelta(days=made_up.DAYS / 2), made_up.END, deal=deal).rows
-    joined = as_of.join(store, rows, features.service(store, 0), deal=deal)
-    return _digest(joined.table([*rows.column_names, "clicks", "price"]))
+def _store(home: Path, lake: Lake) -> FeatureStore:
+    """Feast over the derived tables."""
+    store, things = features.open_store(Settings(home=home)), features.definitions(lake, [])
+    views = [thing for thing in things if hasattr(thing, "batch_source")]
+    features.apply(store, home, [*things, FeatureService(name="ctr_v0", features=views)])
+    return store
 
 
-def _stages(home: Path, deal: dealing.Deal) -> dict[str, Callable[[], str]]:
-    """Each stage, which says what it has made."""
+def _stages(home: Path, deal: dealing.Deal) -> dict[str, Callable[[], Iterable[pa.Table]]]:
+    """Each stage, and what it has made, read when it is asked for."""
     lake = Lake(str(home / "lake"))
 
-    def derive() -> str:
+    def derive() -> Iterable[pa.Table]:
         statistics.derive(lake, deal=deal)
-        return _digest(*(lake.read(name) for name in statistics.TABLES[:3]))
+        return (lake.read(name) for name in statistics.TABLES[:3])
 
-    def pairs() -> str:
+    def pairs() -> Iterable[pa.Table]:
         found = behaviour(lake, made_up.END, deal=deal)
-        return _digest(pa.table({"query": found.query, "item": found.item, "event": found.event}))
+        return [pa.table({"query": found.query, "item": found.item, "event": found.event})]
 
-    def join() -> str:
-        store, things = features.open_store(Settings(home=home)), features.definitions(lake, [])
-        views = [thing for thing in things if hasattr(thing, "batch_source")]
-        features.apply(store, home, [*things, FeatureService(name="ctr_v0", features=views)])
-        return _join(store, lake, deal)
+    def join() -> Iterable[pa.Table]:
+        rows = shown(lake, made_up.START, made_up.END, deal=deal).rows
+        joined = as_of.join(store[0], rows, features.service(store[0], 0), deal=deal)
+        return (joined.table([*rows.column_names, "clicks", "price"]) for _ in range(1))
 
-    return {"statistics": derive, "pairs": pairs, "join": join}
+    def publish() -> Iterable[pa.Table]:
+        store.append(_store(home, lake))
+        return ()
+
+    store: list[FeatureStore] = []
+    return {"statistics": derive, "pairs": pairs, "publish": publish, "join": join}
 
 
 def run(way: str, home: Path, part: int) -> dict[str, Any]:
@@ -121,8 +126,8 @@ def run(way: str, home: Path, part: int) -> dict[str, Any]:
         found |= {"begin_s": time.perf_counter() - began, "begin_cpu": _cpu()}
     for name, stage in _stages(home, deal).items():
         began, cpu = time.perf_counter(), _cpu()
-        found[f"{name}_rows"] = stage()
-        found |= {f"{name}_s": time.perf_counter() - began, f"{name}_cpu": _cpu() - cpu}
+        made = stage()
+        found |= {f"{name}_s": time.perf_counter() - began, f"{name}_cpu": _cpu() - cpu, f"{name}_rows": _digest(made)}
     found["peak_mib"] = _peak(os.getpid())
     if workers := _workers():
         found["worker_mib"] = max(map(_peak, workers))
@@ -138,7 +143,7 @@ def _measured(place: Path, part: str) -> dict[str, Any]:
         command = [sys.executable, __file__, "--way", way, "--home", str(home), "--part", part]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         found |= {f"{way}_{name}": value for name, value in json.loads(done.stdout.splitlines()[-1]).items()}
-    for name in ("statistics", "pairs", "join"):
+    for name in (*STAGES, "publish"):
         assert len({found.pop(f"{way}_{name}_rows") for way in WAYS}) == 1, f"{name}: other rows"
     return found
 
@@ -156,7 +161,7 @@ def table() -> dict[str, Any]:
         found = _measured(place, part)
     print(f"{int(items):,} items, {int(events):,} events, {int(part):,} in a part: seconds (of all processors)")
     for way in WAYS:
-        cells = [f"{name} {found[f'{way}_{name}_s']:.1f} ({found[f'{way}_{name}_cpu']:.1f})" for name in ("statistics", "pairs", "join")]
+        cells = [f"{name} {found[f'{way}_{name}_s']:.1f} ({found[f'{way}_{name}_cpu']:.1f})" for name in STAGES]
         begun = f"begin {found[f'{way}_begin_s']:.1f} ({found[f'{way}_begin_cpu']:.1f}), " if f"{way}_begin_s" in found else ""
         memory = f"{found[f'{way}_peak_mib']:,.0f} MiB; a worker {found.get(f'{way}_worker_mib', 0):,.0f}"
         print(f"{way:>6}: {begun}{', '.join(cells)}; {memory}")
