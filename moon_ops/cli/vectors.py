@@ -1,4 +1,4 @@
-"""``moon embed``, ``publish``, ``maintain``, ``erase``, ``restore``: the vectors' production, publication and upkeep."""
+"""``moon embed``, ``publish``, ``features``, ``maintain``, ``erase``, ``restore``: the vectors' production, publication and upkeep."""
 
 from __future__ import annotations
 
@@ -76,6 +76,23 @@ def publish(
     from moon_ops.publication import publication
 
     say(publication.publish(with_engine(settings_of(home), engine), encoder, now=now(), full=full), as_json)
+
+
+@app.command()
+def features(
+    out: Annotated[Path, typer.Argument(help="A directory that is not there yet.")],
+    encoder: Encoder,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Copy the features that click models read to Parquet, for a Feast offline store of your own (BigQuery, Snowflake, Spark, files). See
+    docs/embeddings.md.
+
+    Example: moon features warehouse --encoder 1
+    """
+    from moon_ops.publication import warehouse
+
+    say(warehouse.export(settings_of(home), encoder, out), as_json)
 
 
 @app.command()
