@@ -89,12 +89,14 @@ def told(column: pa.ChunkedArray) -> list[Any]:
 
 @pytest.mark.parametrize("store", ["duckdb", "dask"])
 def test_stores_of_feasts_own_answer_what_our_join_does(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: None, store: str
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, store: str
 ) -> None:
-    """By the definitions that the documentation shows."""
+    """By the definitions that the documentation shows. Dask leaves rows out of which something was unknown; nor can it have more files."""
     monkeypatch.chdir(tmp_path)
+    if store == "duckdb":
+        request.getfixturevalue("few")
     written = warehouse.export(Settings(home=home), 1, Path("warehouse"))
-    assert len(list(Path("warehouse/user_behavior").iterdir())) > 5
+    assert (len(list(Path("warehouse/user_behavior").iterdir())) > 5) is (store == "duckdb")
     things: dict[str, Any] = {}
     exec(SNIPPET.search((ROOT / "docs" / "embeddings.md").read_text())[1], things)  # type: ignore[index]
     theirs = FeatureStore(
@@ -113,14 +115,14 @@ def test_stores_of_feasts_own_answer_what_our_join_does(
     found = theirs.get_historical_features(earlier, [*ASKED, VECTOR]).to_arrow().sort_by("row")
     ours = features.open_store(Settings(home=home))
     joined = as_of.join(ours, pa.Table.from_pandas(rows, preserve_index=False), features.service(ours, 1))
+    assert found.num_rows == len(rows) if store == "duckdb" else 0 < found.num_rows < len(rows)
     for name in (reference.partition(":")[2] for reference in ASKED):
-        assert told(found[name]) == told(joined.column(name)), name
+        assert told(found[name]) == told(joined.column(name).take(found["row"])), name
         assert 0 < found[name].null_count < len(rows)
     vectors = as_of.vectors(ours.get_feature_view("item_embedding_v1"))
     places = vectors.at(vectors.codes(rows["item_id"].to_numpy()), as_of.microseconds(joined.rows, "event_timestamp"))
-    assert [[] if v is None else list(v) for v in told(found["embedding"])] == [
-        [] if n < 0 else vectors.gather(np.array(n)).tolist() for n in places
-    ]
+    expected = [None if n < 0 else vectors.gather(np.array(n)).tolist() for n in places[found["row"].to_numpy()]]
+    assert told(found["embedding"]) == expected
     assert written.views["user_behavior"] == pq.read_table("warehouse/user_behavior").num_rows
 
 
