@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from moon_ops import tasks
 from moon_ops.cli.main import app
 from moon_ops.errors import InputError
 from moon_ops.publication import publication
@@ -52,3 +53,14 @@ def test_a_stage_gets_the_engine_of_the_command_or_of_the_setting(command: str, 
     refused = CliRunner().invoke(app, [*asked, "--engine", "spark"]).exception
     assert isinstance(refused, InputError)
     assert str(refused) == "engine 'spark' is not known → choose local or ray"
+
+
+def test_new_items_are_embedded_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A cluster would take longer to begin than a few items take."""
+    monkeypatch.setenv("MOON_HOME", str(tmp_path))
+    monkeypatch.setenv("MOON_ENGINE", "ray")
+    monkeypatch.setattr(tasks, "_encoder_to_serve", lambda *_: 1)
+    monkeypatch.setattr(stages, "embed", reached)
+    with pytest.raises(ReachedError) as found:
+        tasks.embed_for_champion("2026-02-01T00:00:00+00:00")
+    assert found.value.settings.engine == "local"
