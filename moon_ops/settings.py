@@ -17,6 +17,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from moon_ops.dealing import ENGINES, Deal, dealer
 from moon_ops.errors import SettingsError
 from moon_ops.lake.lake import Lake
 from moon_ops.processor import cores
@@ -70,6 +71,7 @@ class Settings(BaseModel):
     models: Path = ROOT / "models"
     inbox: Path | None = None  # the drop zone of moon_ingest: a directory in the ingest layout, or of such directories
     tasks: str = "here"  # where the DAGs' heavy tasks run: read by dags/moon_isolation.py
+    engine: str = ENGINES[0]  # where parts of a long work are done
     workers: int = Field(default_factory=lambda: min(cores(), 8))
     processes: int = 1  # of a service, on one port
     host: str = "127.0.0.1"
@@ -117,6 +119,11 @@ class Settings(BaseModel):
     def index_bytes(self) -> int:
         """``index_gb`` in bytes."""
         return int(self.index_gb * 1e9)
+
+    @property
+    def deal(self) -> Deal:
+        """Who works on the parts of a long work: the engine, here with as many workers as there are threads."""
+        return dealer(self.engine, self.workers)
 
     @property
     def picture_bytes(self) -> int:
@@ -240,10 +247,10 @@ class Settings(BaseModel):
             raise SettingsError(problem, action="set MOON_MLFLOW_PAGES to e.g. http://localhost:5000, or leave it empty")
         return pages
 
-    @field_validator("variant", "log")
+    @field_validator("variant", "log", "engine")
     @classmethod
     def _known(cls, chosen: str, info: ValidationInfo) -> str:
-        name, known = variable(str(info.field_name)), VARIANTS if info.field_name == "variant" else LOGS
+        name, known = variable(str(info.field_name)), {"variant": VARIANTS, "log": LOGS, "engine": ENGINES}[str(info.field_name)]
         if chosen not in known:
             raise SettingsError(f"{name} = {chosen!r} is not one of {', '.join(known)}", action=f"set {name} to one of these")
         return chosen

@@ -236,6 +236,7 @@ def embed_for_champion(as_of: str) -> int:
     encoder = _encoder_to_serve(settings, as_of)
     if encoder is None:
         return 0
+    settings = settings.replace(engine="local")  # of a few items: a cluster takes longer to begin
     items, _ = stages.embed(settings, encoder, now=_time(as_of))
     telling.made(settings, "embed", encoder=encoder)
     return items.embedded

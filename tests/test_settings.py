@@ -91,14 +91,14 @@ def test_every_variable_is_read(clean: pytest.MonkeyPatch) -> None:
     given |= {"MLFLOW_PAGES": "https://mlflow.example.com", "TASKS": "pod:moon-train:1"}
     given |= {"ALERT_WEBHOOK": "https://chat.example.com/hook", "ALERT_EMAIL": "oncall@example.com", "LOG": "json"}
     given |= {"PROCESSES": "3", "QUEUE": "16", "REQUEST_SECONDS": "5", "DRAIN_SECONDS": "9"}
-    given |= {"API_KEYS": "/etc/moon/keys.json", "OPEN": "yes", "DIMENSIONS": "32", "LOADERS": "4"}
+    given |= {"API_KEYS": "/etc/moon/keys.json", "OPEN": "yes", "DIMENSIONS": "32", "LOADERS": "4", "ENGINE": "ray"}
     assert {f"MOON_{name}" for name in given} == {variable(field) for field in Settings.model_fields}
     for name, value in given.items():
         clean.setenv(f"MOON_{name}", value)
     settings = Settings.from_environment()
     assert (settings.dimensions, settings.loaders, settings.picture_bytes) == (32, 4, 1_500_000_000)
     assert (settings.variant, settings.behaviors, settings.repair, settings.auto_rollback) == ("int8", 7, True, True)
-    assert settings.log == "json"
+    assert (settings.log, settings.engine) == ("json", "ray")
     assert {name: getattr(settings, name.lower()) for name in numbers} == {name: float(value) for name, value in numbers.items()}
     assert {name: getattr(settings, name).get_secret_value() for name in SECRETS} == {name: given[name.upper()] for name in SECRETS}
     assert (settings.home, settings.models, settings.inbox) == (Path("/data/moon"), Path("/etc/moon"), Path("/data/inbox"))

@@ -18,7 +18,7 @@ from moon_ops.cli.cross_fitted import cross_fitted
 from moon_ops.cli.exchange_rate import exchange_rate
 from moon_ops.cli.extras import not_installed
 from moon_ops.cli.faults import told
-from moon_ops.cli.terminal import Set, Without, fail, moment, now, say, settings_of, stop_at_once
+from moon_ops.cli.terminal import Engine, Set, Without, fail, moment, now, say, settings_of, stop_at_once, with_engine
 from moon_ops.errors import InputError, MoonError
 from moon_ops.startup import start
 from moon_ops.telemetry import traces
@@ -150,6 +150,7 @@ def train(
     seed: Seed = 0,
     steps: Annotated[int | None, typer.Option(help="Training steps instead of the recipe's.")] = None,
     minutes: Minutes = None,
+    engine: Engine = None,
     set_: Set = None,
 ) -> None:
     """Train an encoder on what users did before a time; prints the checkpoint for `moon export`. Killed and called again, it goes on.
@@ -159,7 +160,7 @@ def train(
     from moon_ops.encoder.budget import Budget
     from moon_ops.release import stages
 
-    settings = settings_of(home)
+    settings = with_engine(settings_of(home), engine)
     budget = None if minutes is None else Budget(minutes, spent=time.perf_counter() - STARTED)
     until = _windows(settings, trained_until).trained_until
     trained = stages.train(settings, recipe, trained_until=until, seed=seed, steps=steps, budget=budget, changes=set_ or ())
@@ -217,6 +218,7 @@ def ctr(
     encoder: Encoder,
     home: Home = None,
     recipe: Annotated[str, typer.Option(help="Click recipe in models/.")] = "ctr-cube",
+    engine: Engine = None,
     set_: Set = None,
     seed: Seed = 0,
     as_json: Json = False,
@@ -229,7 +231,7 @@ def ctr(
     from moon_ops.release import clicks
     from moon_ops.release.windows import windows
 
-    settings = settings_of(home)
+    settings = with_engine(settings_of(home), engine)
     times = windows(settings.lake, seen_until=encoder_version(settings, encoder).trained_until)
     directory, version = clicks.train_ctr(settings, encoder, recipe, times, seed=seed, changes=set_ or ())
     events = json.loads((directory / "ctr.json").read_text())["events"]

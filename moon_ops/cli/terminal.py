@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from moon_ops.dealing import require_known
 from moon_ops.errors import InputError
 from moon_ops.startup import hurry
 from moon_ops.telemetry import logs
@@ -31,6 +32,16 @@ if TYPE_CHECKING:
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change a value of the recipe, e.g. training.batch=256; may be given again.", show_default=False),
+]
+
+
+Engine = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        help="local, or ray: the cluster that RAY_ADDRESS names, else one here. Default: MOON_ENGINE, local.",
+        show_default=False,
+    ),
 ]
 
 
@@ -90,6 +101,14 @@ def settings_of(home: Path | None, *, looking: bool = False, lake: bool = True) 
 
         require_lake(settings)
     return settings
+
+
+def with_engine(settings: Settings, engine: str | None) -> Settings:
+    """The settings with the engine that a command names, if it names one."""
+    if engine is None:
+        return settings
+    require_known(engine)
+    return settings.replace(engine=engine)
 
 
 def fail(told: object) -> NoReturn:

@@ -1,4 +1,4 @@
-"""``moon embed``, ``publish``, ``maintain``, ``erase``, ``restore``: the vectors' production, publication and upkeep."""
+"""``moon embed``, ``publish``, ``features``, ``maintain``, ``erase``, ``restore``: the vectors' production, publication and upkeep."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from moon_ops.cli.terminal import moment, now, say, settings_of
+from moon_ops.cli.terminal import Engine, moment, now, say, settings_of, with_engine
 from moon_ops.errors import InputError
 
 app = typer.Typer(no_args_is_help=True)
@@ -22,7 +22,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instea
 def embed(
     encoder: Encoder,
     home: Home = None,
-    engine: Annotated[str, typer.Option(help="local, or ray: the cluster that RAY_ADDRESS names, else one on this machine.")] = "local",
+    engine: Engine = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be done, and how long it should take.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -30,17 +30,16 @@ def embed(
 
     Example: moon embed --encoder 1 --dry-run
     """
-    from moon_ops.embeddings import engines, produce
+    from moon_ops.embeddings import produce
     from moon_ops.registry.encoders import encoder_version
     from moon_ops.release import stages
 
-    settings = settings_of(home)
+    settings = with_engine(settings_of(home), engine)
     if dry_run:
         encoder_version(settings, encoder)  # an encoder that is not there has no work
-        engines.require_known(engine)
         say(produce.plan(settings.lake, encoder), as_json)
         return
-    for report in stages.embed(settings, encoder, now=now(), engine=engine):
+    for report in stages.embed(settings, encoder, now=now()):
         say(report, as_json)
 
 
@@ -66,6 +65,7 @@ def bring(
 def publish(
     encoder: Encoder,
     home: Home = None,
+    engine: Engine = None,
     full: Annotated[bool, typer.Option("--full", help="Hand over everything again, not only what has changed.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -75,7 +75,24 @@ def publish(
     """
     from moon_ops.publication import publication
 
-    say(publication.publish(settings_of(home), encoder, now=now(), full=full), as_json)
+    say(publication.publish(with_engine(settings_of(home), engine), encoder, now=now(), full=full), as_json)
+
+
+@app.command()
+def features(
+    out: Annotated[Path, typer.Argument(help="A directory that is not there yet.")],
+    encoder: Encoder,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Copy the features that click models read to Parquet, for a Feast offline store of your own (BigQuery, Snowflake, Spark, files). See
+    docs/embeddings.md.
+
+    Example: moon features warehouse --encoder 1
+    """
+    from moon_ops.publication import warehouse
+
+    say(warehouse.export(settings_of(home), encoder, out), as_json)
 
 
 @app.command()

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from moon_ops import pieces
 from moon_ops.columns import ROWS, SHOWN_AT, Feature
+from moon_ops.dealing import Deal, here
 from moon_ops.errors import StageError
-from moon_ops.lake import counting, own_columns, spills
+from moon_ops.lake import counting, event_log, own_columns, spills
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.query import sql
 from moon_ops.lake.schemas import STAMP
@@ -48,13 +49,15 @@ class Shown:
 
 
 def impressions(
-    lake: Lake, start: dt.datetime, end: dt.datetime, own: Sequence[Feature] = (), *, rule: CtrRecipe | Caps = PLAIN
+    lake: Lake, start: dt.datetime, end: dt.datetime, own: Sequence[Feature] = (), *, rule: CtrRecipe | Caps = PLAIN, deal: Deal = here
 ) -> pa.Table:
     """The rows of :func:`shown`."""
-    return shown(lake, start, end, own, rule=rule).rows
+    return shown(lake, start, end, own, rule=rule, deal=deal).rows
 
 
-def shown(lake: Lake, start: dt.datetime, end: dt.datetime, own: Sequence[Feature] = (), *, rule: CtrRecipe | Caps = PLAIN) -> Shown:
+def shown(
+    lake: Lake, start: dt.datetime, end: dt.datetime, own: Sequence[Feature] = (), *, rule: CtrRecipe | Caps = PLAIN, deal: Deal = here
+) -> Shown:
     """The entity rows in [start, end): user_id, item_id, query_id, session_id, event_timestamp, label, text, is_image, in time order.
 
     Of ``own`` features those of the context are columns, too, and so is the place in the list (``shown_at``) if the rule is a recipe with
@@ -63,6 +66,7 @@ def shown(lake: Lake, start: dt.datetime, end: dt.datetime, own: Sequence[Featur
     The label is whether the same user clicked the item in the same session, for the same query, from this moment on, before it was shown
     again, and before ``end``: what happened later is not known yet. A click that no impression precedes belongs to the next one, if that
     was logged within ``click_skew`` seconds; that row has the time of the click, so that its features do not show the click itself.
+    Of a long log the rows of some users after others are made wherever ``deal`` has it done (:mod:`moon_ops.dealing`).
     Raises :class:`StageError` if there are no impressions of known users.
     """
     lake.open("events", needs="moon ingest DIRECTORY")
@@ -72,7 +76,7 @@ def shown(lake: Lake, start: dt.datetime, end: dt.datetime, own: Sequence[Featur
     queries = lake.read("queries", ["query_id", "text", "image_id"])
     make = partial(_made, start=start, rule=rule, context=context)
     if lake.count("events") > pieces.LONG and not (isinstance(rule, CtrRecipe) and (rule.most.item or rule.most.query)):
-        rows, counts = _by_parts(counting.parts(lake, columns, where), lake.count("events"), queries, make)
+        rows, counts = _by_parts(counting.parts(lake, columns, where), lake.count("events"), queries, make, deal)
     else:
         rows, counts = make(counting.read(lake, columns, where), queries)
     if not rows.num_rows:
@@ -98,7 +102,7 @@ def _made(
 
 
 def _by_parts(
-    events: Iterator[pa.Table], count: int, queries: pa.Table, make: Callable[[pa.Table, pa.Table], tuple[pa.Table, dict[str, int]]]
+    events: Iterator[pa.Table], count: int, queries: pa.Table, make: Callable[..., tuple[pa.Table, dict[str, int]]], deal: Deal
 ) -> tuple[pa.Table, dict[str, int]]:
     """The same rows, of some users after others, and then put into the order of time, a span after the other; in a mapped file.
 
@@ -115,11 +119,10 @@ def _by_parts(
         seen.append(some["event_timestamp"].cast(pa.int64()).to_numpy()[::SAMPLED])
     times = np.sort(np.concatenate(seen))
     edges = times[len(times) * np.arange(1, parts) // parts] if len(times) else times
-    for some in by_user:
-        rows, found = make(some, queries)
+    for rows, found in deal(partial(make, queries=queries), by_user):
         counts.update(found)
         by_time.add(rows, np.searchsorted(edges, rows["event_timestamp"].cast(pa.int64()).to_numpy()))
-    return spills.mapped((_in_order(rows) for rows in by_time), {"text": texts}), dict(counts)
+    return spills.mapped(deal(_in_order, by_time), {"text": texts}), dict(counts)
 
 
 def _in_order(rows: pa.Table) -> pa.Table:
@@ -182,7 +185,7 @@ def _rows(events: pa.Table, clicks: pa.Table, queries: pa.Table, context: Mappin
 def _between(start: dt.datetime, end: dt.datetime) -> str:
     """Lance's filter of what rows are made of; what came before on the first day counts for its caps."""
     day = start.astimezone(dt.UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    since, until = (f"timestamp '{when.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S.%f}'" for when in (day, end))
+    since, until = map(event_log.literal, (day, end))
     return f"user_id IS NOT NULL AND event IN ('impression', 'click') AND event_timestamp >= {since} AND event_timestamp < {until}"
 
 

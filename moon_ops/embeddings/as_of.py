@@ -21,70 +21,15 @@ from feast import FeatureService, FeatureStore, FeatureView
 from numpy.typing import NDArray
 
 from moon_ops import pieces
+from moon_ops.dealing import Deal, here
 from moon_ops.embeddings import features, vector_tables
-from moon_ops.embeddings.sequences import in_order, one
+from moon_ops.embeddings.histories import History
+from moon_ops.embeddings.sequences import one
 from moon_ops.embeddings.table import MISSING
 from moon_ops.errors import InputError
 from moon_ops.lake.schemas import STAMP
 
 Ints = NDArray[np.integer[Any]]
-DENSE = 16  # a table of all numbers between the least and the greatest id may be that many times as long as there are ids
-STRICTLY = 1  # µs: a row never sees what became known at its own moment
-
-
-class History:
-    """When the rows of a feature view became known: of K entities, M rows in all."""
-
-    def __init__(self, ids: Ints, times: Ints, created: Ints | None = None, ttl: int = 0) -> None:
-        """Rows [M] of entities ``ids``, known from ``times`` on, for ``ttl`` µs (0: for ever); of one time the last ``created``."""
-        keys = (ids, times) if created is None else (ids, times, created)
-        self.order = None if in_order(*keys) else np.lexsort(keys[::-1])
-        ids, self.times = (ids, times) if self.order is None else (ids[self.order], times[self.order])
-        self.start = np.append(np.flatnonzero(np.append(True, ids[1:] != ids[:-1])) if len(ids) else np.zeros(0, np.int64), len(ids))
-        self.ids, self.ttl = ids[self.start[:-1]], ttl
-        self.most = int(np.diff(self.start).max(initial=0))
-        self._places = _places(self.ids)
-
-    def codes(self, ids: Ints) -> Ints:
-        """The number of each entity, any shape; -1 for one without rows."""
-        if not len(self.ids):
-            return np.full(np.shape(ids), MISSING)
-        if self._places is not None:
-            offset = ids - self.ids[0]
-            inside = (offset >= 0) & (offset < len(self._places))
-            return np.where(inside, self._places[np.where(inside, offset, 0)], MISSING)
-        at = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
-        return np.where(self.ids[at] == ids, at, MISSING)
-
-    def at(self, codes: Ints, times: Ints) -> Ints:
-        """The feature row that was known last strictly before ``times`` of the entities ``codes`` (shapes that broadcast); -1 for none."""
-        if not len(self.times):
-            return np.full(np.broadcast_shapes(codes.shape, times.shape), MISSING)
-        limit = times - STRICTLY
-        low, high = self.start[codes], self.start[codes + 1]  # of -1: the last place to the first, an empty span
-        low, high, limit = np.broadcast_arrays(low, high, limit)
-        before, low = low, low.copy() if self.most > 1 else low
-        if self.most == 1:
-            found = np.where((codes >= 0) & (self.times[np.minimum(low, len(self.times) - 1)] <= limit), low, MISSING)
-        else:
-            for _ in range(self.most.bit_length()):  # all spans are halved at once
-                middle = (low + high) >> 1
-                known = (self.times[np.minimum(middle, len(self.times) - 1)] <= limit) & (low < high)
-                low = np.where(known, middle + 1, low)
-                high = np.where(known, high, middle)
-            found = np.where((low > before) & (codes >= 0), low - 1, MISSING)
-        if self.ttl:
-            found = np.where(self.times[found] >= limit - self.ttl, found, MISSING)
-        return found if self.order is None else np.where(found >= 0, self.order[found], MISSING)
-
-
-def _places(ids: Ints) -> Ints | None:
-    """The place of each number from the least id to the greatest, -1 for those that are none; None where ids are too far apart."""
-    if not len(ids) or int(ids[-1]) - int(ids[0]) >= DENSE * len(ids):
-        return None
-    places = np.full(int(ids[-1]) - int(ids[0]) + 1, MISSING)
-    places[ids - ids[0]] = np.arange(len(ids))
-    return places
 
 
 @dataclass(frozen=True)
@@ -126,10 +71,11 @@ class Joined:
         return pa.table({name: self.column(name) for name in names})
 
 
-def join(store: FeatureStore, rows: pa.Table, service: FeatureService) -> Joined:
+def join(store: FeatureStore, rows: pa.Table, service: FeatureService, *, deal: Deal = here) -> Joined:
     """The features of ``service`` but the vectors, as known strictly before each row's ``event_timestamp``.
 
-    ``rows`` has a column for each key that the views need. Raises :class:`InputError` for a missing column, or times without zone.
+    ``rows`` has a column for each key that the views need; of many rows parts are looked up wherever ``deal`` has it done. Raises
+    :class:`InputError` for a missing column, or times without zone.
     """
     microseconds(rows.slice(0, 0), "event_timestamp")
     views, at = dict[str, pa.Table](), dict[str, Ints]()
@@ -140,10 +86,15 @@ def join(store: FeatureStore, rows: pa.Table, service: FeatureService) -> Joined
         key = view.join_keys[0]
         history, table = read(view, [feature.name for feature in projection.features])
         views[view.name], at[view.name] = table, pieces.column(rows.num_rows, np.int32)
-        for some in pieces.parts(rows.num_rows):
-            part = rows.slice(some.start, some.stop - some.start)
-            at[view.name][some] = history.at(history.codes(identifiers(part, key)), microseconds(part, "event_timestamp"))
+        asked = ((some, _asked(rows.slice(some.start, some.stop - some.start), key)) for some in pieces.parts(rows.num_rows))
+        for some, found in deal(history.part, asked):
+            at[view.name][some] = found
     return Joined(rows, views, at)
+
+
+def _asked(rows: pa.Table, key: str) -> tuple[Ints, Ints]:
+    """Of whom rows ask [R], and when [R]."""
+    return identifiers(rows, key), microseconds(rows, "event_timestamp")
 
 
 def read(view: FeatureView, columns: Sequence[str]) -> tuple[History, pa.Table]:

@@ -6,7 +6,6 @@ An engine takes portions and the due rows, and says what became of them as it go
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -14,12 +13,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from moon_ops import startup
+from moon_ops import dealing, startup
 from moon_ops.embeddings import portions as of
 from moon_ops.embeddings.pipeline import embed_samples, embed_stream
 from moon_ops.embeddings.portions import Count, Portions
 from moon_ops.embeddings.runtime import Runtime
-from moon_ops.errors import InputError, MoonError, ServiceError, SettingsError
 from moon_ops.inputs.contract import Sample
 from moon_ops.lake.lake import Lake
 
@@ -74,7 +72,7 @@ def on_ray(open_runtime: Callable[[], Runtime]) -> Engine:
             for count in dealt.iter_rows():
                 yield Count(**count)
         except (ray.exceptions.RayError, ray.exceptions.UserCodeException) as fault:
-            raise _reason(fault) from fault
+            raise dealing.reason(fault) from fault
 
     return run
 
@@ -92,17 +90,9 @@ class _Actor:
 
 
 def _ray(workers: int) -> Any:
-    try:
-        import ray
-        import ray.data
-    except ImportError as absent:
-        raise SettingsError("--engine ray needs Ray, which is not installed", action='run `pip install "moon_ops[ray]"`') from absent
-    if not ray.is_initialized():
-        here: dict[str, Any] = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers, "include_dashboard": False}
-        try:
-            ray.init(log_to_driver=False, logging_level=logging.WARNING, **here)
-        except (ConnectionError, RuntimeError, ValueError) as fault:
-            raise ServiceError(f"there is no Ray cluster to work on ({_line(fault)})", action="check RAY_ADDRESS") from fault
+    dealing.cluster(workers)
+    import ray.data
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of its own defaults
         context = ray.data.DataContext.get_current()
@@ -111,27 +101,7 @@ def _ray(workers: int) -> Any:
     return ray
 
 
-def _reason(fault: BaseException) -> MoonError:
-    """What an actor said, if it was one of our errors; else that the cluster gave up."""
-    cause: Any = fault
-    while cause is not None:
-        if isinstance(cause, MoonError):
-            return cause
-        cause = getattr(cause, "cause", None) or cause.__cause__
-    return ServiceError(f"the Ray cluster gave up ({_line(fault)})", action="see Ray's logs, and run the command again: nothing is lost")
-
-
-def _line(fault: BaseException) -> str:
-    return next((line.strip() for line in reversed(str(fault).splitlines()) if line.strip()), type(fault).__name__)
-
-
 def engine(name: str, runtime: Runtime, open_runtime: Callable[[], Runtime]) -> Engine:
     """The engine ``local``, with ``runtime``, or ``ray``, whose actors open theirs; :class:`InputError` for another name."""
-    require_known(name)
+    dealing.require_known(name)
     return local(runtime) if name == "local" else on_ray(open_runtime)
-
-
-def require_known(name: str) -> None:
-    """:class:`InputError` for a name that is no engine's."""
-    if name not in ("local", "ray"):
-        raise InputError(f"engine {name!r} is not known", action="choose local or ray")

@@ -17,6 +17,7 @@ from feast.infra.data_sources.contrib.lance.lance_source import LanceSource
 from feast.protos.feast.core.DataSource_pb2 import DataSource as Proto
 from numpy.typing import NDArray
 
+from moon_ops.embeddings.histories import in_order
 from moon_ops.errors import InputError
 from moon_ops.lake.schemas import STAMP
 
@@ -42,8 +43,7 @@ class ClickSequences(LanceSource):
     def to_arrow(self, columns: list[str] | None = None, feature_view: FeatureView | None = None) -> pa.Table:  # noqa: ARG002
         """All rows for Feast's own joins and materialisation."""
         table = self.of(self.get_dataset().to_table(columns=list(STORED)))
-        own = {name: _owned(table[name]) if name in LISTS else table[name] for name in columns or table.column_names}
-        return pa.table(own)
+        return owned(table.select(columns or table.column_names))
 
     def of(self, clicks: pa.Table) -> pa.Table:
         """The rows that these clicks of some users make."""
@@ -98,17 +98,6 @@ def one(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
-def in_order(*columns: Ints) -> bool:
-    """Whether rows are sorted by the first column, those that are equal in it by the second, and so on."""
-    equal: NDArray[np.bool_] | bool = True
-    for column in columns:
-        before, after = column[:-1], column[1:]
-        if np.any(equal & (after < before)):
-            return False
-        equal &= after == before
-    return True
-
-
 def _order(user: Ints, item: Ints, query: Ints, known: Ints) -> Ints:
     """Places [F] by user and time, which is quick, as the table mostly is; and those of one user and moment by item and query."""
     order = np.lexsort((known, user))
@@ -122,6 +111,11 @@ def _order(user: Ints, item: Ints, query: Ints, known: Ints) -> Ints:
 def _same(user: Ints, known: Ints) -> NDArray[np.bool_]:
     """Of each click but the last whether the next one is of the same user and moment."""
     return (user[1:] == user[:-1]) & (known[1:] == known[:-1])
+
+
+def owned(rows: pa.Table) -> pa.Table:
+    """The same rows, whose lists have values of their own: what most readers know. It takes memory for clicks × length."""
+    return pa.table({name: _owned(rows[name]) if name in LISTS else rows[name] for name in rows.column_names})
 
 
 def _owned(column: pa.ChunkedArray) -> pa.Array:

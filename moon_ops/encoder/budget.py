@@ -21,6 +21,7 @@ from accelerate import Accelerator
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from moon_ops.dealing import Deal, here
 from moon_ops.encoder.checkpoints import Checkpoints
 from moon_ops.encoder.fit import Loop
 from moon_ops.encoder.model import Encoder
@@ -60,6 +61,7 @@ class Means:
     budget: Budget | None = None
     workers: int | None = None  # processes that make batches; None: as many as there are spare cores for
     picture_bytes: int = KEPT_BYTES  # of decoded pictures that are kept on the disk
+    deal: Deal = here  # who reads events
 
 
 PLAIN = Means()

@@ -14,19 +14,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from moon_ops.dealing import Deal, here
+from moon_ops.encoder import acts as happened
+from moon_ops.encoder.acts import Acts, Times
 from moon_ops.encoder.positives import alike, distinct
 from moon_ops.errors import StageError
 from moon_ops.inputs.contract import Sample, item_sample, query_sample
 from moon_ops.lake import counting
 from moon_ops.lake.lake import Lake
-from moon_ops.lake.schemas import STAMP
 from moon_ops.lake.tables import items_as_of
 from moon_ops.recipes.caps import Caps, Most
 from moon_ops.recipes.encoder import EVENTS
 
 Rows = NDArray[np.int64]
 PLAIN, ALL = Caps(), Most()
-Span = tuple[dt.datetime, dt.datetime]  # [start, end)
 MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)  # of SplitMix64: odd, with bits of all places
 
 
@@ -73,18 +74,18 @@ class Pairs:
         return list(dict.fromkeys(i for s in (*asked, *self.items) for i in s.image_ids))
 
 
-def behaviour(lake: Lake, trained_until: dt.datetime, caps: Caps = PLAIN, most: Most = ALL, excepted: Span | None = None) -> Pairs:
+def behaviour(
+    lake: Lake, trained_until: dt.datetime, caps: Caps = PLAIN, most: Most = ALL, excepted: Times | None = None, *, deal: Deal = here
+) -> Pairs:
     """Clicks, carts and purchases after a query and before ``trained_until``, with the item versions valid then.
 
     Of one query the pairs of its strongest event are kept: who bought one of the three things clicked on wanted that one. What was
     cancelled or returned by then was not bought. Events beyond ``caps`` make no pairs, and ``most`` bounds those of a
-    visitor, an item or a query. Of events in ``excepted`` nothing is known at all.
+    visitor, an item or a query. Of events in ``excepted`` nothing is known at all. Events are read by days, wherever ``deal`` has it done.
     Raises :class:`StageError` if there are fewer than two: nothing could be contrasted.
     """
-    events, left_out = _counted(lake, trained_until, caps, excepted)
-    items = items_as_of(lake, trained_until)
-    item_ids = items["item_id"].to_numpy()
-    acts = events.filter(pc.and_(pc.is_in(events["event"], pa.array(EVENTS)), pc.is_valid(events["query_id"])))
+    done, items = happened.acts(lake, trained_until, caps, excepted, deal), items_as_of(lake, trained_until)
+    acts, item_ids = done.rows, items["item_id"].to_numpy()
     (asked, bought, strength), beyond = _learned(acts, item_ids, most)
     if len(asked) < 2:
         raise StageError(
@@ -109,27 +110,10 @@ def behaviour(lake: Lake, trained_until: dt.datetime, caps: Caps = PLAIN, most: 
         event=strength,
         group=groups[used],
         known=positive,
-        exposed=_exposed(events, item_ids),
+        exposed=_exposed(done, item_ids),
         acted=_acted(acts, known[used]),
-        left_out=left_out | beyond,
+        left_out=done.left_out | beyond,
     )
-
-
-def _counted(lake: Lake, until: dt.datetime, caps: Caps, excepted: Span | None) -> tuple[pa.Table, dict[str, int]]:
-    """The events before ``until`` and not in ``excepted`` that count, without undone purchases; and how many do not."""
-    events = counting.read(lake, [*counting.COLUMNS, "order_id"])
-    events = events.filter(pc.less(events["event_timestamp"], pa.scalar(until, STAMP)))
-    before = events.num_rows
-    if excepted is not None:
-        start, end = (pa.scalar(when, STAMP) for when in excepted)
-        times = events["event_timestamp"]
-        events = events.filter(pc.or_(pc.less(times, start), pc.greater_equal(times, end)))
-    elsewhere = {"except_between": before - events.num_rows} if before > events.num_rows else {}
-    found = counting.within(events, caps)
-    kept = counting.standing(found.events)
-    undone = pc.sum(pc.equal(found.events["event"], "purchase")).as_py() or 0
-    undone -= pc.sum(pc.equal(kept["event"], "purchase")).as_py() or 0
-    return kept, elsewhere | found.left_out | ({"undone": undone} if undone else {})
 
 
 def _known(acts: pa.Table, queries: pa.Table, item_ids: Rows) -> tuple[Rows, Rows]:
@@ -147,10 +131,10 @@ def _known(acts: pa.Table, queries: pa.Table, item_ids: Rows) -> tuple[Rows, Row
     return groups, distinct(groups[row], item)
 
 
-def _exposed(events: pa.Table, item_ids: Rows) -> Rows:
+def _exposed(done: Acts, item_ids: Rows) -> Rows:
     """The row of each impression's item [E]."""
-    shown = events.filter(pc.equal(events["event"], "impression"))["item_id"].to_numpy()
-    return np.searchsorted(item_ids, shown[np.isin(shown, item_ids)])
+    there = np.isin(done.shown, item_ids)
+    return np.repeat(np.searchsorted(item_ids, done.shown[there]), done.times[there])
 
 
 def _acted(acts: pa.Table, query_ids: Rows) -> Rows:

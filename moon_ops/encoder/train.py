@@ -24,6 +24,7 @@ import numpy as np
 from accelerate import Accelerator
 from tqdm import tqdm
 
+from moon_ops.dealing import Deal
 from moon_ops.encoder import duplicates, pretrain, recognisers
 from moon_ops.encoder.budget import PLAIN, Means, measure, operations, within
 from moon_ops.encoder.checkpoints import Checkpoints, State
@@ -90,7 +91,7 @@ def train(
     """
     began, machine = time.perf_counter(), accelerator(recipe.training)
     place, budget = out.with_name(f"{out.name}.partial"), means.budget
-    material = _material(lake, trained_until, recipe, seed, budget.minutes if budget else None, place)
+    material = _material(lake, trained_until, recipe, seed, budget.minutes if budget else None, place, means.deal)
     pairs, checkpoints = material.pairs, Checkpoints(place, brought=bool(recipe.lora or recipe.frozen))
     encoder = each(lambda: build(recipe, [*corpus(pairs), *pretrain.corpus()], seed))
     _announce(encoder, recipe, machine)
@@ -220,9 +221,9 @@ def _tokens(stage: Any, recipe: EncoderRecipe, taken: int) -> int:
     return sum((stop - start) * tokens_of(stage.batch(start, 0, 1)) for start, stop in parts if stop > start)
 
 
-def _pairs(lake: Lake, until: dt.datetime, recipe: EncoderRecipe) -> tuple[Pairs, int]:
+def _pairs(lake: Lake, until: dt.datetime, recipe: EncoderRecipe, deal: Deal) -> tuple[Pairs, int]:
     """The behaviour before ``until``, each near-identical photograph of one product once; and how many pairs that left out."""
-    pairs = behaviour(lake, until, recipe.caps, recipe.most, recipe.excepted)
+    pairs = behaviour(lake, until, recipe.caps, recipe.most, recipe.excepted, deal=deal)
     if recipe.deduplicate < 0:
         return pairs, 0
     asked = [pairs.queries[q] for q in pairs.query]
@@ -245,12 +246,12 @@ def _hashes(lake: Lake, asked: list[Sample]) -> list[str | None]:
     return [hashes.get(s.image_ids[0]) if s.image_ids else None for s in asked]
 
 
-def _material(lake: Lake, until: dt.datetime, recipe: EncoderRecipe, seed: int, minutes: float | None, place: Path) -> Material:
+def _material(lake: Lake, until: dt.datetime, recipe: EncoderRecipe, seed: int, minutes: float | None, place: Path, deal: Deal) -> Material:
     """What the run in ``place`` learns from beside pixels."""
 
     def begun() -> Material:
         recognisers.require(recipe.stage2b)
-        (pairs, twins), held = _pairs(lake, until, recipe), None
+        (pairs, twins), held = _pairs(lake, until, recipe, deal), None
         if recipe.training.validate_steps:
             pairs, held = hold_out(pairs, _hashes(lake, pairs.queries), recipe.training)
         _claim(place, recipe, pairs, seed, minutes, held)

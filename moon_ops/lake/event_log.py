@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,10 @@ class EventLog:
     def __init__(self, events: lance.LanceDataset, since: int = changes.NOTHING) -> None:
         self.events = events
         self.since = changes.NOTHING if since > changes.newest(events) else since  # made anew: the numbers mean other rows
-        self._new = [fragment for fragment in events.get_fragments() if fragment.fragment_id > self.since]
+
+    @property
+    def _new(self) -> list[Any]:
+        return [fragment for fragment in self.events.get_fragments() if fragment.fragment_id > self.since]
 
     @property
     def is_seen(self) -> bool:
@@ -57,10 +61,10 @@ class EventLog:
         found = [day for days in self._days(fragments=self._new) for day in days]
         return min(found, default=None)
 
-    def spans(self, first: int | None = None) -> list[Span]:
-        """Days with events, from the ``first`` on, in order and in groups that can be read together."""
+    def spans(self, first: int | None = None, *, where: str | None = None) -> list[Span]:
+        """Days with events, from the ``first`` on or of those ``where`` lets through, in order and in groups that can be read together."""
         counts: Counter[int] = Counter()
-        for days in self._days(filter=None if first is None else f"event_timestamp >= {moment(first)}"):
+        for days in self._days(filter=where if first is None else f"event_timestamp >= {moment(first)}"):
             counts.update(days)
         found: list[tuple[int, int, int]] = []  # from, before, events
         for day in sorted(counts):
@@ -85,6 +89,11 @@ def within(span: Span, column: str = "event_timestamp") -> str:
 def moment(day: int) -> str:
     """The midnight with which a day begins, as Lance's filters spell it."""
     return f"timestamp '{pa.scalar(day * DAY).cast(pa.timestamp('us')).as_py().isoformat(sep=' ')}'"
+
+
+def literal(when: dt.datetime) -> str:
+    """A moment as Lance's filters spell it."""
+    return f"timestamp '{when.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S.%f}'"
 
 
 def of_span(rows: pa.Table, span: Span) -> pa.Table:

@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from moon_ops.lake import changes, counting, event_log
+from moon_ops.dealing import Deal, here
+from moon_ops.lake import changes, counting, event_log, fragments
 from moon_ops.lake.event_log import DAY, EventLog, Span
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.query import sql
@@ -87,8 +88,7 @@ class _Days:
     """Days of items, counted from events; what of these was counted ``before``, the log's reader has seen."""
 
     def __init__(self, log: EventLog, caps: Caps, before: Counted) -> None:
-        self.log, self.caps, seen = log, caps, log.is_seen
-        self.left_out = before.left_out * seen
+        self.log, self.caps, self.before, seen = log, caps, before.left_out * log.is_seen, log.is_seen
         self.undoings = before.undoings * seen + log.count(f"event IN {UNDOING}", new=seen)
         bought = log.read(counting.PURCHASES, counting.BOUGHT) if self.undoings else None
         self.undone = _undone(bought, caps)
@@ -100,20 +100,16 @@ class _Days:
         days = [self.log.first_new(), None if moved is None else moved // DAY]
         return min((day for day in days if day is not None), default=None)
 
-    def of(self, span: Span) -> pa.Table:
-        """Of each item and day of the span: how often each thing has happened."""
+    def of(self, span: Span) -> tuple[pa.Table, int]:
+        """Of each item and day of the span: how often each thing has happened; and how many more events are left out than before."""
         read = self.log.read(counting.PURCHASES, event_log.within(span))
         found = counting.within(_asked(read), self.caps)
-        self.left_out += sum(found.left_out.values())
+        left_out = sum(found.left_out.values())
         if self.log.is_seen:
-            self.left_out -= sum(counting.within(_asked(self.log.seen(read)), self.caps).left_out.values())
+            left_out -= sum(counting.within(_asked(self.log.seen(read)), self.caps).left_out.values())
         events = found.events.select(UNDONE.names)
         events = events.filter(pc.invert(pc.is_in(events["event"], pa.array(UNDOING))))  # those that undo nothing make no row
-        return sql(DAYS_SQL, events=pa.concat_tables([events, event_log.of_span(self.undone, span).cast(events.schema)]))
-
-    def counted(self) -> Counted:
-        """What all was made of, after the last span."""
-        return Counted(self.left_out, self.undoings)
+        return sql(DAYS_SQL, events=pa.concat_tables([events, event_log.of_span(self.undone, span).cast(events.schema)])), left_out
 
 
 def _asked(events: pa.Table) -> pa.Table:
@@ -131,10 +127,13 @@ def _undone(bought: pa.Table | None, caps: Caps) -> pa.Table:
     return pa.table([gone["known"], events["item_id"].take(gone["number"]), kinds], schema=UNDONE)
 
 
-def bring(lake: Lake, name: str, events: lance.LanceDataset | None, caps: Caps, since: int, before: Counted) -> Counted:
+def bring(
+    lake: Lake, name: str, events: lance.LanceDataset | None, caps: Caps, since: int, before: Counted, *, deal: Deal = here
+) -> Counted:
     """Bring a table of counts up to date with a version of the ``events``; it was made of ``before``, up to the mark ``since`` of theirs.
 
-    All of it is made anew where the mark is :data:`~moon_ops.lake.changes.NOTHING`, and where most events are new.
+    All of it is made anew where the mark is :data:`~moon_ops.lake.changes.NOTHING`, and where most events are new. Spans of days are
+    counted wherever ``deal`` has it done; sums, which each span needs of those before it, are made and written here.
     """
     found = Counted()
 
@@ -143,20 +142,38 @@ def bring(lake: Lake, name: str, events: lance.LanceDataset | None, caps: Caps, 
         went_on = None
         if events is not None and since != changes.NOTHING:
             log = EventLog(events, since)
-            went_on = _go_on(lake.open(name), _Days(log, caps, before)) if log.is_seen and 2 * log.count(new=True) <= log.count() else None
-        found = went_on or _anew(lake, name, events, caps)
+            if log.is_seen and 2 * log.count(new=True) <= log.count():
+                went_on = _go_on(lake.open(name), _Days(log, caps, before), deal)
+        found = went_on or _anew(lake, name, events, caps, deal)
 
     changes.patiently(brought)
     return found
 
 
-def _anew(lake: Lake, name: str, events: lance.LanceDataset | None, caps: Caps) -> Counted:
+def _anew(lake: Lake, name: str, events: lance.LanceDataset | None, caps: Caps, deal: Deal) -> Counted:
     """Make the table anew."""
     days = None if events is None else _Days(EventLog(events), caps, Counted())
-    totals = Totals()
-    tables = (totals.running(days.of(span)) for span in days.log.spans()) if days else iter(())
-    lance.write_dataset(_reader(tables), lake.address(name), mode="overwrite" if lake.exists(name) else "create")
-    return days.counted() if days else Counted()
+    running = _Running(days, Totals(), deal, None) if days else None
+    with fragments.reader(SCHEMA, running or ()) as reader:
+        lance.write_dataset(reader, lake.address(name), mode="overwrite" if lake.exists(name) else "create")
+    return running.counted() if running else Counted()
+
+
+class _Running:
+    """What had happened to each item by the end of each of its days, span after span, from the day ``first`` on."""
+
+    def __init__(self, days: _Days, totals: Totals, deal: Deal, first: int | None) -> None:
+        self.days, self.totals, self.deal, self.first = days, totals, deal, first
+        self.left_out = days.before
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        for made, left_out in self.deal(self.days.of, self.days.log.spans(self.first)):
+            self.left_out += left_out
+            yield self.totals.running(made)
+
+    def counted(self) -> Counted:
+        """What all was made of, after the last span."""
+        return Counted(self.left_out, self.days.undoings)
 
 
 def _until(table: lance.LanceDataset, first: int, ids: Ints) -> Ints:
@@ -169,37 +186,28 @@ def _until(table: lance.LanceDataset, first: int, ids: Ints) -> Ints:
     return found
 
 
-def _go_on(table: lance.LanceDataset, days: _Days) -> Counted | None:
+def _go_on(table: lance.LanceDataset, days: _Days, deal: Deal) -> Counted | None:
     """Put the counts from the first new day on in the place of those that there are; None where all must be made anew: where an item has
     lost a day, and would not be among the new rows, by which readers know what has changed.
     """
     from lance.fragment import write_fragments
 
-    if (first := days.first()) is None:
-        return days.counted()
-    later, items = f"event_timestamp > {event_log.moment(first)}", [np.zeros(0, np.int64)]
-    totals = Totals(partial(_until, table, first))
-
-    def tables() -> Iterator[pa.Table]:
-        for span in days.log.spans(first):
-            items.append(np.unique((made := totals.running(days.of(span)))["item_id"].to_numpy()))
-            yield made
-
-    fragments = write_fragments(_reader(tables()), table, schema=SCHEMA, mode="append")
+    first = days.first()
+    if first is None:
+        return Counted(days.before, days.undoings)
+    later, running = f"event_timestamp > {event_log.moment(first)}", _Running(days, Totals(partial(_until, table, first)), deal, first)
+    with fragments.reader(SCHEMA, running) as reader:
+        written = write_fragments(reader, table, schema=SCHEMA, mode="append")
     removed, updated = [], []
     for fragment in (f for f in table.get_fragments() if f.count_rows(filter=later)):
         gone = fragment.to_table(columns=["item_id"], filter=later)["item_id"].to_numpy()
-        if len(np.setdiff1d(gone, np.concatenate(items))):
+        if len(np.setdiff1d(gone, running.totals.ids)):
             return None
         left = fragment.delete(later)
         if left is None:
             removed.append(fragment.fragment_id)
         else:
             updated.append(left)
-    change = lance.LanceOperation.Update(removed_fragment_ids=removed, updated_fragments=updated, new_fragments=fragments)
+    change = lance.LanceOperation.Update(removed_fragment_ids=removed, updated_fragments=updated, new_fragments=written)
     lance.LanceDataset.commit(table, change, read_version=table.version)
-    return days.counted()
-
-
-def _reader(tables: Iterator[pa.Table]) -> pa.RecordBatchReader:
-    return pa.RecordBatchReader.from_batches(SCHEMA, (batch for table in tables for batch in table.to_batches()))
+    return running.counted()

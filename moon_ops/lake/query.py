@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from moon_ops import dealing
 from moon_ops.lake.schemas import STAMP
 
 
@@ -16,7 +17,8 @@ def sql(query: str, parameters: Mapping[str, Any] | None = None, **tables: pa.Ta
     """The answer of a query over ``tables`` by name, of which a reader is read once; times are UTC, in microseconds, as in all the lake."""
     import duckdb  # who asks for the newest row alone does without it
 
-    with duckdb.connect() as connection:
+    few = dealing.threads()
+    with duckdb.connect(config={"threads": few} if few else {}) as connection:
         connection.execute("SET TimeZone = 'UTC'")
         for name, table in tables.items():
             connection.register(name, table)

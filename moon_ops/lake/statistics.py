@@ -9,8 +9,11 @@ Of events those count that :mod:`moon_ops.lake.counting` lets count; a purchase 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import chain
+from typing import TYPE_CHECKING
 
 import lance
 import numpy as np
@@ -18,13 +21,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from moon_ops.columns import ITEM_VIEW, STATS_VIEW, USER_VIEW, Feature, by_view
-from moon_ops.lake import changes, counting, event_log, item_counts, lookups, own_columns
+from moon_ops.dealing import Deal, here
+from moon_ops.lake import changes, counting, event_log, fragments, item_counts, lookups, own_columns
 from moon_ops.lake.event_log import DAY, EventLog
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.query import sql
 from moon_ops.lake.schemas import PRIMARY, SCHEMAS
 from moon_ops.recipes.caps import Caps
 
+if TYPE_CHECKING:
+    from lance.fragment import FragmentMetadata
+
+Users = tuple[int | None, int | None]  # from the first on, and before the second; None: no bound
 PROFILE, STATS, BEHAVIOR, USERS = f"features/{ITEM_VIEW}", f"features/{STATS_VIEW}", "features/user_behavior", f"features/{USER_VIEW}"
 TABLES = (PROFILE, STATS, BEHAVIOR, USERS)
 NO_QUERY = -1  # a click that no query led to
@@ -65,7 +73,9 @@ class StatisticsReport:
     left_out: int = 0
 
 
-def derive(lake: Lake, *, behaviour: bool = True, own: Sequence[Feature] = (), caps: Caps | None = None) -> StatisticsReport:
+def derive(
+    lake: Lake, *, behaviour: bool = True, own: Sequence[Feature] = (), caps: Caps | None = None, deal: Deal = here
+) -> StatisticsReport:
     """Bring the tables up to date: profiles by the item versions that are new, behaviour by the clicks of users who have clicked since,
     and the counts of items from the first day on which an event is new (:mod:`~moon_ops.lake.item_counts`).
 
@@ -73,19 +83,19 @@ def derive(lake: Lake, *, behaviour: bool = True, own: Sequence[Feature] = (), c
     before, a column is made anew. Users have a profile where there are such columns of theirs.
     Without ``behaviour`` the other two stay as they are once they are there: new items have no behaviour yet, and every night it is
     counted. With other ``caps`` than before they are made anew; without any they keep those that they have. A reader sees the old table or
-    the new one.
+    the new one. Events are counted, and clicks written, wherever ``deal`` has it done (:mod:`moon_ops.dealing`).
     """
     with lake.erasing(shared=True):  # else what was read before an erasure would be written after it
-        return _derive(lake, own, caps, behaviour=behaviour)
+        return _derive(lake, own, caps, deal, behaviour=behaviour)
 
 
 def derive_clicks(lake: Lake) -> None:
     """Bring users' behaviour alone up to date, by the caps that it has; the counts of items wait for :func:`derive`."""
     with lake.erasing(shared=True), lake.deriving(BEHAVIOR):
-        _of_events(lake, BEHAVIOR, None)
+        _of_events(lake, BEHAVIOR, None, here)
 
 
-def _derive(lake: Lake, own: Sequence[Feature], caps: Caps | None, *, behaviour: bool) -> StatisticsReport:
+def _derive(lake: Lake, own: Sequence[Feature], caps: Caps | None, deal: Deal, *, behaviour: bool) -> StatisticsReport:
     with lake.deriving(PROFILE):
         _profiles(lake, PROFILE, "items", [f for f in own if f.view == ITEM_VIEW])
     of_users = [f for f in own if f.view == USER_VIEW]
@@ -95,14 +105,14 @@ def _derive(lake: Lake, own: Sequence[Feature], caps: Caps | None, *, behaviour:
     for name in (STATS, BEHAVIOR):
         if behaviour or not usable(lake, name):  # new items do not wait for who counts the night's events
             with lake.deriving(name):
-                _of_events(lake, name, caps)
+                _of_events(lake, name, caps, deal)
     pa.default_memory_pool().release_unused()  # whole histories were in memory
     left_out = int(changes.marks(lake, STATS).get("left_out", 0))
     profiles, days, clicks = (lake.count(name) for name in (PROFILE, STATS, BEHAVIOR))
     return StatisticsReport(profiles, days, clicks, left_out)
 
 
-def _of_events(lake: Lake, name: str, caps: Caps | None) -> None:
+def _of_events(lake: Lake, name: str, caps: Caps | None, deal: Deal) -> None:
     """Bring a table of what has happened up to date, unless somebody has just done so."""
     events = lake.open("events") if lake.exists("events") else None
     mark = changes.NOTHING if events is None else changes.newest(events)
@@ -113,11 +123,11 @@ def _of_events(lake: Lake, name: str, caps: Caps | None) -> None:
         return
     since, found = since if there else changes.NOTHING, dict[str, int]()
     if name == BEHAVIOR:
-        _behavior(lake, events, since, caps)
+        _behavior(lake, events, since, caps, deal)
     else:
         counted = item_counts.Counted(int(marks.get("left_out", 0)), int(marks.get("undoings", 0)))
         since = since if "undoings" in marks else changes.NOTHING  # a table of before is made anew
-        found = asdict(item_counts.bring(lake, name, events, caps, since, counted))
+        found = asdict(item_counts.bring(lake, name, events, caps, since, counted, deal=deal))
     changes.mark(lake, name, events=mark, **found, **{f"caps_{key}": value for key, value in asdict(caps).items()})
     lookups.tend(lake, name)
 
@@ -134,14 +144,14 @@ def usable(lake: Lake, name: str) -> bool:
     return lake.exists(name) and (name != BEHAVIOR or "item_ids" not in lake.open(name).schema.names)
 
 
-def _behavior(lake: Lake, events: lance.LanceDataset | None, since: int, caps: Caps) -> None:
+def _behavior(lake: Lake, events: lance.LanceDataset | None, since: int, caps: Caps, deal: Deal) -> None:
     """Add the clicks that are not there yet, of users who have clicked since, on the days of these clicks; killed, it adds none twice. A
     click that comes late may push one of its day beyond the caps, which then goes.
     """
     if since == changes.NOTHING or events is None:
-        log = None if events is None else EventLog(events)
         schema = _keyed(_clicks(SCHEMAS["events"].empty_table(), caps), "behavior_id").schema
-        _write(lake, BEHAVIOR, lambda: _reader(schema, (_clicks(some, caps) for some in _by_user(log)) if log else iter(())))
+        written = partial(_all_clicks, lake, events, caps, deal)
+        changes.patiently(lambda: fragments.commit(lake, BEHAVIOR, schema, written()))
         return
     new = changes.newer(events, since, ["user_id", "event_timestamp"], CLICKS)
     if not new.num_rows:
@@ -159,14 +169,28 @@ def _behavior(lake: Lake, events: lance.LanceDataset | None, since: int, caps: C
         lake.open(BEHAVIOR).delete(f"behavior_id IN ({', '.join(repr(key) for key in over[start : start + changes.NAMED])})")
 
 
-def _by_user(log: EventLog) -> Iterator[pa.Table]:
-    """All clicks of users, in parts that can be in memory, with all clicks of a user in one of them; users ascend."""
+def _users(log: EventLog) -> list[Users]:
+    """Ranges of users whose clicks can be in memory, all of them together those of everybody."""
     found = [batch["user_id"].to_numpy() for batch in log.events.to_batches(columns=["user_id"], filter=CLICKS)]
     users = np.sort(np.concatenate([np.zeros(0, np.int64), *found]))
-    ends = np.unique(users[event_log.AT_ONCE :: event_log.AT_ONCE])
-    for low, high in zip([None, *ends.tolist()], [*ends.tolist(), None], strict=True):
-        bounds = [*([] if low is None else [f"user_id >= {low}"]), *([] if high is None else [f"user_id < {high}"])]
-        yield log.read(counting.COLUMNS, " AND ".join([CLICKS, *bounds]))
+    ends = np.unique(users[event_log.AT_ONCE :: event_log.AT_ONCE]).tolist()
+    return list(zip([None, *ends], [*ends, None], strict=True))
+
+
+def _all_clicks(lake: Lake, events: lance.LanceDataset | None, caps: Caps, deal: Deal) -> Iterable[FragmentMetadata]:
+    """The table of all clicks, written but not committed yet."""
+    if events is None:
+        return ()
+    log = EventLog(events)
+    return chain.from_iterable(deal(partial(_written, log, caps, lake.address(BEHAVIOR)), _users(log)))
+
+
+def _written(log: EventLog, caps: Caps, address: str, users: Users) -> list[FragmentMetadata]:
+    """All clicks of some users, written but not committed yet; users ascend."""
+    low, high = users
+    bounds = [*([] if low is None else [f"user_id >= {low}"]), *([] if high is None else [f"user_id < {high}"])]
+    rows = _clicks(log.read(counting.COLUMNS, " AND ".join([CLICKS, *bounds])), caps)
+    return fragments.written(address, _keyed(rows, "behavior_id"))
 
 
 def _clicks(events: pa.Table, caps: Caps) -> pa.Table:
@@ -177,15 +201,6 @@ def _clicks(events: pa.Table, caps: Caps) -> pa.Table:
 def _insert(lake: Lake, name: str, key: str, rows: pa.Table) -> None:
     """Add the rows whose key is not there yet."""
     lookups.insert(lake.open(name), key, rows)
-
-
-def _write(lake: Lake, name: str, rows: Callable[[], pa.RecordBatchReader]) -> None:
-    """Make the table anew."""
-    changes.patiently(lambda: lance.write_dataset(rows(), lake.address(name), mode="overwrite" if lake.exists(name) else "create"))
-
-
-def _reader(schema: pa.Schema, tables: Iterator[pa.Table]) -> pa.RecordBatchReader:
-    return pa.RecordBatchReader.from_batches(schema, (batch for table in tables for batch in table.cast(schema).to_batches()))
 
 
 def _keyed(table: pa.Table, key: str) -> pa.Table:
@@ -208,7 +223,7 @@ def _profiles(lake: Lake, name: str, source: str, own: Sequence[Feature]) -> Non
     fresh = lake.read(source, [*columns, "extra"]) if versions is None else _newer(versions, since, columns)
     rows = _keyed(own_columns.typed(sql(query, fresh=fresh), own), "profile_id")
     if anew:
-        _write(lake, name, rows.to_reader)
+        changes.patiently(lambda: lance.write_dataset(rows, lake.address(name), mode="overwrite" if lake.exists(name) else "create"))
     else:
         _insert(lake, name, "profile_id", rows)
     changes.mark(lake, name, **{source: mark})

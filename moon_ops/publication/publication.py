@@ -78,7 +78,7 @@ def _publish(settings: Settings, encoder: int, now: dt.datetime, *, behaviour: b
     versions = lake_versions(settings, encoder)  # as they are before anything is read
     if not behaviour:  # these events are yet to be counted
         versions["events"] = (published_versions(settings, encoder) or {}).get("events", changes.NOTHING)
-    derived = statistics.derive(lake, behaviour=behaviour, own=_declared(settings), caps=_caps(settings))
+    derived = statistics.derive(lake, behaviour=behaviour, own=_declared(settings), caps=_caps(settings), deal=settings.deal)
     store = features.open_store(settings)
     features.apply(store, settings.home, definitions(settings, [encoder]))
     changed = 0

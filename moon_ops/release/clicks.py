@@ -54,8 +54,8 @@ def train_ctr(
     store = features.open_store(settings)
     features.require_behaviors(store, features.service(store, encoder), chosen.behaviors)
     features.require_columns(features.service(store, encoder), chosen.own)
-    given = shown.shown(settings.lake, windows.start, windows.ctr_until, chosen.own, rule=chosen)
-    joined = as_of.join(store, given.rows, features.service(store, encoder))
+    given = shown.shown(settings.lake, windows.start, windows.ctr_until, chosen.own, rule=chosen, deal=settings.deal)
+    joined = as_of.join(store, given.rows, features.service(store, encoder), deal=settings.deal)
     origin, window = Origin(service, windows.start, windows.ctr_until, given.counts), (windows.start, windows.ctr_until)
     vectors = tables or vectors_known(settings, encoder, between=window, kind=chosen.vectors)
     with run_of(registry, out, f"ctr {name}", params, {"feast.feature_service": service, "feast.project": "moon"}) as run_id:
@@ -75,8 +75,8 @@ def impressions(settings: Settings, encoder: int, start: dt.datetime, end: dt.da
     caps (``counting.toml``), not those of a recipe: what judges is the same for all models.
     """
     store = features.open_store(settings)
-    rows = shown.impressions(settings.lake, start, end, own, rule=caps(settings.models))
-    return as_of.join(store, rows, features.service(store, encoder))
+    rows = shown.impressions(settings.lake, start, end, own, rule=caps(settings.models), deal=settings.deal)
+    return as_of.join(store, rows, features.service(store, encoder), deal=settings.deal)
 
 
 def vectors_known(

@@ -76,7 +76,7 @@ def train(
         raise InputError("steps = 0: an encoder that has learned nothing is no release", action="train at least one step")
     params = {"recipe": name, "seed": seed, "trained_until": trained_until.isoformat(), **flat(chosen)}
     params |= {"minutes": budget.minutes} if budget and budget.minutes is not None else {}
-    out, means = place_of(settings, name, params), Means(budget, settings.loaders, settings.picture_bytes)
+    out, means = place_of(settings, name, params), Means(budget, settings.loaders, settings.picture_bytes, settings.deal)
     run = partial(train_encoder, settings.lake, out, chosen, trained_until=trained_until, seed=seed, means=means)
     if os.environ.get("RANK", "0") != "0":
         return Trained(str(out), "", run().last_loss)
@@ -192,12 +192,12 @@ def runtime(settings: Settings, encoder: int) -> Runtime:
 
 
 @stage("embed", "items", "queries")
-def embed(settings: Settings, encoder: int, *, now: dt.datetime, engine: str = "local") -> tuple[EmbedReport, EmbedReport]:
-    """Embed the items and the queries that have no vector yet under the encoder, on this machine or on a ``ray`` cluster."""
+def embed(settings: Settings, encoder: int, *, now: dt.datetime) -> tuple[EmbedReport, EmbedReport]:
+    """Embed the items and the queries that have no vector yet under the encoder, on the engine of the settings."""
     opened = runtime(settings, encoder)
     secrets = ("items_token", "webhook_secret", "redis", "feast_registry", "locks")  # of which a worker of a cluster needs none
     theirs = settings.replace(workers=1, **dict.fromkeys(secrets, ""))
-    chosen = engines.engine(engine, opened, partial(runtime, theirs, encoder))
+    chosen = engines.engine(settings.engine, opened, partial(runtime, theirs, encoder))
     items = produce.embed(settings.lake, opened, encoder, now=now, workers=settings.workers, engine=chosen)
     return items, produce.embed_queries(settings.lake, opened, encoder, now=now, workers=settings.workers, engine=chosen)
 

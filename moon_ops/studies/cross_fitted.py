@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from moon_ops.ctr import metrics
 from moon_ops.ctr.vectors import Ints, Tables
 from moon_ops.embeddings import as_of, features
-from moon_ops.embeddings.as_of import History
 from moon_ops.embeddings.due import contents
+from moon_ops.embeddings.histories import History
 from moon_ops.embeddings.table import MISSING
 from moon_ops.embeddings.vector_tables import KEY
 from moon_ops.errors import InputError

@@ -24,6 +24,7 @@ PUBLIC = [
     "export",
     "embed",
     "publish",
+    "features",
     "ctr",
     "evaluate",
     "release",

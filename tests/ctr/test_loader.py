@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 
 from moon_ops.ctr.loader import Loader
 from moon_ops.embeddings import as_of, features, vector_tables
-from moon_ops.embeddings.as_of import History
+from moon_ops.embeddings.histories import History
 from moon_ops.errors import ContractError, InputError, LeakError, StageError
 from moon_ops.lake import statistics
 from moon_ops.lake.lake import Lake

@@ -15,7 +15,8 @@ import pytest
 from typer.testing import CliRunner
 
 from moon_ops.cli.main import app
-from moon_ops.embeddings.as_of import History, identifiers, microseconds
+from moon_ops.embeddings.as_of import identifiers, microseconds
+from moon_ops.embeddings.histories import History
 from moon_ops.encoder import train as training
 from moon_ops.encoder.eager import embed_eager
 from moon_ops.encoder.model import Encoder
