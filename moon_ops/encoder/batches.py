@@ -42,10 +42,10 @@ class Inputs:
         return len(self.pictures)
 
     def part(self, start: int, stop: int) -> Inputs:
-        """The rows ``start`` to ``stop``, without padding that none of them needs."""
+        """The rows ``start`` to ``stop``, or what there is of them, without padding that none of them needs."""
         before, inside = sum(self.pictures[:start]), sum(self.pictures[start:stop])
         mask = self.attention_mask[start:stop]
-        length = int(mask.sum(1).max())
+        length = int(mask.sum(1).max()) if len(mask) else 0
         pixels = self.pixels[before : before + inside]
         return Inputs(self.input_ids[start:stop, :length], mask[:, :length], pixels, self.pictures[start:stop])
 
@@ -206,8 +206,8 @@ class PairBatches:
             negative = np.unique(self.hard[[row for _, _, row in whole[: parts * size]] if self.spread else item])
             negative = negative[negative >= 0]
             negative = np.array_split(negative, parts)[part] if self.spread else negative
-            if len(negative):
-                sides["negative"] = self.reader.read([self._item(n, "", rng) for n in negative.tolist()], generator, layout)
+            shown = [self._item(n, "", rng) for n in negative.tolist()]
+            sides["negative"] = self.reader.read(shown, generator, layout) if shown else sides["item"].part(size, size)
         if self.levels:
             sides["item_image"] = self.reader.read([self._item(n, "image", rng) for n in numbers], generator, layout)
             sides["item_text"] = self.reader.read([Shown(self.rich[n]) for n in item], generator)

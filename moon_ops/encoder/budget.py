@@ -21,11 +21,11 @@ from accelerate import Accelerator
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from moon_ops.encoder.checkpoints import Checkpoints
 from moon_ops.encoder.fit import Loop
 from moon_ops.encoder.model import Encoder
 from moon_ops.encoder.pairs import Pairs
 from moon_ops.encoder.pixels import KEPT_BYTES, PixelStore
+from moon_ops.encoder.shards import checkpoints
 from moon_ops.encoder.stage2 import Behaviour
 from moon_ops.encoder.together import once
 from moon_ops.errors import InputError
@@ -109,7 +109,8 @@ def measure(
     with torch.random.fork_rng(), tempfile.TemporaryDirectory(prefix="moon-pace-") as scratch:
         for size in dict.fromkeys((*_sizes(recipe), full)):
             stage = replace(recipe.stage2a, steps=TRIED, sizes=() if size == full else (size,))
-            loop = Loop(recipe.training, machine, Checkpoints(Path(scratch)), workers=workers, total=TRIED, silent=True)
+            kept = checkpoints(recipe.training, Path(scratch))
+            loop = Loop(recipe.training, machine, kept, workers=workers, total=TRIED, silent=True)
             tried = Behaviour(copy.deepcopy(encoder), pairs, store, replace(recipe, stage2a=stage), seed=0)
             for number in range(TRIED * recipe.training.accumulation):
                 tried.batch(number, machine.process_index, machine.num_processes)

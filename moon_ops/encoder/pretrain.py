@@ -134,8 +134,7 @@ class Pretraining:
 
     def __init__(self, encoder: Encoder, rows: Sequence[Row], store: PixelStore, recipe: EncoderRecipe, seed: int) -> None:
         self.steps = recipe.stage1.steps
-        self.model: nn.Module = NextToken(encoder)
-        self.experts = encoder.experts
+        self.model: Any = NextToken(encoder)
         found = Tasks(encoder, rows)
         if not len(found):
             raise StageError("no item has a picture and a text: stage 1 has nothing to learn from", action="set stage1.steps = 0")
@@ -148,7 +147,7 @@ class Pretraining:
 
     def losses(self, model: nn.Module, batch: Prompted, chunk: int, device: torch.device) -> list[Callable[[], Tensor]]:
         """See :class:`moon_ops.encoder.fit.Stage`."""
-        self.found, passes = balanced(self.experts, lambda: self._passes(model, batch, chunk, device))
+        self.found, passes = balanced(self.model.encoder.experts, lambda: self._passes(model, batch, chunk, device))
         return passes
 
     def _passes(self, model: nn.Module, batch: Prompted, chunk: int, device: torch.device) -> tuple[Found, list[Callable[[], Tensor]]]:

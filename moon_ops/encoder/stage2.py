@@ -41,8 +41,7 @@ class Behaviour:
 
     def __init__(self, encoder: Encoder, pairs: Pairs, store: PixelStore, recipe: EncoderRecipe, seed: int) -> None:
         self.recipe, self.steps = recipe, recipe.stage2a.steps
-        self.model: nn.Module = Sides(encoder, recipe.training.temperature)
-        self.experts = encoder.experts
+        self.model: Any = Sides(encoder, recipe.training.temperature)
         levels = recipe.stage2a.loss == "mim" or recipe.stage2a.within_product > 0
         chosen = pairs.of(recipe.stage2a.events)
         if not len(chosen):
@@ -64,10 +63,12 @@ class Behaviour:
         shown, asked = (batch.product.to(device), batch.pictured.to(device)), Asked(batch.asker.to(device), self.batches.positives)
 
         def loss(vectors: dict[str, Tensor], scale: Tensor) -> Found:
-            return behaviour_loss(shown, vectors, scale, stage, prefixes, asked)
+            found = behaviour_loss(shown, vectors, scale, stage, prefixes, asked)
+            found.metrics["temperature"] = float(1 / scale.detach())
+            return found
 
-        self.found, passes = balanced(self.experts, lambda: cached(model, sides, chunk, loss))
-        self.found.metrics["temperature"] = float(1 / self.model.scale.detach())  # type: ignore[operator]
+        self.model.hold()
+        self.found, passes = balanced(self.model.encoder.experts, lambda: cached(model, sides, chunk, loss))
         return passes
 
     def after(self, batch: Batch) -> None:
@@ -122,8 +123,7 @@ class Refinement:
         tensors: dict[str, Tensor] | None = None,
     ) -> None:
         self.recipe, self.stage, self.steps, self.rate = recipe, recipe.stage2b, recipe.stage2b.steps, recipe.stage2b.learning_rate_share
-        self.model: nn.Module = Sides(encoder, recipe.training.temperature)
-        self.experts = encoder.experts
+        self.model: Any = Sides(encoder, recipe.training.temperature)
         self.prepared = prepared
         product = purchases.spu_ids if self.stage.spu_merge else purchases.item_ids
         hard = prepared.hard if self.stage.hard_negatives else None
@@ -149,7 +149,8 @@ class Refinement:
             asked = Asked(batch.asker.to(device), self.batches.positives)
             return refined_loss(products, vectors, scale, self.queue, self.stage, self.recipe.training.prefixes, asked)
 
-        self.found, passes = balanced(self.experts, lambda: cached(model, sides, chunk, loss))
+        self.model.hold()
+        self.found, passes = balanced(self.model.encoder.experts, lambda: cached(model, sides, chunk, loss))
         return passes
 
     def after(self, batch: Batch) -> None:

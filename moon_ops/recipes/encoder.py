@@ -113,6 +113,8 @@ class Training:
     precision: Literal["auto", "no", "bf16", "fp16"] = "no"  # auto: bf16 where the processor computes with it, else no
     chunk: int = 0  # gradient caching: samples in memory at once; 0: the whole batch
     accumulation: int = 1  # batches per step of the optimizer
+    sharding: Literal["none", "full"] = "none"  # full: of several processes each holds a part of weights, gradients and optimizer states
+    activation_checkpointing: bool = False  # transformer blocks keep their input alone and run once more for the gradients
     checkpoint_steps: int = 50  # a training checkpoint every so many steps; 0: at the end of each stage only
     ema: float = 0.0  # a stage ends with the moving average of its weights, of which each step keeps this share; 0: with the last ones
     prefixes: tuple[int, ...] = ()  # Matryoshka: lengths trained together, the whole vector always
@@ -253,6 +255,8 @@ class EncoderRecipe:
                 chosen is None or bool(self.checkpoint), name, chosen, "left out without a checkpoint: random weights are all to be trained"
             )
         rule(own or not self.stage2a.sizes, "stage2a.sizes", self.stage2a.sizes, "empty for a vit: its positions are for one size")
+        twice = not (self.experts and self.training.activation_checkpointing)  # a second run would count the experts' tokens again
+        rule(twice, "training.activation_checkpointing", self.training.activation_checkpointing, "false where there are [experts]")
         if not self.checkpoint:
             self._architecture()
         if self.text and self.training.prefixes:
