@@ -206,8 +206,8 @@ class PairBatches:
             negative = np.unique(self.hard[[row for _, _, row in whole[: parts * size]] if self.spread else item])
             negative = negative[negative >= 0]
             negative = np.array_split(negative, parts)[part] if self.spread else negative
-            shown = [self._item(n, "", rng) for n in negative.tolist()]
-            sides["negative"] = self.reader.read(shown, generator, layout) if shown else sides["item"].part(size, size)
+            if len(negative):
+                sides["negative"] = self.reader.read([self._item(n, "", rng) for n in negative.tolist()], generator, layout)
         if self.levels:
             sides["item_image"] = self.reader.read([self._item(n, "image", rng) for n in numbers], generator, layout)
             sides["item_text"] = self.reader.read([Shown(self.rich[n]) for n in item], generator)

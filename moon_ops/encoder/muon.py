@@ -1,8 +1,8 @@
 """Muon with its Newton–Schulz iteration in the dtype that the machine multiplies.
 
 ``torch.optim.Muon`` iterates in bfloat16 whatever the machine; a processor without hardware for it then spends more than half of a
-training step there. This one iterates in float32, and on the small side of a matrix only. Sharded matrices are gathered for it, some at a time, and
-every process computes all of them: what is saved by sharding is memory.
+training step there. This one iterates in float32, and on the small side of a matrix only. Sharded matrices are gathered for it, some at
+a time, and every process computes all of them: what is saved by sharding is memory.
 """
 
 from __future__ import annotations
@@ -80,13 +80,12 @@ class Muon(torch.optim.Muon):
                 state["momentum_buffer"] = torch.zeros_like(matrix)
             momentum = state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
             updates.append(gradient.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum)
-        made = orthogonal(
-            torch.stack([_full(update) for update in updates]).float(), group["ns_coefficients"], group["ns_steps"], group["eps"]
-        )
+        whole = torch.stack([_full(update) for update in updates]).float()
+        made = orthogonal(whole, group["ns_coefficients"], group["ns_steps"], group["eps"])
         rows, columns = matrices[0].shape
         rate = group["lr"] * max(1.0, rows / columns) ** 0.5
-        for matrix, whole in zip(matrices, made, strict=True):
-            update = whole if not isinstance(matrix, DTensor) else _part(whole, matrix)
+        for matrix, direction in zip(matrices, made, strict=True):
+            update = _part(direction, matrix) if isinstance(matrix, DTensor) else direction
             matrix.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-rate)
 
 

@@ -1,8 +1,8 @@
-"""One model over several processes: of each weight, gradient and optimizer state a process holds its part (torch's FSDP2, Zhao et al. 2023).
+"""One model over several processes, each of which holds a part of every weight, gradient and optimizer state (FSDP2; Zhao et al. 2023).
 
 A block's weights are gathered when it is run, forward and backward, and let go after it; its gradients are summed and shared out at once,
-after every pass: of a batch in chunks, too, no process ever holds all gradients. Accelerate's own FSDP2 is the same ``fully_shard`` for GPUs
-alone, and wants model and optimizers at once; here the loop keeps its own optimizers, and gloo on CPUs can prove it.
+after every pass: of a batch in chunks, too, no process ever holds all gradients. It is torch's ``fully_shard``, which accelerate calls on
+GPUs alone, by the class names of blocks, and together with optimizers; called here, processes on CPUs can prove what it does.
 
 All processes must run the same blocks in the same order, or they wait for ever: :class:`moon_ops.encoder.objectives.Sides` sees to it. What
 is trained is a copy: the first process's own model, whole, waits beside it for measurements and for the end of the stage; those of the
@@ -67,7 +67,7 @@ def full(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def _sharded(plain: nn.Module, machine: Accelerator) -> nn.Module:
+def _sharded(plain: nn.Module, machine: Accelerator) -> Any:
     """A copy of which each process holds its parts, with the weights that ``plain`` has in the first one."""
     names = [name for name, _ in plain.named_parameters(remove_duplicate=False)]
     if tied := set(names) - {name for name, _ in plain.named_parameters()}:
@@ -76,7 +76,7 @@ def _sharded(plain: nn.Module, machine: Accelerator) -> nn.Module:
             action='set training.sharding = "none", or untie the weights of the checkpoint',
         )
     empty: dict[int, Any] = {id(p): _numberless(p) for p in plain.parameters()}
-    copied = copy.deepcopy(plain, empty)
+    copied: Any = copy.deepcopy(plain, empty)
     if machine.is_main_process:
         plain.to("cpu")
     else:

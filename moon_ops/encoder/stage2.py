@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -142,6 +143,8 @@ class Refinement:
     def losses(self, model: nn.Module, batch: Batch, chunk: int, device: torch.device) -> list[Callable[[], Tensor]]:
         """See :class:`moon_ops.encoder.fit.Stage`."""
         sides = {name: side.to(device) for name, side in batch.sides.items()}
+        if self.stage.hard_negatives:  # another process may have some where this one has none
+            sides.setdefault("negative", sides["item"].part(len(sides["item"]), len(sides["item"])))
 
         def loss(vectors: dict[str, Tensor], scale: Tensor) -> Found:
             self._items = vectors["item"].detach()
