@@ -111,9 +111,8 @@ class Encoder(nn.Module):
             return self.picture_tokens(pixels)
         width = self.dim * getattr(self.parts, "token_widths", lambda _: 1)(self.model)
         zeros = torch.zeros((1, self.layout.tokens_per_picture, width), dtype=self.model.dtype, device=pixels.device)
-        if always:
-            blank = pixels if spans(self.model) else pixels.new_zeros((1, *pixels.shape[1:]))  # a batch norm would count it
-            return zeros + self.picture_tokens(blank).sum() * 0.0
+        if always and not spans(self.model):
+            return zeros + self.picture_tokens(pixels.new_zeros((1, *pixels.shape[1:]))).sum() * 0.0
         if not spans(self.model):
             return zeros
         nothing = self.model.vision_model(pixels.to(self.model.dtype))  # the norms of other processes wait for it, there and back

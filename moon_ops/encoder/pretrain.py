@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from moon_ops.encoder.batches import STUDIO, Inputs, Reader, Shown, drawn_pictures
 from moon_ops.encoder.losses import next_token
 from moon_ops.encoder.model import Encoder
+from moon_ops.encoder.negatives import gathered_numbers
 from moon_ops.encoder.objectives import Found, balanced
 from moon_ops.encoder.permutations import Stream
 from moon_ops.encoder.pixels import PixelStore
@@ -151,16 +152,17 @@ class Pretraining:
         return passes
 
     def _passes(self, model: nn.Module, batch: Prompted, chunk: int, device: torch.device) -> tuple[Found, list[Callable[[], Tensor]]]:
-        """The loss is a mean over samples' tokens, so chunks need no cache, only weights."""
+        """The loss is a mean over the tokens of all processes' samples, so chunks need no cache, only weights."""
         rows = len(batch.inputs)
         size = min(chunk or rows, rows)
-        targets = batch.is_target.sum()
+        every = gathered_numbers(batch.is_target.sum()[None].to(device))
+        targets = every.sum() / len(every)  # of which the mean over processes makes all
         total = torch.zeros(())
 
         def one(start: int) -> Tensor:
             inputs = batch.inputs.part(start, start + size)
             is_target = batch.is_target[start : start + size, : inputs.input_ids.shape[1]]
-            return model(inputs.to(device), is_target.to(device)) * (is_target.sum() / targets).to(device)
+            return model(inputs.to(device), is_target.to(device)) * (is_target.sum().to(device) / targets)
 
         starts = list(range(0, rows, size))
         if len(starts) == 1:
