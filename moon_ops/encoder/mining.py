@@ -39,13 +39,13 @@ class Ceiling:
         asked = self.asked[rows]
         own = (asked * vectors[rows]).sum(1)
         near = np.einsum("rd,rkd->rk", asked, vectors[candidates])
-        beyond: NDArray[np.bool_] = (near >= self.share * own[:, None]) & asked.any(1)[:, None]
+        beyond: NDArray[np.bool_] = (near >= self.share * own[:, None]) & np.any(asked, axis=1, keepdims=True)
         return beyond
 
 
 def mine(vectors: Floats, categories: Rows, product: Rows, count: int, ceiling: Ceiling | None = None) -> Rows:
     """Each item's ``count`` most similar items of the same category and another product, below the ``ceiling`` [I, H]; -1 where there are
-    fewer. Of equally similar ones the first.
+    fewer. Of equally similar candidates the first.
 
     ``vectors`` [I, D] are the previous encoder's; ``categories`` and ``product`` [I]. An item without a category (-1) has none. In
     categories of more than :data:`EXACT` items it may miss some, and is then given the next ones.

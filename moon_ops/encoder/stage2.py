@@ -22,8 +22,9 @@ from moon_ops.encoder.cleaning import CleaningReport
 from moon_ops.encoder.eager import embed_eager
 from moon_ops.encoder.entities import Recognizer
 from moon_ops.encoder.fit import cached
+from moon_ops.encoder.mining import Ceiling, mine
 from moon_ops.encoder.model import Encoder
-from moon_ops.encoder.negatives import Queue, gathered, gathered_numbers, mine
+from moon_ops.encoder.negatives import Queue, gathered, gathered_numbers
 from moon_ops.encoder.objectives import Found, Sides, balanced, behaviour_loss, refined_loss
 from moon_ops.encoder.pairs import Pairs, Rows
 from moon_ops.encoder.pixels import PixelStore
@@ -201,13 +202,28 @@ def prepare(
         kept = kept[cleaning.balance(purchases.categories[purchases.item[kept]], exposed, len(kept), generator)]
     hard = np.full((len(purchases.items), max(stage.hard_negatives, 1)), -1, np.int64)
     if stage.hard_negatives and vectors is not None:
-        hard = mine(vectors, purchases.categories, product, stage.hard_negatives)
+        ceiling = Ceiling(_asked(encoder, purchases, store, len(vectors)), stage.hard_below) if stage.hard_below else None
+        hard = mine(vectors, purchases.categories, product, stage.hard_negatives, ceiling)
     before, groups_bought, dissimilar, named = counts
     return Prepared(kept, hard, CleaningReport(before, groups_bought, dissimilar, named, len(kept)))
 
 
 def _similarity(encoder: Encoder, purchases: Pairs, store: PixelStore, items: NDArray[np.float32]) -> NDArray[np.float32]:
     """Cosine [P] of each purchase's query and item."""
-    asked, row_of = np.unique(purchases.query, return_inverse=True)
-    queries = embed_eager(encoder, store, [purchases.queries[q] for q in asked])
+    queries, row_of = _queries(encoder, purchases, store)
     return (queries[row_of] * items[purchases.item]).sum(1)
+
+
+def _asked(encoder: Encoder, purchases: Pairs, store: PixelStore, items: int) -> NDArray[np.float32]:
+    """The mean vector of the queries that led to each item [I, D]; zeros where none did."""
+    queries, row_of = _queries(encoder, purchases, store)
+    total, count = np.zeros((items, queries.shape[1]), np.float32), np.bincount(purchases.item, minlength=items)
+    np.add.at(total, purchases.item, queries[row_of])
+    mean: NDArray[np.float32] = total / np.maximum(count, 1)[:, None].astype(np.float32)
+    return mean
+
+
+def _queries(encoder: Encoder, purchases: Pairs, store: PixelStore) -> tuple[NDArray[np.float32], Rows]:
+    """Vectors [Q, D] of the queries that led to a purchase, each once, and which is whose [P]."""
+    asked, row_of = np.unique(purchases.query, return_inverse=True)
+    return embed_eager(encoder, store, [purchases.queries[q] for q in asked]), row_of

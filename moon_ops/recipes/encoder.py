@@ -194,6 +194,7 @@ class Stage2b:
     least_entities: int = 2  # drop pairs whose query text or title names fewer; 0: keep all
     recogniser: str = ""  # of entities: spacy:DIRECTORY or spacy:PACKAGE; empty: the catalogue's own brands, categories and values
     hard_negatives: int = 0  # per pair: of the same category, the previous encoder's most similar
+    hard_below: float = 0.0  # of how near its own item is to a pair's query, where a hard one must stay (NV-Retriever: .95); 0: no ceiling
     spatial: bool = True  # negatives gathered from all processes, with gradients
     queue: int = 0  # temporal negatives: item vectors of earlier steps
     learning_rate_share: float = 0.3  # of training.learning_rate: the stage refines
@@ -206,6 +207,7 @@ class Stage2b:
         named = not self.recogniser or (self.recogniser.startswith(SPACY) and self.recogniser != SPACY)
         rule(named, "stage2b.recogniser", self.recogniser, f"empty, or {SPACY}DIRECTORY, or {SPACY}PACKAGE")
         rule(self.hard_negatives >= 0, "stage2b.hard_negatives", self.hard_negatives, "0 or more")
+        rule(0 <= self.hard_below <= 1, "stage2b.hard_below", self.hard_below, "0 (no ceiling), or a share of at most 1")
         rule(self.queue >= 0, "stage2b.queue", self.queue, "0 or more")
         rule(0 < self.learning_rate_share <= 1, "stage2b.learning_rate_share", self.learning_rate_share, "above 0, at most 1")
 
