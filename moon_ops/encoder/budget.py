@@ -9,7 +9,6 @@ import copy
 import json
 import math
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,11 +20,11 @@ from accelerate import Accelerator
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from moon_ops.encoder.checkpoints import Unkept
 from moon_ops.encoder.fit import Loop
 from moon_ops.encoder.model import Encoder
 from moon_ops.encoder.pairs import Pairs
 from moon_ops.encoder.pixels import KEPT_BYTES, PixelStore
-from moon_ops.encoder.shards import checkpoints
 from moon_ops.encoder.stage2 import Behaviour
 from moon_ops.encoder.together import once
 from moon_ops.errors import InputError
@@ -106,11 +105,10 @@ def measure(
     """Take some steps of stage 2a on a copy of the encoder in every size of picture, once it has seen the pictures."""
     full = recipe.inputs.picture_size
     step = {}
-    with torch.random.fork_rng(), tempfile.TemporaryDirectory(prefix="moon-pace-") as scratch:
+    with torch.random.fork_rng():
         for size in dict.fromkeys((*_sizes(recipe), full)):
             stage = replace(recipe.stage2a, steps=TRIED, sizes=() if size == full else (size,))
-            kept = checkpoints(recipe.training, Path(scratch))
-            loop = Loop(recipe.training, machine, kept, workers=workers, total=TRIED, silent=True)
+            loop = Loop(recipe.training, machine, Unkept(Path()), workers=workers, total=TRIED, silent=True)
             tried = Behaviour(copy.deepcopy(encoder), pairs, store, replace(recipe, stage2a=stage), seed=0)
             for number in range(TRIED * recipe.training.accumulation):
                 tried.batch(number, machine.process_index, machine.num_processes)

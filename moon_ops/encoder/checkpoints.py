@@ -137,6 +137,13 @@ class Checkpoints:
             optimizer.load_state_dict(nested(load_file(self.newest / f"optimizer-{number}.safetensors"), numbers))
 
 
+class Unkept(Checkpoints):
+    """Of a run that nobody will go on with: nothing is written."""
+
+    def save(self, state: State, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
+        """Nothing."""
+
+
 def whole_files(checkpoint: Path) -> bool:
     """Whether each file of tensors is as long as its header says."""
     for place in sorted(checkpoint.glob("*.safetensors")):
