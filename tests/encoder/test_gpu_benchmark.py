@@ -22,7 +22,7 @@ def measured(*options: str) -> subprocess.CompletedProcess[str]:
 def test_without_a_gpu_a_large_model_is_refused() -> None:
     done = measured("--model", "2b")
     assert done.returncode == 1
-    assert "--model 2b needs a GPU, and there is none → run it where there is one; --model tiny runs anywhere" in done.stderr
+    assert "--model 2b needs a GPU, and there is none here → run it where there is one; --model tiny runs anywhere" in done.stderr
 
 
 @pytest.mark.slow
