@@ -19,6 +19,7 @@ Floats = NDArray[np.float32]
 Search = Callable[[Rows, int], Rows]  # rows [R] of a category's vectors, and how many → the nearest rows [R, K], -1 where there are none
 EXACT = 50_000  # items of a category that are all compared with all
 BLOCK = 1024  # items that are asked for at a time
+NUMBERS = 2**25  # of candidates' vectors that are in memory at a time
 SPARE = 32  # candidates beyond those asked for: some are the same product
 PROBES = 32  # inverted lists that are looked into
 MOST = 1024  # candidates of an item from inverted lists
@@ -55,16 +56,17 @@ def mine(vectors: Floats, categories: Rows, product: Rows, count: int, ceiling: 
         members = np.flatnonzero(categories == category)
         own = np.ascontiguousarray(vectors[members])
         search, most = (_exact(own), len(own)) if len(own) <= EXACT else (_lists(own), min(len(own), MOST))
-        for start in range(0, len(members), BLOCK):
-            left, few = np.arange(start, min(start + BLOCK, len(members))), min(count + SPARE, most)
-            while len(left):
-                found = search(left, few)
-                out[members[left]], short = _chosen(
-                    vectors, members[left], np.where(found < 0, -1, members[found]), product, count, ceiling
-                )
-                left, few, last = left[short], min(4 * few, most), few
-                if last == most:
-                    break
+        left, few = np.arange(len(own)), min(count + SPARE, most)
+        while len(left):
+            short, size = [], max(1, min(BLOCK, NUMBERS // (few * own.shape[1])))
+            for start in range(0, len(left), size):
+                some = left[start : start + size]
+                near = search(some, few)
+                candidates = np.where(near < 0, -1, members[near])
+                out[members[some]], fewer = _chosen(vectors, members[some], candidates, product, count, ceiling)
+                short.append(some[fewer])
+            left = np.concatenate(short) if few < most else left[:0]
+            few = min(4 * few, most)
     return out
 
 

@@ -15,12 +15,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from moon_ops.encoder import averaging, validation
 from moon_ops.encoder.checkpoints import ANEW, Checkpoints, State, changing, digest, distinct, flat, nested, whole_files
 from moon_ops.encoder.sharding import full
 from moon_ops.encoder.together import alone, once, waiting
+from moon_ops.errors import InputError, in_a_line
 from moon_ops.files import remembered
 from moon_ops.recipes.encoder import Training
 
@@ -54,8 +56,7 @@ class SharedCheckpoints(Checkpoints):
             tensors |= {f"optimizer-{number}.{name}": value for name, value in own.items()}
             about["optimizers"].append(numbers)
         tensors |= {f"stage.{name}": value.detach() for name, value in state.tensors.items()}
-        group = None if alone() else waiting(dist.group.WORLD)
-        dcp.save(tensors, storage_writer=dcp.HuggingFaceStorageWriter(str(partial), save_distributed=True), process_group=group)
+        _write(tensors, partial)
 
         def ended() -> None:
             self._ended(partial, about | {"files": sorted(place.name for place in partial.iterdir())})
@@ -100,6 +101,21 @@ class SharedCheckpoints(Checkpoints):
             prefix, parameters = f"optimizer-{number}.", [p for group in optimizer.param_groups for p in group["params"]]
             places = {name: _place(parameters[int(name.partition(".")[0])], what) for name, what in _kept(self.newest, prefix).items()}
             optimizer.load_state_dict(nested(_loaded(self.newest, prefix, places), numbers))
+
+
+def _write(tensors: dict[str, Any], place: Path) -> None:
+    """Each process writes its parts, and what all have alike one of them. Fails in all where it fails in one."""
+    writer = dcp.HuggingFaceStorageWriter(str(place), save_distributed=True)
+    try:
+        dcp.save(tensors, storage_writer=writer, process_group=None if alone() else waiting(dist.group.WORLD))
+    except CheckpointException as failed:  # no Exception, so that nobody would say it in a line
+        process, (fault, _) = min(failed.failures.items())
+        if not isinstance(fault, Exception):
+            raise fault from failed
+        raise InputError(
+            f"process {process} could not write its part of the checkpoint {place.stem}: {in_a_line(fault)}",
+            action="make room, and call it again: the training goes on from the checkpoint before",
+        ) from failed
 
 
 def _place(parameter: Tensor, what: TensorStorageMetadata) -> Tensor:

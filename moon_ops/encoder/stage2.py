@@ -219,8 +219,8 @@ def _asked(encoder: Encoder, purchases: Pairs, store: PixelStore, items: int) ->
     queries, row_of = _queries(encoder, purchases, store)
     total, count = np.zeros((items, queries.shape[1]), np.float32), np.bincount(purchases.item, minlength=items)
     np.add.at(total, purchases.item, queries[row_of])
-    mean: NDArray[np.float32] = total / np.maximum(count, 1)[:, None].astype(np.float32)
-    return mean
+    total /= np.maximum(count, 1)[:, None]
+    return total
 
 
 def _queries(encoder: Encoder, purchases: Pairs, store: PixelStore) -> tuple[NDArray[np.float32], Rows]:

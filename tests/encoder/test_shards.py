@@ -106,7 +106,7 @@ def test_killed_while_saving_leaves_the_checkpoint_before(
     owner, name = {"put": (checkpoints, "put"), "newest": (checkpoints, "write_text")}.get(killed_at, (writer, killed_at))
     with monkeypatch.context() as patched:
         patched.setattr(owner, name, die)
-        with pytest.raises(BaseException):  # noqa: B017, PT011 - torch says in its own error who was killed
+        with pytest.raises(KeyboardInterrupt):
             kept.save(State("stage1", 2, [1.0, 2.0]), model, optimizers)
     state = SharedCheckpoints(tmp_path).read()
     assert state is not None
@@ -119,6 +119,15 @@ def test_killed_while_saving_leaves_the_checkpoint_before(
     assert again is not None
     assert again.step == 2
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_part_that_cannot_be_written_is_named_in_a_line(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shards.dcp.HuggingFaceStorageWriter, "write_data", full)
+    with pytest.raises(InputError, match=r"process 0 could not write its part of the checkpoint stage1-1: .*No space left.* → make room"):
+        SharedCheckpoints(tmp_path).save(State("stage1", 1, [1.0]), *run)
 
 
 @pytest.mark.parametrize("harm", [lambda place: place.unlink(), lambda place: place.write_bytes(place.read_bytes()[:-9])])
