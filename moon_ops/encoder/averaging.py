@@ -25,7 +25,9 @@ class Average:
         own = {name: value for name, value in changing(model).items() if value.is_floating_point()} if decay else {}
         kept = {name.removeprefix(PREFIX): value for name, value in (tensors or {}).items() if name.startswith(PREFIX)}
         self.decay, self.own = decay, own
-        self.of = {name: kept[name].to(value) if name in kept else value.detach().clone() for name, value in own.items()}
+        self.of = {
+            name: kept[name].to(value.device, value.dtype) if name in kept else value.detach().clone() for name, value in own.items()
+        }
 
     @torch.no_grad()
     def update(self, step: int) -> None:

@@ -42,10 +42,10 @@ class Inputs:
         return len(self.pictures)
 
     def part(self, start: int, stop: int) -> Inputs:
-        """The rows ``start`` to ``stop``, without padding that none of them needs."""
+        """The rows ``start`` to ``stop``, or what there is of them, without padding that none of them needs."""
         before, inside = sum(self.pictures[:start]), sum(self.pictures[start:stop])
         mask = self.attention_mask[start:stop]
-        length = int(mask.sum(1).max())
+        length = int(mask.sum(1).max()) if len(mask) else 0
         pixels = self.pixels[before : before + inside]
         return Inputs(self.input_ids[start:stop, :length], mask[:, :length], pixels, self.pictures[start:stop])
 

@@ -9,7 +9,6 @@ import copy
 import json
 import math
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from moon_ops.dealing import Deal, here
-from moon_ops.encoder.checkpoints import Checkpoints
+from moon_ops.encoder.checkpoints import Unkept
 from moon_ops.encoder.fit import Loop
 from moon_ops.encoder.model import Encoder
 from moon_ops.encoder.pairs import Pairs
@@ -108,10 +107,10 @@ def measure(
     """Take some steps of stage 2a on a copy of the encoder in every size of picture, once it has seen the pictures."""
     full = recipe.inputs.picture_size
     step = {}
-    with torch.random.fork_rng(), tempfile.TemporaryDirectory(prefix="moon-pace-") as scratch:
+    with torch.random.fork_rng():
         for size in dict.fromkeys((*_sizes(recipe), full)):
             stage = replace(recipe.stage2a, steps=TRIED, sizes=() if size == full else (size,))
-            loop = Loop(recipe.training, machine, Checkpoints(Path(scratch)), workers=workers, total=TRIED, silent=True)
+            loop = Loop(recipe.training, machine, Unkept(Path()), workers=workers, total=TRIED, silent=True)
             tried = Behaviour(copy.deepcopy(encoder), pairs, store, replace(recipe, stage2a=stage), seed=0)
             for number in range(TRIED * recipe.training.accumulation):
                 tried.batch(number, machine.process_index, machine.num_processes)

@@ -30,6 +30,8 @@ from moon_ops.encoder.negatives import gathered_numbers
 from moon_ops.encoder.norms import spanning
 from moon_ops.encoder.objectives import Found
 from moon_ops.encoder.optimizers import build, set_rates
+from moon_ops.encoder.recompute import recomputed
+from moon_ops.encoder.sharding import Whole, full, refuse_foreign, spread
 from moon_ops.encoder.validation import STAGES as MEASURED
 from moon_ops.encoder.validation import Validation
 from moon_ops.errors import InputError
@@ -72,12 +74,14 @@ def accelerator(training: Training) -> Accelerator:
     precision, reason = precision_of(training)
     if training.precision == "auto":
         tqdm.write(f"precision {precision}: {reason}", file=sys.stderr)
-    return Accelerator(
+    machine = Accelerator(
         cpu=not torch.accelerator.is_available(),  # said, or the processes of torchrun would each believe to be alone
         mixed_precision=precision,
         gradient_accumulation_steps=training.accumulation,
         kwargs_handlers=[unused],
     )
+    refuse_foreign(machine)
+    return machine
 
 
 def precision_of(training: Training) -> tuple[str, str]:
@@ -114,10 +118,14 @@ class Loop:
 
         Raises :class:`InputError` naming the batch when the loss stops being a number.
         """
+        with spread(stage, self.machine, self.training.sharding) as (model, whole), recomputed(stage.model, self.training):
+            self._steps(stage, model, whole, resumed)
+        stage.model.eval()
+        self.done += stage.steps
+
+    def _steps(self, stage: Stage, model: nn.Module, whole: Whole, resumed: State | None) -> None:
         optimizers = build(stage.model, self.training)
-        stage.model.to(self.machine.device)
         start = self._begun(stage, optimizers, resumed)
-        model = self.machine.prepare_model(stage.model)
         self.average = Average(stage.model, self.training.ema, resumed.tensors if start and resumed else None)
         stage.model.train()
         waiting = self._waiting(stage, start)
@@ -138,15 +146,13 @@ class Loop:
                 bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
                 speed = self.training.batch * self.training.accumulation / self.seconds[-1]
                 self._tell(stage, step, rate, norm, speed)
-                self._validate(stage, step + 1)
+                self._validate(stage, step + 1, whole)
                 self._keep(stage, step + 1, optimizers)
         self.average.give()
         if self.validation is not None and stage.name in MEASURED:
             self.validation.give(stage.model)
         for buffer in stage.model.buffers():
             buffer.copy_(broadcast(buffer))  # each process has counted its own batches: what follows must be the same for all
-        stage.model.eval()
-        self.done += stage.steps
 
     def _waiting(self, stage: Stage, start: int) -> Iterator[Any]:
         """The batches of this process from the step ``start`` on."""
@@ -162,6 +168,9 @@ class Loop:
                 self.validation.begin()
             return 0
         self.checkpoints.restore_optimizers(optimizers)
+        resumed.tensors |= self.checkpoints.shards(stage.model)
+        if self.validation is not None:
+            self.validation.restore(resumed.validation, resumed.tensors)
         self.losses = list(resumed.losses)
         if self.machine.scaler is not None:
             self.machine.scaler.load_state_dict(resumed.scaler)
@@ -213,7 +222,7 @@ class Loop:
         if scaler is not None:
             for optimizer in optimizers:
                 scaler.unscale_(optimizer)
-        norm = float(self.machine.clip_grad_norm_(model.parameters(), 1.0) or 0.0)
+        norm = float(full(self.machine.clip_grad_norm_(model.parameters(), 1.0)))
         for optimizer in optimizers:
             optimizer.step() if scaler is None else scaler.step(optimizer)
             optimizer.zero_grad()
@@ -227,20 +236,21 @@ class Loop:
             named = {f"{stage.name}/{name}": value for name, value in (figures | stage.found.metrics).items()}
             self.listener(self.done + step, named | {"loss": self.losses[-1]})
 
-    def _validate(self, stage: Stage, step: int) -> None:
+    def _validate(self, stage: Stage, step: int, whole: Whole) -> None:
         """Measure the stage as it would be served after ``step``, if it is due; the training goes on as if nothing had happened."""
         if self.validation is None or not self.validation.due(stage.name, step, stage.steps):
             return
         with self.average.lent():
             stage.model.eval()
-            found = self.validation.measure(stage.name, step, stage.model, stage.steps)
+            with whole():
+                found = self.validation.measure(stage.name, step, stage.model, stage.steps)
             stage.model.train()
         if self.listener and self.machine.is_main_process:
             self.listener(self.done + step - 1, {self.validation.name: found})
 
     def _keep(self, stage: Stage, step: int, optimizers: list[torch.optim.Optimizer]) -> None:
         every, last, validation = self.training.checkpoint_steps, step == stage.steps or self._over(stage), self.validation
-        if self.machine.is_main_process and (last or (every and step % every == 0)):
+        if (self.checkpoints.shared or self.machine.is_main_process) and (last or (every and step % every == 0)):
             scaler = self.machine.scaler.state_dict() if self.machine.scaler is not None else {}
             tensors, record = stage.tensors() | self.average.tensors(), {}
             if validation is not None:
@@ -270,13 +280,11 @@ def cached(
     if not chunk or chunk >= longest:
         *vectors, scale = model(list(sides.values()))
         found = loss(dict(zip(names, vectors, strict=True)), scale)
-        return found, [lambda: found.loss]
+        return found, [lambda: found.loss + scale * 0.0]  # what was run without rows hangs on the scale, which not every loss reads
     parts = [_part(sides, at, at + chunk) for at in range(0, longest, chunk)]
     with torch.no_grad():
         made = [model(list(part.values())) for part in parts]
-    leaves = {
-        name: torch.cat([m[list(p).index(name)] for m, p in zip(made, parts, strict=True) if name in p]).requires_grad_() for name in names
-    }
+    leaves = {name: torch.cat([of_part[place] for of_part in made]).requires_grad_() for place, name in enumerate(names)}
     scale = made[0][-1].clone().requires_grad_()
     found = loss(leaves, scale)
     gradients = torch.autograd.grad(found.loss, [*leaves.values(), scale], allow_unused=True)
@@ -295,4 +303,4 @@ def cached(
 
 
 def _part(sides: dict[str, Inputs], start: int, stop: int) -> dict[str, Inputs]:
-    return {name: side.part(start, min(stop, len(side))) for name, side in sides.items() if start < len(side)}
+    return {name: side.part(start, stop) for name, side in sides.items()}

@@ -66,6 +66,11 @@ class Encoder(nn.Module):
         return self.parts.trunk(self.model)
 
     @property
+    def blocks(self) -> list[nn.Module]:
+        """The parts of picture tower and trunk that are run one after another, and hold most of the weights."""
+        return [*self.parts.blocks(self.model), *self.trunk.layers]
+
+    @property
     def dim(self) -> int:
         """D, the length of a vector."""
         return int(self.config.text_config.hidden_size)
@@ -98,12 +103,16 @@ class Encoder(nn.Module):
         """Unit vectors [B, D]; ``pixels`` [N, 3, H, W] holds the pictures of all samples in order (N may be 0)."""
         return self.embed(input_ids, attention_mask, self.tokens_or_none(pixels))
 
-    def tokens_or_none(self, pixels: Tensor) -> Tensor:
-        """:meth:`picture_tokens`, or one row of zeros that no slot will take where there is no picture."""
+    def tokens_or_none(self, pixels: Tensor, *, always: bool = False) -> Tensor:
+        """:meth:`picture_tokens`, or one row of zeros that no slot will take where there is no picture; ``always``: that has gone through
+        all that a picture goes through, because other processes wait for it there.
+        """
         if pixels.shape[0]:
             return self.picture_tokens(pixels)
         width = self.dim * getattr(self.parts, "token_widths", lambda _: 1)(self.model)
         zeros = torch.zeros((1, self.layout.tokens_per_picture, width), dtype=self.model.dtype, device=pixels.device)
+        if always and not spans(self.model):
+            return zeros + self.picture_tokens(pixels.new_zeros((1, *pixels.shape[1:]))).sum() * 0.0
         if not spans(self.model):
             return zeros
         nothing = self.model.vision_model(pixels.to(self.model.dtype))  # the norms of other processes wait for it, there and back

@@ -1,7 +1,8 @@
 """Muon with its Newton–Schulz iteration in the dtype that the machine multiplies.
 
 ``torch.optim.Muon`` iterates in bfloat16 whatever the machine; a processor without hardware for it then spends more than half of a
-training step there. This one iterates in float32, and on the small side of a matrix only.
+training step there. This one iterates in float32, and on the small side of a matrix only. Sharded matrices are gathered for it, some at
+a time, and every process computes all of them: what is saved by sharding is memory.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
+GATHERED = 2**26  # numbers of sharded matrices that are whole at a time
 LONG = 3  # a matrix that is so many times longer than wide is iterated by its Gram matrix: fewer multiplications
 
 
@@ -62,7 +65,9 @@ class Muon(torch.optim.Muon):
                 if matrix.grad is not None:
                     shapes.setdefault(matrix.shape, []).append(matrix)
             for matrices in shapes.values():
-                self._move(matrices, group)
+                count = max(GATHERED // matrices[0].numel(), 1) if isinstance(matrices[0], DTensor) else len(matrices)
+                for start in range(0, len(matrices), count):
+                    self._move(matrices[start : start + count], group)
         return loss
 
     def _move(self, matrices: list[Tensor], group: dict[str, Any]) -> None:
@@ -75,8 +80,20 @@ class Muon(torch.optim.Muon):
                 state["momentum_buffer"] = torch.zeros_like(matrix)
             momentum = state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
             updates.append(gradient.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum)
-        made = orthogonal(torch.stack(updates).float(), group["ns_coefficients"], group["ns_steps"], group["eps"])
+        whole = torch.stack([_full(update) for update in updates]).float()
+        made = orthogonal(whole, group["ns_coefficients"], group["ns_steps"], group["eps"])
         rows, columns = matrices[0].shape
         rate = group["lr"] * max(1.0, rows / columns) ** 0.5
-        for matrix, update in zip(matrices, made, strict=True):
+        for matrix, direction in zip(matrices, made, strict=True):
+            update = _part(direction, matrix) if isinstance(matrix, DTensor) else direction
             matrix.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-rate)
+
+
+def _full(update: Tensor) -> Tensor:
+    """A matrix whole: of rows in several processes nobody could say which directions they have in common."""
+    return update.full_tensor() if isinstance(update, DTensor) else update
+
+
+def _part(whole: Tensor, like: DTensor) -> Tensor:
+    """This process's part of what all have computed alike."""
+    return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)

@@ -1,20 +1,14 @@
-"""Where negatives come from beside the batch itself (MOON, stage 2b): hard ones, other processes (spatial), earlier steps (temporal).
+"""Where negatives come from beside the batch itself (MOON, stage 2b): other processes (spatial), earlier steps (temporal).
 
-B pairs, W processes, Q queued vectors, H hard negatives per item, I items, D dimensions.
+B pairs, W processes, Q queued vectors, D dimensions. Hard ones are mined: see :mod:`moon_ops.encoder.mining`.
 """
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 import torch.distributed as dist
 import torch.distributed.nn
-from numpy.typing import NDArray
 from torch import Tensor
-
-from moon_ops.encoder.pairs import Rows
-
-MINE_BATCH = 1024  # items compared at a time: never all pairs in memory
 
 
 def gathered(vectors: Tensor) -> Tensor:
@@ -72,31 +66,3 @@ class Queue:
     def restore(self, state: dict[str, Tensor]) -> None:
         """Take up a checkpoint's state."""
         self.vectors, self.product = state["queue.vectors"], state["queue.product"]
-
-
-def mine(vectors: NDArray[np.float32], categories: Rows, product: Rows, count: int) -> Rows:
-    """Each item's ``count`` most similar items of the same category and another product [I, H]; -1 where there are fewer.
-
-    ``vectors`` [I, D] are the previous encoder's; ``categories`` and ``product`` [I]. An item without a category (-1) has none.
-    """
-    out = np.full((len(vectors), count), -1, np.int64)
-    for category in np.unique(categories[categories >= 0]).tolist():
-        members = np.flatnonzero(categories == category)
-        for start in range(0, len(members), MINE_BATCH):
-            rows = members[start : start + MINE_BATCH]
-            similarity = vectors[rows] @ vectors[members].T
-            similarity[product[rows][:, None] == product[members][None, :]] = -np.inf
-            best = _largest(similarity, count)
-            found = np.where(np.isfinite(np.take_along_axis(similarity, best, 1)), members[best], -1)
-            out[rows, : found.shape[1]] = found
-    return out
-
-
-def _largest(values: NDArray[np.float32], count: int) -> Rows:
-    """The columns of the ``count`` largest of each row [R, C] → [R, count]: the largest first, of equal ones the first."""
-    count = min(count, values.shape[1])
-    least = np.partition(values, values.shape[1] - count, axis=1)[:, values.shape[1] - count]
-    row, column = np.nonzero(values >= least[:, None])  # count of each row, and what equals the last of them
-    order = np.lexsort((column, -values[row, column], row))
-    first = np.searchsorted(row, np.arange(len(values)))
-    return column[order][first[:, None] + np.arange(count)]

@@ -33,41 +33,50 @@ class Sides(nn.Module):
     def __init__(self, encoder: Encoder, temperature: float) -> None:
         super().__init__()
         self.encoder = encoder
-        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / temperature)))
+        self.log_scale = nn.Parameter(torch.tensor([math.log(1 / temperature)]))  # [1]: what has no dimension cannot be sharded
+        self.even = False  # whether each pass runs all that any process runs: sharded, they wait for each other in every block
 
     @property
     def scale(self) -> Tensor:
         """1 / temperature, held below ``MAX_SCALE``."""
-        return self.log_scale.clamp(max=math.log(MAX_SCALE)).exp()
+        return self.log_scale.clamp(max=math.log(MAX_SCALE)).exp()[0]
+
+    @torch.no_grad()
+    def hold(self) -> None:
+        """Bring the scale back below its limit, as in CLIP: a number beyond it has no gradient and would stay there."""
+        self.log_scale.clamp_(max=math.log(MAX_SCALE))
 
     def forward(self, sides: list[Inputs]) -> list[Tensor]:
         """Unit vectors [R, D] of each side, in float32, and last the scale: pictures of all sides share the tower's batch statistics.
 
-        Without sides the scale alone: see :func:`moon_ops.encoder.fit.cached`.
+        A side without rows has vectors [0, D]. The scale hangs on all that was run: other processes may have rows there.
         """
-        if not sides:
-            return [self._beside()]
         pixels = torch.cat([side.pixels for side in sides])
-        with torch.no_grad():  # itself, as in CLIP: a number beyond the limit has no gradient and would stay there
-            self.log_scale.clamp_(max=math.log(MAX_SCALE))
         with sdpa_kernel(SDPBackend.MATH) if pixels.device.type == "cpu" else nullcontext():  # a CPU's fused attention is slow backwards
-            return [*self._embedded(sides, pixels), self.scale]
+            return self._embedded(sides, self.encoder.tokens_or_none(pixels, always=self.even))
 
-    def _beside(self) -> Tensor:
-        """The scale, from a pass without rows: other processes have more of them, and their towers may wait for this one's."""
-        size = self.encoder.layout.picture_size
-        nothing = torch.zeros((0, 3, size, size), dtype=torch.uint8, device=self.log_scale.device)
-        return self.scale + self.encoder.tokens_or_none(nothing).sum() * 0.0
-
-    def _embedded(self, sides: list[Inputs], pixels: Tensor) -> list[Tensor]:
-        tokens = self.encoder.tokens_or_none(pixels)
-        out, at = [], 0
+    def _embedded(self, sides: list[Inputs], tokens: Tensor) -> list[Tensor]:
+        out, at, scale = [], 0, self.scale
+        if not any(map(len, sides)):
+            scale = scale + tokens.sum() * 0.0
         for side in sides:
-            count = len(side.pixels)
+            shown, count = self._filled(side), len(side.pixels)
             own = tokens[at : at + count] if count else tokens[:1] * 0
-            out.append(self.encoder.embed(side.input_ids, side.attention_mask, own).float())
+            if len(shown):
+                vectors = self.encoder.embed(shown.input_ids, shown.attention_mask, own).float()
+                scale = scale if len(side) else scale + vectors.sum() * 0.0
+            else:
+                vectors = tokens.new_zeros((0, self.encoder.dim), dtype=torch.float32)
+            out.append(vectors[: len(side)])
             at += count
-        return out
+        return [*out, scale]
+
+    def _filled(self, side: Inputs) -> Inputs:
+        """The side, or in its place one row with one token of padding, where others have rows and this process has none."""
+        if len(side) or not self.even:
+            return side
+        one = torch.ones((1, 1), dtype=torch.int64, device=side.input_ids.device)
+        return Inputs(one * self.encoder.layout.pad_token_id, one, side.pixels, (0,))
 
 
 @dataclass

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from moon_ops.encoder.batches import STUDIO, Inputs, Reader, Shown, drawn_pictures
 from moon_ops.encoder.losses import next_token
 from moon_ops.encoder.model import Encoder
+from moon_ops.encoder.negatives import gathered_numbers
 from moon_ops.encoder.objectives import Found, balanced
 from moon_ops.encoder.permutations import Stream
 from moon_ops.encoder.pixels import PixelStore
@@ -134,8 +135,7 @@ class Pretraining:
 
     def __init__(self, encoder: Encoder, rows: Sequence[Row], store: PixelStore, recipe: EncoderRecipe, seed: int) -> None:
         self.steps = recipe.stage1.steps
-        self.model: nn.Module = NextToken(encoder)
-        self.experts = encoder.experts
+        self.model: Any = NextToken(encoder)
         found = Tasks(encoder, rows)
         if not len(found):
             raise StageError("no item has a picture and a text: stage 1 has nothing to learn from", action="set stage1.steps = 0")
@@ -148,20 +148,21 @@ class Pretraining:
 
     def losses(self, model: nn.Module, batch: Prompted, chunk: int, device: torch.device) -> list[Callable[[], Tensor]]:
         """See :class:`moon_ops.encoder.fit.Stage`."""
-        self.found, passes = balanced(self.experts, lambda: self._passes(model, batch, chunk, device))
+        self.found, passes = balanced(self.model.encoder.experts, lambda: self._passes(model, batch, chunk, device))
         return passes
 
     def _passes(self, model: nn.Module, batch: Prompted, chunk: int, device: torch.device) -> tuple[Found, list[Callable[[], Tensor]]]:
-        """The loss is a mean over samples' tokens, so chunks need no cache, only weights."""
+        """The loss is a mean over the tokens of all processes' samples, so chunks need no cache, only weights."""
         rows = len(batch.inputs)
         size = min(chunk or rows, rows)
-        targets = batch.is_target.sum()
+        every = gathered_numbers(batch.is_target.sum()[None].to(device))
+        targets = every.sum() / len(every)  # of which the mean over processes makes all
         total = torch.zeros(())
 
         def one(start: int) -> Tensor:
             inputs = batch.inputs.part(start, start + size)
             is_target = batch.is_target[start : start + size, : inputs.input_ids.shape[1]]
-            return model(inputs.to(device), is_target.to(device)) * (is_target.sum() / targets).to(device)
+            return model(inputs.to(device), is_target.to(device)) * (is_target.sum().to(device) / targets)
 
         starts = list(range(0, rows, size))
         if len(starts) == 1:

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel, Qwen2VLImageProcessorPil, Qwen3VLConfig, Qwen3VLModel
-from transformers.models.qwen3_vl.modeling_qwen3_vl import apply_rotary_pos_emb_vision
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionBlock, apply_rotary_pos_emb_vision
 
 from moon_ops.encoder.tokenizer import PAD
 from moon_ops.errors import InputError
@@ -39,7 +39,7 @@ def from_nothing(recipe: EncoderRecipe, tokenizer: Tokenizer) -> PreTrainedModel
         vision_start_token_id=start,
         vision_end_token_id=end,
     )
-    return Qwen3VLModel(config)
+    return _with_own_blocks(Qwen3VLModel(config))
 
 
 def _text(recipe: EncoderRecipe, vocabulary: int, pad: int) -> dict[str, Any]:
@@ -77,12 +77,12 @@ def from_checkpoint(recipe: EncoderRecipe, where: dict[str, Any]) -> PreTrainedM
     config: Any = Qwen3VLConfig.from_pretrained(recipe.checkpoint, **where)
     _grid(config, recipe.inputs.picture_size)
     config.text_config.is_causal = False
-    return Qwen3VLModel.from_pretrained(recipe.checkpoint, config=config, dtype=torch.float32, **where)
+    return _with_own_blocks(Qwen3VLModel.from_pretrained(recipe.checkpoint, config=config, dtype=torch.float32, **where))
 
 
 def load(directory: Path) -> PreTrainedModel:
     """The model that ``save_pretrained`` wrote."""
-    return Qwen3VLModel.from_pretrained(directory, dtype=torch.float32)
+    return _with_own_blocks(Qwen3VLModel.from_pretrained(directory, dtype=torch.float32))
 
 
 def trunk(model: Any) -> Any:
@@ -94,6 +94,11 @@ def tower(model: Any) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
     """Modules of the picture tower: embeddings, blocks, what comes after them, and what makes its states tokens of the text."""
     visual = model.visual
     return [visual.patch_embed, visual.pos_embed], list(visual.blocks), [], [visual.merger, *visual.deepstack_merger_list]
+
+
+def blocks(model: Any) -> list[Any]:
+    """Blocks of the picture tower, which are run one after another."""
+    return list(model.visual.blocks)
 
 
 def token_widths(model: Any) -> int:
@@ -118,14 +123,30 @@ def _grid(config: Any, size: int) -> int:
     return size // patch
 
 
+class PictureBlock(Qwen3VLVisionBlock):
+    """transformers' block, which takes pictures as the batch, too: whoever shards or recomputes blocks asks that each is called whole."""
+
+    def forward(self, hidden_states: Tensor, *given: Any, cos: Tensor | None = None, sin: Tensor | None = None, **more: Any) -> Tensor:
+        """[N, P, C] → the same shape, with the rotation of each place; without one as transformers calls it."""
+        if cos is None or sin is None:
+            return super().forward(hidden_states, *given, **more)
+        hidden = hidden_states + _attend(self.attn, self.norm1(hidden_states), cos, sin)
+        return hidden + self.mlp(self.norm2(hidden))
+
+
+def _with_own_blocks(model: Any) -> Any:
+    for block in model.visual.blocks:
+        block.__class__ = PictureBlock  # its weights, their names and its settings stay
+    return model
+
+
 def picture_tokens(model: Any, values: Tensor) -> Tensor:
     """Tokens [N, T, (1 + K) D] of values in [-1, 1] [N, 3, S, S]: the merged patches, and those of K layers on the way."""
     visual = model.visual
     hidden, cos, sin = _patches(visual, values, _grid(model.config, values.shape[-1]))
     parts = []
     for number, block in enumerate(visual.blocks):
-        hidden = hidden + _attend(block.attn, block.norm1(hidden), cos, sin)
-        hidden = hidden + block.mlp(block.norm2(hidden))
+        hidden = block(hidden, cos=cos, sin=sin)
         if number in visual.deepstack_visual_indexes:
             merger = visual.deepstack_merger_list[visual.deepstack_visual_indexes.index(number)]
             parts.append(_merge(merger, hidden))

@@ -112,6 +112,11 @@ def tower(model: Any) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
     return [vision.embeddings], list(vision.encoder.layers), [vision.post_layernorm], [model.connector]
 
 
+def blocks(model: Any) -> list[Any]:
+    """Blocks of the picture tower that are run one after another; a tower of convolutions is one."""
+    return [model.vision_model] if isinstance(model, TowerModel) else list(model.vision_model.encoder.layers)
+
+
 def picture_processor(size: int, config: Any = None) -> SmolVLMImageProcessorPil:  # noqa: ARG001 - other families need it
     """Transformers' processor for whole pictures: it makes the pixels that :func:`moon_ops.inputs.images.pixels` makes."""
     square = {"height": size, "width": size}

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,8 +22,9 @@ from moon_ops.encoder.cleaning import CleaningReport
 from moon_ops.encoder.eager import embed_eager
 from moon_ops.encoder.entities import Recognizer
 from moon_ops.encoder.fit import cached
+from moon_ops.encoder.mining import Ceiling, mine
 from moon_ops.encoder.model import Encoder
-from moon_ops.encoder.negatives import Queue, gathered, gathered_numbers, mine
+from moon_ops.encoder.negatives import Queue, gathered, gathered_numbers
 from moon_ops.encoder.objectives import Found, Sides, balanced, behaviour_loss, refined_loss
 from moon_ops.encoder.pairs import Pairs, Rows
 from moon_ops.encoder.pixels import PixelStore
@@ -41,8 +43,7 @@ class Behaviour:
 
     def __init__(self, encoder: Encoder, pairs: Pairs, store: PixelStore, recipe: EncoderRecipe, seed: int) -> None:
         self.recipe, self.steps = recipe, recipe.stage2a.steps
-        self.model: nn.Module = Sides(encoder, recipe.training.temperature)
-        self.experts = encoder.experts
+        self.model: Any = Sides(encoder, recipe.training.temperature)
         levels = recipe.stage2a.loss == "mim" or recipe.stage2a.within_product > 0
         chosen = pairs.of(recipe.stage2a.events)
         if not len(chosen):
@@ -64,10 +65,12 @@ class Behaviour:
         shown, asked = (batch.product.to(device), batch.pictured.to(device)), Asked(batch.asker.to(device), self.batches.positives)
 
         def loss(vectors: dict[str, Tensor], scale: Tensor) -> Found:
-            return behaviour_loss(shown, vectors, scale, stage, prefixes, asked)
+            found = behaviour_loss(shown, vectors, scale, stage, prefixes, asked)
+            found.metrics["temperature"] = float(1 / scale.detach())
+            return found
 
-        self.found, passes = balanced(self.experts, lambda: cached(model, sides, chunk, loss))
-        self.found.metrics["temperature"] = float(1 / self.model.scale.detach())  # type: ignore[operator]
+        self.model.hold()
+        self.found, passes = balanced(self.model.encoder.experts, lambda: cached(model, sides, chunk, loss))
         return passes
 
     def after(self, batch: Batch) -> None:
@@ -122,8 +125,7 @@ class Refinement:
         tensors: dict[str, Tensor] | None = None,
     ) -> None:
         self.recipe, self.stage, self.steps, self.rate = recipe, recipe.stage2b, recipe.stage2b.steps, recipe.stage2b.learning_rate_share
-        self.model: nn.Module = Sides(encoder, recipe.training.temperature)
-        self.experts = encoder.experts
+        self.model: Any = Sides(encoder, recipe.training.temperature)
         self.prepared = prepared
         product = purchases.spu_ids if self.stage.spu_merge else purchases.item_ids
         hard = prepared.hard if self.stage.hard_negatives else None
@@ -142,6 +144,8 @@ class Refinement:
     def losses(self, model: nn.Module, batch: Batch, chunk: int, device: torch.device) -> list[Callable[[], Tensor]]:
         """See :class:`moon_ops.encoder.fit.Stage`."""
         sides = {name: side.to(device) for name, side in batch.sides.items()}
+        if self.stage.hard_negatives:  # another process may have some where this one has none
+            sides.setdefault("negative", sides["item"].part(len(sides["item"]), len(sides["item"])))
 
         def loss(vectors: dict[str, Tensor], scale: Tensor) -> Found:
             self._items = vectors["item"].detach()
@@ -149,7 +153,8 @@ class Refinement:
             asked = Asked(batch.asker.to(device), self.batches.positives)
             return refined_loss(products, vectors, scale, self.queue, self.stage, self.recipe.training.prefixes, asked)
 
-        self.found, passes = balanced(self.experts, lambda: cached(model, sides, chunk, loss))
+        self.model.hold()
+        self.found, passes = balanced(self.model.encoder.experts, lambda: cached(model, sides, chunk, loss))
         return passes
 
     def after(self, batch: Batch) -> None:
@@ -197,13 +202,28 @@ def prepare(
         kept = kept[cleaning.balance(purchases.categories[purchases.item[kept]], exposed, len(kept), generator)]
     hard = np.full((len(purchases.items), max(stage.hard_negatives, 1)), -1, np.int64)
     if stage.hard_negatives and vectors is not None:
-        hard = mine(vectors, purchases.categories, product, stage.hard_negatives)
+        ceiling = Ceiling(_asked(encoder, purchases, store, len(vectors)), stage.hard_below) if stage.hard_below else None
+        hard = mine(vectors, purchases.categories, product, stage.hard_negatives, ceiling)
     before, groups_bought, dissimilar, named = counts
     return Prepared(kept, hard, CleaningReport(before, groups_bought, dissimilar, named, len(kept)))
 
 
 def _similarity(encoder: Encoder, purchases: Pairs, store: PixelStore, items: NDArray[np.float32]) -> NDArray[np.float32]:
     """Cosine [P] of each purchase's query and item."""
-    asked, row_of = np.unique(purchases.query, return_inverse=True)
-    queries = embed_eager(encoder, store, [purchases.queries[q] for q in asked])
+    queries, row_of = _queries(encoder, purchases, store)
     return (queries[row_of] * items[purchases.item]).sum(1)
+
+
+def _asked(encoder: Encoder, purchases: Pairs, store: PixelStore, items: int) -> NDArray[np.float32]:
+    """The mean vector of the queries that led to each item [I, D]; zeros where none did."""
+    queries, row_of = _queries(encoder, purchases, store)
+    total, count = np.zeros((items, queries.shape[1]), np.float32), np.bincount(purchases.item, minlength=items)
+    np.add.at(total, purchases.item, queries[row_of])
+    total /= np.maximum(count, 1)[:, None]
+    return total
+
+
+def _queries(encoder: Encoder, purchases: Pairs, store: PixelStore) -> tuple[NDArray[np.float32], Rows]:
+    """Vectors [Q, D] of the queries that led to a purchase, each once, and which is whose [P]."""
+    asked, row_of = np.unique(purchases.query, return_inverse=True)
+    return embed_eager(encoder, store, [purchases.queries[q] for q in asked]), row_of

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from moon_ops.dealing import Deal
 from moon_ops.encoder import duplicates, pretrain, recognisers
 from moon_ops.encoder.budget import PLAIN, Means, measure, operations, within
-from moon_ops.encoder.checkpoints import Checkpoints, State
+from moon_ops.encoder.checkpoints import State
 from moon_ops.encoder.fit import Listener, Loop, accelerator
 from moon_ops.encoder.material import FOLDER, Material
 from moon_ops.encoder.model import Encoder, build
@@ -35,6 +35,7 @@ from moon_ops.encoder.pairs import Pairs, behaviour
 from moon_ops.encoder.pixels import PixelStore
 from moon_ops.encoder.sentence import Card
 from moon_ops.encoder.sentence import write as write_sentence_files
+from moon_ops.encoder.shards import checkpoints
 from moon_ops.encoder.stage2 import Behaviour, Prepared, Refinement, prepare
 from moon_ops.encoder.together import each, once, shared
 from moon_ops.encoder.validation import Held, Validation, hold_out
@@ -92,7 +93,7 @@ def train(
     began, machine = time.perf_counter(), accelerator(recipe.training)
     place, budget = out.with_name(f"{out.name}.partial"), means.budget
     material = _material(lake, trained_until, recipe, seed, budget.minutes if budget else None, place, means.deal)
-    pairs, checkpoints = material.pairs, Checkpoints(place, brought=bool(recipe.lora or recipe.frozen))
+    pairs, kept = material.pairs, checkpoints(recipe.training, place, brought=bool(recipe.lora or recipe.frozen))
     encoder = each(lambda: build(recipe, [*corpus(pairs), *pretrain.corpus()], seed))
     _announce(encoder, recipe, machine)
     names = list(dict.fromkeys([*pairs.image_ids(), *(material.held.image_ids() if material.held else ())]))
@@ -100,10 +101,10 @@ def train(
     if budget is not None:
         budget = replace(budget, spent=budget.spent + time.perf_counter() - began)
         recipe = within(budget, recipe, place, machine, lambda: measure(encoder, pairs, store, recipe, machine, means.workers))
-    loop = Loop(recipe.training, machine, checkpoints, on_step, workers=means.workers, total=recipe.steps)
+    loop = Loop(recipe.training, machine, kept, on_step, workers=means.workers, total=recipe.steps)
     if material.held is not None:
         loop.validation = Validation(recipe.training, encoder, store, pairs, material.held)
-    run = _Run(recipe, trained_until, seed, encoder, material, store, loop, checkpoints.read())
+    run = _Run(recipe, trained_until, seed, encoder, material, store, loop, kept.read())
     for name in (stage for stage in STAGES if getattr(recipe, stage).steps):
         if run.stage(name) and keep_stages:
             once(partial(_save, encoder, recipe, run.report(), out.with_name(f"{out.name}-{name}")))

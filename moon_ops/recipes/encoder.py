@@ -113,6 +113,8 @@ class Training:
     precision: Literal["auto", "no", "bf16", "fp16"] = "no"  # auto: bf16 where the processor computes with it, else no
     chunk: int = 0  # gradient caching: samples in memory at once; 0: the whole batch
     accumulation: int = 1  # batches per step of the optimizer
+    sharding: Literal["none", "full"] = "none"  # full: of several processes each holds a part of weights, gradients and optimizer states
+    activation_checkpointing: bool = False  # transformer blocks keep their input alone and run once more for the gradients
     checkpoint_steps: int = 50  # a training checkpoint every so many steps; 0: at the end of each stage only
     ema: float = 0.0  # a stage ends with the moving average of its weights, of which each step keeps this share; 0: with the last ones
     prefixes: tuple[int, ...] = ()  # Matryoshka: lengths trained together, the whole vector always
@@ -192,6 +194,7 @@ class Stage2b:
     least_entities: int = 2  # drop pairs whose query text or title names fewer; 0: keep all
     recogniser: str = ""  # of entities: spacy:DIRECTORY or spacy:PACKAGE; empty: the catalogue's own brands, categories and values
     hard_negatives: int = 0  # per pair: of the same category, the previous encoder's most similar
+    hard_below: float = 0.0  # of how near its own item is to a pair's query, where a hard one must stay (NV-Retriever: .95); 0: no ceiling
     spatial: bool = True  # negatives gathered from all processes, with gradients
     queue: int = 0  # temporal negatives: item vectors of earlier steps
     learning_rate_share: float = 0.3  # of training.learning_rate: the stage refines
@@ -204,6 +207,7 @@ class Stage2b:
         named = not self.recogniser or (self.recogniser.startswith(SPACY) and self.recogniser != SPACY)
         rule(named, "stage2b.recogniser", self.recogniser, f"empty, or {SPACY}DIRECTORY, or {SPACY}PACKAGE")
         rule(self.hard_negatives >= 0, "stage2b.hard_negatives", self.hard_negatives, "0 or more")
+        rule(0 <= self.hard_below <= 1, "stage2b.hard_below", self.hard_below, "0 (no ceiling), or a share of at most 1")
         rule(self.queue >= 0, "stage2b.queue", self.queue, "0 or more")
         rule(0 < self.learning_rate_share <= 1, "stage2b.learning_rate_share", self.learning_rate_share, "above 0, at most 1")
 
@@ -253,6 +257,8 @@ class EncoderRecipe:
                 chosen is None or bool(self.checkpoint), name, chosen, "left out without a checkpoint: random weights are all to be trained"
             )
         rule(own or not self.stage2a.sizes, "stage2a.sizes", self.stage2a.sizes, "empty for a vit: its positions are for one size")
+        twice = not (self.experts and self.training.activation_checkpointing)  # a second run would count the experts' tokens again
+        rule(twice, "training.activation_checkpointing", self.training.activation_checkpointing, "false where there are [experts]")
         if not self.checkpoint:
             self._architecture()
         if self.text and self.training.prefixes:

@@ -127,7 +127,8 @@ def test_a_scale_that_has_gone_too_far_comes_back(world: Any, batch: Batch) -> N
     sides = Sides(world.encoder, 0.05)
     with torch.no_grad():
         sides.log_scale.fill_(9.0)
-    sides([batch.sides["query"]])
+    assert float(sides([batch.sides["query"]])[-1]) == pytest.approx(100.0)
+    sides.hold()
     assert float(sides.log_scale.detach()) == pytest.approx(math.log(100))
     assert float(torch.autograd.grad(sides.scale, sides.log_scale)[0]) == pytest.approx(100.0, rel=1e-4)
 
