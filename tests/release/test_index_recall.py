@@ -41,7 +41,7 @@ def test_recall_is_what_numpy_counts(opened: ItemIndex, k: int, probes: int) -> 
     wanted = ids[np.argsort(-(asked @ items.T), axis=1)[:, :k]]
     found = opened.search(asked, k, "c-one")[0]
     share = np.mean([len(set(w) & set(f)) / k for w, f in zip(wanted.tolist(), found.tolist(), strict=True)])
-    figures = index_recall.measured(opened, asked, k)
+    figures = index_recall.measured([opened], asked, k)
     name = f"index/recall@{k}"
     assert figures[name] == pytest.approx(share)
     assert (share < 0.95) == (k == 1), "one list is too few"
@@ -51,7 +51,7 @@ def test_recall_is_what_numpy_counts(opened: ItemIndex, k: int, probes: int) -> 
 
 def test_fewer_items_than_are_asked_for_are_no_loss(tmp_path: Path) -> None:
     index.build(tmp_path / "v1", np.arange(4), np.eye(4, dtype=np.float32), "c-one")
-    figures = index_recall.measured(ItemIndex.open(tmp_path / "v1"), np.eye(4, dtype=np.float32)[:2])
+    figures = index_recall.measured([ItemIndex.open(tmp_path / "v1")], np.eye(4, dtype=np.float32)[:2])
     assert figures["index/recall@10"] == 1.0
 
 
