@@ -1,0 +1,217 @@
+"""The services that hold the shards of an index which this process does not: asked over HTTP, all at once, and merged exactly.
+
+Each address stands for one service, or for a balancer before several that hold the same. A question names the index, so the parts of
+an answer are of one encoder, one length of vectors and one number of shards, or there is none: never a part of it in silence. One that
+does not answer is known to :class:`~moon_ops.serving.stores.Stores`, so it is told at ``/ready``, and where it hangs, others do not wait.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import dataclasses
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
+from typing import Any
+
+import httpx
+import numpy as np
+
+from moon_ops.embeddings.index_shards import Found, merged
+from moon_ops.errors import ServiceError, StageError
+from moon_ops.serving.access import REQUEST
+from moon_ops.serving.shelf import IndexName, Part, Question
+from moon_ops.serving.stores import Stores
+from moon_ops.settings import Settings
+from moon_ops.telemetry.traces import span, traceparent
+
+log = logging.getLogger(__name__)
+PATH = "/v1/shards/search"
+CONNECT_SECONDS = 1.0
+CONNECTIONS = 32  # to each service
+KEPT_SECONDS = 20.0  # that an idle connection is kept: the other side closes it after 30
+LOOK_SECONDS, ALL_SECONDS = 1.0, 5.0  # between looks at those that were lost, and at all
+PREPARE_SECONDS = 120.0  # that a new release waits for the others to have opened its index
+AGAIN_SECONDS = 0.5  # between two questions meanwhile
+BUSY, ENDING = 429, (502, 503, 504)
+Seen = Callable[[str, float, bool], None]  # told of each question: the address, seconds, and whether it was answered
+
+
+class Peers:
+    """Those that the settings name. May be asked from many threads; without any it does nothing."""
+
+    def __init__(self, settings: Settings, stores: Stores) -> None:
+        self.settings, self.stores, self.known = settings, stores, settings.peers
+        self.seen: Seen = lambda *_: None
+        self._reached: set[str] = set()
+        self._stop = threading.Event()
+        if self.known:
+            self._client = self._connected(count := CONNECTIONS * len(set(self.known.values())))
+            self._threads = ThreadPoolExecutor(count, thread_name_prefix="peers")
+            stores.faults.update({_store(address): 0 for address in self.known.values()})
+
+    def _connected(self, count: int) -> httpx.Client:
+        """Its connections are kept; no proxy is asked, whatever the environment says of the world outside."""
+        key = self.settings.index_key.get_secret_value()
+        limits = httpx.Limits(max_connections=count, max_keepalive_connections=count, keepalive_expiry=KEPT_SECONDS)
+        patience = httpx.Timeout(self.settings.request_seconds / 2, connect=CONNECT_SECONDS)
+        headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
+        return httpx.Client(timeout=patience, limits=limits, headers=headers, trust_env=False)
+
+    def knows(self, shards: Collection[int]) -> bool:
+        """Whether somebody is named for each of them."""
+        return set(shards) <= set(self.known)
+
+    def ask(self, name: IndexName, shards: Collection[int], asked: Question) -> Callable[[], list[Found]]:
+        """Ask for these shards; what is returned waits for the answers. :class:`ServiceError` names the shards of which there is none."""
+        if unknown := sorted(set(shards) - set(self.known)):
+            problem = f"shard {unknown[0]} of {name.shards} is held neither by this service nor by one that it knows"
+            raise ServiceError(problem, action="name who holds it in MOON_INDEX_PEERS, or ask a service that knows")
+        calls = [partial(self._asked, address, own, name, asked) for address, own in self._by_address(shards).items()]
+        later = [self._threads.submit(copy_context().run, call) for call in calls]  # within the request's trace
+        return lambda: [answer.result() for answer in later]
+
+    def prepare(self, part: Part, seconds: float = PREPARE_SECONDS) -> None:
+        """Wait until the others have opened what is missing here of an index; :class:`StageError` with what the last one says after a while."""
+        missing, end, said = part.index.missing, time.monotonic() + seconds, ""
+        left = self._by_address(missing) if self.knows(missing) else {}
+        while left:
+            for address, own in list(left.items()):
+                try:
+                    self._answer(address, own, part.name, _nothing(part))
+                    del left[address]
+                except ServiceError as fault:
+                    said = fault.problem
+            if left and (time.monotonic() > end or self._stop.wait(AGAIN_SECONDS)):
+                raise StageError(f"others have not opened their part of it: {said}", action="look at their /ready; it is tried again")
+
+    def waiting(self, part: Part | None) -> str:
+        """Why not all shards of what is served have been reached since the process began; empty if they have, or it asks nobody."""
+        if part is None or not self.known:
+            return ""
+        away = sorted(n for n in part.index.missing if self.known.get(n) not in self._reached)
+        return f"shard {away[0]} ({self.known.get(away[0], 'held by nobody in MOON_INDEX_PEERS')}) has not been reached yet" if away else ""
+
+    def start(self, part: Callable[[], Part | None]) -> None:
+        """Look in the background, until :meth:`stop`, whether the others answer for the part that is served here."""
+        if self.known:
+            threading.Thread(target=self._loop, args=(part,), name="look-at-peers", daemon=True).start()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._stop.set()
+
+    def _loop(self, part: Callable[[], Part | None]) -> None:
+        last = -ALL_SECONDS
+        while not self._stop.is_set():
+            now, served = time.monotonic(), part()
+            everyone = now - last >= ALL_SECONDS
+            last = now if everyone else last
+            for address, own in self._by_address(frozenset() if served is None else served.index.missing).items():
+                if everyone or address not in self._reached or _store(address) in self.stores.lost:
+                    assert served is not None
+                    with contextlib.suppress(ServiceError):  # noted
+                        self._asked(address, own, served.name, _nothing(served))
+            self._stop.wait(LOOK_SECONDS)
+
+    def _by_address(self, shards: Collection[int]) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {}
+        for number in sorted(set(shards) & set(self.known)):
+            found.setdefault(self.known[number], []).append(number)
+        return found
+
+    def _asked(self, address: str, shards: list[int], name: IndexName, asked: Question) -> Found:
+        """One service's answer; how it ends is noted, but that it is busy is no fault of it."""
+        busy: _BusyError | None = None
+        with span("shards", peer=address, shards=",".join(map(str, shards)), k=asked.k), self.stores.asked(_store(address)):
+            began, answered = time.monotonic(), False
+            try:
+                found = self._answer(address, shards, name, asked)
+                answered = True
+                self._reached.add(address)
+                return found
+            except _BusyError as fault:
+                busy = fault
+            finally:
+                self.seen(address, time.monotonic() - began, answered)
+        assert busy is not None
+        raise busy
+
+    def _answer(self, address: str, shards: list[int], name: IndexName, asked: Question) -> Found:
+        who = f"shard {', '.join(map(str, shards))} of the index ({address})"
+        try:
+            answer = self._sent(address, _written(name, shards, asked))
+            if answer.status_code == httpx.codes.OK:
+                return _read(answer.json(), name, asked)
+        except httpx.HTTPError as fault:
+            problem = f"{who} does not answer ({type(fault).__name__}: {fault})"
+            raise ServiceError(problem, action="start it, or correct MOON_INDEX_PEERS") from fault
+        except (ValueError, KeyError, TypeError) as fault:
+            action = "run the same version of moon_ops on all services"
+            raise ServiceError(f"{who} gave an answer that cannot be read ({fault})", action=action) from fault
+        kind = _BusyError if answer.status_code == BUSY else ServiceError
+        raise kind(f"{who} answers {answer.status_code}: {_reason(answer)}", action="ask again in a moment")
+
+    def _sent(self, address: str, body: str) -> httpx.Response:
+        """An answer; a connection that was closed, and a service that is about to end, are tried once more: a balancer knows another."""
+        headers = {"traceparent": trace} if (trace := traceparent()) else {}
+        if (request := REQUEST.get()) is not None:
+            headers["x-request-id"] = request.request_id
+        with contextlib.suppress(httpx.NetworkError, httpx.RemoteProtocolError):
+            answer = self._client.post(f"{address}{PATH}", content=body, headers=headers)
+            if answer.status_code not in ENDING:
+                return answer
+        return self._client.post(f"{address}{PATH}", content=body, headers=headers)
+
+
+class Everywhere:
+    """All of an index: the part that is here, and those that others hold. May be searched from many threads."""
+
+    def __init__(self, part: Part, peers: Peers) -> None:
+        self.part, self.peers = part, peers
+
+    def find(self, asked: Question, contract_id: str) -> Found:
+        """The k best of all shards; :class:`ServiceError` if one of them does not answer."""
+        theirs = self.peers.ask(self.part.name, self.part.index.missing, asked)
+        own = self.part.find(asked, contract_id)  # meanwhile
+        return merged([own, *theirs()], len(asked.vectors), asked.k)
+
+
+class _BusyError(ServiceError):
+    """It has too much to do."""
+
+
+def _store(address: str) -> str:
+    return f"index at {address}"
+
+
+def _nothing(part: Part) -> Question:
+    """A question for the sake of an answer."""
+    return Question(np.zeros((1, part.index.header.dim), np.float32), 1)
+
+
+def _reason(answer: httpx.Response) -> str:
+    """What a refusal says."""
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        return str(answer.json()["error"])
+    return answer.text[:200]
+
+
+def _written(name: IndexName, shards: list[int], asked: Question) -> str:
+    vectors = base64.b64encode(np.ascontiguousarray(asked.vectors, "<f4").tobytes()).decode()
+    wanted = None if asked.wanted is None else dataclasses.asdict(asked.wanted)
+    return json.dumps({"index": dataclasses.asdict(name), "only": shards, "k": asked.k, "vectors": vectors, "wanted": wanted})
+
+
+def _read(answer: dict[str, Any], name: IndexName, asked: Question) -> Found:
+    if answer["index"] != dataclasses.asdict(name):
+        raise ValueError(f"it is of another index, {answer['index']}")
+    shape = (len(asked.vectors), asked.k)
+    ids = np.frombuffer(base64.b64decode(answer["ids"]), "<i8").reshape(shape)
+    return ids, np.frombuffer(base64.b64decode(answer["cosines"]), "<f4").reshape(shape)
