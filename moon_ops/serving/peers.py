@@ -78,7 +78,7 @@ class Peers:
         return lambda: [answer.result() for answer in later]
 
     def prepare(self, part: Part, seconds: float = PREPARE_SECONDS) -> None:
-        """Wait until the others have opened what is missing here of an index; :class:`StageError` with what the last one says after a while."""
+        """Wait until the others have opened what is missing here; :class:`StageError` with what the last one says after ``seconds``."""
         missing, end, said = part.index.missing, time.monotonic() + seconds, ""
         left = self._by_address(missing) if self.knows(missing) else {}
         while left:
