@@ -58,11 +58,9 @@ class Peers:
 
     def _connected(self, count: int) -> httpx.Client:
         """Its connections are kept; no proxy is asked, whatever the environment says of the world outside."""
-        key = self.settings.index_key.get_secret_value()
         limits = httpx.Limits(max_connections=count, max_keepalive_connections=count, keepalive_expiry=KEPT_SECONDS)
         patience = httpx.Timeout(self.settings.request_seconds / 2, connect=CONNECT_SECONDS)
-        headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
-        return httpx.Client(timeout=patience, limits=limits, headers=headers, trust_env=False)
+        return httpx.Client(timeout=patience, limits=limits, trust_env=False)
 
     def knows(self, shards: Collection[int]) -> bool:
         """Whether somebody is named for each of them."""
@@ -160,7 +158,11 @@ class Peers:
 
     def _sent(self, address: str, body: str) -> httpx.Response:
         """An answer; a connection that was closed, and a service that is about to end, are tried once more: a balancer knows another."""
-        headers = {"traceparent": trace} if (trace := traceparent()) else {}
+        headers = {"content-type": "application/json"}
+        if key := self.settings.index_key.get_secret_value():
+            headers["authorization"] = f"Bearer {key}"
+        if trace := traceparent():
+            headers["traceparent"] = trace
         if (request := REQUEST.get()) is not None:
             headers["x-request-id"] = request.request_id
         with contextlib.suppress(httpx.NetworkError, httpx.RemoteProtocolError):

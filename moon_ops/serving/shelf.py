@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from moon_ops.embeddings.cards import Wanted
+from moon_ops.embeddings.cards import Cards, Wanted
 from moon_ops.embeddings.index import IndexHeader, Vectors
 from moon_ops.embeddings.index_shards import AmongShards, Found, ItemShards
 from moon_ops.errors import MoonError, ServiceError, StageError
@@ -64,7 +64,8 @@ class Part:
         place = places.index_place(settings, *key)
         self.index: ItemShards = ItemShards.open(place, None if previous is None else previous.index, settings.held_shards)
         self.cards = item_cards.opened(settings, key[0])
-        self._among = functools.lru_cache(FILTERS_KEPT)(self._matching)
+        # of no method: what refers to itself is left to the collector, which overlooks what was there when the service began
+        self._among = functools.lru_cache(FILTERS_KEPT)(functools.partial(_matching, self.index, self.cards))
 
     @property
     def name(self) -> IndexName:
@@ -84,14 +85,15 @@ class Part:
         searched = self.index if asked.wanted is None or not self.index.shards else self.among(asked.wanted)
         return searched.search(asked.vectors, asked.k, contract_id, only)
 
-    def _matching(self, wanted: Wanted) -> AmongShards:
-        if self.cards is None:
-            raise StageError("there are no item cards to filter by", action="run `moon publish`, or ask without filters")
-        return self.index.among(self.cards.matching(wanted))
-
     @staticmethod
     def _links(settings: Settings, key: Key) -> list[str]:
         return [str(link.resolve()) for link in (places.index_place(settings, *key), places.cards_place(settings, key[0]))]
+
+
+def _matching(index: ItemShards, cards: Cards | None, wanted: Wanted) -> AmongShards:
+    if cards is None:
+        raise StageError("there are no item cards to filter by", action="run `moon publish`, or ask without filters")
+    return index.among(cards.matching(wanted))
 
 
 @dataclass

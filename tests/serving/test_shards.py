@@ -21,7 +21,7 @@ from fastapi.testclient import TestClient
 from moon_ops.embeddings import index_shards
 from moon_ops.embeddings.index import IndexHeader
 from moon_ops.embeddings.prefixes import served
-from moon_ops.publication import places, publication
+from moon_ops.publication import erasure, places, publication
 from moon_ops.registry.registry import CHAMPION, RELEASE, Registry, manifest_of
 from moon_ops.serving.app import create_app
 from moon_ops.serving.follower import Follower
@@ -223,3 +223,25 @@ def narrow_release(settings: Settings) -> int:
     manifest = {**manifest_of(registry, 1), "compared_with": {"release": 1}, "index": {"place": "index/v1.first16", "dimensions": 16}}
     (directory / "manifest.json").write_text(json.dumps(manifest))
     return registry.register(RELEASE, registry.start_run("by hand", {}), directory, {})
+
+
+def test_what_is_new_is_found_and_what_is_erased_is_not(dealt: Settings) -> None:
+    """Items of every shard are taken in by the front and found through it; one that is erased is gone from the shard of another service."""
+    port, items = free_port(), list(range(910_001, 910_013))
+    own = index_shards.shard_of(np.array(items), 3).tolist()
+    assert set(own) == {0, 1, 2}
+    with contextlib.ExitStack() as stack:
+        holder = stack.enter_context(running(dealt.replace(index_shard="1,2"), port))
+        front = stack.enter_context(running(front_of(dealt.replace(items_token="a-secret"), "0", shard_1=port, shard_2=port), free_port()))
+        until(lambda: front.get("/ready").json()["status"] == "ready")
+        rows = [{"item_id": item, "title": "a very particular mauve astrolabe"} for item in items]
+        sent = front.post("/v1/items", json={"items": rows}, headers={"authorization": "Bearer a-secret"})
+        assert sent.status_code == 202, sent.text
+        until(lambda: set(items) <= {item for item, _ in found(front, text="a very particular mauve astrolabe", k=200)})
+        assert holder.get("/ready").json()["items"] == front.get("/ready").json()["items"]
+        erased = items[own.index(2)]
+        assert erasure.erase(dealt, erased, now=dt.datetime.now(dt.UTC)).places["index/v1"] == 1
+        until(lambda: erased not in {item for item, _ in found(front, text="a very particular mauve astrolabe", k=200)})
+        until(lambda: not holder.follower.champion().index.holds(erased))
+        left = {item for item, _ in found(front, text="a very particular mauve astrolabe", k=200)}
+        assert set(items) - left == {erased}
