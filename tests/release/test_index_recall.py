@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from moon_ops.embeddings import index, index_kinds
+from moon_ops.embeddings import index, index_kinds, index_shards
 from moon_ops.embeddings.index import ItemIndex
+from moon_ops.embeddings.index_shards import ItemShards
 from moon_ops.release import index_recall
 
 ITEMS = 3000
@@ -47,6 +48,20 @@ def test_recall_is_what_numpy_counts(opened: ItemIndex, k: int, probes: int) -> 
     assert (share < 0.95) == (k == 1), "one list is too few"
     assert figures[f"{name}_low"] < share <= figures[f"{name}_high"]
     assert figures["index/queries"] == 300
+
+
+def test_shards_are_measured_as_the_one_that_they_make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One shard of three looks into too few of its lists: what it misses is missed by all of them together, where it is among the ten."""
+    monkeypatch.setattr(index_kinds, "EXACT_UP_TO", 500)
+    items, asked = clusters(ITEMS, 0), clusters(300, 1)
+    index_shards.build(tmp_path / "v1", np.arange(ITEMS), items, "c-one", shards=3)
+    whole = ItemShards.open(tmp_path / "v1")
+    whole.shards[1].searcher.probes = 1
+    wanted = np.argsort(-(asked @ items.T), axis=1)[:, :10]
+    found = whole.search(asked, 10, "c-one")[0]
+    share = np.mean([len(set(w) & set(f)) / 10 for w, f in zip(wanted.tolist(), found.tolist(), strict=True)])
+    assert share < 0.95
+    assert index_recall.measured(whole.shards.values(), asked)["index/recall@10"] == pytest.approx(share)
 
 
 def test_fewer_items_than_are_asked_for_are_no_loss(tmp_path: Path) -> None:
