@@ -39,6 +39,7 @@ KEPT_SECONDS = 20.0  # that an idle connection is kept: the other side closes it
 LOOK_SECONDS, ALL_SECONDS = 1.0, 5.0  # between looks at those that were lost, and at all
 PREPARE_SECONDS = 120.0  # that a new release waits for the others to have opened its index
 AGAIN_SECONDS = 0.5  # between two questions meanwhile
+AGREED = 8  # answers in a row, over connections of their own, by which all services behind a balancer are taken to have it
 BUSY, ENDING = 429, (502, 503, 504)
 Seen = Callable[[str, float, bool], None]  # told of each question: the address, seconds, and whether it was answered
 
@@ -82,7 +83,8 @@ class Peers:
         while left:
             for address, own in list(left.items()):
                 try:
-                    self._answer(address, own, part.name, _nothing(part))
+                    for _ in range(AGREED):
+                        self._answer(address, own, part.name, _nothing(part), fresh=True)
                     del left[address]
                 except ServiceError as fault:
                     said = fault.problem
@@ -141,10 +143,10 @@ class Peers:
         assert busy is not None
         raise busy
 
-    def _answer(self, address: str, shards: list[int], name: IndexName, asked: Question) -> Found:
+    def _answer(self, address: str, shards: list[int], name: IndexName, asked: Question, *, fresh: bool = False) -> Found:
         who = f"shard {', '.join(map(str, shards))} of the index ({address})"
         try:
-            answer = self._sent(address, _written(name, shards, asked))
+            answer = self._sent(address, _written(name, shards, asked), fresh=fresh)
             if answer.status_code == httpx.codes.OK:
                 return _read(answer.json(), name, asked)
         except httpx.HTTPError as fault:
@@ -156,9 +158,12 @@ class Peers:
         kind = _BusyError if answer.status_code == BUSY else ServiceError
         raise kind(f"{who} answers {answer.status_code}: {_reason(answer)}", action="ask again in a moment")
 
-    def _sent(self, address: str, body: str) -> httpx.Response:
-        """An answer; a connection that was closed, and a service that is about to end, are tried once more: a balancer knows another."""
-        headers = {"content-type": "application/json"}
+    def _sent(self, address: str, body: str, *, fresh: bool) -> httpx.Response:
+        """An answer; a connection that was closed, and a service that is about to end, are tried once more: a balancer knows another.
+
+        ``fresh``: over a connection of its own.
+        """
+        headers = {"content-type": "application/json"} | ({"connection": "close"} if fresh else {})
         if key := self.settings.index_key.get_secret_value():
             headers["authorization"] = f"Bearer {key}"
         if trace := traceparent():

@@ -126,13 +126,18 @@ def test_nobody_is_asked_for_a_shard_that_nobody_is_named_for(tmp_path: Path) ->
     assert not had
 
 
-def test_a_new_release_waits_until_others_have_opened_its_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: Part) -> None:
+def test_a_new_release_waits_until_all_behind_a_balancer_have_opened_its_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: Part
+) -> None:
     monkeypatch.setattr(peers, "AGAIN_SECONDS", 0.001)
-    asking, had = of([refused(503, "being opened")] * 4 + [httpx.ConnectError("no")] * 2 + [answered(part.name, (1,) * 1)], tmp_path)
+    asking, had = of([], tmp_path)
     body = {"index": dataclasses.asdict(part.name), "ids": written(np.array([1])), "cosines": written(np.array([0.5], np.float32))}
-    asking._client = httpx.Client(transport=httpx.MockTransport(_then([refused(503), refused(503)], httpx.Response(200, json=body), had)))
+    has_it = httpx.Response(200, json=body)
+    answers = [has_it, has_it, refused(503), refused(503)]  # the third connection leads to another one
+    asking._client = httpx.Client(transport=httpx.MockTransport(_then(answers, has_it, had)))
     asking.prepare(part)
-    assert len(had) == 3
+    assert len(had) == 4 + peers.AGREED
+    assert {request.headers["connection"] for request in had} == {"close"}
     asking._client = httpx.Client(transport=httpx.MockTransport(_then([], refused(503, "another publication"), had)))
     with pytest.raises(StageError, match=r"others have not opened their part of it: .* answers 503: another publication"):
         asking.prepare(part, seconds=0.02)
