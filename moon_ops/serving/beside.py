@@ -47,7 +47,6 @@ class Beside:
 
     def _loaded(self, release: int) -> Champion:
         made = Champion(self.settings, fixed.parts(self.settings, release), self.shelf, self.peers)
-        made.peers.prepare(made.part)
         log.info("release %d is loaded beside the champion, to be compared with it", release)
         return made
 

@@ -130,8 +130,8 @@ class Follower:
         before = self.current or self._last(choice)
         try:
             made = self._champion(choice.parts)
-            if self.current is not None:  # else there is nothing to go on with meanwhile
-                self.peers.prepare(made.part)
+            self._asking = None  # it has answered
+            self.peers.prepare(made.part, wait=self.current is not None)  # else there is nothing to go on with meanwhile
             self._try(made, before)
             return made
         except Exception as fault:  # whatever is wrong with a release, it must not end the one that is served

@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import numpy as np
@@ -32,7 +32,7 @@ from moon_ops.settings import Settings
 from moon_ops.telemetry.traces import span, traceparent
 
 log = logging.getLogger(__name__)
-PATH = "/v1/shards/search"
+PATH, LOOK = "/v1/shards/search", "/v1/shards/ready"
 CONNECT_SECONDS = 1.0
 CONNECTIONS = 32  # to each service
 KEPT_SECONDS = 20.0  # that an idle connection is kept: the other side closes it after 30
@@ -41,6 +41,7 @@ PREPARE_SECONDS = 120.0  # that a new release waits for the others to have opene
 AGAIN_SECONDS = 0.5  # between two questions meanwhile
 AGREED = 8  # answers in a row, over connections of their own, by which all services behind a balancer are taken to have it
 BUSY, ENDING = 429, (502, 503, 504)
+T = TypeVar("T")
 Seen = Callable[[str, float, bool], None]  # told of each question: the address, seconds, and whether it was answered
 
 
@@ -76,15 +77,15 @@ class Peers:
         later = [self._threads.submit(copy_context().run, call) for call in calls]  # within the request's trace
         return lambda: [answer.result() for answer in later]
 
-    def prepare(self, part: Part, seconds: float = PREPARE_SECONDS) -> None:
+    def prepare(self, part: Part, seconds: float = PREPARE_SECONDS, *, wait: bool = True) -> None:
         """Wait until the others have opened what is missing here; :class:`StageError` with what the last one says after ``seconds``."""
         missing, end, said = part.index.missing, time.monotonic() + seconds, ""
-        left = self._by_address(missing) if self.knows(missing) else {}
+        left = self._by_address(missing) if wait and self.knows(missing) else {}
         while left:
             for address, own in list(left.items()):
                 try:
                     for _ in range(AGREED):
-                        self._answer(address, own, part.name, _nothing(part), fresh=True)
+                        self._look(address, own, part.name, fresh=True)
                     del left[address]
                 except ServiceError as fault:
                     said = fault.problem
@@ -113,11 +114,10 @@ class Peers:
             now, served = time.monotonic(), part()
             everyone = now - last >= ALL_SECONDS
             last = now if everyone else last
-            for address, own in self._by_address(frozenset() if served is None else served.index.missing).items():
-                if everyone or address not in self._reached or _store(address) in self.stores.lost:
-                    assert served is not None
-                    with contextlib.suppress(ServiceError):  # noted
-                        self._asked(address, own, served.name, _nothing(served))
+            if served is not None:
+                for address, own in self._by_address(served.index.missing).items():
+                    if everyone or address not in self._reached or _store(address) in self.stores.lost:
+                        self._looked(address, own, served.name)
             self._stop.wait(LOOK_SECONDS)
 
     def _by_address(self, shards: Collection[int]) -> dict[str, list[int]]:
@@ -126,39 +126,51 @@ class Peers:
             found.setdefault(self.known[number], []).append(number)
         return found
 
-    def _asked(self, address: str, shards: list[int], name: IndexName, asked: Question) -> Found:
-        """One service's answer; how it ends is noted, but that it is busy is no fault of it."""
-        busy: _BusyError | None = None
-        with span("shards", peer=address, shards=",".join(map(str, shards)), k=asked.k), self.stores.asked(_store(address)):
-            began, answered = time.monotonic(), False
+    def _looked(self, address: str, shards: list[int], name: IndexName) -> None:
+        """Note whether it has its part of this index open; that it has too much to do is no fault of it."""
+        with contextlib.suppress(ServiceError), self.stores.asked(_store(address)):
             try:
-                found = self._answer(address, shards, name, asked)
-                answered = True
+                self._look(address, shards, name)
                 self._reached.add(address)
+            except _RefusedError as fault:
+                if fault.status != BUSY:
+                    raise
+
+    def _look(self, address: str, shards: list[int], name: IndexName, *, fresh: bool = False) -> None:
+        body = json.dumps({"index": dataclasses.asdict(name), "only": shards})
+        self._answer(address + LOOK, shards, body, lambda answer: _same(answer, name), fresh=fresh)
+
+    def _asked(self, address: str, shards: list[int], name: IndexName, asked: Question) -> Found:
+        """One service's answer. One that cannot be reached is noted; one that refuses this question alone is not."""
+        refusal: _RefusedError | None = None
+        began, answered = time.monotonic(), False
+        with span("shards", peer=address, shards=",".join(map(str, shards)), k=asked.k), self.stores.asked(_store(address)):
+            try:
+                found = self._answer(address + PATH, shards, _written(name, shards, asked), lambda answer: _read(answer, name, asked))
+                answered = True
                 return found
-            except _BusyError as fault:
-                busy = fault
+            except _RefusedError as fault:
+                refusal = fault
             finally:
                 self.seen(address, time.monotonic() - began, answered)
-        assert busy is not None
-        raise busy
+        assert refusal is not None
+        raise refusal
 
-    def _answer(self, address: str, shards: list[int], name: IndexName, asked: Question, *, fresh: bool = False) -> Found:
-        who = f"shard {', '.join(map(str, shards))} of the index ({address})"
+    def _answer(self, url: str, shards: list[int], body: str, read: Callable[[dict[str, Any]], T], *, fresh: bool = False) -> T:
+        who = f"shard {', '.join(map(str, shards))} of the index ({url.removesuffix(PATH).removesuffix(LOOK)})"
         try:
-            answer = self._sent(address, _written(name, shards, asked), fresh=fresh)
+            answer = self._sent(url, body, fresh=fresh)
             if answer.status_code == httpx.codes.OK:
-                return _read(answer.json(), name, asked)
+                return read(answer.json())
         except httpx.HTTPError as fault:
             problem = f"{who} does not answer ({type(fault).__name__}: {fault})"
             raise ServiceError(problem, action="start it, or correct MOON_INDEX_PEERS") from fault
         except (ValueError, KeyError, TypeError) as fault:
             action = "run the same version of moon_ops on all services"
             raise ServiceError(f"{who} gave an answer that cannot be read ({fault})", action=action) from fault
-        kind = _BusyError if answer.status_code == BUSY else ServiceError
-        raise kind(f"{who} answers {answer.status_code}: {_reason(answer)}", action="ask again in a moment")
+        raise _refusal(who, answer)
 
-    def _sent(self, address: str, body: str, *, fresh: bool) -> httpx.Response:
+    def _sent(self, url: str, body: str, *, fresh: bool) -> httpx.Response:
         """An answer; a connection that was closed, and a service that is about to end, are tried once more: a balancer knows another.
 
         ``fresh``: over a connection of its own.
@@ -171,10 +183,10 @@ class Peers:
         if (request := REQUEST.get()) is not None:
             headers["x-request-id"] = request.request_id
         with contextlib.suppress(httpx.NetworkError, httpx.RemoteProtocolError):
-            answer = self._client.post(f"{address}{PATH}", content=body, headers=headers)
+            answer = self._client.post(url, content=body, headers=headers)
             if answer.status_code not in ENDING:
                 return answer
-        return self._client.post(f"{address}{PATH}", content=body, headers=headers)
+        return self._client.post(url, content=body, headers=headers)
 
 
 class Everywhere:
@@ -190,24 +202,24 @@ class Everywhere:
         return merged([own, *theirs()], len(asked.vectors), asked.k)
 
 
-class _BusyError(ServiceError):
-    """It has too much to do."""
+class _RefusedError(ServiceError):
+    """It is there, and says why it does not answer this."""
+
+    status = 0
+
+
+def _refusal(who: str, answer: httpx.Response) -> ServiceError:
+    told, action = f"{who} answers {answer.status_code}", "ask again in a moment"
+    try:
+        refused = _RefusedError(f"{told}: {answer.json()['error']}", action=action)
+    except (ValueError, KeyError, TypeError):  # a proxy's words
+        return ServiceError(f"{told}: {answer.text[:200]}", action=action)
+    refused.status = answer.status_code
+    return refused
 
 
 def _store(address: str) -> str:
     return f"index at {address}"
-
-
-def _nothing(part: Part) -> Question:
-    """A question for the sake of an answer."""
-    return Question(np.zeros((1, part.index.header.dim), np.float32), 1)
-
-
-def _reason(answer: httpx.Response) -> str:
-    """What a refusal says."""
-    with contextlib.suppress(ValueError, KeyError, TypeError):
-        return str(answer.json()["error"])
-    return answer.text[:200]
 
 
 def _written(name: IndexName, shards: list[int], asked: Question) -> str:
@@ -216,9 +228,13 @@ def _written(name: IndexName, shards: list[int], asked: Question) -> str:
     return json.dumps({"index": dataclasses.asdict(name), "only": shards, "k": asked.k, "vectors": vectors, "wanted": wanted})
 
 
-def _read(answer: dict[str, Any], name: IndexName, asked: Question) -> Found:
+def _same(answer: dict[str, Any], name: IndexName) -> None:
     if answer["index"] != dataclasses.asdict(name):
         raise ValueError(f"it is of another index, {answer['index']}")
+
+
+def _read(answer: dict[str, Any], name: IndexName, asked: Question) -> Found:
+    _same(answer, name)
     shape = (len(asked.vectors), asked.k)
     ids = np.frombuffer(base64.b64decode(answer["ids"]), "<i8").reshape(shape)
     return ids, np.frombuffer(base64.b64decode(answer["cosines"]), "<f4").reshape(shape)
