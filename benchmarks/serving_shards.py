@@ -5,8 +5,8 @@ those of ``benchmarks/index.py``), with cards made up likewise. Three `moon serv
 front with shard 0, and the one that it asks for shard 1. Both kinds are asked in turn, ``SEARCHES`` texts each, by one client over a kept
 connection, so that both meet the same other work; then by ``CLIENTS`` at once, each kind for itself. ``mb`` is the memory of the process
 alone (RssAnon), ``shared`` the share of the ten found that both find: shards of lists are trained by themselves, and a text of the demo's
-encoder is like none of the made-up vectors, so approximate indexes find others now and then. All processes share this machine; two services on machines of their own have twice the cores. ``--json``
-prints one object as the last line.
+encoder is like none of the made-up vectors, so approximate indexes find others now and then. All processes share this machine; two services
+on machines of their own have twice the cores. ``--json`` prints one object as the last line.
 """
 
 from __future__ import annotations

@@ -41,6 +41,7 @@ PREPARE_SECONDS = 120.0  # that a new release waits for the others to have opene
 AGAIN_SECONDS = 0.5  # between two questions meanwhile
 AGREED = 8  # answers in a row, over connections of their own, by which all services behind a balancer are taken to have it
 BUSY, ENDING = 429, (502, 503, 504)
+AGAIN = "ask again in a moment"
 T = TypeVar("T")
 Seen = Callable[[str, float, bool], None]  # told of each question: the address, seconds, and whether it was answered
 
@@ -87,10 +88,11 @@ class Peers:
                     for _ in range(AGREED):
                         self._look(address, own, part.name, fresh=True)
                     del left[address]
-                except ServiceError as fault:
-                    said = fault.problem
-            if left and (time.monotonic() > end or self._stop.wait(AGAIN_SECONDS)):
+                except (ServiceError, _Refusal) as fault:
+                    said = str(fault)
+            if left and time.monotonic() > end:
                 raise StageError(f"others have not opened their part of it: {said}", action="look at their /ready; it is tried again")
+            time.sleep(AGAIN_SECONDS if left else 0.0)
 
     def waiting(self, part: Part | None) -> str:
         """Why not all shards of what is served have been reached since the process began; empty if they have, or it asks nobody."""
@@ -128,13 +130,14 @@ class Peers:
 
     def _looked(self, address: str, shards: list[int], name: IndexName) -> None:
         """Note whether it has its part of this index open; that it has too much to do is no fault of it."""
-        with contextlib.suppress(ServiceError), self.stores.asked(_store(address)):
+        with contextlib.suppress(ServiceError, _Refusal), self.stores.asked(_store(address)):
             try:
                 self._look(address, shards, name)
                 self._reached.add(address)
-            except _RefusedError as fault:
-                if fault.status != BUSY:
+            except _Refusal as refused:
+                if refused.status == BUSY:
                     raise
+                raise refused.fault() from refused
 
     def _look(self, address: str, shards: list[int], name: IndexName, *, fresh: bool = False) -> None:
         body = json.dumps({"index": dataclasses.asdict(name), "only": shards})
@@ -142,19 +145,16 @@ class Peers:
 
     def _asked(self, address: str, shards: list[int], name: IndexName, asked: Question) -> Found:
         """One service's answer. One that cannot be reached is noted; one that refuses this question alone is not."""
-        refusal: _RefusedError | None = None
         began, answered = time.monotonic(), False
-        with span("shards", peer=address, shards=",".join(map(str, shards)), k=asked.k), self.stores.asked(_store(address)):
-            try:
+        try:
+            with span("shards", peer=address, shards=",".join(map(str, shards)), k=asked.k), self.stores.asked(_store(address)):
                 found = self._answer(address + PATH, shards, _written(name, shards, asked), lambda answer: _read(answer, name, asked))
                 answered = True
                 return found
-            except _RefusedError as fault:
-                refusal = fault
-            finally:
-                self.seen(address, time.monotonic() - began, answered)
-        assert refusal is not None
-        raise refusal
+        except _Refusal as refused:
+            raise refused.fault() from refused
+        finally:
+            self.seen(address, time.monotonic() - began, answered)
 
     def _answer(self, url: str, shards: list[int], body: str, read: Callable[[dict[str, Any]], T], *, fresh: bool = False) -> T:
         who = f"shard {', '.join(map(str, shards))} of the index ({url.removesuffix(PATH).removesuffix(LOOK)})"
@@ -202,20 +202,21 @@ class Everywhere:
         return merged([own, *theirs()], len(asked.vectors), asked.k)
 
 
-class _RefusedError(ServiceError):
-    """It is there, and says why it does not answer this."""
+class _Refusal(Exception):  # noqa: N818 - none of the service's: it is there, and says why it does not answer this
+    def __init__(self, status: int, told: str) -> None:
+        super().__init__(told)
+        self.status = status
 
-    status = 0
+    def fault(self) -> ServiceError:
+        return ServiceError(str(self), action=AGAIN)
 
 
-def _refusal(who: str, answer: httpx.Response) -> ServiceError:
-    told, action = f"{who} answers {answer.status_code}", "ask again in a moment"
+def _refusal(who: str, answer: httpx.Response) -> Exception:
+    told = f"{who} answers {answer.status_code}"
     try:
-        refused = _RefusedError(f"{told}: {answer.json()['error']}", action=action)
+        return _Refusal(answer.status_code, f"{told}: {answer.json()['error']}")
     except (ValueError, KeyError, TypeError):  # a proxy's words
-        return ServiceError(f"{told}: {answer.text[:200]}", action=action)
-    refused.status = answer.status_code
-    return refused
+        return ServiceError(f"{told}: {answer.text[:200]}", action=AGAIN)
 
 
 def _store(address: str) -> str:
