@@ -88,7 +88,7 @@ def searched(place: Path) -> dict[str, Any]:
     opened = ItemIndex.open(place / "index")
     times = timed(lambda query: opened.search(query, K, CONTRACT), queries)
     held = memory("RssAnon") - before
-    return {**measured(opened, queries), "bytes": held / opened.header.items, **times}
+    return {**measured([opened], queries), "bytes": held / opened.header.items, **times}
 
 
 def scanned(place: Path) -> dict[str, Any]:

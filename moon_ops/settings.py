@@ -26,6 +26,7 @@ from moon_ops.telemetry.logs import LINES
 
 PREFIX = "MOON_"
 BEHAVIORS = 100  # of a user's last clicks that the features show by default; a click model may read fewer
+NO_SHARD = "none"  # is held by a service that asks others for all of them
 VARIANTS = ("fp32", "int8", "fp16")  # of an encoder's graphs
 MOST = {
     "port": 65535,
@@ -34,6 +35,7 @@ MOST = {
     "queue": 10_000,
     "processes": 256,
     "loaders": 64,
+    "index_shards": 1024,
 }  # of whole numbers that have a greatest value
 RANGES = {  # of other numbers: the least and the greatest
     "index_gb": (1e-6, 10_000.0),
@@ -81,6 +83,10 @@ class Settings(BaseModel):
     drain_seconds: float = 20.0  # that a service which is told to end takes for what it has accepted
     variant: str = VARIANTS[0]  # of an encoder's graphs
     index_gb: float = 2.0  # of memory, 10^9 bytes each, that an index may take in a process; a larger catalogue gets shorter codes
+    index_shards: int = 1  # indexes that a publication makes of one; a process may hold some of them, and has index_gb for each
+    index_shard: str = ""  # the numbers of those that a service holds in memory, e.g. 0,2, or none; empty: all
+    index_peers: str = ""  # services that hold others: 1=http://host:8321,2=http://…
+    index_key: SecretStr = SecretStr("")  # the API key by which these know this service; empty: they want none
     loaders: int | None = None  # processes that make an encoder's training batches; none: one where there are more than two cores
     pictures_gb: float = 20.0  # of disk, 10^9 bytes each, for decoded pictures of a training; others are decoded when they are needed
     dimensions: int = 0  # of each vector that a release's searches compare: the first ones; 0: all of them
@@ -124,6 +130,19 @@ class Settings(BaseModel):
     def deal(self) -> Deal:
         """Who works on the parts of a long work: the engine, here with as many workers as there are threads."""
         return dealer(self.engine, self.workers)
+
+    @property
+    def held_shards(self) -> tuple[int, ...] | None:
+        """The numbers in ``index_shard``, ascending; None for all."""
+        if self.index_shard in ("", NO_SHARD):
+            return () if self.index_shard else None
+        return tuple(sorted({int(number) for number in self.index_shard.split(",")}))
+
+    @property
+    def peers(self) -> dict[int, str]:
+        """The address of the service for each shard in ``index_peers``."""
+        listed = (peer.strip().partition("=") for peer in self.index_peers.split(",") if peer)
+        return {int(number): address.rstrip("/") for number, _, address in listed}
 
     @property
     def picture_bytes(self) -> int:
@@ -191,7 +210,7 @@ class Settings(BaseModel):
             raise SettingsError(f"MOON_REDIS = {shown(redis)!r} is not host:port", action="set MOON_REDIS to e.g. localhost:6379")
         return redis
 
-    @field_validator("workers", "processes", "port", "queue", "behaviors", mode="before")
+    @field_validator("workers", "processes", "port", "queue", "behaviors", "index_shards", mode="before")
     @classmethod
     def _whole(cls, value: object, info: ValidationInfo) -> int:
         name = str(info.field_name)
@@ -230,6 +249,20 @@ class Settings(BaseModel):
         if str(value).lower() not in known:
             raise SettingsError(f"{name} = {value!r} is neither yes nor no", action=f"set {name} to yes or no")
         return known[str(value).lower()]
+
+    @field_validator("index_shard", "index_peers")
+    @classmethod
+    def _shards(cls, value: str, info: ValidationInfo) -> str:
+        name, holds = variable(str(info.field_name)), info.field_name == "index_shard"
+        each, count = r"\d{1,4}" if holds else r"\d{1,4}=https?://[^\s@]+", info.data.get("index_shards", 1)
+        parts = [part.strip() for part in value.split(",") if part] if value != NO_SHARD or not holds else []
+        if not all(re.fullmatch(each, part) for part in parts):
+            problem = f"{name} = {value!r} does not name shards" + ("" if holds else " and the services that hold them")
+            raise SettingsError(problem, action=f"set {name} to e.g. {'0,2' if holds else '1=http://host:8321,2=http://other:8321'}")
+        if beyond := [part for part in parts if int(part.partition("=")[0]) >= count]:
+            problem = f"{name} = {value!r} names shard {beyond[0].partition('=')[0]}, and MOON_INDEX_SHARDS = {count}: they begin with 0"
+            raise SettingsError(problem, action="give all services and jobs the same MOON_INDEX_SHARDS")
+        return value
 
     @field_validator("tasks")
     @classmethod

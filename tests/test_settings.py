@@ -25,7 +25,7 @@ from moon_ops.errors import (
 from moon_ops.settings import RANGES, ROOT, Settings, shown, unknown_variables, variable
 
 MODELS = ROOT / "models"
-SECRETS = ("tracking_uri", "redis", "feast_registry", "items_token", "webhook_secret", "locks", "alert_webhook")
+SECRETS = ("tracking_uri", "redis", "feast_registry", "items_token", "webhook_secret", "locks", "alert_webhook", "index_key")
 
 
 @pytest.fixture
@@ -74,6 +74,37 @@ def test_where_tasks_run_and_pages_are_is_checked(clean: pytest.MonkeyPatch, nam
         Settings.from_environment()
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("SHARD", "1;2", r"MOON_INDEX_SHARD = '1;2' does not name shards → set MOON_INDEX_SHARD to e\.g\. 0,2"),
+        ("SHARD", "none,1", r"does not name shards"),
+        ("SHARD", "0,4", r"names shard 4, and MOON_INDEX_SHARDS = 4: they begin with 0 → give all services and jobs the same"),
+        (
+            "PEERS",
+            "http://one:8321",
+            r"MOON_INDEX_PEERS = .* does not name shards and the services that hold them → set .* 1=http://host:8321",
+        ),
+        ("PEERS", "1=ftp://one", r"does not name shards and the services"),
+        ("PEERS", "1=http://user:word@one", r"does not name shards and the services"),
+        ("PEERS", "4=http://one", r"MOON_INDEX_PEERS = .* names shard 4"),
+        ("SHARDS", "0", r"MOON_INDEX_SHARDS = '0' is not a whole number from 1"),
+        ("SHARDS", "1025", r"MOON_INDEX_SHARDS = '1025' is above 1024"),
+    ],
+)
+def test_shards_and_who_holds_them_are_checked(clean: pytest.MonkeyPatch, name: str, value: str, said: str) -> None:
+    clean.setenv("MOON_INDEX_SHARDS", "4")
+    clean.setenv(f"MOON_INDEX_{name}", value)
+    with pytest.raises(SettingsError, match=said):
+        Settings.from_environment()
+
+
+def test_a_service_holds_all_shards_some_or_none(clean: pytest.MonkeyPatch) -> None:
+    assert (Settings().held_shards, Settings().peers) == (None, {})
+    assert Settings(index_shard="none").held_shards == ()
+    assert Settings(index_shards=3, index_shard=" 2, 1").held_shards == (1, 2)
+
+
 def test_every_variable_is_read(clean: pytest.MonkeyPatch) -> None:
     given = {"HOME": "/data/moon", "LAKE": "s3://shop/lake", "TRACKING_URI": "http://mlflow:5000", "REDIS": "redis:6379"}
     given |= {"MODELS": "/etc/moon", "INBOX": "/data/inbox", "WORKERS": "3", "HOST": "0.0.0.0", "PORT": "80"}
@@ -92,6 +123,7 @@ def test_every_variable_is_read(clean: pytest.MonkeyPatch) -> None:
     given |= {"ALERT_WEBHOOK": "https://chat.example.com/hook", "ALERT_EMAIL": "oncall@example.com", "LOG": "json"}
     given |= {"PROCESSES": "3", "QUEUE": "16", "REQUEST_SECONDS": "5", "DRAIN_SECONDS": "9"}
     given |= {"API_KEYS": "/etc/moon/keys.json", "OPEN": "yes", "DIMENSIONS": "32", "LOADERS": "4", "ENGINE": "ray"}
+    given |= {"INDEX_SHARDS": "4", "INDEX_SHARD": "2,0", "INDEX_PEERS": "1=http://one:8321, 3=https://three/moon/", "INDEX_KEY": "moon_1_k"}
     assert {f"MOON_{name}" for name in given} == {variable(field) for field in Settings.model_fields}
     for name, value in given.items():
         clean.setenv(f"MOON_{name}", value)
@@ -105,6 +137,8 @@ def test_every_variable_is_read(clean: pytest.MonkeyPatch) -> None:
     assert settings.lake.uri == "s3://shop/lake"
     assert (settings.mlflow_pages, settings.tasks) == ("https://mlflow.example.com", "pod:moon-train:1")
     assert settings.index_bytes == 500_000_000
+    assert (settings.index_shards, settings.held_shards) == (4, (0, 2))
+    assert settings.peers == {1: "http://one:8321", 3: "https://three/moon"}
     assert (settings.processes, settings.queue, settings.request_seconds, settings.drain_seconds) == (3, 16, 5.0, 9.0)
     assert (settings.api_keys, settings.open) == (Path("/etc/moon/keys.json"), True)
     assert (settings.workers, settings.host, settings.port) == (3, "0.0.0.0", 80)
@@ -208,6 +242,7 @@ def test_secrets_are_never_shown(clean: pytest.MonkeyPatch) -> None:
     clean.setenv("MOON_TRACKING_URI", "http://moon:geheim@mlflow:5000")
     clean.setenv("MOON_FEAST_REGISTRY", "postgresql+psycopg2://moon:geheim@feast/moon")
     clean.setenv("MOON_ITEMS_TOKEN", "geheim")
+    clean.setenv("MOON_INDEX_KEY", "geheim")
     clean.setenv("MOON_WEBHOOK_SECRET", "geheim")
     clean.setenv("MOON_LOCKS", "postgresql://moon:geheim@postgres/moon")
     clean.setenv("MOON_ALERT_WEBHOOK", "https://chat.example.com/geheim")

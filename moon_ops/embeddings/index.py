@@ -16,7 +16,8 @@ An index is a directory that is never changed; a newer generation takes its plac
 =================  ==================================================================================================
 
 ``update`` writes a generation with another delta and hard links to the same base, so that it costs what the delta costs. ``compact``, or
-``build`` with all vectors, makes a new base; ``compaction_due`` says when. Nothing here knows where vectors come from.
+``build`` with all vectors, makes a new base; ``compaction_due`` says when. Nothing here knows where vectors come from. What a directory of
+several indexes is, ``index_shards.py`` says: it has the same header, and each of its indexes is one of these.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ Vectors = NDArray[np.float32]
 class IndexHeader:
     """What an index holds; ``reason`` says why it is of its kind, ``recall`` is its base's when it was built.
 
-    ``items`` are those that can be found, ``files`` the sha256 of each file, and ``sha256`` that of all of them together.
+    ``items`` are those that can be found, ``files`` the sha256 of each file, and ``sha256`` that of all of them together. A number that is
+    its default is not in the file.
     """
 
     contract_id: str
@@ -66,15 +68,26 @@ class IndexHeader:
     probes: int
     recall: float
     files: dict[str, str]
-    refine: int = kinds.REFINE  # times k candidates are compared by their vectors; not in the file if it is this
+    refine: int = kinds.REFINE  # times k candidates are compared by their vectors
+    shards: int = 1  # indexes that this one is made of
 
     @classmethod
     def read(cls, at: Path) -> IndexHeader:
         """The header in the directory ``at``; :class:`StageError` if this version did not write it."""
         content = json.loads((at / HEADER).read_text())
-        if set(content) | {"refine"} != set(cls.__dataclass_fields__):
+        if set(content) | {"refine", "shards"} != set(cls.__dataclass_fields__):
             raise StageError(f"{at / HEADER} was written by another version of moon_ops", action="run `moon publish --full`")
         return cls(**content)
+
+    def write(self, at: Path) -> None:
+        """Write it into the directory ``at``."""
+        usual = {"refine": kinds.REFINE, "shards": 1}
+        content = {name: value for name, value in asdict(self).items() if usual.get(name) != value}
+        (at / HEADER).write_text(json.dumps(content, indent=2) + "\n")
+
+
+class NothingLeftError(StageError):
+    """An index would have no item."""
 
 
 class ItemIndex:
@@ -132,19 +145,20 @@ class ItemIndex:
     def open(cls, directory: Path, previous: ItemIndex | None = None) -> ItemIndex:
         """Read an index and check it against its header; the base of ``previous`` is kept if this generation has the same."""
         try:
-            return settled(directory, lambda at: cls._read(at, previous))
+            return settled(directory, lambda at: cls.read(at, previous))
         except FileNotFoundError as missing:
             raise StageError(f"there is no index at {directory}: {missing}", action="run `moon publish` first") from missing
 
     @classmethod
-    def _read(cls, at: Path, previous: ItemIndex | None) -> ItemIndex:
+    def read(cls, at: Path, previous: ItemIndex | None = None) -> ItemIndex:
+        """:meth:`open` of the directory itself; :class:`FileNotFoundError` if a file of it is gone."""
         header = IndexHeader.read(at)
         if previous is not None and _base_files(previous.header) == _base_files(header):
             base, ids, order = previous.base, previous._ids, previous._order
         else:
-            _verify(at, _base_files(header))
+            verify(at, _base_files(header))
             base, ids, order = stored.read(at)
-        _verify(at, {DELTA: header.files[DELTA]})
+        verify(at, {DELTA: header.files[DELTA]})
         return cls(header, base, ids, order, *_read_delta(at))
 
 
@@ -157,9 +171,8 @@ def build(directory: Path, ids: Ids, vectors: Vectors, contract_id: str, *, memo
     """
     if not len(ids):
         raise StageError("there are no vectors to index", action="run `moon embed` first")
-    ids, vectors = _checked(ids, vectors)
     with fresh_directory(directory) as fresh:
-        header = _write_base(fresh, ids, vectors, contract_id, memory)
+        header = write_base(fresh, ids, vectors, contract_id, memory)
         with held(directory):
             swap(fresh, directory)
     return header
@@ -171,19 +184,10 @@ def update(directory: Path, ids: Ids, vectors: Vectors, removed: Ids, contract_i
     Costs what the whole delta costs; the base's vectors are not read. Unknown removed ids are passed over. Raises :class:`StageError`
     if there is no index or nothing would be left of it, :class:`ContractError` for another contract, :class:`InputError` for bad input.
     """
-    ids, vectors = _checked(ids, vectors)
-    if len(both := np.intersect1d(ids, removed)):
-        raise InputError(f"removed: item {both[0]} is among the new ids too", action="pass an item as new or as removed")
     with held(directory) as at, fresh_directory(directory) as fresh:
         if at is None:
             raise StageError(f"there is no index at {directory} to update", action="run `moon publish` first")
-        header = IndexHeader.read(at)
-        require_same(contract_id, header.contract_id, what="index and update")
-        if len(ids) and vectors.shape[1] != header.dim:
-            raise InputError(f"vectors: {vectors.shape[1]} dimensions, the index has {header.dim}", action="pass vectors of one encoder")
-        for name in _base_files(header):
-            link(at / name, fresh / name)
-        header = _write_delta(at, fresh, header, ids, vectors, np.asarray(removed, np.int64))
+        header = write_update(at, fresh, ids, vectors, removed, contract_id)
         swap(fresh, directory)
     return header
 
@@ -193,12 +197,37 @@ def compact(directory: Path, *, memory: int | None = None) -> IndexHeader:
     with held(directory) as at, fresh_directory(directory) as fresh:
         if at is None:
             raise StageError(f"there is no index at {directory} to compact", action="run `moon publish` first")
-        old = ItemIndex.open(at)
-        live, vectors = stored.merged(old.base, old.searcher.delta)
-        ids = np.concatenate([old._ids[live], old._delta_ids])
-        header = _write_base(fresh, ids, vectors, old.header.contract_id, memory)
+        header = write_compacted(at, fresh, memory)
         swap(fresh, directory)
     return header
+
+
+def write_base(fresh: Path, ids: Ids, vectors: Vectors, contract_id: str, memory: int | None) -> IndexHeader:
+    """:func:`build`, into the empty directory ``fresh``."""
+    ids, vectors = _checked(ids, vectors)
+    return _write_base(fresh, ids, vectors, contract_id, memory)
+
+
+def write_update(at: Path, fresh: Path, ids: Ids, vectors: Vectors, removed: Ids, contract_id: str) -> IndexHeader:
+    """:func:`update` of the generation ``at``, into the empty directory ``fresh``."""
+    ids, vectors = _checked(ids, vectors)
+    if len(both := np.intersect1d(ids, removed)):
+        raise InputError(f"removed: item {both[0]} is among the new ids too", action="pass an item as new or as removed")
+    header = IndexHeader.read(at)
+    require_same(contract_id, header.contract_id, what="index and update")
+    if len(ids) and vectors.shape[1] != header.dim:
+        raise InputError(f"vectors: {vectors.shape[1]} dimensions, the index has {header.dim}", action="pass vectors of one encoder")
+    for name in _base_files(header):
+        link(at / name, fresh / name)
+    return _write_delta(at, fresh, header, ids, vectors, np.asarray(removed, np.int64))
+
+
+def write_compacted(at: Path, fresh: Path, memory: int | None) -> IndexHeader:
+    """:func:`compact` of the generation ``at``, into the empty directory ``fresh``."""
+    old = ItemIndex.read(at)
+    live, vectors = stored.merged(old.base, old.searcher.delta)
+    ids = np.concatenate([old._ids[live], old._delta_ids])
+    return _write_base(fresh, ids, vectors, old.header.contract_id, memory)
 
 
 def compaction_due(header: IndexHeader, recall: float = 1.0) -> str | None:
@@ -245,7 +274,7 @@ def _write_base(fresh: Path, ids: Ids, vectors: Vectors, contract_id: str, memor
 
 def _write_delta(at: Path, fresh: Path, header: IndexHeader, ids: Ids, vectors: Vectors, removed: Ids) -> IndexHeader:
     """The delta of ``at`` with newer vectors instead of older ones, and tombstones for all that is no longer in the base."""
-    _verify(at, {DELTA: header.files[DELTA]})
+    verify(at, {DELTA: header.files[DELTA]})
     delta, delta_ids = _read_delta(at)
     base_ids, rows = (np.load(at / name, mmap_mode="r") for name in ("ids.npy", "rows.npy"))
     gone = np.concatenate([ids, removed])
@@ -263,14 +292,13 @@ def _seal(fresh: Path, header: IndexHeader, delta: Delta, delta_ids: Ids) -> Ind
     """Write delta and header, the header last."""
     items = header.base_items - len(delta.tombstones) + len(delta_ids)
     if not items:
-        raise StageError("nothing would be left of the index", action="publish the items that are still sold")
+        raise NothingLeftError("nothing would be left of the index", action="publish the items that are still sold")
     np.savez(fresh / DELTA, ids=delta_ids, vectors=delta.vectors, lists=delta.lists, tombstones=delta.tombstones)
     files = {**header.files, DELTA: file_sha256(fresh / DELTA)}
     whole = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
     changed = {"items": items, "delta_items": len(delta_ids), "tombstones": len(delta.tombstones), "files": files, "sha256": whole}
     header = replace(header, **changed)  # type: ignore[arg-type]
-    content = {name: value for name, value in asdict(header).items() if (name, value) != ("refine", kinds.REFINE)}
-    (fresh / HEADER).write_text(json.dumps(content, indent=2) + "\n")
+    header.write(fresh)
     return header
 
 
@@ -278,7 +306,8 @@ def _base_files(header: IndexHeader) -> dict[str, str]:
     return {name: found for name, found in header.files.items() if name != DELTA}
 
 
-def _verify(at: Path, files: dict[str, str]) -> None:
+def verify(at: Path, files: dict[str, str]) -> None:
+    """:class:`ContractError` for a file in the directory ``at`` that has another sha256."""
     for name, wanted in files.items():
         found = file_sha256(at / name)
         if found != wanted:

@@ -19,8 +19,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from moon_ops.embeddings import features, online_store
-from moon_ops.embeddings.index import ItemIndex
+from moon_ops.embeddings import features, index_shards, online_store
 from moon_ops.embeddings.table import RepresentationTable
 from moon_ops.errors import InputError
 from moon_ops.files import TakenError, locked, remembered, write_text
@@ -239,7 +238,7 @@ def _withdraw(settings: Settings, encoder: int, who: Target, now: dt.datetime, n
         note(f"tables/items-v{encoder}", int(RepresentationTable.open(table).rows(np.array([who.key]))[0] >= 0))
         for dimensions in (0, *places.narrow_lengths(settings, encoder)):
             index = places.index_place(settings, encoder, dimensions)
-            note(f"index/{index.name}", int(index.exists() and ItemIndex.open(index).holds(who.key)))
+            note(f"index/{index.name}", int(index.exists() and index_shards.holds(index, who.key)))
         if (cards := item_cards.opened(settings, encoder)) is not None:
             note(f"tables/cards-v{encoder}", len(cards.get([who.key])))
     publication.publish(settings, encoder, now=now, full=True)

@@ -13,6 +13,7 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -20,9 +21,9 @@ from feast import FeatureStore
 from numpy.typing import NDArray
 
 from moon_ops.columns import Feature
-from moon_ops.embeddings import features, handover, index, online_store, vector_tables
+from moon_ops.embeddings import features, handover, index_shards, online_store, vector_tables
 from moon_ops.embeddings.generations import turn
-from moon_ops.embeddings.index import IndexHeader
+from moon_ops.embeddings.index import HEADER, IndexHeader
 from moon_ops.embeddings.prefixes import served
 from moon_ops.embeddings.table import RepresentationTable
 from moon_ops.errors import MoonError, StageError
@@ -89,9 +90,9 @@ def _publish(settings: Settings, encoder: int, now: dt.datetime, *, behaviour: b
     _table(settings, encoder, "items", now, contract, full=full)
     queries = _table(settings, encoder, "queries", now, contract, full=full)
     item_cards.publish(settings, encoder, now, full=full)  # before the index, likewise
-    header = _fresh_index(settings, encoder, now, contract, full=full)
+    header = _fresh_index(settings, encoder, now, contract, full=full, anew=behaviour)
     for dimensions in narrow.kept(settings, encoder):
-        _fresh_index(settings, encoder, now, contract, full=full, dimensions=dimensions)
+        _fresh_index(settings, encoder, now, contract, full=full, anew=behaviour, dimensions=dimensions)
     place = published_place(settings, encoder)
     write_text(place, json.dumps(versions))  # last: a killed publication is published again
     return Published(
@@ -99,16 +100,26 @@ def _publish(settings: Settings, encoder: int, now: dt.datetime, *, behaviour: b
     )
 
 
-def _fresh_index(settings: Settings, encoder: int, now: dt.datetime, contract: str, *, full: bool, dimensions: int = 0) -> IndexHeader:
-    """The index brought up to date, or made anew where it is damaged."""
+def _fresh_index(
+    settings: Settings, encoder: int, now: dt.datetime, contract: str, *, full: bool, anew: bool, dimensions: int = 0
+) -> IndexHeader:
+    """The index brought up to date, or made anew where it is damaged; with ``anew`` also where it has another number of shards than is
+    wanted: a service that takes one item in must not build all of it.
+    """
     with turn(handed(settings, f"index-{index_name(encoder, dimensions)}")):
         try:
-            return _index(settings, encoder, now, contract, full=full, dimensions=dimensions)
+            other = anew and _shards(index_place(settings, encoder, dimensions)) not in (None, settings.index_shards)
+            return _index(settings, encoder, now, contract, full=full or other, dimensions=dimensions)
         except DAMAGED as fault:
             if full or _of_the_machine(fault):
                 raise
             log.warning("%s cannot be read (%s): it is made anew", index_place(settings, encoder, dimensions), fault)
             return _index(settings, encoder, now, contract, full=True, dimensions=dimensions)
+
+
+def _shards(place: Path) -> int | None:
+    """How many shards the index there has; None if there is none."""
+    return IndexHeader.read(place).shards if (place / HEADER).is_file() else None
 
 
 def _of_the_machine(fault: BaseException) -> bool:
@@ -207,7 +218,7 @@ def _index(settings: Settings, encoder: int, now: dt.datetime, contract: str, *,
     """Refresh the index by items that are new, changed, or gone; compacted when its rule says so."""
     place, lake, name = index_place(settings, encoder, dimensions), settings.lake, index_name(encoder, dimensions)
     made, sold = lake.open(vector_tables.table_name(encoder)), lake.open("items")
-    absent = full or not (place / "index.json").is_file()
+    absent = full or not (place / HEADER).is_file()
     views = {f"index-{name}": (made, changes.newest(made)), f"index-items-{name}": (sold, changes.newest(sold))}
     since = {view: since_of(settings, view, full=absent) for view in views}
     now = max(not_before(s, now) for s in since.values())
@@ -219,15 +230,16 @@ def _index(settings: Settings, encoder: int, now: dt.datetime, contract: str, *,
             rows = served(rows, dimensions)
             active = active_as_of(changes.rows_of(sold, "item_id", pa.array(ids), VALIDITY), now)["item_id"].to_numpy()
             keep = np.isin(known, active)
-            header = index.update(place, known[keep], rows[keep], np.setdiff1d(ids, known[keep]), contract)
-    if header is not None and index.compaction_due(header):
-        header = index.compact(place, memory=settings.index_bytes)
-    if header is None:
+            gone = np.setdiff1d(ids, known[keep])
+            index_shards.update(place, known[keep], rows[keep], gone, contract, memory=settings.index_bytes)
+        header = index_shards.tend(place, memory=settings.index_bytes)
+    else:
         in_table = since_of(settings, f"table-items-v{encoder}", full=False).mark  # before it is opened: it holds at least this much
         views[f"index-{name}"] = (made, in_table)
         on_sale = items_as_of(lake, now, ["item_id"])["item_id"].to_numpy()  # behaviours name deleted items, searches do not
         known, rows = RepresentationTable.open(table_place(settings, "items", encoder)).of(on_sale)
-        header = index.build(place, known, served(rows, dimensions), contract, memory=settings.index_bytes)
+        kept = {"shards": settings.index_shards, "memory": settings.index_bytes}
+        header = index_shards.build(place, known, served(rows, dimensions), contract, **kept)
     for view, (_, mark) in views.items():
         remember(settings, view, mark, now)
     return header

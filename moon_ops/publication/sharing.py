@@ -217,6 +217,7 @@ def _directory(settings: Settings, place: Path, known: Publication, newest: Publ
             if not name.startswith(prefix):
                 continue
             own, had = name.removeprefix(prefix), known.files.get(name)
+            (fresh / own).parent.mkdir(exist_ok=True)  # of a shard
             if had is not None and had.key == file.key and (at / own).is_file() and _here(at / own) == had.here:
                 link(at / own, fresh / own)
             else:
@@ -245,7 +246,8 @@ def _files(settings: Settings, encoder: int) -> dict[str, Path]:
         at = place.resolve()
         if not at.is_dir():  # cards, where an older version has published
             continue
-        found |= {f"{place.relative_to(settings.home).as_posix()}/{path.name}": path for path in sorted(at.iterdir()) if path.is_file()}
+        listed = {path.relative_to(at).as_posix(): path for path in sorted(at.rglob("*")) if path.is_file()}
+        found |= {f"{place.relative_to(settings.home).as_posix()}/{name}": path for name, path in listed.items()}
     return found
 
 

@@ -133,7 +133,8 @@ def _vectors(shop: Shop, means: Means, costs: Costs) -> Iterator[Estimate]:
     kind = index_codes.plan(int(shop.items), int(means.dim), limit, EXACT_UP_TO)
     whole = shop.items * kind.item_bytes
     shards = max(1, -(-int(whole) // limit))
-    note = f"{kind.kind}, {kind.code} bytes a code" + (f", {shards:,} shards: more than MOON_INDEX_GB allows" if shards > 1 else "")
+    more = f", {shards:,} shards (MOON_INDEX_SHARDS): more than MOON_INDEX_GB allows" if shards > 1 else ""
+    note = f"{kind.kind}, {kind.code} bytes a code{more}"
     hours, disk = costs.index.of("seconds", shop.items, shop.events) / HOUR, (whole + shop.items * vector) / GIB
     yield Estimate("index", MEASURED, hours, memory=whole / shards / GIB, disk=disk, a_day=1.0, note=note)
 

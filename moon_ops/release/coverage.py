@@ -9,8 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from moon_ops.embeddings import due, vector_tables
-from moon_ops.embeddings.index import ItemIndex
+from moon_ops.embeddings import due, index_shards, vector_tables
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.query import newest
 from moon_ops.lake.schemas import STAMP
@@ -35,7 +34,7 @@ def of_catalogue(settings: Settings, encoder: int, end: dt.datetime, *, now: dt.
     excused = np.setdiff1d(np.intersect1d(_items(lake, vector_tables.excused_table_name(encoder), said, now), on_sale), embedded)
     wanted = np.setdiff1d(on_sale, excused)
     sharing.fetch(settings, encoder)
-    indexed = ItemIndex.open(places.index_place(settings, encoder)).items()
+    indexed = np.concatenate([shard.items() for shard in index_shards.each(places.index_place(settings, encoder))])
     held = wanted[places.table(settings, "items", encoder).rows(wanted) >= 0]
     found = {catalogue("on_sale"): float(len(on_sale)), catalogue("excused"): float(len(excused))}
     for name, there in (("with_vector", embedded), ("in_index", indexed), ("in_table", held)):

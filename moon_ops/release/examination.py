@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from moon_ops.embeddings.index import ItemIndex
+from moon_ops.embeddings import index_shards
 from moon_ops.errors import ContractError, MoonError, ServiceError, StageError
 from moon_ops.publication import erasure, places
 from moon_ops.registry import moves as record
@@ -117,7 +117,7 @@ def _releases(settings: Settings, registry: Registry) -> Iterator[Finding]:
 def _same_items(settings: Settings, encoder: int, dimensions: int) -> None:
     """:class:`ContractError` for an index that holds items of which the table has no vector: they are of different publications."""
     place = places.index_place(settings, encoder, dimensions)
-    header, table = ItemIndex.open(place).header, places.table(settings, "items", encoder)
+    header, table = index_shards.verified(place), places.table(settings, "items", encoder)
     if header.items > len(table):
         problem = f"index/{place.name} holds {header.items} items, tables/items-v{encoder} only {len(table)}"
         raise ContractError(problem, action=f"run `moon publish --encoder {encoder} --full`")

@@ -6,14 +6,14 @@ Q queries, D dimensions. The scan reads the vectors piece by piece. An exact ind
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moon_ops.embeddings import index_kinds as kinds
-from moon_ops.embeddings import vector_tables
-from moon_ops.embeddings.index import ItemIndex
+from moon_ops.embeddings import index_shards, vector_tables
+from moon_ops.embeddings.index import IndexHeader, ItemIndex
 from moon_ops.embeddings.index_codes import FLAT
 from moon_ops.embeddings.prefixes import served
 from moon_ops.lake.lake import Lake
@@ -30,25 +30,35 @@ def figures(settings: Settings, encoder: int, dimensions: int = 0) -> dict[str, 
 
     ``dimensions``: of an index of the first numbers of each vector, 0 for all: recall is against a scan of the same numbers.
     """
-    opened = ItemIndex.open(places.index_place(settings, encoder, dimensions))
-    if opened.header.kind == FLAT:
+    place = places.index_place(settings, encoder, dimensions)
+    if place.is_dir() and IndexHeader.read(place).kind == FLAT:
         return {}
     asked = served(_asked(settings.lake, encoder), dimensions)
-    return measured(opened, asked) if len(asked) else {}
+    return measured(index_shards.each(place), asked) if len(asked) else {}
 
 
-def measured(index: ItemIndex, asked: NDArray[np.float32], k: int = K) -> dict[str, float]:
-    """The same of any index and queries [Q, D]. A neighbour as near as the k-th that an exact scan finds is as good as that one."""
-    found = np.concatenate([_share(index, asked[at : at + kinds.BLOCK], k) for at in range(0, len(asked), kinds.BLOCK)])
+def measured(shards: Iterable[ItemIndex], asked: NDArray[np.float32], k: int = K) -> dict[str, float]:
+    """The same of an index's shards and queries [Q, D]. A neighbour as near as the k-th that an exact scan finds is as good as that one."""
+    cosines = np.full((2, len(asked), k), -np.inf, np.float32)  # that searches find, that scans find
+    for shard in shards:
+        for at in range(0, len(asked), kinds.BLOCK):
+            some = slice(at, at + kinds.BLOCK)
+            both = np.concatenate([cosines[:, some], _nearest(shard, asked[some], k)], 2)
+            cosines[:, some] = -np.sort(-both, axis=2)[:, :, :k]
+    found = _share(*cosines)
     name, (low, high) = recall(INDEX, k), interval(float(found.mean()), len(found))
     return {name: float(found.mean()), f"{name}_low": low, f"{name}_high": high, queries(INDEX): float(len(found))}
 
 
-def _share(index: ItemIndex, asked: NDArray[np.float32], k: int) -> NDArray[np.float64]:
-    """Of each query [B] the share of its k nearest that the index finds."""
-    searcher = index.searcher
-    _, best = kinds.exact(index.base, searcher.delta, asked, k)
-    _, cosines = searcher.nearest(asked, k)
+def _nearest(shard: ItemIndex, asked: NDArray[np.float32], k: int) -> NDArray[np.float32]:
+    """The k greatest cosines of each query [2, B, k]: that a search of the shard finds, and that a scan does."""
+    rows, cosines = shard.searcher.nearest(asked, k)
+    _, best = kinds.exact(shard.base, shard.searcher.delta, asked, k)
+    return np.stack([np.where(rows < 0, -np.inf, cosines), best])
+
+
+def _share(cosines: NDArray[np.float32], best: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Of each query [Q] the share of its k nearest that is found."""
     there = np.isfinite(best).sum(1)
     last = np.take_along_axis(best, np.maximum(there - 1, 0)[:, None], 1)
     hits = (cosines >= last - kinds.SAME).sum(1)

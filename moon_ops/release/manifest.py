@@ -16,8 +16,7 @@ from typing import Any
 
 from moon_ops.ctr.alignment import Alignment
 from moon_ops.ctr.metrics import Difference
-from moon_ops.embeddings import features, vector_tables
-from moon_ops.embeddings.index import ItemIndex
+from moon_ops.embeddings import features, index_shards, vector_tables
 from moon_ops.errors import LeakError, StageError
 from moon_ops.inputs.contract import file_sha256, require_same
 from moon_ops.metric_names import PARITY
@@ -227,7 +226,7 @@ def _parts(settings: Settings, registry: Registry, encoder: int, ctr: int | None
     contract, shipped, dimensions = registry.tags(ENCODER, encoder)["contract_id"], found.shipped, found.candidate.dimensions
     require_same(contract, vector_tables.contract_of(settings.lake, encoder), what="encoder and embeddings table")
     place = places.index_place(settings, encoder, dimensions)
-    header = ItemIndex.open(place).header
+    header = index_shards.verified(place)
     require_same(contract, header.contract_id, what="encoder and index")
     table = settings.lake.open(vector_tables.table_name(encoder))
     parts: dict[str, Any] = {

@@ -107,7 +107,7 @@ def _opened(settings: Settings, encoder: int, ctr: int | None, measured: Measure
         models += _bytes(directory, GRAPH)
         if measured.clicks is not None:
             calls[SCORE] = [_scoring(Scorer(directory, threads=settings.workers), measured.clicks)]
-    index = _bytes(places.index_place(settings, encoder, measured.dimensions).resolve(), "*")
+    index = _bytes(places.index_place(settings, encoder, measured.dimensions).resolve(), "**/*")
     return Served(calls, {"model_bytes": models, "index_bytes": index, "bytes": models + index})
 
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moon_ops.embeddings import vector_tables
-from moon_ops.embeddings.index import ItemIndex
+from moon_ops.embeddings import index_shards, vector_tables
 from moon_ops.errors import ContractError, GateError, ServiceError, StageError
 from moon_ops.inputs.contract import file_sha256, require_same
 from moon_ops.lake.lake import Lake
@@ -54,11 +53,8 @@ def _require_parts(settings: Settings, registry: Registry, manifest: dict[str, A
     _fetch(settings, encoder)
     require_same(contract, registry.tags(ENCODER, encoder)["contract_id"], what="manifest and encoder")
     unchecked = _require_vectors(settings.lake, encoder, contract, without_lake=without_lake)
-    require_same(
-        contract,
-        ItemIndex.open(places.index_place(settings, encoder, dimensions_of(manifest))).header.contract_id,
-        what="manifest and index",
-    )
+    index = index_shards.verified(places.index_place(settings, encoder, dimensions_of(manifest)))
+    require_same(contract, index.contract_id, what="manifest and index")
     require_same(contract, places.table(settings, "items", encoder).contract_id, what="manifest and representation table")
     if manifest["ctr"]:
         read = manifest["alignment"]["old"] if mapped(manifest) else contract

@@ -23,7 +23,7 @@ from moon_ops.serving.problems import problem
 log = logging.getLogger(__name__)
 HEADER = b"x-request-id"
 PLAIN = re.compile(rb"[A-Za-z0-9._:-]{1,64}")  # what is taken over: nothing that could forge a line of the log
-QUIET = ("/health", "/ready", "/metrics")  # asked every few seconds, and told only if they fail
+QUIET = ("/health", "/ready", "/metrics", "/v1/shards/ready")  # asked every few seconds, and told only if they fail
 DOCS = ("/docs", "/redoc")  # FastAPI's, whose scripts come from a host of its own
 API = b"default-src 'none'; frame-ancestors 'none'"
 PAGE = b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "

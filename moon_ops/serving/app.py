@@ -25,17 +25,32 @@ from moon_ops.serving.follower import Follower
 from moon_ops.serving.gate import Gate, Limits
 from moon_ops.serving.guard import Guard
 from moon_ops.serving.live import Intake
-from moon_ops.serving.metrics import ELSE, Batches, Measured, Queue, State, Traffic, release_of
+from moon_ops.serving.metrics import ELSE, Asked, Batches, Measured, Queue, State, Traffic, release_of
 from moon_ops.serving.permits import Permits, Rules
 from moon_ops.serving.processes import Mates
-from moon_ops.serving.routes import admin, compare, edits, events, health, hooks, items, operations, page, recommend, score, search, vectors
+from moon_ops.serving.routes import (
+    admin,
+    compare,
+    edits,
+    events,
+    health,
+    hooks,
+    items,
+    operations,
+    page,
+    recommend,
+    score,
+    search,
+    shards,
+    vectors,
+)
 from moon_ops.serving.service import Service
 from moon_ops.serving.watch import Watch
 from moon_ops.settings import Settings
 from moon_ops.telemetry import traces
 
 log = logging.getLogger(__name__)
-ROUTES = (health, vectors, search, compare, score, recommend, edits, items, events, operations, page, hooks, admin)
+ROUTES = (health, vectors, search, compare, score, recommend, edits, items, events, operations, page, hooks, admin, shards)
 KEY = HTTPBearer(auto_error=False, description="A key of `moon keys create`, where the service wants one")
 
 
@@ -57,7 +72,7 @@ def create_app(settings: Settings, *, release: int | None = None, mates: Mates |
     app.add_middleware(Gate, limits=limits)  # the last one named is the first that a request meets
     app.add_middleware(Guard)
     app.add_middleware(Permits, rules=rules)
-    traffic = Traffic(registry)
+    traffic, follower.peers.seen = Traffic(registry), Asked(registry).add
     limits.told = lambda status: traffic.add(ELSE, release_of(follower.current), status, 0.0)
     app.add_middleware(Measured, follower=follower, watch=watch, traffic=traffic)
     app.add_middleware(Access)

@@ -9,6 +9,8 @@ import time
 from moon_ops.registry.registry import CANDIDATE, Registry
 from moon_ops.serving import fixed
 from moon_ops.serving.champion import Champion, linked
+from moon_ops.serving.peers import Peers
+from moon_ops.serving.shelf import Shelf
 from moon_ops.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -19,8 +21,8 @@ ASKED = 5.0  # seconds between two looks at the alias
 class Beside:
     """Keeps the candidate while it is asked for. It is never served to anybody else, and leaves no trace."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = fixed.without_effect(settings)
+    def __init__(self, settings: Settings, shelf: Shelf | None = None, peers: Peers | None = None) -> None:
+        self.settings, self.shelf, self.peers = fixed.without_effect(settings), shelf, peers
         self._turn = threading.Lock()
         self._kept: Champion | None = None
         self._looked = -ASKED
@@ -44,7 +46,7 @@ class Beside:
             return self._kept
 
     def _loaded(self, release: int) -> Champion:
-        made = Champion(self.settings, fixed.parts(self.settings, release))
+        made = Champion(self.settings, fixed.parts(self.settings, release), self.shelf, self.peers)
         log.info("release %d is loaded beside the champion, to be compared with it", release)
         return made
 

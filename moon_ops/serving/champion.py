@@ -6,7 +6,6 @@ A champion is never changed. When the alias moves, another one is loaded, checke
 from __future__ import annotations
 
 import copy
-import functools
 import logging
 import sqlite3
 from collections.abc import Sequence
@@ -23,9 +22,9 @@ from moon_ops.ctr.alignment import FILE, Alignment, through
 from moon_ops.ctr.score import Scorer
 from moon_ops.ctr.vectors import Tables
 from moon_ops.embeddings import features, online_store
-from moon_ops.embeddings.among import Among
 from moon_ops.embeddings.cards import Cards, Wanted
-from moon_ops.embeddings.index import HEADER, ItemIndex
+from moon_ops.embeddings.index import HEADER
+from moon_ops.embeddings.index_shards import ItemShards
 from moon_ops.embeddings.prefixes import cut
 from moon_ops.embeddings.runtime import Runtime
 from moon_ops.errors import InputError, MoonError, ServiceError, StageError, in_a_line
@@ -33,14 +32,16 @@ from moon_ops.inputs.contract import Sample, require_same
 from moon_ops.inputs.images import decode
 from moon_ops.inputs.regions import views
 from moon_ops.lake.ids import ShopId
-from moon_ops.publication import item_cards, places
+from moon_ops.publication import places
 from moon_ops.release.verification import Parts, dimensions_of
+from moon_ops.serving.peers import Everywhere, Peers
 from moon_ops.serving.request import Asked, joined
+from moon_ops.serving.shelf import Question, Shelf
+from moon_ops.serving.stores import Stores
 from moon_ops.settings import Settings, shown
 from moon_ops.telemetry.traces import span
 
 log = logging.getLogger(__name__)
-FILTERS_KEPT = 16  # each some megabytes in a catalogue of a million
 QUERY = "query"  # the image id of the picture in a request
 
 
@@ -55,8 +56,11 @@ class Hit:
 class Champion:
     """One loaded release. All its methods may be called from many threads."""
 
-    def __init__(self, settings: Settings, parts: Parts) -> None:
-        """Load verified ``parts``; :class:`MoonError` if they do not fit each other."""
+    def __init__(self, settings: Settings, parts: Parts, shelf: Shelf | None = None, peers: Peers | None = None) -> None:
+        """Load verified ``parts``; :class:`MoonError` if they do not fit each other.
+
+        ``shelf``: what of indexes is in memory already. ``peers``: who holds what this process does not.
+        """
         manifest = parts.manifest
         self.settings, self.parts, self.version, self.manifest = settings, parts, parts.release, manifest
         self.encoder = int(manifest["encoder"]["version"])
@@ -65,8 +69,9 @@ class Champion:
         self.places = linked(settings, self.encoder, self.dimensions)
         self.runtime = Runtime(parts.encoder, threads=settings.workers, variant=settings.variant)
         require_same(self.contract_id, self.runtime.contract_id, what="release and encoder")
-        self.index = ItemIndex.open(places.index_place(settings, self.encoder, self.dimensions))
-        self._open_cards()
+        self.shelf, self.peers = shelf or Shelf(settings), peers or Peers(settings, Stores())
+        self.part = self.shelf.opened(self.encoder, self.dimensions)
+        require_same(self.contract_id, self.index.header.contract_id, what="release and index")
         self.alignment = Alignment.load(parts.alignment / FILE) if parts.alignment is not None else None
         self.tables = self._tables()
         self.scorer = Scorer(parts.click_model, threads=settings.workers) if parts.click_model else None
@@ -76,7 +81,7 @@ class Champion:
             require_same(self.tables.items.contract_id, self.scorer.contract_id, what="release and click model")
             _warn_of_fewer(self.store, self.encoder, int(self.scorer.meta["behaviors"]))
             features.require_columns(features.service(self.store, self.encoder), self.scorer.own)
-        self.search(self.embed("warm up", None), 1)
+        self.part.find(self._question(self.embed("warm up", None), 1), self.contract_id)
         self.seen = self._seen()
 
     def refreshed(self) -> Champion:
@@ -84,17 +89,26 @@ class Champion:
         fresh = copy.copy(self)
         # before what they lead to: a publication meanwhile is noticed the next time
         fresh.places = linked(self.settings, self.encoder, self.dimensions)
-        fresh.index = ItemIndex.open(places.index_place(self.settings, self.encoder, self.dimensions), previous=self.index)
-        fresh._open_cards()
+        fresh.part = self.shelf.opened(self.encoder, self.dimensions)
         fresh.tables = self._tables()
         require_same(self.contract_id, fresh.index.header.contract_id, what="release and index")
         fresh.seen = fresh._seen()
         return fresh
 
-    def _open_cards(self) -> None:
-        """The cards of the index's items, and what filters leave of it, of which the last few are kept."""
-        self.cards = item_cards.opened(self.settings, self.encoder)
-        self._among = functools.lru_cache(FILTERS_KEPT)(functools.partial(_among, self.index, self.cards))
+    @property
+    def index(self) -> ItemShards:
+        """What this process holds of the index."""
+        return self.part.index
+
+    @property
+    def cards(self) -> Cards | None:
+        """The cards of the index's items; None if there are none that can be read."""
+        return self.part.cards
+
+    @property
+    def searches(self) -> bool:
+        """Whether it can search the whole index: of each shard that is not here it knows who holds it."""
+        return self.peers.knows(self.index.missing)
 
     def _tables(self) -> Tables:
         """The vectors as the click model reads them."""
@@ -113,16 +127,18 @@ class Champion:
                 pixels[QUERY] = views(decode(picture, source="image"), layout.picture_size, layout.core_region)
             return self.runtime.embed([Sample(text.strip(), tuple(pixels))], pixels)[0]
 
-    def among(self, wanted: Wanted) -> Among:
-        """The items that are as ``wanted``; :class:`StageError` for a publication of before, which has no cards to tell by."""
-        return self._among(wanted)
+    def search(self, vector: NDArray[np.float32], k: int, wanted: Wanted | None = None) -> list[Hit]:
+        """The ``k`` nearest items to a whole vector [D], best first, of all or of those that are as ``wanted``, wherever they are held.
 
-    def search(self, vector: NDArray[np.float32], k: int, among: Among | None = None) -> list[Hit]:
-        """The ``k`` nearest items to a whole vector [D], best first, of all or of those among which is searched."""
-        query = cut(vector, self.index.header.dim)[None, :]
+        Raises :class:`StageError` for a filter where there are no cards to tell by, :class:`ServiceError` if a shard cannot be asked.
+        """
+        where = Everywhere(self.part, self.peers) if self.index.missing else self.part
         with span("search", release=self.version, contract_id=self.contract_id, k=k):
-            ids, cosines = (among or self.index).search(query, k, self.contract_id)
+            ids, cosines = where.find(self._question(vector, k, wanted), self.contract_id)
         return [Hit(int(i), float(c)) for i, c in zip(ids[0], cosines[0], strict=True) if i >= 0]
+
+    def _question(self, vector: NDArray[np.float32], k: int, wanted: Wanted | None = None) -> Question:
+        return Question(cut(vector, self.index.header.dim)[None, :], k, wanted)
 
     def score(self, user_id: int, item_ids: Sequence[int], asked: Asked, called: Sequence[ShopId] = ()) -> list[float]:
         """Click probabilities of the items for this user and query, from Feast's online features and the representation table.
@@ -193,12 +209,6 @@ class Champion:
         index = places.index_place(self.settings, self.encoder, self.dimensions)
         tables = [places.table_place(self.settings, kind, self.encoder) / "table.json" for kind in ("items", "queries")]
         return [*named, index / HEADER, *(index / file for file in self.index.header.files), *tables]
-
-
-def _among(index: ItemIndex, cards: Cards | None, wanted: Wanted) -> Among:
-    if cards is None:
-        raise StageError("there are no item cards to filter by", action="run `moon publish`, or ask without filters")
-    return Among(index, cards.matching(wanted))
 
 
 def _warn_of_fewer(store: FeatureStore, encoder: int, behaviors: int) -> None:

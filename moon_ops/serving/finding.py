@@ -75,10 +75,9 @@ def _hits(champion: Champion, vector: NDArray[np.float32], query: Query, gone: C
     """The hits that are answered, best first; as many more are looked at as it takes."""
     if query.status not in ("", SOLD):
         return []
-    among = champion.among(query.wanted) if query.wanted else None
     looked = query.last * (GROUPED_FROM if query.by_product else 1)
     while True:
-        hits = champion.search(vector, looked, among)
+        hits = champion.search(vector, looked, query.wanted or None)
         left = [hit for hit in hits if hit.item_id not in gone]
         left = _one_each(left, shop_ids) if query.by_product else left
         if len(left) >= query.last or len(hits) < looked or looked >= MOST:

@@ -49,7 +49,7 @@ class Fixed(Follower):
         if self.current is not None:
             return
         try:
-            self._serve(Champion(self.settings, parts(self.settings, self.asked)))
+            self._serve(self._champion(parts(self.settings, self.asked)))
             self._why = self._said = ""
         except Exception as fault:  # told at /ready, and tried again
             self._refuse(f"release {self.asked} cannot be served: {fault}", fault, known=isinstance(fault, MoonError))

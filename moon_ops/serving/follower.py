@@ -22,9 +22,12 @@ from moon_ops.registry.registry import CHAMPION, Registry
 from moon_ops.release import freshness, promotion, refusals, served
 from moon_ops.release.promotion import Wish
 from moon_ops.release.refusals import Refusal
+from moon_ops.release.verification import Parts
 from moon_ops.serving import canary
 from moon_ops.serving.canary import Canary, Recent
 from moon_ops.serving.champion import Champion, linked
+from moon_ops.serving.peers import Peers
+from moon_ops.serving.shelf import Shelf
 from moon_ops.serving.stores import LAKE, Stores
 from moon_ops.serving.withdrawals import Withdrawals
 from moon_ops.settings import Settings
@@ -46,11 +49,12 @@ class State:
     serving: int | None
     asked: int | None
     why: str
+    whole: bool = True  # whether all shards of its index have been reached since it began
 
     @property
     def status(self) -> str:
         """In a word."""
-        return "unavailable" if self.serving is None else "degraded" if self.why else "ready"
+        return "unavailable" if self.serving is None or not self.whole else "degraded" if self.why else "ready"
 
 
 class Follower:
@@ -64,8 +68,8 @@ class Follower:
         self.asked: int | None = None
         self.since: dt.datetime | None = None  # when this process began to serve what it serves
         self.canary: Canary | None = None  # of the last release that was to take the place of another
-        self.recent, self.stores = Recent(), Stores()
-        self.withdrawals = Withdrawals(settings, self.stores)
+        self.recent, self.stores, self.shelf = Recent(), Stores(), Shelf(settings)
+        self.withdrawals, self.peers = Withdrawals(settings, self.stores), Peers(settings, self.stores)
         self._why = self._stale = self._said = ""  # it serves another release; not the newest publication; and what was logged last
         self._gone = ""  # which files a restart would miss
         self._asking: float | None = None  # since when the registry has owed an answer
@@ -125,7 +129,9 @@ class Follower:
         """The release loaded and tried; None with the reason in ``refused`` if it cannot be served while another one is."""
         before = self.current or self._last(choice)
         try:
-            made = Champion(self.settings, choice.parts)
+            made = self._champion(choice.parts)
+            self._asking = None  # it has answered
+            self.peers.prepare(made.part, wait=self.current is not None)  # else there is nothing to go on with meanwhile
             self._try(made, before)
             return made
         except Exception as fault:  # whatever is wrong with a release, it must not end the one that is served
@@ -135,16 +141,19 @@ class Follower:
                 return None if before is self.current else before
         for release in served.fallbacks(self.settings, self.registry, choice.release):
             try:
-                return Champion(self.settings, served.parts_of(self.settings, self.registry, release))
+                return self._champion(served.parts_of(self.settings, self.registry, release))
             except Exception as fault:
                 log.warning("release %d is not served either: %s", release, fault)
         return None
+
+    def _champion(self, parts: Parts) -> Champion:
+        return Champion(self.settings, parts, self.shelf, self.peers)
 
     def _last(self, choice: served.Choice) -> Champion | None:
         """At a start: what was served before it, if the champion is another release, which is to be tried like any."""
         parts = None if choice.why or served.since(self.settings)[0] in (None, choice.release) else served.recall(self.settings)
         try:
-            return None if parts is None else Champion(self.settings, parts)
+            return None if parts is None else self._champion(parts)
         except Exception as fault:
             log.warning("release %s, which was served last, cannot be compared with: %s", parts and parts.release, fault)
             return None
@@ -172,7 +181,7 @@ class Follower:
         if parts is None:
             return
         try:
-            self._serve(Champion(self.settings, parts))
+            self._serve(self._champion(parts))
         except Exception as fault:
             log.warning("release %d, which was served last, is not served either: %s", parts.release, fault)
 
@@ -239,8 +248,9 @@ class Follower:
         silent = f"the registry has not answered for {late:.0f} seconds" if late > PATIENCE_SECONDS else ""
         hangs = self.withdrawals.late
         away = self.stores.why() or (f"the lake has not answered for {hangs:.0f} seconds" if hangs > PATIENCE_SECONDS else "")
-        why = "; ".join(part for part in (self._why, self._stale, self._gone, away, silent) if part)
-        return State(None if self.current is None else self.current.version, self.asked, why)
+        waiting = self.peers.waiting(None if self.current is None else self.current.part)
+        why = "; ".join(part for part in (self._why, self._stale, self._gone, away, waiting, silent) if part)
+        return State(None if self.current is None else self.current.version, self.asked, why, whole=not waiting)
 
     def champion(self) -> Champion:
         """The champion being served; :class:`StageError` while there is none."""
@@ -258,12 +268,14 @@ class Follower:
             self._remembered()
         threading.Thread(target=self._open, name="open-publications", daemon=True).start()
         self.withdrawals.start(lambda: None if self.current is None else self.current.encoder)
+        self.peers.start(lambda: None if self.current is None else self.current.part)
 
     def stop(self) -> None:
         """Stop following."""
         self._stop.set()
         self._wake.set()
         self.withdrawals.stop()
+        self.peers.stop()
 
     def wake(self) -> None:
         """Ask the registry now: somebody says that an alias has moved. One word while it is being asked is enough."""

@@ -57,6 +57,20 @@ class Batches:
             self.waited.observe(waited)
 
 
+class Asked:
+    """Questions to the services that hold other shards of the index, by their address."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        told = "Seconds of a question for shards that another service holds."
+        self.seconds = Histogram("moon_shard_seconds", told, ["peer"], registry=registry, buckets=BUCKETS)
+        self.failed = Counter("moon_shard_failures", "Such questions that were not answered.", ["peer"], registry=registry)
+
+    def add(self, address: str, seconds: float, answered: bool) -> None:
+        """A question that has ended."""
+        self.seconds.labels(address).observe(seconds)
+        self.failed.labels(address).inc(not answered)
+
+
 class Queue(Collector):
     """What waits and what is worked on, at each scrape; and what was refused."""
 
@@ -143,7 +157,7 @@ class State(Collector):
         for kind in KINDS:
             alerts.add_metric([kind], float(kind in standing))
         away = CounterMetricFamily("moon_store_faults", "Questions that lake or online store did not answer.", labels=["store"])
-        for store, faults in self.watch.stores.faults.items():
+        for store, faults in list(self.watch.stores.faults.items()):
             away.add_metric([store], faults)
         yield from (alerts, away)
         shown = self.watch.shown()

@@ -146,6 +146,8 @@ class Watch:
             return  # noted by `asked`
 
     def _probe_due(self, seen: _Served, champion: Champion) -> bool:
+        if not champion.searches:  # it answers for some shards alone
+            return False
         if seen.probed_at is None:
             return True
         passed = self.clock() - seen.probed_at

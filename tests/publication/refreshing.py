@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from moon_ops.embeddings import features, vector_tables
 from moon_ops.embeddings.cards import Cards, Wanted
-from moon_ops.embeddings.index import ItemIndex
+from moon_ops.embeddings.index_shards import ItemShards
 from moon_ops.lake.schemas import SCHEMAS
 from moon_ops.lake.tables import items_as_of
 from moon_ops.publication import places, publication
@@ -33,7 +33,7 @@ def refresh(settings: Settings, now: dt.datetime) -> publication.Published:
 
 def found_by_its_vector(settings: Settings, item: int, now: dt.datetime) -> int:
     ids, vectors = vector_tables.vectors_as_of(settings.lake, 1, now)
-    opened = ItemIndex.open(places.index_place(settings, 1))
+    opened = ItemShards.open(places.index_place(settings, 1))
     return int(opened.search(vectors[ids == item], 1, opened.header.contract_id)[0][0, 0])
 
 
@@ -43,7 +43,7 @@ def agree(settings: Settings, now: dt.datetime) -> None:
     table = places.tables(settings, 1).items
     assert (table.rows(ids) >= 0).all()
     np.testing.assert_array_equal(table.gather(table.rows(ids)), vectors)
-    opened = ItemIndex.open(places.index_place(settings, 1))
+    opened = ItemShards.open(places.index_place(settings, 1))
     nearest, cosines = opened.search(vectors, 1, opened.header.contract_id)
     assert opened.header.items == len(ids)
     assert (

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from moon_ops.embeddings import index, index_kinds
+from moon_ops.embeddings import index, index_kinds, index_shards
 from moon_ops.embeddings.index import ItemIndex
+from moon_ops.embeddings.index_shards import ItemShards
 from moon_ops.release import index_recall
 
 ITEMS = 3000
@@ -41,7 +42,7 @@ def test_recall_is_what_numpy_counts(opened: ItemIndex, k: int, probes: int) -> 
     wanted = ids[np.argsort(-(asked @ items.T), axis=1)[:, :k]]
     found = opened.search(asked, k, "c-one")[0]
     share = np.mean([len(set(w) & set(f)) / k for w, f in zip(wanted.tolist(), found.tolist(), strict=True)])
-    figures = index_recall.measured(opened, asked, k)
+    figures = index_recall.measured([opened], asked, k)
     name = f"index/recall@{k}"
     assert figures[name] == pytest.approx(share)
     assert (share < 0.95) == (k == 1), "one list is too few"
@@ -49,9 +50,23 @@ def test_recall_is_what_numpy_counts(opened: ItemIndex, k: int, probes: int) -> 
     assert figures["index/queries"] == 300
 
 
+def test_shards_are_measured_as_the_one_that_they_make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each looks into one of its lists: what the best shard misses is missed by all of them together."""
+    monkeypatch.setattr(index_kinds, "EXACT_UP_TO", 500)
+    items, asked = clusters(ITEMS, 0), clusters(300, 1)
+    index_shards.build(tmp_path / "v1", np.arange(ITEMS), items, "c-one", shards=3)
+    whole = ItemShards.open(tmp_path / "v1")
+    for shard in whole.shards.values():
+        shard.searcher.probes = 1
+    wanted, found = np.argmax(asked @ items.T, axis=1), whole.search(asked, 1, "c-one")[0][:, 0]
+    share = float((wanted == found).mean())
+    assert 0.5 < share < 0.95
+    assert index_recall.measured(whole.shards.values(), asked, 1)["index/recall@1"] == pytest.approx(share)
+
+
 def test_fewer_items_than_are_asked_for_are_no_loss(tmp_path: Path) -> None:
     index.build(tmp_path / "v1", np.arange(4), np.eye(4, dtype=np.float32), "c-one")
-    figures = index_recall.measured(ItemIndex.open(tmp_path / "v1"), np.eye(4, dtype=np.float32)[:2])
+    figures = index_recall.measured([ItemIndex.open(tmp_path / "v1")], np.eye(4, dtype=np.float32)[:2])
     assert figures["index/recall@10"] == 1.0
 
 

@@ -131,7 +131,7 @@ def test_a_release_of_fewer_numbers_is_measured_served_and_left_again(trained: S
     assert (short.version, short.index.header.dim, wide.index.header.dim) == (made.version, P, D)
     nearest = np.argsort(-(obvious(vectors, P) @ obvious(vector[None], P)[0]), kind="stable")[:10]
     assert {hit.item_id for hit in short.search(vector, 10)} == set(ids[nearest].tolist())
-    assert [hit.item_id for hit in short.search(vector, 10, short.among(Wanted()))] == [hit.item_id for hit in short.search(vector, 10)]
+    assert [hit.item_id for hit in short.search(vector, 10, Wanted())] == [hit.item_id for hit in short.search(vector, 10)]
     found = status(trained, now=now)
     assert found["champion"]["dimensions"] == P
     assert any(f"searches the first {P} numbers" in line for line in status_lines(found))

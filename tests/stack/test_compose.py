@@ -77,6 +77,20 @@ def test_every_setting_exists() -> None:
     assert {"MOON_LAKE", "MOON_REDIS", "MOON_TRACKING_URI", "MOON_FEAST_REGISTRY"} <= told
 
 
+def test_services_with_a_shard_each_name_each_other() -> None:
+    dealt = yaml.safe_load((ROOT / "docker-compose.shards.yml").read_text())["services"]
+    shard = dealt.pop("shard-1")
+    assert ROOT / shard["extends"]["file"] == ROOT / "docker-compose.yml"
+    assert {*dealt, shard["extends"]["service"]} <= set(SERVICES)
+    told = {name: service["environment"] for name, service in {**dealt, "shard-1": shard}.items()}
+    assert set().union(*told.values()) <= {variable(field) for field in Settings.model_fields}
+    assert {environment["MOON_INDEX_SHARDS"] for environment in told.values()} == {"2"}
+    assert told["serving-1"] == told["serving-2"]
+    assert told["serving-1"]["MOON_INDEX_PEERS"] == f"{told['shard-1']['MOON_INDEX_SHARD']}=http://shard-1:8321"
+    assert not told["shard-1"]["MOON_INDEX_PEERS"], "it waits for nobody"
+    assert int(told["shard-1"]["MOON_QUEUE"]) == 2 * Settings.model_fields["queue"].default
+
+
 def test_the_local_topology_is_in_step() -> None:
     lines = (ROOT / "deploy" / "local.env").read_text().splitlines()
     local = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))

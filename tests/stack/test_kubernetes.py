@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import tomllib
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import yaml
 
 from moon_ops import __version__
+from moon_ops.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = ROOT / "deploy" / "kubernetes"
@@ -40,6 +42,24 @@ def test_the_parts_find_each_other() -> None:
     scaled = MANIFESTS["HorizontalPodAutoscaler"]["spec"]
     assert scaled["scaleTargetRef"]["name"] == MANIFESTS["Deployment"]["metadata"]["name"]
     assert scaled["minReplicas"] == MANIFESTS["Deployment"]["spec"]["replicas"] < scaled["maxReplicas"]
+
+
+def test_a_service_with_a_shard_is_the_service_with_another_part_and_waits_for_nobody() -> None:
+    known = {one["kind"]: one for one in yaml.safe_load_all((HERE / "shards.yaml").read_text())}
+    assert set(known) == {"Deployment", "Service", "PodDisruptionBudget"}
+    pods = [copy.deepcopy(parts["Deployment"]["spec"]["template"]["spec"]) for parts in (known, MANIFESTS)]
+    own, serving = ({one["name"]: one["value"] for one in pod["containers"][0].pop("env")} for pod in pods)
+    for pod in pods:
+        del pod["topologySpreadConstraints"]
+    assert pods[0] == pods[1]
+    added = {"MOON_INDEX_SHARD": "1", "MOON_QUEUE": "200", "MOON_ITEMS_TOKEN": ""}
+    assert own == {**serving, **added}
+    name = known["Service"]["metadata"]["name"]
+    assert f"MOON_INDEX_PEERS={added['MOON_INDEX_SHARD']}=http://{name}:8321" in (HERE / "shards.yaml").read_text()
+    labels = known["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    assert labels == known["Service"]["spec"]["selector"] == known["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"]
+    asking = MANIFESTS["HorizontalPodAutoscaler"]["spec"]["maxReplicas"]
+    assert int(own["MOON_QUEUE"]) == asking * Settings.model_fields["queue"].default, "a place for each search of all that ask"
 
 
 def test_airflow_is_that_of_the_image() -> None:

@@ -16,7 +16,8 @@ from moon_ops.serving.service import Service
 
 def add(app: FastAPI, service: Service) -> None:
     """``/v1/compare``."""
-    follower, engine, beside = service.follower, service.engine, Beside(service.settings)
+    follower, engine = service.follower, service.engine
+    beside = Beside(service.settings, follower.shelf, follower.peers)
 
     @app.post("/v1/compare", responses=REFUSALS, response_model=None)
     async def compare(

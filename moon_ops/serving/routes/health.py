@@ -23,11 +23,12 @@ def add(app: FastAPI, service: Service) -> None:
     @app.get("/ready")
     async def ready() -> JSONResponse:
         """``status`` is ready, degraded (another release than the one asked for is served, or something is away, and why), or unavailable
-        (503). ``dimensions``: of each vector that is searched. ``fixed``: it serves one release, whatever the alias says. ``alerts`` are
-        figures past their limit, ``canary`` what the last candidate has shown before it was served or refused.
+        (503: nothing is served, or a shard of its index has not been reached yet). ``dimensions``: of each vector that is searched.
+        ``fixed``: it serves one release, whatever the alias says. ``alerts`` are figures past their limit, ``canary`` what the last
+        candidate has shown before it was served or refused.
         """
         champion, state = follower.current, follower.state()
-        body: dict[str, Any] = {"ready": champion is not None, "status": state.status, "asked": state.asked}
+        body: dict[str, Any] = {"ready": champion is not None and state.whole, "status": state.status, "asked": state.asked}
         body |= {"release": None, "refused": state.why, "fixed": follower.fixed}
         if champion is not None:
             body |= {"release": champion.version, "encoder": champion.encoder, "contract_id": champion.contract_id}
