@@ -2,35 +2,50 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
+import importlib
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-ROOT = Path(__file__).resolve().parents[2]
+from moon_ops.errors import InputError
 
-
-def measured(*options: str) -> subprocess.CompletedProcess[str]:
-    place = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "TQDM_DISABLE": "1"}
-    command = [sys.executable, str(ROOT / "benchmarks" / "encoder_gpu.py"), *options]
-    return subprocess.run(command, env={**os.environ, **place}, capture_output=True, text=True, timeout=300, check=False)
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
-def test_without_a_gpu_a_large_model_is_refused() -> None:
-    done = measured("--model", "2b")
-    assert done.returncode == 1
-    assert "--model 2b needs a GPU, and there is none here → run it where there is one; --model tiny runs anywhere" in done.stderr
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("encoder_gpu")
 
 
-@pytest.mark.slow
-def test_the_small_model_runs_anywhere_and_claims_no_share_of_a_gpu() -> None:
-    done = measured("--model", "tiny", "--steps", "2", "--batch", "4", "--chunk", "3", "--recompute", "--json")
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+def test_without_a_gpu_a_large_model_is_refused(benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for model in ("256m", "2b"):
+        monkeypatch.setattr(sys, "argv", ["encoder_gpu.py", "--model", model])
+        with pytest.raises(InputError, match=f"--model {model} needs a GPU, and there is none here → .*; --model tiny runs anywhere"):
+            benchmark.table()
+
+
+def test_a_gpu_that_nobody_has_rated_is_refused_by_name(benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    names = iter(("NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-80GB", "Some GPU"))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: next(names))
+    monkeypatch.setattr(sys, "argv", ["encoder_gpu.py"])
+    assert [benchmark.peak("2b") for _ in range(2)] == [989e12, 312e12]
+    with pytest.raises(InputError, match="nobody has said how much Some GPU computes → give --peak"):
+        benchmark.peak("2b")
+
+
+def test_the_small_model_runs_anywhere_and_claims_no_share_of_a_gpu(
+    benchmark: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["encoder_gpu.py", "--model", "tiny", "--steps", "2", "--batch", "4", "--chunk", "3", "--recompute"])
+    found = benchmark.table()
     assert (found["device"], found["mfu"], found["processes"], found["batch"]) == ("cpu", None, 1, 4)
     assert found["weights_bytes"] == found["gradients_bytes"] == 4 * (found["parameters"] + 1)  # and the temperature
     assert found["operations_a_pair"] > 6 * found["parameters"]
-    assert "this was a check of the benchmark on a CPU" in done.stdout
+    assert "this was a check of the benchmark on a CPU" in capsys.readouterr().out

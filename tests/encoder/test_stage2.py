@@ -83,6 +83,26 @@ def test_hard_negatives_are_of_another_product_which_is_an_spu_where_skus_are_me
     assert (purchases.spu_ids[own] != purchases.spu_ids[other]).all() == merge
 
 
+def test_hard_negatives_stay_below_the_ceiling_of_an_items_own_queries(world: Any, purchases: Any) -> None:
+    items, queries = (embed_eager(world.encoder, world.store, some) for some in (purchases.items, purchases.queries))
+
+    def beyond(found: Prepared) -> list[bool]:
+        """Of each negative, whether it is nearer to the queries of its item than the ceiling."""
+        out = []
+        for item in np.unique(purchases.item).tolist():
+            asked = queries[purchases.query[purchases.item == item]].mean(0)
+            out += [float(asked @ items[other]) > 0.9 * float(asked @ items[item]) + 1e-5 for other in found.hard[item] if other >= 0]
+        return out
+
+    plain, below = (
+        beyond(prepared(world, purchases, hard_negatives=2)),
+        beyond(prepared(world, purchases, hard_negatives=2, hard_below=0.9)),
+    )
+    assert any(plain)
+    assert len(below) > 0
+    assert not any(below)
+
+
 def test_what_was_prepared_survives_a_checkpoint(world: Any, purchases: Any) -> None:
     found = prepared(world, purchases, hard_negatives=2, least_similar=True)
     again = Prepared.restored(found.tensors())
