@@ -43,8 +43,7 @@ def on_ray(workers: int) -> Deal:
     """The Ray cluster that ``RAY_ADDRESS`` names, else one of so many ``workers`` on this machine; a core is given to each part.
 
     What is given to a worker is pickled, and what it reads (a lake) it must be able to reach. Where there is but one part, it is made here.
-    An error of a part is raised;
-    :class:`ServiceError` where the cluster gives up, :class:`SettingsError` without the extra ``ray``.
+    Raises what a part raises, :class:`ServiceError` where the cluster gives up, and :class:`SettingsError` without the extra ``ray``.
     """
 
     def deal(make: Callable[[Part], Made], parts: Iterable[Part], /) -> Iterator[Made]:
