@@ -43,37 +43,37 @@ def on_ray(workers: int) -> Deal:
     """The Ray cluster that ``RAY_ADDRESS`` names, else one of so many ``workers`` on this machine; a core is given to each part.
 
     What is given to a worker is pickled, and what it reads (a lake) it must be able to reach. Where there is but one part, it is made here.
-    An error of a part is raised;
-    :class:`ServiceError` where the cluster gives up, :class:`SettingsError` without the extra ``ray``.
+    Raises what a part raises, :class:`ServiceError` where the cluster gives up, and :class:`SettingsError` without the extra ``ray``.
     """
 
     def deal(make: Callable[[Part], Made], parts: Iterable[Part], /) -> Iterator[Made]:
         parts = iter(parts)
         few = list(itertools.islice(parts, 2))
         if len(few) < 2:
-            yield from map(make, few)
-            return
-        parts = itertools.chain(few, parts)
-        del few  # tables, maybe: a part that is on its way need not be in memory here
-        ray, waiting = cluster(workers), deque[Any]()
-        most = AHEAD * max(int(ray.cluster_resources().get("CPU", 1)), 1)
-        task, given = ray.remote(num_cpus=1, max_retries=RETRIES)(_made), ray.put(make)
-        try:
-            for part in parts:
-                waiting.append(task.remote(given, part))
-                del part
-                if len(waiting) >= most:
-                    yield ray.get(waiting.popleft())
-            while waiting:
-                yield ray.get(waiting.popleft())
-        except ray.exceptions.RayError as fault:
-            cause = getattr(fault, "cause", None)  # what a part raised, as it would be raised here
-            raise (reason(fault) if cause is None or isinstance(cause, ray.exceptions.RayError) else cause) from fault
-        finally:
-            for one in waiting:  # nobody wants them any more
-                ray.cancel(one)
+            return map(make, few)
+        return _dealt(cluster(workers), make, itertools.chain(few, parts))  # begun by who asks, not by a thread that reads the results
 
     return deal
+
+
+def _dealt(ray: Any, make: Callable[[Part], Made], parts: Iterator[Part]) -> Iterator[Made]:
+    waiting = deque[Any]()
+    most = AHEAD * max(int(ray.cluster_resources().get("CPU", 1)), 1)
+    task, given = ray.remote(num_cpus=1, max_retries=RETRIES)(_made), ray.put(make)
+    try:
+        for part in parts:
+            waiting.append(task.remote(given, part))
+            del part  # a table, maybe: what is on its way need not be in memory here
+            if len(waiting) >= most:
+                yield ray.get(waiting.popleft())
+        while waiting:
+            yield ray.get(waiting.popleft())
+    except ray.exceptions.RayError as fault:
+        cause = getattr(fault, "cause", None)  # what a part raised, as it would be raised here
+        raise (reason(fault) if cause is None or isinstance(cause, ray.exceptions.RayError) else cause) from fault
+    finally:
+        for one in waiting:  # nobody wants them any more
+            ray.cancel(one)
 
 
 def _made(make: Callable[[Part], Made], part: Part) -> Made:

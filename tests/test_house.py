@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE, TESTS = ROOT / "moon_ops", ROOT / "tests"
 TRAINED = {"encoder", "embeddings", "ctr", "registry"}
-JUDGING = {"errors", "dealing", "files", "metric_names", "pieces", "columns", "settings", "recipes", "inputs", "lake"} | TRAINED
+JUDGING = {"errors", "files", "metric_names", "pieces", "columns", "settings", "recipes", "inputs", "lake"} | TRAINED
 BELOW = {  # room → the rooms it may import, besides itself: in the order data flows, each imports what stands above it
     "errors": set(),
     "shapes": set(),
@@ -49,20 +49,7 @@ BELOW = {  # room → the rooms it may import, besides itself: in the order data
         "embeddings",
     },
     "registry": {"errors", "files", "metric_names", "settings"},
-    "publication": {
-        "errors",
-        "dealing",
-        "files",
-        "columns",
-        "settings",
-        "recipes",
-        "inputs",
-        "lake",
-        "embeddings",
-        "ctr",
-        "registry",
-        "telemetry",
-    },
+    "publication": {"errors", "files", "columns", "settings", "recipes", "inputs", "lake", "embeddings", "ctr", "registry", "telemetry"},
     "release": JUDGING | {"ranks", "alerts", "publication", "telemetry"},
     "studies": JUDGING | {"publication", "release"},
     "client": {"errors"},

@@ -163,17 +163,17 @@ class _Running:
     """What had happened to each item by the end of each of its days, span after span, from the day ``first`` on."""
 
     def __init__(self, days: _Days, totals: Totals, deal: Deal, first: int | None) -> None:
-        self.days, self.totals, self.deal, self.first = days, totals, deal, first
-        self.left_out = days.before
+        self.totals, self.left_out, self.undoings = totals, days.before, days.undoings
+        self._counts = deal(days.of, days.log.spans(first))
 
     def __iter__(self) -> Iterator[pa.Table]:
-        for made, left_out in self.deal(self.days.of, self.days.log.spans(self.first)):
+        for made, left_out in self._counts:
             self.left_out += left_out
             yield self.totals.running(made)
 
     def counted(self) -> Counted:
         """What all was made of, after the last span."""
-        return Counted(self.left_out, self.days.undoings)
+        return Counted(self.left_out, self.undoings)
 
 
 def _until(table: lance.LanceDataset, first: int, ids: Ints) -> Ints:

@@ -27,7 +27,8 @@ from moon_ops.settings import Settings
 
 IN_FILE = 1_000_000  # rows of a file
 CLICKS = 1_000_000  # whose users' sequences are made together
-NUMBERS = 2_000_000  # in the lists that are in memory
+NUMBERS = 2_000_000  # in the lists that are made together
+GROUP = 32 * 2**20  # bytes that are written together
 
 
 @dataclass(frozen=True)
@@ -93,14 +94,27 @@ def _write(tables: Iterator[pa.Table], place: Path) -> int:
     """Files of some rows each; how many rows there are. A view without rows has a file that says its columns."""
     place.mkdir(parents=True)
     writer, number, count = None, 0, 0
-    for table in tables:
+    for rows in _groups(tables):
         if writer is None or count >= number * IN_FILE:
             if writer is not None:
                 writer.close()
-            writer = pq.ParquetWriter(place / f"{number:05}.parquet", table.schema, compression="zstd")
+            writer = pq.ParquetWriter(place / f"{number:05}.parquet", rows.schema, compression="zstd")
             number += 1
-        writer.write_table(table)
-        count += table.num_rows
+        writer.write_table(rows)
+        count += rows.num_rows
     if writer is not None:
         writer.close()
     return count
+
+
+def _groups(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows, so many bytes at a time: Parquet's row groups."""
+    waiting, size = list[pa.Table](), 0
+    for table in tables:
+        waiting.append(table)
+        size += table.nbytes
+        if size >= GROUP:
+            yield pa.concat_tables(waiting)
+            waiting, size = [], 0
+    if waiting:
+        yield pa.concat_tables(waiting)

@@ -73,6 +73,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(warehouse, "IN_FILE", 7)
     monkeypatch.setattr(warehouse, "CLICKS", 20)
     monkeypatch.setattr(warehouse, "NUMBERS", 40)
+    monkeypatch.setattr(warehouse, "GROUP", 1)
 
 
 def asked() -> pd.DataFrame:
