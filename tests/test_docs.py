@@ -18,7 +18,7 @@ README = (ROOT / "README.md").read_text()
 REFERENCE = (ROOT / "docs" / "reference.md").read_text()
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = [page for page in sorted((ROOT / "docs").rglob("*.md")) if page.name != "architecture.md"]  # which is about the code
-MAPPED = ("moon_ops/", "dags/", "deploy/", "feature_repo/", "models/", "benchmarks/", ".ci/", "docs/", "Dockerfile", "docker-compose.yml")
+MAPPED = ("moon_ops/", "dags/", "deploy/", "feature_repo/", "models/", "benchmarks/", ".ci/", "docs/", "Dockerfile", "docker-compose.")
 
 
 def tracked() -> set[str]:

@@ -205,8 +205,7 @@ def test_a_refused_champion_leaves_the_served_one_in_place(released: Settings, t
     settings = Settings.from_environment(home)
     follower = Follower(settings)
     follower.follow()
-    served = follower.current
-    assert served is not None
+    assert follower.current is not None
     damaged = (home / "index" / "v1").resolve() / "index.faiss"
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
     follower.current = None

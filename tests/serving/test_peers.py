@@ -65,8 +65,7 @@ def of(answers: list[Any], tmp_path: Path, **more: Any) -> tuple[Peers, list[htt
 
 
 def test_shards_of_one_address_are_asked_for_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asking, had = of([answered()], tmp_path, index_key="moon_1_secret")
-    seen = list[tuple[str, bool]]()
+    (asking, had), seen = of([answered()], tmp_path, index_key="moon_1_secret"), list[tuple[str, bool]]()
     asking.seen = lambda address, _, answered: seen.append((address, answered))
     monkeypatch.setattr(peers, "traceparent", lambda: "00-trace-span-01")
     token = REQUEST.set(Noted("the-request"))
