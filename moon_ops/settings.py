@@ -17,6 +17,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from moon_ops import shard_places
 from moon_ops.dealing import ENGINES, Deal, dealer
 from moon_ops.errors import SettingsError
 from moon_ops.lake.lake import Lake
@@ -26,7 +27,6 @@ from moon_ops.telemetry.logs import LINES
 
 PREFIX = "MOON_"
 BEHAVIORS = 100  # of a user's last clicks that the features show by default; a click model may read fewer
-NO_SHARD = "none"  # is held by a service that asks others for all of them
 VARIANTS = ("fp32", "int8", "fp16")  # of an encoder's graphs
 MOST = {
     "port": 65535,
@@ -136,15 +136,12 @@ class Settings(BaseModel):
     @property
     def held_shards(self) -> tuple[int, ...] | None:
         """The numbers in ``index_shard``, ascending; None for all."""
-        if self.index_shard in ("", NO_SHARD):
-            return () if self.index_shard else None
-        return tuple(sorted({int(number) for number in self.index_shard.split(",")}))
+        return shard_places.numbers(self.index_shard)
 
     @property
     def peers(self) -> dict[int, str]:
         """The address of the service for each shard in ``index_peers``."""
-        listed = (peer.strip().partition("=") for peer in self.index_peers.split(",") if peer)
-        return {int(number): address.rstrip("/") for number, _, address in listed}
+        return shard_places.addresses(self.index_peers)
 
     @property
     def picture_bytes(self) -> int:
@@ -260,16 +257,8 @@ class Settings(BaseModel):
     @field_validator("index_shard", "index_peers")
     @classmethod
     def _shards(cls, value: str, info: ValidationInfo) -> str:
-        name, holds = variable(str(info.field_name)), info.field_name == "index_shard"
-        each, count = r"\d{1,4}" if holds else r"\d{1,4}=https?://[^\s@]+", info.data.get("index_shards", 1)
-        parts = [part.strip() for part in value.split(",") if part] if value != NO_SHARD or not holds else []
-        if not all(re.fullmatch(each, part) for part in parts):
-            problem = f"{name} = {value!r} does not name shards" + ("" if holds else " and the services that hold them")
-            raise SettingsError(problem, action=f"set {name} to e.g. {'0,2' if holds else '1=http://host:8321,2=http://other:8321'}")
-        if beyond := [part for part in parts if int(part.partition("=")[0]) >= count]:
-            problem = f"{name} = {value!r} names shard {beyond[0].partition('=')[0]}, and MOON_INDEX_SHARDS = {count}: they begin with 0"
-            raise SettingsError(problem, action="give all services and jobs the same MOON_INDEX_SHARDS")
-        return value
+        check = shard_places.check_numbers if info.field_name == "index_shard" else shard_places.check_addresses
+        return check(variable(str(info.field_name)), value, info.data.get("index_shards", 1))
 
     @field_validator("tasks")
     @classmethod
