@@ -40,8 +40,9 @@ KINDS, SHARES = ("impression", "click", "cart", "purchase", "return"), (0.6, 0.2
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    """Two workers on this machine."""
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}})
+    """Two workers on this machine, no nicer than others: beside other tests they would hardly ever have a core."""
+    path, alike = {"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}}, {"worker_niceness": 0}
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=path, _system_config=alike)
     yield
     ray.shutdown()
 

@@ -65,8 +65,8 @@ def ran(released: Settings, moved: Callable[[Settings, Path], Settings], tmp_pat
     made = Ran(home, windows(home.lake, trained_until=encoder_version(home, 1).trained_until), full)
     made.spans, real = cross_fitted.cut(made.times, 2), training.behaviour
 
-    def learned(*given: Any) -> Pairs:
-        made.pairs.append(real(*given))
+    def learned(*given: Any, **named: Any) -> Pairs:
+        made.pairs.append(real(*given, **named))
         return made.pairs[-1]
 
     def killed(*_: Any) -> None:
