@@ -1,18 +1,20 @@
-"""What a click model costs on many rows: preparation of all of them, and a bounded number of training steps; seconds and peak memory.
+"""What a click model costs on many rows: preparation of all of them, also when it was done before, and a bounded number of training steps.
 
 The shop is made up (:mod:`made_up`): an impression for each row, an item for every hundred, a user for every thousand, clicks, queries, and
 random vectors. Events are written as they are, without ingest; statistics are derived. Making it and training on it run in processes of
 their own, whose peaks the kernel counts: ``peak_mib`` with the pages of mapped files that lay in memory, ``own_mib`` without. Where others
 use the processor too, ``rows_per_cpu_s`` is what one core of it alone would do.
-``--rows 1000000``, ``--steps 1000``, ``--recipe ctr-cube``, ``--set vectors="float16"``, ``--keep DIRECTORY`` for a shop that stays;
-``--json`` prints one object last.
+``--rows 1000000``, ``--steps 1000``, ``--recipe ctr-cube``, ``--set vectors="float16"``, ``--keep DIRECTORY`` for a shop that stays,
+``--processes 2`` that train together; ``--json`` prints one object last.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -27,19 +29,20 @@ import made_up
 import numpy as np
 import pyarrow as pa
 
-from moon_ops.ctr import fit, impressions
+from moon_ops.ctr import fit, impressions, processes
 from moon_ops.ctr.dataset import encode
 from moon_ops.ctr.train import build
 from moon_ops.ctr.vocabulary import Vocabulary
 from moon_ops.embeddings import as_of, features, vector_tables
 from moon_ops.embeddings.vector_tables import as_column
+from moon_ops.encoder.together import once
 from moon_ops.lake.ingest import ingest
 from moon_ops.lake.lake import Lake, completed
 from moon_ops.lake.schemas import SCHEMAS
 from moon_ops.lake.statistics import derive
 from moon_ops.recipes.ctr import CtrRecipe
 from moon_ops.recipes.reading import recipe
-from moon_ops.release import clicks
+from moon_ops.release import click_rows, clicks
 from moon_ops.settings import Settings
 
 PER_ITEM, PER_USER, DIM, SECOND = 100, 1000, 128, 1_000_000
@@ -94,6 +97,20 @@ def _vectors(schema: pa.Schema, key: str, count: int) -> Iterator[pa.RecordBatch
         yield from pa.table(columns).select(schema.names).cast(schema).to_batches()
 
 
+def _prepare(place: Path) -> dict[str, float]:
+    """Rows to train on for the first time, and once more as another recipe would ask for them."""
+    settings, found = Settings(home=place), dict[str, float]()
+    shutil.rmtree(place / "prepared", ignore_errors=True)
+    for kind, name in (("first", "ctr-cube"), ("again", "ctr-din")):
+        chosen = recipe(CtrRecipe, name, settings.models)
+        source = click_rows.source(settings, 1, chosen, (made_up.START, made_up.END))
+        began, cpu = time.perf_counter(), time.process_time()
+        rows = source.rows(chosen).rows
+        found |= {f"{kind}_s": time.perf_counter() - began, f"{kind}_cpu_s": time.process_time() - cpu, "rows": len(rows)}
+    files = [file for file in (place / "prepared").rglob("*") if file.is_file()]
+    return found | {"bytes_a_row": sum(file.stat().st_size for file in files) / found["rows"]}
+
+
 def _train(place: Path, steps: int) -> dict[str, float]:
     """What ``moon ctr`` does until its last step, of which there are ``steps``; of these rows per second, from the twentieth on."""
     chosen: CtrRecipe = recipe(CtrRecipe, figures.option("recipe", "ctr-cube"), Settings().models, changes=_changes())
@@ -131,20 +148,29 @@ def _train(place: Path, steps: int) -> dict[str, float]:
     took("vocabulary")
     rows = encode(joined, vocabulary, tables, chosen.behaviors, chosen.top_k)
     took("encode")
-    model = build(rows, vocabulary, chosen, seed=0)
+    model = build(rows, vocabulary, chosen, 0, processes.join(processes.torch_device(chosen.device)))
     took("model")
     moments: dict[int, tuple[float, float]] = {}
-    with tempfile.TemporaryDirectory(dir=place) as scratch:
+    with _shared_directory(place) as scratch:
 
         def hear(step: int, _: object) -> None:
             moments.setdefault(step, (time.perf_counter(), time.process_time()))
 
-        done = fit.fit(model, rows, chosen, seed=0, directory=Path(scratch), on_step=hear, steps=steps)
+        done = fit.fit(model, rows, chosen, seed=0, directory=scratch, on_step=hear, steps=steps)
     took("fit")
-    first, last = min(moments), max(moments)
+    first, last = (min(moments), max(moments)) if processes.first() else (0, 0)
+    moments.setdefault(0, (0.0, 0.0))
     found |= {"rows": len(rows), "parameters": sum(p.numel() for p in model.parameters()), "loss": done.loss}
-    rates = ((last - first) * chosen.batch / (moments[last][kind] - moments[first][kind]) for kind in (0, 1))
+    rates = ((last - first) * chosen.batch / max(1e-9, moments[last][kind] - moments[first][kind]) for kind in (0, 1))
     return {**found, **dict(zip(("rows_per_s", "rows_per_cpu_s"), rates, strict=True))}
+
+
+@contextlib.contextmanager
+def _shared_directory(place: Path) -> Iterator[Path]:
+    """One for all processes of a training."""
+    scratch = Path(once(lambda: tempfile.mkdtemp(dir=place)))
+    yield scratch
+    once(lambda: shutil.rmtree(scratch))
 
 
 def _changes() -> list[str]:
@@ -167,7 +193,8 @@ def run(place: Path, rows: int, steps: int) -> dict[str, float]:
 
     threading.Thread(target=look, daemon=True).start()
     began, cpu = time.perf_counter(), time.process_time()
-    counted: dict[str, float] = _train(place, steps) if "train" in sys.argv else (_make(place, rows) or {})
+    stages = {"make": lambda: _make(place, rows) or {}, "prepare": lambda: _prepare(place), "train": lambda: _train(place, steps)}
+    counted: dict[str, float] = stages[figures.option("stage", "")]()
     ended.set()
     taken = {"seconds": time.perf_counter() - began, "cpu": time.process_time() - cpu}
     return {**taken, "peak_mib": memory("VmHWM"), "own_mib": own[0], **counted}
@@ -176,12 +203,15 @@ def run(place: Path, rows: int, steps: int) -> dict[str, float]:
 def table() -> dict[str, object]:
     """Measure, and print it."""
     rows, steps = (int(figures.option(name, default)) for name, default in (("rows", "1000000"), ("steps", "1000")))
-    found: dict[str, object] = {"rows": rows, "steps": steps}
+    count = figures.option("processes", "1")
+    many = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", count] if count != "1" else []
+    found: dict[str, object] = {"rows": rows, "steps": steps, "processes": int(count)}
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(figures.option("keep", scratch)) / f"ctr-{rows}"
         place.mkdir(parents=True, exist_ok=True)
-        for stage in [*([] if (place / "feature_store").exists() else ["make"]), "train"]:
-            command = [sys.executable, __file__, "--stage", stage, "--place", str(place), *sys.argv[1:]]
+        for stage in [*([] if (place / "feature_store").exists() else ["make"]), "prepare", "train"]:
+            together = many if stage == "train" else []
+            command = [sys.executable, *together, __file__, "--stage", stage, "--place", str(place), *sys.argv[1:]]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             one = json.loads(done.stdout.splitlines()[-1])
             found |= {f"{stage}_{name}": value for name, value in one.items()}
@@ -197,6 +227,8 @@ def table() -> dict[str, object]:
 if __name__ == "__main__":
     if "--stage" in sys.argv:  # in a process of its own
         numbers = (int(figures.option(name, default)) for name, default in (("rows", "1000000"), ("steps", "1000")))
-        print(json.dumps(run(Path(figures.option("place", "")), *numbers)))
+        measured = run(Path(figures.option("place", "")), *numbers)
+        if processes.first():
+            print(json.dumps(measured))
     else:
         figures.main(table)

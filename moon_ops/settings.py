@@ -37,6 +37,7 @@ MOST = {
 RANGES = {  # of other numbers: the least and the greatest
     "index_gb": (1e-6, 10_000.0),
     "pictures_gb": (0.0, 100_000.0),
+    "rows_gb": (0.0, 100_000.0),
     "request_seconds": (0.1, 600.0),
     "drain_seconds": (0.1, 600.0),
     "canary_latency_ratio": (1.0, 1000.0),
@@ -81,6 +82,7 @@ class Settings(BaseModel):
     index_gb: float = 2.0  # of memory, 10^9 bytes each, that an index may take in a process; a larger catalogue gets shorter codes
     loaders: int | None = None  # processes that make an encoder's training batches; none: one where there are more than two cores
     pictures_gb: float = 20.0  # of disk, 10^9 bytes each, for decoded pictures of a training; others are decoded when they are needed
+    rows_gb: float = 20.0  # of disk, 10^9 bytes each, for rows of click models that are kept for the next training; 0: none are
     dimensions: int = 0  # of each vector that a release's searches compare: the first ones; 0: all of them
     behaviors: int = BEHAVIORS  # how many of a user's last clicks the features show
     log: str = LINES  # how each line of the log is written
@@ -122,6 +124,11 @@ class Settings(BaseModel):
     def picture_bytes(self) -> int:
         """``pictures_gb`` in bytes."""
         return int(self.pictures_gb * 1e9)
+
+    @property
+    def row_bytes(self) -> int:
+        """``rows_gb`` in bytes."""
+        return int(self.rows_gb * 1e9)
 
     def require_writable(self) -> None:
         """:class:`SettingsError` for a home in which nothing can be kept."""

@@ -81,6 +81,7 @@ def test_every_variable_is_read(clean: pytest.MonkeyPatch) -> None:
     numbers = {"CANARY_LATENCY_RATIO": "5", "CANARY_OVERLAP": "0.1", "ALERT_ERRORS": "0.02", "ALERT_SLOW_MS": "500"}
     numbers |= {
         "PICTURES_GB": "1.5",
+        "ROWS_GB": "0.25",
         "ALERT_RECALL_DROP": "0.3",
         "ALERT_DRIFT": "0.5",
         "PROBE_MINUTES": "2",
@@ -96,7 +97,7 @@ def test_every_variable_is_read(clean: pytest.MonkeyPatch) -> None:
     for name, value in given.items():
         clean.setenv(f"MOON_{name}", value)
     settings = Settings.from_environment()
-    assert (settings.dimensions, settings.loaders, settings.picture_bytes) == (32, 4, 1_500_000_000)
+    assert (settings.dimensions, settings.loaders, settings.picture_bytes, settings.row_bytes) == (32, 4, 1_500_000_000, 250_000_000)
     assert (settings.variant, settings.behaviors, settings.repair, settings.auto_rollback) == ("int8", 7, True, True)
     assert settings.log == "json"
     assert {name: getattr(settings, name.lower()) for name in numbers} == {name: float(value) for name, value in numbers.items()}

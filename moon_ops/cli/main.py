@@ -232,6 +232,8 @@ def ctr(
     settings = settings_of(home)
     times = windows(settings.lake, seen_until=encoder_version(settings, encoder).trained_until)
     directory, version = clicks.train_ctr(settings, encoder, recipe, times, seed=seed, changes=set_ or ())
+    if version is None:  # of several processes one registers, judges and speaks
+        return
     events = json.loads((directory / "ctr.json").read_text())["events"]
     say({"ctr": version, "events": events, **clicks.evaluate_ctr(settings, encoder, directory, times)}, as_json)
 

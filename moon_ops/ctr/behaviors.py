@@ -44,6 +44,33 @@ class Lengths:
 
 
 @dataclass(frozen=True)
+class Clicks:
+    """What sequences are of: F clicks, each coded once. A nothing more stands at the end of each array."""
+
+    lengths: Lengths
+    items: NDArray[np.int32]  # [F + 1] rows of the embedding table
+    categories: NDArray[np.int32]
+    queries: NDArray[np.int32]
+    item_ids: Ints  # of the shop, -1 for none
+    query_ids: Ints
+
+    @classmethod
+    def of(cls, view: pa.Table, vocabulary: Vocabulary) -> Clicks:
+        """Code the rows [M] of ``user_behavior`` (item_ids and query_ids, oldest first)."""
+        lists = one(view["item_ids"])
+        item_ids, query_ids = flat(lists), flat(one(view["query_ids"]))
+        rows = vocabulary.encode("item", item_ids)
+        return cls(
+            lengths=Lengths.of(lists),
+            items=rows.astype(np.int32),
+            categories=vocabulary.category_of(rows).astype(np.int32),
+            queries=vocabulary.encode("query", query_ids).astype(np.int32),
+            item_ids=item_ids,
+            query_ids=query_ids,
+        )
+
+
+@dataclass(frozen=True)
 class Behaviors:
     """Sequences of M feature rows, F clicks in all; :meth:`of` looks at the last ``length`` of each."""
 
@@ -64,18 +91,15 @@ class Behaviors:
         return 0 < self.top_k < self.length
 
     @classmethod
-    def encode(cls, view: pa.Table, vocabulary: Vocabulary, items: Vectors, queries: Vectors, length: int, top_k: int) -> Behaviors:
-        """Code the rows [M] of ``user_behavior`` (item_ids and query_ids, oldest first)."""
-        lists = one(view["item_ids"])
-        item_ids, query_ids = flat(lists), flat(one(view["query_ids"]))
-        rows = vocabulary.encode("item", item_ids)
+    def among(cls, clicks: Clicks, items: Vectors, queries: Vectors, length: int, top_k: int) -> Behaviors:
+        """Of these clicks the last ``length``, with the vectors of items and queries."""
         return cls(
-            lengths=Lengths.of(lists),
-            items=rows.astype(np.int32),
-            categories=vocabulary.category_of(rows).astype(np.int32),
-            queries=vocabulary.encode("query", query_ids).astype(np.int32),
-            item_codes=items.codes(item_ids).astype(np.int32),
-            query_codes=queries.codes(query_ids).astype(np.int32),
+            clicks.lengths,
+            clicks.items,
+            clicks.categories,
+            clicks.queries,
+            item_codes=items.codes(clicks.item_ids).astype(np.int32),
+            query_codes=queries.codes(clicks.query_ids).astype(np.int32),
             item_vectors=items,
             query_vectors=queries,
             length=length,

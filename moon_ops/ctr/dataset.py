@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from moon_ops import pieces
 from moon_ops.columns import ROWS, SHOWN_AT, Feature, by_view, dense_features, id_features
 from moon_ops.ctr import digests
-from moon_ops.ctr.behaviors import Behaviors
-from moon_ops.ctr.prefetch import prefetched
+from moon_ops.ctr.behaviors import Behaviors, Clicks
+from moon_ops.ctr.prefetch import WHOLE, Part, prefetched
 from moon_ops.ctr.shuffle import shuffled
 from moon_ops.ctr.vectors import Ints, Tables, Vectors
 from moon_ops.ctr.vocabulary import WORDS, Vocabulary, filled, statistics
@@ -30,7 +30,7 @@ from moon_ops.lake.spills import numbered
 if TYPE_CHECKING:
     from torch import Tensor
 
-KINDS = {"item_codes": "i4", "query_codes": "i4", "times": "i8", "user_ids": "i8", "item_ids": "i8", "labels": "i1", "positions": "i1"}
+KINDS = {"times": "i8", "user_ids": "i8", "item_ids": "i8", "query_ids": "i8", "labels": "i1", "positions": "i1"}
 LIST = "list_"  # and the feature's name: a model's input
 POSITION = "position"  # an input of training alone
 PLACES = 50  # in a list that are told apart; all later ones are one
@@ -160,31 +160,60 @@ class Rows:
         return vectors.gather(vectors.at(codes, times))
 
 
-def encode(joined: Joined, vocabulary: Vocabulary, tables: Tables, behaviors: int, top_k: int = 0) -> Rows:
-    """Impressions joined with the features of ``ctr_v<N>``, coded for a model that reads the last ``behaviors`` clicks, or of these the
-    ``top_k`` whose content is most similar to the target's (0: all)."""
+@dataclass(frozen=True)
+class Known:
+    """R impressions and what was known of them, as numbers; vectors come to them by :meth:`rows`. It can be kept, see :mod:`.prepared`."""
+
+    own: tuple[Feature, ...]
+    coded: dict[str, Coded]
+    words: NDArray[np.int32]
+    at: dict[str, Ints]
+    clicks: Clicks
+    columns: dict[str, NDArray[Any]]  # [R] those of :data:`KINDS`
+
+    def rows(self, tables: Tables, behaviors: int, top_k: int = 0) -> Rows:
+        """For a model that reads the last ``behaviors`` clicks, or of these the ``top_k`` whose content is most similar to the target's
+        (0: all), with the vectors of ``tables``."""
+        count, codes = len(self.columns["labels"]), dict[str, NDArray[Any]]()
+        for kind, vectors in (("item", tables.items), ("query", tables.queries)):
+            codes[f"{kind}_codes"] = pieces.column(count, np.int32)
+            for some in pieces.parts(count):
+                codes[f"{kind}_codes"][some] = vectors.codes(self.columns[f"{kind}_ids"][some])
+        return Rows(
+            own=self.own,
+            coded=self.coded,
+            words=self.words,
+            at=self.at,
+            behaviors=Behaviors.among(self.clicks, tables.items, tables.queries, behaviors, top_k),
+            tables=tables,
+            **codes,
+            **{name: column for name, column in self.columns.items() if name != "query_ids"},
+        )
+
+
+def code(joined: Joined, vocabulary: Vocabulary) -> Known:
+    """Impressions joined with the features of ``ctr_v<N>``, as the vocabulary tells them."""
     numbers, texts = numbered(joined.rows["text"])
     views, count = by_view(vocabulary.own), len(joined)
     coded = {view: Coded.of(joined.views[view], found, vocabulary) for view, found in views.items() if view != ROWS}
-    rows = Rows(
-        own=vocabulary.own,
-        coded=coded | {ROWS: Coded.of(joined.rows.slice(0, 0), views[ROWS], vocabulary).room(count)},
-        words=_words(texts, vocabulary),
-        at={**{view: joined.at[view] for view in coded}, "words": pieces.column(count, np.int32), "behaviors": joined.at["user_behavior"]},
-        behaviors=Behaviors.encode(joined.views["user_behavior"], vocabulary, tables.items, tables.queries, behaviors, top_k),
-        tables=tables,
-        **{name: pieces.column(count, kind) for name, kind in KINDS.items()},
-    )
+    own = Coded.of(joined.rows.slice(0, 0), views[ROWS], vocabulary).room(count)
+    at = {**{view: joined.at[view] for view in coded}, "words": pieces.column(count, np.int32), "behaviors": joined.at["user_behavior"]}
+    columns = {name: pieces.column(count, kind) for name, kind in KINDS.items()}
     for some in pieces.parts(count):
         part = joined.rows.slice(some.start, some.stop - some.start)
-        rows.coded[ROWS].put(some, Coded.of(part, views[ROWS], vocabulary))
-        rows.at["words"][some] = pc.fill_null(numbers.slice(some.start, len(part)), -1).to_numpy()
-        rows.item_ids[some], rows.user_ids[some] = identifiers(part, "item_id"), identifiers(part, "user_id")
-        rows.item_codes[some] = tables.items.codes(rows.item_ids[some])
-        rows.query_codes[some] = tables.queries.codes(identifiers(part, "query_id"))
-        rows.times[some], rows.labels[some] = microseconds(part, "event_timestamp"), identifiers(part, "label")
-        rows.positions[some] = places(part)
-    return rows
+        own.put(some, Coded.of(part, views[ROWS], vocabulary))
+        at["words"][some] = pc.fill_null(numbers.slice(some.start, len(part)), -1).to_numpy()
+        for name in ("item", "user", "query"):
+            columns[f"{name}_ids"][some] = identifiers(part, f"{name}_id")
+        columns["times"][some], columns["labels"][some] = microseconds(part, "event_timestamp"), identifiers(part, "label")
+        columns["positions"][some] = places(part)
+    clicks = Clicks.of(joined.views["user_behavior"], vocabulary)
+    return Known(vocabulary.own, coded | {ROWS: own}, _words(texts, vocabulary), at, clicks, columns)
+
+
+def encode(joined: Joined, vocabulary: Vocabulary, tables: Tables, behaviors: int, top_k: int = 0) -> Rows:
+    """Impressions, coded for a model that reads the last ``behaviors`` clicks: :func:`code` and :meth:`Known.rows`."""
+    return code(joined, vocabulary).rows(tables, behaviors, top_k)
 
 
 def _words(texts: pa.Array, vocabulary: Vocabulary) -> NDArray[np.int32]:
@@ -195,20 +224,22 @@ def _words(texts: pa.Array, vocabulary: Vocabulary) -> NDArray[np.int32]:
     return found
 
 
-def batches(rows: Rows, names: Sequence[str], size: int, order: NDArray[np.int64]) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
-    """Batches of the inputs ``names``, in this order, and labels [B], of the rows in ``order``."""
+def batches(
+    rows: Rows, names: Sequence[str], size: int, order: NDArray[np.int64], part: Part = WHOLE
+) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
+    """Batches of the inputs ``names``, in this order, and labels [B], of the rows in ``order``; of several processes one's ``part``."""
     import torch  # what scores by ONNX needs none
 
-    for chosen, found in prefetched(lambda some: rows.columns(some, names), order, size):
+    for chosen, found in prefetched(lambda some: rows.columns(some, names), order, size, part=part):
         yield tuple(torch.from_numpy(np.ascontiguousarray(found[name])) for name in names), torch.from_numpy(rows.labels[chosen]).float()
 
 
 def mixed(
-    rows: Rows, names: Sequence[str], size: int, count: int, seed: tuple[int, ...], done: int = 0
+    rows: Rows, names: Sequence[str], size: int, count: int, seed: tuple[int, ...], done: int = 0, part: Part = WHOLE
 ) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
     """Batches of the first ``count`` rows in the order of ``seed``, after the first ``done`` ones."""
     for order in shuffled(count, seed, size, done):
-        yield from batches(rows, names, size, order)
+        yield from batches(rows, names, size, order, part)
         if count > pieces.LONG:
             pieces.let_columns_go()
 

@@ -24,6 +24,8 @@ from moon_ops.ctr.extractors.seen import Extractor, Seen
 from moon_ops.ctr.extractors.simscore import SimScore
 from moon_ops.ctr.extractors.simtier import SimTier
 from moon_ops.ctr.position import PositionBias
+from moon_ops.ctr.prefetch import WHOLE, Part
+from moon_ops.ctr.sharded import ShardedEmbedding
 
 BASE = (  # the inputs that every model reads; those named *_vector come after them
     "ids",  # [B, K] rows of the embedding tables, in the order of columns.id_features; 0: nothing, 1: unknown
@@ -87,7 +89,10 @@ class ClickModel(nn.Module):
 
     offsets: Tensor
 
-    def __init__(self, sizes: Sizes, extractor: str) -> None:
+    embedding: nn.Embedding | ShardedEmbedding
+
+    def __init__(self, sizes: Sizes, extractor: str, part: Part = WHOLE) -> None:
+        """With a ``part`` of several the embedding table is shared out among so many processes."""
         super().__init__()
         self.sizes = sizes
         self.ids = tuple(feature.name for feature in id_features(sizes.own))
@@ -95,8 +100,7 @@ class ClickModel(nn.Module):
         rows = [sizes.tables[name] for name in (*self.ids, *self.lists)]
         self.register_buffer("offsets", torch.tensor(np.cumsum([0, *rows])), persistent=False)
         # one table for all kinds of ids: a batch is one look-up, and its gradient is as sparse as the batch
-        self.embedding = nn.Embedding(sum(rows) + sizes.words, sizes.embedding_dim, sparse=True)
-        nn.init.normal_(self.embedding.weight, std=SPREAD)
+        self.embedding = _table(sum(rows) + sizes.words, sizes.embedding_dim, part)
         self.extractors = nn.ModuleList(EXTRACTORS[extractor](sizes))
         wanted = {name for part in self.parts for name in part.vectors}
         self.inputs = (
@@ -154,6 +158,18 @@ class ClickModel(nn.Module):
         vectors = {name: column for name, column in batch.items() if name.endswith("_vector")}
         seen = Seen(target, torch.cat([items, categories], -1), queries, batch["behavior_item"] > 0, asked, vectors)
         return ids, dict(zip(several, rows, strict=True)), seen
+
+
+def _table(rows: int, dim: int, part: Part) -> nn.Embedding | ShardedEmbedding:
+    """The same numbers whether one process holds them or several."""
+    if part.of == 1:
+        table = nn.Embedding(rows, dim, sparse=True)  # has drawn once already
+        nn.init.normal_(table.weight, std=SPREAD)
+        return table
+    sharded = ShardedEmbedding(rows, dim, part)
+    for std in (1.0, SPREAD):
+        sharded.draw(std)
+    return sharded
 
 
 def _mean(rows: Tensor, there: Tensor) -> Tensor:

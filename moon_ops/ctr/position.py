@@ -7,10 +7,13 @@ RecSys 2019); what is scored has no place yet. B rows.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from moon_ops.ctr.dataset import PLACES
+from moon_ops.recipes.ctr import CtrRecipe
 
 FASTER = 10.0  # times the learning rate: an epoch is too short for a bias to become what it should be otherwise
 
@@ -25,3 +28,8 @@ class PositionBias(nn.Module):
     def forward(self, codes: Tensor) -> Tensor:
         """What the places [B] add to the logit: [B]."""
         return self.weight[codes]
+
+
+def of_places(position: PositionBias | None, recipe: CtrRecipe) -> list[dict[str, Any]]:
+    """What an optimizer needs to know of the places, if they take part."""
+    return [] if position is None else [{"params": [position.weight], "lr": FASTER * recipe.learning_rate, "weight_decay": 0.0}]

@@ -15,14 +15,18 @@ import torch
 from safetensors.torch import save_model
 from torch import nn
 
-from moon_ops.ctr.dataset import Rows, batches, encode
-from moon_ops.ctr.fit import OnStep, fit, trained_rows
+from moon_ops.ctr import processes
+from moon_ops.ctr.dataset import Rows, batches
+from moon_ops.ctr.fit import Fitted, OnStep, fit
 from moon_ops.ctr.models import ClickModel, Sizes
+from moon_ops.ctr.prefetch import WHOLE, Part
+from moon_ops.ctr.prepared import InMemory, Prepared, Source, trained_rows
 from moon_ops.ctr.score import GRAPH, Scorer
 from moon_ops.ctr.vectors import Tables
 from moon_ops.ctr.vocabulary import Vocabulary
 from moon_ops.embeddings.as_of import Joined
 from moon_ops.encoder.export import quiet_exporter
+from moon_ops.encoder.together import once
 from moon_ops.errors import ContractError, InputError
 from moon_ops.files import put
 from moon_ops.recipes.ctr import CtrRecipe
@@ -75,28 +79,41 @@ def train(
     seed: int,
     on_step: OnStep | None = None,
 ) -> CtrReport:
-    """Train on ``joined`` impressions (see :mod:`moon_ops.ctr.dataset`) and write the model to the directory ``out`` in one step.
+    """:func:`train_on` impressions that are in memory (see :mod:`moon_ops.ctr.dataset`)."""
+    return train_on(InMemory(joined, tables, origin.events), out, recipe, origin=origin, seed=seed, on_step=on_step)
+
+
+def train_on(source: Source, out: Path, recipe: CtrRecipe, *, origin: Origin, seed: int, on_step: OnStep | None = None) -> CtrReport:
+    """Train on the rows of ``source`` and write the model to the directory ``out`` in one step; of several processes the first writes.
 
     The recipe as used is kept beside it (``recipe.json``). Killed and called again with the same arguments it goes on from its checkpoint.
     Raises :class:`InputError` if the rows hold only one class, or no value of a column that the recipe declares, or if the loss stops
     being a number, :class:`ContractError` if the exported graph scores differently from the model.
     """
-    vocabulary, rows, model = _begun(joined, tables, recipe, seed)
+    part = processes.join(processes.torch_device(recipe.device))
+    made, model = _begun(source, recipe, seed, part)
     working = out.with_name(f"{out.name}.partial")
-    done, steps = fit(model, rows, recipe, seed=seed, directory=working, on_step=on_step), 0
+    done, steps = fit(model, made.rows, recipe, seed=seed, directory=working, on_step=on_step), 0
     if recipe.refit:
-        steps = max(1, round(done.kept * len(rows) / trained_rows(len(rows), recipe)))
-        vocabulary, rows, model = _begun(joined, tables, replace(recipe, validation=0.0, refit=False), seed)
+        count = len(made.rows)
+        steps = max(1, round(done.kept * count / trained_rows(count, recipe)))
+        made, model = _begun(source, replace(recipe, validation=0.0, refit=False), seed, part)
         heard = partial(_later, on_step, done.steps)
-        done = replace(done, loss=fit(model, rows, recipe, seed=seed, directory=working / "refit", on_step=heard, steps=steps).loss)
+        done = replace(done, loss=fit(model, made.rows, recipe, seed=seed, directory=working / "refit", on_step=heard, steps=steps).loss)
+    return once(lambda: _written(made, model, recipe, out, (origin, seed, done, steps)))
+
+
+def _written(made: Prepared, model: ClickModel, recipe: CtrRecipe, out: Path, how: tuple[Origin, int, Fitted, int]) -> CtrReport:
+    """Write the model and what is known of it, and forget the checkpoints."""
+    (origin, seed, done, steps), rows, working = how, made.rows, out.with_name(f"{out.name}.partial")
     fresh = _emptied(working / "model")
-    _kept(model, vocabulary, recipe, fresh)
+    _kept(model, made.vocabulary, recipe, fresh)
     _export(model, rows, fresh / GRAPH)
     about = CtrReport(
-        recipe.name, recipe.extractor, tables.items.contract_id, origin.feature_service, recipe.behaviors, recipe.top_k,
+        recipe.name, recipe.extractor, rows.tables.items.contract_id, origin.feature_service, recipe.behaviors, recipe.top_k,
         origin.trained_from.isoformat(), origin.trained_until.isoformat(), seed, len(rows), int(rows.labels.sum()),
         sum(p.numel() for p in model.parameters()), done.loss, done.epochs,
-        None if math.isnan(done.validation_auc) else done.validation_auc, math.nan, origin.events, steps,
+        None if math.isnan(done.validation_auc) else done.validation_auc, math.nan, made.events, steps,
     )  # fmt: skip
     _write(about, fresh, "ctr.json")
     about = replace(about, parity=_parity(model, rows, fresh))
@@ -107,27 +124,16 @@ def train(
     return about
 
 
-def _begun(joined: Joined, tables: Tables, recipe: CtrRecipe, seed: int) -> tuple[Vocabulary, Rows, ClickModel]:
+def _begun(source: Source, recipe: CtrRecipe, seed: int, part: Part) -> tuple[Prepared, ClickModel]:
     """What the rows to train on know, all rows as that tells them, and a fresh model."""
-    vocabulary = Vocabulary.fit(_trained(joined, recipe), recipe.own)
-    rows = encode(joined, vocabulary, tables, recipe.behaviors, recipe.top_k)
-    return vocabulary, rows, build(rows, vocabulary, recipe, seed)
+    made = source.rows(recipe)
+    return made, build(made.rows, made.vocabulary, recipe, seed, part)
 
 
 def _later(on_step: OnStep | None, before: int, step: int, found: dict[str, float]) -> None:
     """Who hears of steps hears of a refit's as those after the first training's."""
     if on_step is not None:
         on_step(before + step, found)
-
-
-def _trained(joined: Joined, recipe: CtrRecipe) -> Joined:
-    """The rows to train on; :class:`InputError` for a column of the shop's own of which none has a value: it may be misspelt."""
-    known = joined.head(trained_rows(len(joined), recipe))
-    for feature in recipe.own:
-        if known.column(feature.name).null_count == len(known):
-            problem = f"features.{feature.name}: no impression trained on knows a value of the {feature.of}'s column {feature.source}"
-            raise InputError(problem, action="check the column's name in the shop's files, run `moon ingest`, then `moon publish`")
-    return known
 
 
 def _emptied(directory: Path) -> Path:
@@ -137,8 +143,9 @@ def _emptied(directory: Path) -> Path:
     return directory
 
 
-def build(rows: Rows, vocabulary: Vocabulary, recipe: CtrRecipe, seed: int) -> ClickModel:
-    """A fresh model of the recipe for these rows; :class:`InputError` if those to train on hold only one class."""
+def build(rows: Rows, vocabulary: Vocabulary, recipe: CtrRecipe, seed: int, part: Part = WHOLE) -> ClickModel:
+    """A fresh model of the recipe for these rows, of a ``part`` of several processes; :class:`InputError` if the rows to train on hold only
+    one class."""
     trained = trained_rows(len(rows), recipe)
     clicks = int(rows.labels[:trained].sum())
     if not 0 < clicks < trained:
@@ -154,7 +161,7 @@ def build(rows: Rows, vocabulary: Vocabulary, recipe: CtrRecipe, seed: int) -> C
         tables, vocabulary.word_rows, recipe.embedding_dim, recipe.hidden, vectors, read, recipe.dropout, recipe.own,
         recipe.without, recipe.position,
     )  # fmt: skip
-    model = ClickModel(sizes, recipe.extractor)
+    model = ClickModel(sizes, recipe.extractor, part if recipe.embedding_sharding == "rows" else WHOLE)
     last = model.predictor[-1]
     assert isinstance(last, nn.Linear)
     with torch.no_grad():  # start at the mean click rate, not at one half

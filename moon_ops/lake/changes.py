@@ -7,6 +7,7 @@ configuration of the reader's own table, so it is committed with what it stands 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,12 @@ NAMED = 2000  # ids in one filter; more are found by a scan of the column
 def newest(dataset: lance.LanceDataset) -> int:
     """The mark of who has looked at all of this version."""
     return max((fragment.fragment_id for fragment in dataset.get_fragments()), default=NOTHING)
+
+
+def content(dataset: lance.LanceDataset) -> str:
+    """A text that is another for every other content: which files, each with a name of its own, hold the rows, and how many are deleted."""
+    files = "\n".join(str(fragment.metadata) for fragment in dataset.get_fragments())
+    return hashlib.sha256(files.encode()).hexdigest()
 
 
 def newer(dataset: lance.LanceDataset, mark: int, columns: Sequence[str], where: str | None = None) -> pa.Table:

@@ -122,7 +122,8 @@ def _titles(lake: Lake, who: Target) -> set[str]:
 
 
 def _pixels(settings: Settings) -> int:
-    """Remove the decoded pictures of trainings that are not over, and what their processes share of the lake; how many are pictures' files.
+    """Remove the decoded pictures of trainings that are not over, what their processes share of the lake, and the rows that click models
+    were trained on; how many are pictures' files.
 
     Whoever goes on with such a training makes them anew, of what the lake has then.
     """
@@ -132,6 +133,7 @@ def _pixels(settings: Settings) -> int:
         file.unlink(missing_ok=True)
     for folder in trainings.glob("*/material*"):
         shutil.rmtree(folder, ignore_errors=True)
+    places.prepared(settings).forget()
     return len(found)
 
 

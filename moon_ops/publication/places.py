@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
+from moon_ops.ctr.kept import Kept
 from moon_ops.ctr.vectors import Tables
 from moon_ops.embeddings.table import RepresentationTable
 from moon_ops.errors import ServiceError, StageError
@@ -43,6 +45,11 @@ def table(settings: Settings, kind: str, encoder: int) -> RepresentationTable:
     if not table_place(settings, "items", encoder).exists():
         raise StageError(f"encoder {encoder} has not been published", action=f"run `moon publish --encoder {encoder}`")
     return RepresentationTable.open(table_place(settings, kind, encoder))
+
+
+def prepared(settings: Settings) -> Kept:
+    """Where the rows of click models are kept."""
+    return Kept(settings.home / "prepared", settings.row_bytes, partial(settings.lake.erasing, shared=True))
 
 
 def published_place(settings: Settings, encoder: int) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -41,27 +42,28 @@ def train_ctr(
     tables: Tables | None = None,
     **override: Any,
 ) -> tuple[Path, int | None]:
-    """Train the click recipe ``name`` on ``ctr_v<encoder>``, or on other ``tables``; its directory, and its version if registered."""
-    from moon_ops.ctr.train import Origin
-    from moon_ops.ctr.train import train as train_click_model
+    """Train the click recipe ``name`` on ``ctr_v<encoder>``, or on other ``tables``; its directory, and its version if registered.
+
+    Of several processes (``torchrun``) the first keeps lock and MLflow run, and registers.
+    """
+    from moon_ops.ctr.train import Origin, train_on
+    from moon_ops.release import click_rows
 
     chosen = recipe(CtrRecipe, name, settings.models, changes=changes, **override)
-    registry, service = Registry(settings), features.service_name(encoder)
     params = {"recipe": name, "seed": seed, "encoder": encoder, **flat(chosen)}
     params |= {"trained_from": windows.start.isoformat(), "trained_until": windows.ctr_until.isoformat()}
     params |= {"vectors": tables.items.contract_id} if tables is not None else {}
     out = place_of(settings, name, params, "" if register else "-unregistered")  # studies remove theirs
-    store = features.open_store(settings)
-    features.require_behaviors(store, features.service(store, encoder), chosen.behaviors)
-    features.require_columns(features.service(store, encoder), chosen.own)
-    given = shown.shown(settings.lake, windows.start, windows.ctr_until, chosen.own, rule=chosen)
-    joined = as_of.join(store, given.rows, features.service(store, encoder))
-    origin, window = Origin(service, windows.start, windows.ctr_until, given.counts), (windows.start, windows.ctr_until)
-    vectors = tables or vectors_known(settings, encoder, between=window, kind=chosen.vectors)
+    origin = Origin(features.service_name(encoder), windows.start, windows.ctr_until)
+    rows = click_rows.source(settings, encoder, chosen, (windows.start, windows.ctr_until), tables)
+    run = partial(train_on, rows, out, chosen, origin=origin, seed=seed)
+    if os.environ.get("RANK", "0") != "0":
+        run()
+        return out, None
+    registry, service = Registry(settings), origin.feature_service
     with run_of(registry, out, f"ctr {name}", params, {"feast.feature_service": service, "feast.project": "moon"}) as run_id:
-        hear = partial(log_step, registry, run_id)
-        report = train_click_model(joined, vectors, out, chosen, origin=origin, seed=seed, on_step=hear)
-        found = {"epochs": report.epochs, "validation_auc": report.validation_auc, **{f"events/{n}": c for n, c in given.counts.items()}}
+        report = run(on_step=partial(log_step, registry, run_id))
+        found = {"epochs": report.epochs, "validation_auc": report.validation_auc, **{f"events/{n}": c for n, c in report.events.items()}}
         registry.log(run_id, {name: value for name, value in found.items() if value is not None})
         if not register:
             return out, None

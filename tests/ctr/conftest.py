@@ -17,13 +17,14 @@ VIEWS = {
 }
 
 
+def as_joined(table: pa.Table) -> Joined:
+    """A table of impressions with their features as what a join makes of it: each impression has feature rows of its own."""
+    views = {name: table.select([c for c in columns if c in table.column_names]) for name, columns in VIEWS.items()}
+    own = table.select([c for c in table.column_names if not any(c in columns for columns in VIEWS.values())])
+    return Joined(own, views, {name: np.arange(table.num_rows) for name in VIEWS})
+
+
 @pytest.fixture(scope="session")
 def wide() -> Callable[[pa.Table], Joined]:
-    """A table of impressions with their features as what a join makes of it: each impression has feature rows of its own."""
-
-    def joined(table: pa.Table) -> Joined:
-        views = {name: table.select([c for c in columns if c in table.column_names]) for name, columns in VIEWS.items()}
-        own = table.select([c for c in table.column_names if not any(c in columns for columns in VIEWS.values())])
-        return Joined(own, views, {name: np.arange(table.num_rows) for name in VIEWS})
-
-    return joined
+    """:func:`as_joined`."""
+    return as_joined

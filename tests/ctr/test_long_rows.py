@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from toy_clicks import ITEMS, QUERIES, impressions, unit
 
 from moon_ops import pieces
-from moon_ops.ctr import digests, train
+from moon_ops.ctr import digests, processes, train
 from moon_ops.ctr import fit as fitting
 from moon_ops.ctr.dataset import POSITION, Rows, encode
 from moon_ops.ctr.impressions import shown
@@ -264,21 +264,28 @@ def test_large_models_are_saved_less_often(
     rows, one = encode(wide(varied), vocabulary, tables, 3), fitting._Fit._save
     monkeypatch.setattr(fitting, "SAVED", 5)
     monkeypatch.setattr(fitting._Fit, "_save", lambda self: (saved.append(self.step), one(self)))
-    monkeypatch.setattr(fitting, "LARGE", sum(p.numel() for p in train.build(rows, vocabulary, RECIPE, 0).parameters()) // 2)
+    model = train.build(rows, vocabulary, RECIPE, 0)
+    monkeypatch.setattr(fitting, "LARGE", sum(p.numel() for p in model.parameters()) // 2)
+    monkeypatch.setattr(fitting.TableLog, "pending", lambda _: len(model.embedding.weight))
     fitted(rows, vocabulary, RECIPE, tmp_path / "large")
     assert saved == [0, 15, 30, 45, 60]
     saved.clear()
     monkeypatch.setattr(fitting, "RARER", 2)
     fitted(rows, vocabulary, RECIPE, tmp_path / "bounded")
     assert saved == [0, 10, 20, 30, 40, 50, 60]
+    saved.clear()
+    monkeypatch.setattr(fitting.TableLog, "pending", lambda _: 0)
+    monkeypatch.setattr(fitting, "LARGE", 1 + sum(p.numel() for name, p in model.named_parameters() if name != "embedding.weight"))
+    fitted(rows, vocabulary, RECIPE, tmp_path / "untouched")
+    assert saved == list(range(0, 65, 5)), "what a checkpoint writes counts, not how large the model is"
 
 
 def test_a_device_is_named_found_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for there, expected in ((False, "cpu"), (True, "cuda")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
-        assert fitting.torch_device("cpu").type == "cpu"
-        assert fitting.torch_device("auto").type == expected
-    assert fitting.torch_device("cuda").type == "cuda"
+        assert processes.torch_device("cpu").type == "cpu"
+        assert processes.torch_device("auto").type == expected
+    assert processes.torch_device("cuda").type == "cuda"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match='device = "cuda", but torch finds no such GPU'):
-        fitting.torch_device("cuda")
+        processes.torch_device("cuda")

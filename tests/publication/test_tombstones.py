@@ -130,6 +130,9 @@ def test_a_user_is_forgotten_with_the_queries_that_are_theirs(home: Settings, te
     picture = lone_picture(lake, queries[0])
     (training / "pixels-0.json").write_text(picture)
     (training / "material" / "queries.arrow").write_text(texts[0].decode())
+    kept = places.prepared(home)
+    with kept.found("rows", lambda: "of this user", lambda place: (place / "words").write_text(texts[0].decode())):
+        pass
     receipt = erase(home, target(lake, "user", str(name)), now=now)
     assert receipt.kind == "user"
     assert lake.read("fetches")["address"].to_pylist() == ["http://a.example/another.png"]
@@ -138,6 +141,7 @@ def test_a_user_is_forgotten_with_the_queries_that_are_theirs(home: Settings, te
         assert receipt.places[place] >= 1, place
     assert receipt.places["pixels of trainings"] == 1
     assert not list(training.iterdir())
+    assert not list(kept.directory.glob("rows-*"))
     for table in maintenance.tables(lake):
         for version in lake.open(table).versions():
             old = lance.dataset(lake.address(table), version=version["version"])
