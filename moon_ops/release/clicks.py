@@ -63,8 +63,7 @@ def train_ctr(
     registry, service = Registry(settings), origin.feature_service
     with run_of(registry, out, f"ctr {name}", params, {"feast.feature_service": service, "feast.project": "moon"}) as run_id:
         report = run(on_step=partial(log_step, registry, run_id))
-        found = {"epochs": report.epochs, "validation_auc": report.validation_auc}
-        found |= {f"events/{name}": float(count) for name, count in report.events.items()}
+        found = {"epochs": report.epochs, "validation_auc": report.validation_auc, **{f"events/{n}": c for n, c in report.events.items()}}
         registry.log(run_id, {name: value for name, value in found.items() if value is not None})
         if not register:
             return out, None
@@ -78,8 +77,8 @@ def impressions(settings: Settings, encoder: int, start: dt.datetime, end: dt.da
     caps (``counting.toml``), not those of a recipe: what judges is the same for all models.
     """
     store = features.open_store(settings)
-    rows = shown.impressions(settings.lake, start, end, own, rule=caps(settings.models), deal=settings.deal)
-    return as_of.join(store, rows, features.service(store, encoder), deal=settings.deal)
+    rows = shown.impressions(settings.lake, start, end, own, rule=caps(settings.models))
+    return as_of.join(store, rows, features.service(store, encoder))
 
 
 def vectors_known(
