@@ -144,7 +144,7 @@ def _publish(place: Path, after: dt.timedelta, behaviour: bool = True) -> dict[s
     with _timed() as parts:
         settings = Settings.from_environment(home=place)
         found = publication.publish(settings, 1, now=made_up.END + after, behaviour=behaviour)
-    return {"items": found.items, "changed": found.changed, **parts}
+    return {"items": found.items, "changed": found.changed, "online_mib": size(place / "feature_store"), **parts}
 
 
 def _arrive(place: Path) -> dict[str, float]:

@@ -7,7 +7,7 @@ the same row are seen by Lance, and the later one inserts only what is still mis
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 import lance
@@ -23,7 +23,7 @@ from moon_ops.lake.lake import Lake
 from moon_ops.lake.query import newest
 from moon_ops.lake.schemas import PRIMARY, STAMP, embeddings_schema
 from moon_ops.lake.tables import items_as_of
-from moon_ops.pieces import let_go, spilled
+from moon_ops.pieces import let_go, spans, spilled
 
 KEY = ("item_id", "content_hash", "event_timestamp")  # of an item version
 VALID = ("event_timestamp", "created")  # what tells which of an item's rows is the newest one
@@ -132,6 +132,15 @@ def vectors_as_of(lake: Lake, version: int, when: dt.datetime) -> tuple[NDArray[
     active = items_as_of(lake, when, ["item_id"])["item_id"].combine_chunks()
     rows = _valid(rows.filter(pc.is_in(rows["item_id"], active)), when, "item_id")
     return rows["item_id"].to_numpy(), _vectors_of(dataset, rows["_rowid"].to_numpy())
+
+
+def all_at(dataset: lance.LanceDataset, key: str, when: dt.datetime) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Of each ``key`` in a table the vector valid at ``when``: ids, ascending, and vectors [M, D], some at a time, after one scan."""
+    rows = _valid(dataset.to_table(columns=[*VALID, key], with_row_id=True), when, key)
+    ids, vectors = rows[key].to_numpy(), _vectors_of(dataset, rows["_rowid"].to_numpy())
+    for some in spans(len(ids)):
+        yield ids[some], vectors[some]
+        let_go(vectors)
 
 
 def _vectors_of(dataset: lance.LanceDataset, wanted: NDArray[np.uint64]) -> NDArray[np.float32]:

@@ -203,10 +203,10 @@ def _refreshed_table(settings: Settings, encoder: int, kind: str, now: dt.dateti
     place, view = table_place(settings, kind, encoder), f"table-{kind}-v{encoder}"
     dataset, since = settings.lake.open(name), since_of(settings, view, full=full or not (place / "table.json").is_file())
     now = not_before(since, now)
-    ids, mark, dim = handover.touched(dataset, key, since, now), changes.newest(dataset), vector_tables.dim_of(dataset)
+    mark, dim = changes.newest(dataset), vector_tables.dim_of(dataset)
     if since.when is None:
-        count = RepresentationTable.fill(place, handover.vectors(dataset, key, ids, now), dim, contract)
-    elif len(ids):
+        count = RepresentationTable.fill(place, vector_tables.all_at(dataset, key, now), dim, contract)
+    elif len(ids := handover.touched(dataset, key, since, now)):
         count = RepresentationTable.update(place, *_joined(list(handover.vectors(dataset, key, ids, now)), dim), contract)
     else:
         count = len(RepresentationTable.open(place))

@@ -36,7 +36,9 @@ class Cost:
 
 @checked(frozen=True, config=STRICT)
 class Costs:
-    """The parts that were measured, and where. ``click_rows``: rows a second that a click model is trained on by one core."""
+    """The parts that were measured, and where. ``click_rows``: rows a second that a click model is trained on by one core. ``redis``: bytes
+    of an item in Redis, beside its vector.
+    """
 
     name: str
     processor: str
@@ -44,8 +46,11 @@ class Costs:
     derive: Cost
     night: Cost
     increment: Cost
+    publish: Cost
     index: Cost
     click_rows: float
+    redis: float
 
     def __post_init__(self) -> None:
-        rule(self.click_rows > 0, "costs.click_rows", self.click_rows, "above 0")
+        for name in ("click_rows", "redis"):
+            rule(getattr(self, name) > 0, f"costs.{name}", getattr(self, name), "above 0")

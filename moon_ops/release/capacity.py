@@ -129,6 +129,10 @@ def _vectors(shop: Shop, means: Means, costs: Costs) -> Iterator[Estimate]:
     vector = means.dim * NUMBER
     kept = shop.items * vector * means.versions / GIB
     yield Estimate("vectors", COMPUTED, disk=kept, note=f"{means.versions:g} versions of {means.dim:g} numbers")
+    hours, memory, online = (costs.publish.of(what, shop.items, shop.events) for what in ("seconds", "memory", "disk"))
+    redis = f"all of it once, to SQLite; Redis takes {shop.items * (costs.redis + vector) / GIB:,.3g} GiB of memory instead"
+    table = shop.items * vector / GIB
+    yield Estimate("publish", MEASURED, hours / HOUR, memory=memory / 1024, disk=online / 1024 + table, note=redis)
     limit = int(means.index_gb * 1e9)
     kind = index_codes.plan(int(shop.items), int(means.dim), limit, EXACT_UP_TO)
     whole = shop.items * kind.item_bytes

@@ -73,7 +73,7 @@ def test_two_releases_side_by_side(copied: Settings, make_release: Any, tmp_path
 def test_everything_lies_in_moon_home(released: Settings) -> None:
     assert {p.name for p in released.home.iterdir() if not p.name.startswith(".")} == {
         "checkpoints", "demo.json", "feature_store", "index", "lake", "mlartifacts", "mlflow.db", "mlflow.lock", "moves.lock",
-        "release.lock", "report", "shop-tiny", "tables",
+        "prepared", "release.lock", "report", "shop-tiny", "tables",
     }  # fmt: skip
 
 

@@ -32,7 +32,7 @@ fit.LOG_STEPS = 1
 known = module.behaviour
 
 
-def behaviour(lake, until, caps, most, excepted):  # a picture an item, so that none is drawn: each process draws for itself
+def behaviour(lake, until, caps, most, excepted, deal):  # a picture an item, so that none is drawn: each process draws for itself
     pairs = known(lake, until)
     return replace(pairs, items=[Sample(s.text, s.image_ids[:1]) for s in pairs.items])
 

@@ -31,7 +31,7 @@ rank, world, fit.LOG_STEPS = int(os.environ.get("RANK", 0)), int(os.environ.get(
 known, kept, given, recall = module.behaviour, shards.SharedCheckpoints.save, sharding._gather, Validation._recall
 
 
-def behaviour(lake, until, caps, most, excepted):  # a picture an item, so that none is drawn: each process draws for itself
+def behaviour(lake, until, caps, most, excepted, deal):  # a picture an item, so that none is drawn: each process draws for itself
     pairs = known(lake, until)
     return replace(pairs, items=[Sample(s.text, s.image_ids[:1]) for s in pairs.items])
 

@@ -14,7 +14,7 @@ from moon_ops.recipes.costs import Cost, Costs
 from moon_ops.release.capacity import GIB, Estimate, Means, Prices, Shop, estimates, given
 
 COST = Cost(seconds=(1.0, 10.0, 2.0), memory=(300.0, 100.0, 5.0), disk=(0.0, 10.0, 20.0))
-COSTS = Costs("costs", "a core", COST, COST, COST, COST, COST, click_rows=1000.0)
+COSTS = Costs("costs", "a core", COST, COST, COST, COST, COST, COST, click_rows=1000.0, redis=1000.0)
 SHOP, MEANS = Shop(items=1e7, events=1e8, days=60), Means()
 
 
@@ -50,6 +50,13 @@ def test_an_index_that_memory_does_not_hold_is_cut_into_shards() -> None:
     assert small.memory <= MEANS.index_gb * 1e9 / GIB
     assert "pq, 16 bytes a code, 12 shards" in large.note
     assert large.memory <= MEANS.index_gb * 1e9 / GIB
+
+
+def test_a_publication_fills_the_online_store_and_the_table_of_vectors() -> None:
+    publish = of()["publish"]
+    assert publish.core_hours * 3600 == pytest.approx(1 + 10 * 10 + 2 * 100)
+    assert publish.disk == pytest.approx((10 * 10 + 20 * 100) / 1024 + 1e7 * 128 * 4 / GIB)
+    assert f"Redis takes {1e7 * (1000 + 128 * 4) / GIB:.3g} GiB" in publish.note
 
 
 def test_a_day_costs_its_runs_and_its_disk() -> None:
