@@ -61,7 +61,7 @@ def _show(found: list[Estimate], prices: Prices, costs: Costs) -> None:
         typer.echo(f"a day costs {sum(one.daily(prices) for one in found):,.2f}, disk included")
     else:
         typer.echo("what a day costs: give --prices, e.g. gpu_hour=2.5,core_hour=0.04,gb_month=0.02")
-    typer.echo(f"measured: a line through what one core of {costs.processor} took at smaller sizes (models/costs.toml)")
+    typer.echo(f"measured: a line through what one core of {costs.processor} took at the sizes that models/costs.toml names")
 
 
 def _said(given: Shop | Means) -> str:
