@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from moon_ops.release.capacity import Estimate, Means, Prices, Shop
 
 app = typer.Typer(no_args_is_help=True)
-LINE = "{:<17}{:>11}{:>11}{:>12}{:>10}{:>12}  {}"
+LINE = "{:<17} {:>10} {:>10} {:>11} {:>9} {:>11}  {}"
 
 
 @app.command()
@@ -69,4 +69,4 @@ def _said(given: Shop | Means) -> str:
 
 
 def _amount(value: float) -> str:
-    return "" if not value else f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
+    return "" if not value else f"{value:,.0f}" if 100 <= value < 1e7 else f"{value:.2g}"

@@ -14,6 +14,8 @@ from moon_ops.embeddings import index_codes
 from moon_ops.embeddings.index_kinds import EXACT_UP_TO
 from moon_ops.errors import InputError
 from moon_ops.recipes.costs import Costs
+from moon_ops.settings import MOST as SETTINGS_MOST
+from moon_ops.settings import RANGES
 
 MEASURED, COMPUTED, ASSUMED = "measured", "computed", "assumed"
 NUMBER = 4  # bytes of a number of a vector in the lake
@@ -95,6 +97,11 @@ def estimates(shop: Shop, means: Means, costs: Costs) -> list[Estimate]:
         for name, value in vars(where).items():
             if not 0 < value <= MOST:
                 raise InputError(f"{name} = {value:g} must be above 0, and at most {MOST:g}", action="correct the option of this name")
+    if means.dim % 1 or means.index_gb < RANGES["index_gb"][0]:
+        raise InputError(
+            f"dim = {means.dim:g} must be a whole number, and index_gb = {means.index_gb:g} at least {RANGES['index_gb'][0]:g}",
+            action="correct --means",
+        )
     if means.utilisation > 1 or means.new > 1 or shop.purchases > 1:
         raise InputError("utilisation, new and purchases are shares: at most 1", action="correct the option")
     return [*_lake(shop, means, costs), *_encoder(shop, means), *_vectors(shop, means, costs), _clicks(shop, costs)]
@@ -138,6 +145,8 @@ def _vectors(shop: Shop, means: Means, costs: Costs) -> Iterator[Estimate]:
     whole = shop.items * kind.item_bytes
     shards = max(1, -(-int(whole) // limit))
     more = f", {shards:,} shards (MOON_INDEX_SHARDS): more than MOON_INDEX_GB allows" if shards > 1 else ""
+    if shards > SETTINGS_MOST["index_shards"]:
+        more += f", and beyond the {SETTINGS_MOST['index_shards']:,} that can be: give index_gb more"
     note = f"{kind.kind}, {kind.code} bytes a code{more}"
     hours, disk = costs.index.of("seconds", shop.items, shop.events) / HOUR, (whole + shop.items * vector) / GIB
     yield Estimate("index", MEASURED, hours, memory=whole / shards / GIB, disk=disk, a_day=1.0, note=note)
@@ -154,13 +163,15 @@ def given(default: Filled, option: str, text: str) -> Filled:
     for word in filter(None, (part.strip() for part in text.split(","))):
         name, _, value = word.partition("=")
         try:
-            found[name.strip()] = float(value)
+            amount = found[name.strip()] = float(value)
         except ValueError:
             raise InputError(f"--{option} {word!r} is no name=number", action=f"write e.g. {_names(default)[0]}=1") from None
         if name.strip() not in _names(default):
             raise InputError(f"--{option} knows no {name!r}", action=f"name one of {', '.join(_names(default))}")
+        if not 0 <= amount <= MOST:
+            raise InputError(f"--{option} {word!r} must be from 0 to {MOST:g}", action="correct the number")
     return replace(default, **found)
 
 
 def _names(of: Filled) -> list[str]:
-    return [field.name for field in fields(of)]
+    return [field.name for field in fields(of) if field.name not in ("items", "events")]  # these have options of their own

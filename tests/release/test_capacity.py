@@ -71,6 +71,8 @@ def test_a_day_costs_its_runs_and_its_disk() -> None:
         ({"items": 0.0}, {}, "items = 0 must be above 0, and at most 1e"),
         ({"events": float("nan")}, {}, "events = nan must be above 0"),
         ({"items": 1e30}, {}, "items = 1e.30 must be"),
+        ({}, {"index_gb": 1e-10}, "index_gb = 1e-10 at least 1e-06"),
+        ({}, {"dim": 100.7}, "dim = 100.7 must be a whole number"),
         ({}, {"utilisation": 40.0}, "utilisation, new and purchases are shares"),
     ],
 )
@@ -81,11 +83,32 @@ def test_a_size_that_is_none_is_named(shop: dict[str, float], means: dict[str, f
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("dim", "'dim' is no name=number"), ("dim=many", "'dim=many' is no"), ("size=1", "knows no 'size' → name one of dim")],
+    [
+        ("dim", "'dim' is no name=number"),
+        ("dim=many", "'dim=many' is no"),
+        ("size=1", "knows no 'size' → name one of dim"),
+        ("dim=-1", "'dim=-1' must be from 0"),
+        ("dim=nan", "'dim=nan' must be from 0"),
+    ],
 )
 def test_a_word_that_is_no_amount_is_named(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         given(MEANS, "means", text)
+
+
+def test_items_and_events_have_options_of_their_own() -> None:
+    with pytest.raises(InputError, match="--shop knows no 'items'"):
+        given(SHOP, "shop", "items=5")
+
+
+def test_a_price_is_no_less_than_nothing() -> None:
+    with pytest.raises(InputError, match="--prices 'gpu_hour=-5' must be from 0"):
+        given(Prices(), "prices", "gpu_hour=-5")
+
+
+def test_an_index_of_more_shards_than_there_can_be_says_so() -> None:
+    assert "beyond the 1,024 that can be: give index_gb more" in of(replace(SHOP, items=1e12))["index"].note
+    assert "beyond" not in of(replace(SHOP, items=1e9))["index"].note
 
 
 def test_the_command_tells_it() -> None:
