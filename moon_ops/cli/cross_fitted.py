@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from moon_ops.cli.studies import Encoder, Home, Seeds, finish
-from moon_ops.cli.terminal import Set, settings_of
+from moon_ops.cli.terminal import SetClick, settings_of
 from moon_ops.errors import InputError
 
 
@@ -20,7 +20,7 @@ def cross_fitted(
     encoder_recipe: Annotated[str, typer.Option(help="Encoder recipe in models/ that is trained without each fold.")] = "moon-tiny",
     folds: Annotated[int, typer.Option(help="Parts of the time before the encoder's end; one training each, and one of all.", min=2)] = 3,
     seeds: Seeds = "0,1,2",
-    set_: Set = None,
+    set_: SetClick = None,
 ) -> None:
     """Train click models on cosines of encoders that have not seen the rows' clicks, beside those of one that has; the encoder says what
     is published, and until when is trained. --set changes the click recipes.

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from moon_ops.cli.studies import Home, Seeds, TrainedUntil, finish
-from moon_ops.cli.terminal import Set, moment, now, settings_of
+from moon_ops.cli.terminal import SetClick, moment, now, settings_of
 from moon_ops.errors import InputError
 
 
@@ -20,7 +20,7 @@ def exchange_rate(
         int | None, typer.Option(help="Only write down the AUC that this encoder's click models should have, before they are trained.")
     ] = None,
     trained_until: TrainedUntil = None,
-    set_: Set = None,
+    set_: SetClick = None,
 ) -> None:
     """What image-search recall is worth in click model AUC, over all registered encoders, beside rival metrics; how far that is off on an
     encoder that is left out; and what it predicted before, beside what was found.

@@ -18,7 +18,7 @@ from moon_ops.cli.cross_fitted import cross_fitted
 from moon_ops.cli.exchange_rate import exchange_rate
 from moon_ops.cli.extras import not_installed
 from moon_ops.cli.faults import told
-from moon_ops.cli.terminal import Engine, Set, Without, fail, moment, now, say, settings_of, stop_at_once, with_engine
+from moon_ops.cli.terminal import Engine, Set, SetClick, Without, about, fail, moment, now, say, settings_of, stop_at_once, with_engine
 from moon_ops.errors import InputError, MoonError
 from moon_ops.startup import start
 from moon_ops.telemetry import traces
@@ -28,6 +28,7 @@ HELP = """Operate multimodal item embeddings: from a catalogue to a served relea
 First: moon demo. Each command has an example: moon COMMAND --help."""
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=HELP, rich_markup_mode=None)
 
+app.callback(help=HELP, context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True, no_args_is_help=True)(about)
 studies.app.command()(cross_fitted)
 app.add_typer(studies.app, name="study")
 app.add_typer(keys.app, name="keys")
@@ -219,7 +220,7 @@ def ctr(
     home: Home = None,
     recipe: Annotated[str, typer.Option(help="Click recipe in models/.")] = "ctr-cube",
     engine: Engine = None,
-    set_: Set = None,
+    set_: SetClick = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:

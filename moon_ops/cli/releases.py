@@ -110,6 +110,8 @@ def moves(home: Home = None, last: Annotated[int, typer.Option(help="How many.",
         say({"moves": [asdict(move) for move in known]}, as_json)
     for move in [] if as_json else known:
         typer.echo(move.told())
+    if not known and not as_json:
+        typer.echo("no release has been promoted here yet")
 
 
 @app.command()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moon_ops.cli.terminal import Set, moment, settings_of
+from moon_ops.cli.terminal import Set, SetClick, moment, settings_of
 from moon_ops.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from moon_ops.studies.clicks import Judged
     from moon_ops.studies.encoder import Outcome
 
-app = typer.Typer(no_args_is_help=True, help=__doc__)
+app = typer.Typer(no_args_is_help=True, help="Small grids of recipes, with tables and figures of what each part is worth.")
 
 Home = Annotated[Path | None, typer.Option(help="Where everything is kept; default: MOON_HOME, else ./.moon", show_default=False)]
 Recipe = Annotated[str, typer.Option(help="Encoder recipe in models/ that is the full one.")]
@@ -151,7 +151,7 @@ def click_models(
             "--later-rows-only", help="Also train each only on rows from after the encoder's training, and on as many days before."
         ),
     ] = False,
-    set_: Set = None,
+    set_: SetClick = None,
 ) -> None:
     """Train every click model on an encoder's vectors, and tell what each is worth beside the ID-only one, overall and by slice.
 
@@ -166,7 +166,7 @@ def click_models(
 
 
 @app.command()
-def cube_parts(encoder: Encoder, home: Home = None, only: Only = "", seeds: Seeds = "0,1,2", set_: Set = None) -> None:
+def cube_parts(encoder: Encoder, home: Home = None, only: Only = "", seeds: Seeds = "0,1,2", set_: SetClick = None) -> None:
     """Train DIN with what it lacks beside CUBE, and CUBE without each of its parts; differences are to the strongest that reads the query.
 
     Example: moon study cube-parts --encoder 1
@@ -191,7 +191,7 @@ def daily(
         int | None, typer.Option(help="Judge the last days only; default: the click models' window.", show_default=False, min=1)
     ] = None,
     seeds: Seeds = "0,1,2",
-    set_: Set = None,
+    set_: SetClick = None,
 ) -> None:
     """Train each model once, once and refitted on the newest rows, and anew for every judged day: all on the same rows.
 
@@ -213,7 +213,7 @@ def behaviour_length(
     recipe: Annotated[str, typer.Option(help="Click recipe in models/.")] = "ctr-cube",
     lengths: Annotated[str, typer.Option(help="Behaviours read, with commas; of more than 50 the 50 most similar.")] = "1,2,5,10,20,50,100",
     seeds: Seeds = "0,1,2",
-    set_: Set = None,
+    set_: SetClick = None,
 ) -> None:
     """Train a click model on longer and longer behaviour sequences, and draw the curve.
 

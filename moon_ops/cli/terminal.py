@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from moon_ops import __version__
 from moon_ops.dealing import require_known
 from moon_ops.errors import InputError
 from moon_ops.startup import hurry
@@ -31,10 +32,12 @@ if TYPE_CHECKING:
 
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Change a value of the recipe, e.g. training.batch=256; may be given again.", show_default=False),
+    typer.Option("--set", help="Change a value of the encoder's recipe, e.g. training.batch=256; may be given again.", show_default=False),
 ]
-
-
+SetClick = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change a value of the click model's recipe, e.g. batch=256; may be given again.", show_default=False),
+]
 Engine = Annotated[
     str | None,
     typer.Option(
@@ -62,6 +65,15 @@ class Without(MetaPathFinder):
         if name in self.packages:
             raise ModuleNotFoundError(f"No module named {name!r}: this command does without it", name=name)
         return None
+
+
+def about(
+    version: Annotated[bool, typer.Option("--version", help="Print the version, and end.", is_eager=True)] = False,
+) -> None:
+    """What ``moon`` takes without a command."""
+    if version:
+        typer.echo(f"moon_ops {__version__}")
+        raise typer.Exit
 
 
 def stop_at_once() -> None:
@@ -138,7 +150,9 @@ def say(report: Any, as_json: bool = False) -> None:
         typer.echo(json.dumps(values, default=str))
         return
     for name, value in values.items():
-        of_several = isinstance(value, (dict, list))
+        if value in ((), [], {}, ""):
+            continue
+        of_several = isinstance(value, (dict, list, tuple))
         shown = json.dumps(value, default=str, ensure_ascii=False) if of_several else f"{value:.4f}" if isinstance(value, float) else value
         typer.echo(f"{name}: {shown}")
 

@@ -117,6 +117,7 @@ def write_csv(rows: list[Refused], path: Path) -> list[Path]:
     rows = [row for row in rows if row.row]
     tables = list(dict.fromkeys(row.table for row in rows))
     made = []
+    path.parent.mkdir(parents=True, exist_ok=True)
     for table in tables:
         file = path if len(tables) == 1 else path.with_name(f"{path.stem}-{table}{path.suffix}")
         with file.open("w", encoding="utf-8-sig", newline="") as stream:

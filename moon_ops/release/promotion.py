@@ -202,7 +202,7 @@ def _target(settings: Settings, registry: Registry, known: Sequence[Move], champ
         except MoonError as fault:
             faults.append(f"release {release}: {fault.problem}")
     left = [str(release) for release in dict.fromkeys(move.release for move in reversed(known)) if release not in (*ways, champion)]
-    problem = f"there is no previous release to roll back to (champion: {champion})" + "".join(f"; {fault}" for fault in faults)
+    problem = f"there is no previous release to roll back to (champion: {champion or 'none'})" + "".join(f"; {fault}" for fault in faults)
     problem += f"; {', '.join(left)} {'was' if len(left) == 1 else 'were'} left by a rollback" if left else ""
     raise StageError(problem, action="promote another release, or name one with --to")
 

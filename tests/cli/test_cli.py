@@ -114,7 +114,7 @@ def test_an_empty_catalogue_and_a_directory_without_items(moon: Moon, make_shop:
         (["release", "--encoder", "1"], "moon-encoder has no version 1"),
         (["promote", "1"], "moon-release has no version 1"),
         (["diff", "1", "2"], "moon-release has no version 1"),
-        (["rollback"], "no previous release"),
+        (["rollback"], "no previous release to roll back to (champion: none)"),
         (["export", "nowhere"], "not a trained checkpoint"),
         (["study", "ablation"], "no table 'events' yet"),
     ],
@@ -122,6 +122,10 @@ def test_an_empty_catalogue_and_a_directory_without_items(moon: Moon, make_shop:
 )
 def test_a_stage_before_its_predecessor(moon: Moon, arguments: list[str], named: str) -> None:
     assert named in refused(moon(*arguments))
+
+
+def test_moves_of_a_home_without_any(moon: Moon) -> None:
+    assert moon("moves").stdout == "no release has been promoted here yet\n"
 
 
 def test_a_port_in_use(moon: Moon) -> None:

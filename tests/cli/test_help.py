@@ -7,6 +7,7 @@ import re
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from moon_ops import __version__
 from moon_ops.cli import studies
 from moon_ops.cli.main import app
 
@@ -66,3 +67,15 @@ def test_every_study_is_there_and_has_an_example() -> None:
         shown = CliRunner().invoke(app, ["study", command, "--help"])
         assert shown.exit_code == 0
         assert re.search(rf"Example:\s+moon study {command} --recipe moon-study --seeds 0,1,2\b", shown.output), f"{command} has no example"
+
+
+def test_the_version_and_the_short_name_of_help() -> None:
+    runner = CliRunner()
+    told = runner.invoke(app, ["--version"])
+    assert (told.exit_code, told.output) == (0, f"moon_ops {__version__}\n")
+    assert "Example: moon ctr" in runner.invoke(app, ["ctr", "-h"]).output
+
+
+def test_an_example_of_set_is_of_the_recipe_that_the_command_reads() -> None:
+    for command, example in (("train", "e.g. training.batch=256"), ("ctr", "e.g. batch=256"), ("exchange-rate", "e.g. batch=256")):
+        assert example in " ".join(CliRunner().invoke(app, [command, "--help"]).output.split())

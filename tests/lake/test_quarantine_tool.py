@@ -59,7 +59,7 @@ def test_refused_rows_go_back_as_csv(make_shop: Shop, empty: Lake, tmp_path: Pat
     report = ingest(shop, empty, now=NOW + DAY)
     assert (report.items, report.updated, report.events, report.refused) == (2, 1, 1, {})
     assert [row.table for row in quarantine.refused(empty)] == ["events"], "which has no event_id to be known by"
-    both = quarantine.write_csv(quarantine.refused(empty, mended=True), tmp_path / "all.csv")
+    both = quarantine.write_csv(quarantine.refused(empty, mended=True), tmp_path / "no" / "such" / "all.csv")  # directories are made
     assert sorted(path.name for path in both) == ["all-events.csv", "all-items.csv"]
 
 
