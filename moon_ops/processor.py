@@ -43,12 +43,16 @@ def processor() -> Processor:
     return described(info.read_text() if info.is_file() else "", os.environ, cores())
 
 
+def bound() -> int:
+    """Cores that this process is bound to, whatever share of their time it has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def cores() -> int:
     """Cores that this process may use: those that it is bound to, or fewer where its container's share of time is less."""
-    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     groups = Path("/proc/self/cgroup")
     share = quota(groups.read_text() if groups.is_file() else "", Path("/sys/fs/cgroup"))
-    return bound if share is None else max(min(bound, math.ceil(share)), 1)
+    return bound() if share is None else max(min(bound(), math.ceil(share)), 1)
 
 
 def quota(groups: str, mounted: Path) -> float | None:

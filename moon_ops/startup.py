@@ -12,6 +12,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from moon_ops.processor import bound, cores
+
 QUIET = {  # read by each library once, when it is first imported; what is set already stays
     "LANCE_LOG": "error",
     "TRANSFORMERS_VERBOSITY": "error",
@@ -23,6 +25,9 @@ QUIET = {  # read by each library once, when it is first imported; what is set a
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
     "GIT_PYTHON_REFRESH": "quiet",
 }
+# Rounds for which a thread of GNU OpenMP waits awake. Its default, 300,000, takes the time that the thread it waits for needs, where both
+# have one core and where somebody else has work, too.
+SPINS = "3000"
 HURRIED = {"OBJECT_STORE_CLIENT_MAX_RETRIES": "0", "OBJECT_STORE_CLIENT_RETRY_TIMEOUT": "3", "AWS_TIMEOUT": "3s"}  # of Lance's stores
 
 
@@ -44,8 +49,17 @@ def without(*packages: str) -> Iterator[None]:
             del sys.modules[name]
 
 
+def _bind_threads() -> None:
+    """OpenMP's threads, as torch and FAISS have them: they wait for each other asleep, and are no more than a container's share of time."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+    if (own := cores()) < bound():
+        os.environ.setdefault("OMP_NUM_THREADS", str(own))
+
+
 def start() -> None:
-    """Fewer log lines, progress bars that a log can hold, no telemetry. May be called again."""
+    """Fewer log lines, progress bars that a log can hold, no telemetry, threads that leave other work its cores. May be called again."""
+    _bind_threads()
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     if not sys.stderr.isatty():

@@ -16,7 +16,7 @@ BELOW = {  # room → the rooms it may import, besides itself: in the order data
     "errors": set(),
     "shapes": set(),
     "processor": set(),
-    "startup": set(),
+    "startup": {"processor"},
     "dealing": {"errors", "startup"},
     "sessions": set(),
     "pieces": set(),

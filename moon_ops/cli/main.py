@@ -301,8 +301,8 @@ def main() -> None:
     """Entry point: a :class:`MoonError` becomes one line on stderr and exit code 1, and so does a package that only an extra brings, a full
     disk, or a locked database; anything else keeps its traceback.
     """
-    stop_at_once()
     command = sys.argv[1] if len(sys.argv) > 1 else ""
+    stop_at_once(command)
     enter(command)
     try:
         app()

@@ -76,7 +76,7 @@ def about(
         raise typer.Exit
 
 
-def stop_at_once() -> None:
+def stop_at_once(command: str = "") -> None:
     """From now on Ctrl-C ends this process within a moment, with one line: all that a stage has finished is kept, as after a kill.
 
     A service puts its own handler before this one, and first answers what it has accepted.
@@ -85,7 +85,8 @@ def stop_at_once() -> None:
 
     def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a handler's signature
         if os.getpid() == first:  # what it has forked hears of the key, too
-            os.write(2, b"\nmoon: stopped; what is finished is kept, and the same command goes on from there\n")
+            kept = "" if command == "serve" else "; what is finished is kept, and the same command goes on from there"
+            os.write(2, f"\nmoon: stopped{kept}\n".encode())
         os._exit(130)
 
     signal.signal(signal.SIGINT, stop)

@@ -32,7 +32,7 @@ from moon_ops.ctr.prefetch import WHOLE, Part
 from moon_ops.ctr.prepared import trained_rows
 from moon_ops.ctr.pretraining import pretrain
 from moon_ops.ctr.sharded import ShardedEmbedding
-from moon_ops.ctr.table_log import TableLog
+from moon_ops.ctr.table_log import TableLog, readable
 from moon_ops.encoder.checkpoints import Checkpoints, State
 from moon_ops.encoder.together import each, once
 from moon_ops.errors import InputError
@@ -243,7 +243,8 @@ class _Fit:
         if state is None or state.scaler.get("rows") != self.digest or "table" not in state.validation:  # that was in it before
             return False
         files, best = state.validation["table"], state.validation["best"]
-        if not each(lambda: self.table.readable([*best, *files])):
+        kept = int(state.scaler["best_step"])
+        if not each(lambda: self.table.readable([*best, *files]) and (not best or readable(self._best(kept)))):
             return False
         each(lambda: self._restore(state, files))
         self.step, self.losses, self.best_auc = state.step, state.losses, state.scaler["best_auc"]

@@ -73,6 +73,7 @@ class InFiles:
     kept: Kept
     identity: Callable[[], Any]
     _joined: tuple[Joined, dict[str, int]] | None = None
+    _joined_of: Any = None  # their identity
 
     def rows(self, recipe: CtrRecipe) -> Prepared:
         """All rows; of several processes the first makes them."""
@@ -81,8 +82,9 @@ class InFiles:
             return InMemory(self._joined[0], self.tables, self._joined[1]).rows(recipe)
 
         def fill(place: Path) -> None:
-            joined, events = self._joined or self.join()
-            self._joined = (joined, events) if recipe.refit else None  # a refit codes them once more
+            now = self.identity()  # of the lake as it is: what was joined of another one is not written under its name
+            joined, events = self._joined if self._joined is not None and self._joined_of == now else self.join()
+            self._joined, self._joined_of = ((joined, events), now) if recipe.refit else (None, None)  # a refit codes them once more
             vocabulary = Vocabulary.fit(_trained(joined, recipe), recipe.own)
             write(code(joined, vocabulary), vocabulary, events, place)
 

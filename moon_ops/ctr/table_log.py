@@ -98,11 +98,7 @@ class TableLog:
         """Whether each file is there and as long as its header says."""
         for name in files:
             for number in range(int(name.rpartition("-")[2])):
-                try:
-                    with safe_open(self._place(name, number), "pt"):
-                        pass
-                except (SafetensorError, OSError) as damaged:
-                    log.warning("%s cannot be read (%s): the training begins anew", self._place(name, number), damaged)
+                if not readable(self._place(name, number)):
                     return False
         return True
 
@@ -130,3 +126,13 @@ class TableLog:
                 if name in file.keys():  # noqa: SIM118
                     tensor[(rows[own] // self.part.of).to(tensor.device)] = file.get_slice(name)[some][own].to(tensor.device)
         return 0 if at is None else count
+
+
+def readable(place: Path) -> bool:
+    """Whether a file of tensors is there and as long as its header says; the log says what becomes of a training where it is not."""
+    try:
+        with safe_open(place, "pt"):
+            return True
+    except (SafetensorError, OSError) as damaged:
+        log.warning("%s cannot be read (%s): the training begins anew", place, damaged)
+        return False

@@ -32,6 +32,7 @@ from moon_ops.settings import Settings
 
 LOCK = "erase.lock"  # one erasure at a time
 ANEW = "what the killed run had found is counted anew"
+ALWAYS = dt.timedelta(days=36_500)  # that versions are kept
 LONGEST = 100  # characters of an id in a file's name
 Note = Callable[[str, int], int]  # takes down how many rows a place holds; with what a killed run has found there
 target = traces.target
@@ -57,6 +58,8 @@ def erase(settings: Settings, who: Target | int, *, now: dt.datetime) -> Receipt
     asked. Raises :class:`InputError` for one that no place knows. The receipt is also written to ``MOON_HOME/receipts``.
     """
     who = Target("item", who, who) if isinstance(who, int) else who
+    if not settings.lake.exists("items"):
+        raise InputError(f"{who.kind.upper()}_ID = {who.shop_id} is in no place: the lake is empty", action="check MOON_HOME and MOON_LAKE")
     place = settings.home / "receipts"
     place.mkdir(parents=True, exist_ok=True)
     with locked(settings.home / LOCK), settings.lake.turn("erasure"):  # whoever finishes a killed erasure does not meet one that runs
@@ -183,7 +186,7 @@ def _erase(settings: Settings, who: Target, now: dt.datetime, begun: Begun, *, a
             _bury(lake, who, now)  # first: if this is killed, no file brings it back meanwhile
         alone = who.kind == "item" and lake.exists("items") and traces.product_is_alone(lake, who.key)
         for name, where in rows.items():
-            found += _forget(settings, who, name, where, counts[name], begun.note)
+            found += _forget(settings, who, name, where, counts[name], begun)
     statistics.derive(lake)
     if who.kind == "item":
         begun.note("tables/shop_ids", shop_ids.forget(settings, who.key, product=alone))
@@ -211,10 +214,15 @@ def _bury(lake: Lake, who: Target, now: dt.datetime) -> None:
         tombstones.add(lake, "query", queries, now)
 
 
-def _forget(settings: Settings, who: Target, name: str, where: str, count: int, note: Note) -> int:
-    """Delete rows, and write anew every file and remove every version that held them; how many there were."""
-    if not note(f"lake/{name}", count):
-        return 0  # and older versions stay: a mistyped id must not cost the table its history
+def _forget(settings: Settings, who: Target, name: str, where: str, count: int, begun: Begun) -> int:
+    """Delete rows, and write anew every file and remove every version that held them; how many there were.
+
+    What a killed writer has left goes, too: Lance keeps files of no version for a week. Nobody writes meanwhile.
+    """
+    if not begun.note(f"lake/{name}", count):  # older versions stay: a mistyped id must not cost the table its history
+        if any(begun.places.values()):
+            settings.lake.open(name).cleanup_old_versions(older_than=ALWAYS, delete_unverified=True)
+        return 0
     if count and name == "items":
         changes.mark(settings.lake, name, erasures=changes.erasures(settings.lake) + 1)  # first: who embeds meanwhile looks what is left
     counted = name == statistics.STATS or (who.kind == "user" and name == "events" and settings.lake.exists(statistics.STATS))
@@ -229,7 +237,7 @@ def _forget(settings: Settings, who: Target, name: str, where: str, count: int, 
     newest = settings.lake.open(name)
     for tag in newest.tags.list():  # a release reads the table without the item from now on
         newest.tags.update(tag, newest.version)
-    newest.cleanup_old_versions(older_than=dt.timedelta(0), error_if_tagged_old_versions=False)
+    newest.cleanup_old_versions(older_than=dt.timedelta(0), delete_unverified=True, error_if_tagged_old_versions=False)
     return count
 
 

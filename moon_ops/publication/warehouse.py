@@ -21,7 +21,7 @@ from feast import FeatureView
 from moon_ops.embeddings import features
 from moon_ops.embeddings.sequences import STORED, ClickSequences, owned
 from moon_ops.errors import InputError
-from moon_ops.files import put
+from moon_ops.files import locked, put
 from moon_ops.lake import spills
 from moon_ops.settings import Settings
 
@@ -42,20 +42,27 @@ class Copied:
 def export(settings: Settings, encoder: int, out: Path) -> Copied:
     """Write all views of ``ctr_v<encoder>`` as ``out/<view>/<number>.parquet``: key, features, ``event_timestamp``, ``created``.
 
-    Raises :class:`~moon_ops.errors.StageError` for an encoder that was never published, :class:`InputError` where something is already.
+    Raises :class:`~moon_ops.errors.StageError` for an encoder that was never published, :class:`InputError` where something is already,
+    and :class:`~moon_ops.files.TakenError` where another copy is being written there.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} is there and not empty; nothing was written", action="name a directory that is not there yet")
+    out = out.absolute()
+    if out.is_symlink() or out.exists():
+        raise InputError(f"{out} is there already; nothing was written", action="name a directory that is not there yet")
+    if above := next((place for place in out.parents if place.exists() and not place.is_dir()), None):
+        raise InputError(f"{above} is no directory; nothing was written", action="name a directory that can be made")
     store = features.open_store(settings)
     views = [store.get_feature_view(one.name) for one in features.service(store, encoder).feature_view_projections]
-    beside = out.with_name(f"{out.name}.partial")
-    shutil.rmtree(beside, ignore_errors=True)  # of one that was killed
-    with settings.lake.erasing(shared=True):  # else what is erased meanwhile would be in the copy
-        counts = {view.name: _write(_rows(view), beside / view.name) for view in views}
+    beside = out.with_name(f".{out.name}.moon-partial")
     out.parent.mkdir(parents=True, exist_ok=True)
-    if out.exists():
-        out.rmdir()
-    put(beside, out)
+    with locked(lock := out.with_name(f".{out.name}.moon.lock"), patience=0):
+        try:
+            shutil.rmtree(beside, ignore_errors=True)  # of one that was killed
+            with settings.lake.erasing(shared=True):  # else what is erased meanwhile would be in the copy
+                counts = {view.name: _write(_rows(view), beside / view.name) for view in views}
+            put(beside, out)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)  # a full disk has its room back
+            lock.unlink()
     return Copied(str(out), counts)
 
 

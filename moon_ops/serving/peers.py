@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import httpx
 import numpy as np
 
-from moon_ops.embeddings.index_shards import Found, merged
+from moon_ops.embeddings.index_shards import Found, merged, shard_of
 from moon_ops.errors import ServiceError, StageError
 from moon_ops.serving.access import REQUEST
 from moon_ops.serving.shelf import IndexName, Part, Question
@@ -40,6 +40,8 @@ LOOK_SECONDS, ALL_SECONDS = 1.0, 5.0  # between looks at those that were lost, a
 PREPARE_SECONDS = 120.0  # that a new release waits for the others to have opened its index
 AGAIN_SECONDS = 0.5  # between two questions meanwhile
 AGREED = 8  # answers in a row, over connections of their own, by which all services behind a balancer are taken to have it
+NOBODY, LARGEST = -1, 1.01  # the id where there are no more items; a cosine, rounded
+LONGEST = 2**26  # bytes of an answer: some thousand times those of a page
 BUSY, ENDING = 429, (502, 503, 504)
 AGAIN = "ask again in a moment"
 T = TypeVar("T")
@@ -148,7 +150,9 @@ class Peers:
         began, answered = time.monotonic(), False
         try:
             with span("shards", peer=address, shards=",".join(map(str, shards)), k=asked.k), self.stores.asked(_store(address)):
-                found = self._answer(address + PATH, shards, _written(name, shards, asked), lambda answer: _read(answer, name, asked))
+                found = self._answer(
+                    address + PATH, shards, _written(name, shards, asked), lambda answer: _read(answer, name, shards, asked)
+                )
                 answered = True
                 return found
         except _Refusal as refused:
@@ -162,10 +166,10 @@ class Peers:
             answer = self._sent(url, body, fresh=fresh)
             if answer.status_code == httpx.codes.OK:
                 return read(answer.json())
-        except httpx.HTTPError as fault:
+        except (httpx.HTTPError, httpx.InvalidURL) as fault:
             problem = f"{who} does not answer ({type(fault).__name__}: {fault})"
             raise ServiceError(problem, action="start it, or correct MOON_INDEX_PEERS") from fault
-        except (ValueError, KeyError, TypeError) as fault:
+        except (ValueError, KeyError, TypeError, RecursionError) as fault:
             action = "run the same version of moon_ops on all services"
             raise ServiceError(f"{who} gave an answer that cannot be read ({fault})", action=action) from fault
         raise _refusal(who, answer)
@@ -183,10 +187,22 @@ class Peers:
         if (request := REQUEST.get()) is not None:
             headers["x-request-id"] = request.request_id
         with contextlib.suppress(httpx.NetworkError, httpx.RemoteProtocolError):
-            answer = self._client.post(url, content=body, headers=headers)
+            answer = self._posted(url, body, headers)
             if answer.status_code not in ENDING:
                 return answer
-        return self._client.post(url, content=body, headers=headers)
+        return self._posted(url, body, headers)
+
+    def _posted(self, url: str, body: str, headers: dict[str, str]) -> httpx.Response:
+        """An answer that has come whole in time: the client's own patience is with each piece of it."""
+        end, content = time.monotonic() + self.settings.request_seconds / 2, bytearray()
+        with self._client.stream("POST", url, content=body, headers=headers) as answer:
+            for piece in answer.iter_bytes():
+                content += piece
+                if time.monotonic() > end:
+                    raise httpx.ReadTimeout("its answer comes too slowly", request=answer.request)
+                if len(content) > LONGEST:
+                    raise ValueError(f"it is longer than {LONGEST:,} bytes")
+            return httpx.Response(answer.status_code, content=bytes(content), request=answer.request)
 
 
 class Everywhere:
@@ -234,8 +250,11 @@ def _same(answer: dict[str, Any], name: IndexName) -> None:
         raise ValueError(f"it is of another index, {answer['index']}")
 
 
-def _read(answer: dict[str, Any], name: IndexName, asked: Question) -> Found:
+def _read(answer: dict[str, Any], name: IndexName, shards: list[int], asked: Question) -> Found:
     _same(answer, name)
     shape = (len(asked.vectors), asked.k)
     ids = np.frombuffer(base64.b64decode(answer["ids"]), "<i8").reshape(shape)
-    return ids, np.frombuffer(base64.b64decode(answer["cosines"]), "<f4").reshape(shape)
+    cosines = np.frombuffer(base64.b64decode(answer["cosines"]), "<f4").reshape(shape)
+    if not np.all((ids == NOBODY) | (ids >= 0) & np.isin(shard_of(ids, name.shards), shards) & (np.abs(cosines) < LARGEST)):
+        raise ValueError("it names items of other shards, or has cosines that are none")
+    return ids, cosines

@@ -87,7 +87,7 @@ def test_a_locked_registry(copied: Settings, monkeypatch: pytest.MonkeyPatch, ca
     for part in (file, moved):
         monkeypatch.setattr(part, "PATIENCE", 0.2)
     monkeypatch.setattr(main, "start", lambda: None)
-    monkeypatch.setattr(main, "stop_at_once", lambda: None)
+    monkeypatch.setattr(main, "stop_at_once", lambda _: None)
     monkeypatch.setattr(sys, "argv", ["moon", "promote", "1", "--home", str(copied.home)])
     (copied.home / "moves.lock").touch()
     with contextlib.closing(sqlite3.connect(copied.home / "mlflow.db", isolation_level=None)) as other:

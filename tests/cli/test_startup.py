@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
+from moon_ops import startup
 from moon_ops.registry.registry import CHAMPION, PREVIOUS, Registry
 from moon_ops.release import promotion
 from moon_ops.settings import Settings
@@ -116,3 +119,25 @@ def test_what_a_command_does_without_is_not_warned_of(tmp_path: Path) -> None:
     code += "import mlflow.tracking.request_header.registry"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert "request header" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "own", "spins", "threads"),
+    [
+        ({}, 2, "3000", "2"),
+        ({}, 64, "3000", None),
+        ({"OMP_NUM_THREADS": "8", "GOMP_SPINCOUNT": "1"}, 2, "1", "8"),
+        ({"OMP_WAIT_POLICY": "active"}, 64, None, None),
+    ],
+)
+def test_threads_leave_other_work_its_cores(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], own: int, spins: str | None, threads: str | None
+) -> None:
+    """On a machine of 64 cores, of which a container may use ``own``; what somebody has set stays."""
+    monkeypatch.setattr(startup, "bound", lambda: 64)
+    monkeypatch.setattr(startup, "cores", lambda: own)
+    with mock.patch.dict(os.environ, given):
+        for name in {"OMP_NUM_THREADS", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} - set(given):
+            os.environ.pop(name, None)
+        startup.start()
+        assert (os.environ.get("GOMP_SPINCOUNT"), os.environ.get("OMP_NUM_THREADS")) == (spins, threads)

@@ -204,3 +204,18 @@ def test_other_content_of_a_table_is_told_apart(tmp_path: Path) -> None:
     other.append("numbers", pa.table({"a": [1, 2]}))
     told.append(changes.content(other.open("numbers")))
     assert len(set(told)) == 4
+
+
+def test_a_refit_keeps_nothing_of_a_lake_that_was_before(files: Callable[..., InFiles]) -> None:
+    """Between a training and its refit lies all of the training: a click or an erasure may come meanwhile."""
+    source, made, now = files(), [], ["one"]
+    source.identity = lambda: now[0]
+    join = source.join
+    source.join = lambda: (made.append(now[0]), join())[1]
+    refitted = replace(RECIPE, refit=True)
+    source.rows(refitted)
+    source.rows(replace(refitted, validation=0.0))
+    assert made == ["one"], "the rows of the same lake are joined once"
+    now[0] = "two"
+    source.rows(replace(refitted, validation=0.1))
+    assert made == ["one", "two"]

@@ -104,3 +104,28 @@ def test_a_killed_refit_goes_on(fit: Fit, rows: pa.Table, tmp_path: Path, monkey
 def test_a_refit_without_validation_is_refused() -> None:
     with pytest.raises(ValueError, match="refit = True must be false where validation = 0"):
         replace(RECIPE, validation=0.0)
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_training_whose_best_weights_are_damaged_begins_anew(
+    fit: Fit, rows: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    """They are read after the last step: it would fail there, at each try."""
+    monkeypatch.setattr(fitting, "SAVED", 4)
+    whole, one, left = fit(rows, tmp_path / "whole", refit=False), fitting._Fit._one, iter(range(25))
+
+    def until_killed(self: Any, *given: Any) -> None:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        one(self, *given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fitting._Fit, "_one", until_killed)
+        with pytest.raises(KeyboardInterrupt):
+            fit(rows, tmp_path / "killed", refit=False)
+    (best,) = (tmp_path / "killed.partial").rglob("best-*.safetensors")
+    if damage == "cut":
+        best.write_bytes(best.read_bytes()[:100])
+    else:
+        best.unlink()
+    assert fit(rows, tmp_path / "killed", refit=False) == whole

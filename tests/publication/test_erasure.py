@@ -13,6 +13,7 @@ from unittest.mock import Mock
 import lance
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from moon_ops import tasks
@@ -241,6 +242,26 @@ def test_nothing_is_handed_over_while_the_online_store_forgets(copied: Settings,
             order.append("handed over")
         run.result(timeout=120)
     assert order[:2] == ["handed over", "forgotten"]
+
+
+def test_what_a_killed_writer_has_left_of_a_user_goes_too(copied: Settings, now: dt.datetime) -> None:
+    """Files of no version, also of a table that has no row of the user yet."""
+    clicks = copied.lake.read("events", where="event = 'click'")
+    user = clicks["user_id"][0].as_py()
+    left = []
+    for name, rows in (("events", clicks.filter(pc.equal(clicks["user_id"], user))), ("queries", copied.lake.open("queries").head(1))):
+        files, before = Path(copied.lake.open(name).uri) / "data", set((Path(copied.lake.open(name).uri) / "data").iterdir())
+        lance.fragment.write_fragments(rows, copied.lake.open(name).uri, schema=rows.schema, mode="append")
+        left += set(files.iterdir()) - before
+    assert len(left) == 2
+    erase(copied, Target("user", user, user), now=now)
+    assert not [place for place in left if place.exists()]
+
+
+def test_nothing_is_begun_where_there_is_no_lake(tmp_path: Path, now: dt.datetime) -> None:
+    with pytest.raises(InputError, match="ITEM_ID = 5 is in no place: the lake is empty"):
+        erase(Settings(home=tmp_path), 5, now=now)
+    assert not erasure.unfinished(Settings(home=tmp_path))
 
 
 def test_an_item_that_nobody_knows_is_refused(copied: Settings, now: dt.datetime) -> None:

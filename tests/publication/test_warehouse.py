@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import re
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -16,6 +18,7 @@ from feast import FeatureStore, RepoConfig
 
 from moon_ops.embeddings import as_of, features, vector_tables
 from moon_ops.errors import InputError, StageError
+from moon_ops.files import TakenError
 from moon_ops.lake import statistics
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.schemas import SCHEMAS, STAMP
@@ -129,7 +132,7 @@ def test_stores_of_feasts_own_answer_what_our_join_does(
 
 def test_all_rows_are_there_and_a_view_without_rows_says_its_columns(home: Path, tmp_path: Path, few: None) -> None:
     settings, out = Settings(home=home), tmp_path / "below" / "warehouse"
-    (tmp_path / "below" / "warehouse.partial" / "item_stats").mkdir(parents=True)  # of one that was killed
+    (tmp_path / "below" / ".warehouse.moon-partial" / "item_stats").mkdir(parents=True)  # of one that was killed
     written = warehouse.export(settings, 1, out)
     counts = {name: settings.lake.count(table) for name, table in (("item_stats", statistics.STATS), ("item_profile", statistics.PROFILE))}
     assert counts.items() <= written.views.items()
@@ -139,8 +142,40 @@ def test_all_rows_are_there_and_a_view_without_rows_says_its_columns(home: Path,
     empty = pq.read_table(out / "query_embedding_v1")
     assert (empty.num_rows, empty.column_names) == (0, ["query_id", "embedding", "event_timestamp", "created"])
     assert sorted(path.name for path in out.parent.iterdir()) == ["warehouse"]
-    with pytest.raises(InputError, match=r"warehouse is there and not empty; nothing was written → name a directory"):
+    with pytest.raises(InputError, match=r"warehouse is there already; nothing was written → name a directory"):
         warehouse.export(settings, 1, out)
+
+
+def test_of_two_copies_at_once_one_is_refused(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what lies beside them is left alone."""
+    (tmp_path / "warehouse.partial").mkdir()
+    (tmp_path / "warehouse.partial" / "own").touch()
+    write = warehouse._write
+
+    def twice(*given: Any) -> int:
+        with pytest.raises(TakenError, match="somebody else has held a lock"):
+            warehouse.export(Settings(home=home), 1, tmp_path / "warehouse")
+        return write(*given)
+
+    monkeypatch.setattr(warehouse, "_write", twice)
+    written = warehouse.export(Settings(home=home), 1, tmp_path / "warehouse")
+    assert {path.name for path in (tmp_path / "warehouse").iterdir()} == set(written.views)
+    assert (tmp_path / "warehouse.partial" / "own").exists()
+
+
+def test_a_full_disk_has_its_room_back(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warehouse, "put", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(OSError, match="No space"):
+        warehouse.export(Settings(home=home), 1, tmp_path / "warehouse")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["link", "file", "below a file"])
+def test_what_cannot_become_a_directory_is_refused_before_hours_of_writing(home: Path, tmp_path: Path, kind: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="nothing was written → name a directory"):
+        warehouse.export(Settings(home=home), 1, tmp_path / {"below a file": "file/warehouse"}.get(kind, kind))
 
 
 def test_of_an_encoder_that_was_never_published_nothing_is_written(home: Path, tmp_path: Path) -> None:
