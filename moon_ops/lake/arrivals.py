@@ -110,8 +110,8 @@ def _apart(named: pa.Table, again: Again) -> tuple[pa.Table, pa.Table, pa.Array]
 
 
 def fresh(lake: Lake, events: pa.Table, refusals: Refusals, again: Again | None = None) -> tuple[pa.Table, int]:
-    """The ``events`` of a file, or of a part of it of which it is known what comes ``again``, that the lake does not have, in order, and how
-    many are known; ``event_timestamp`` is their time.
+    """The ``events`` of a file, or of a part of it of which it is known what comes ``again``, that the lake does not have, in order, and
+    how many are known; ``event_timestamp`` is their time.
     """
     events, known = distinct(events, refusals, again)
     refusals.order.begin(TAKEN + 2)

@@ -1,4 +1,4 @@
-"""What a column's cells say of each other, where they are not all there at once: whether ids are floats, what a comma means, which ids clash.
+"""What a column's cells say of each other where they are not there at once: whether ids are floats, what a comma means, which ids clash.
 
 A log in pieces is read with what was told of its columns, at first with nothing; what the cells say is noted as they come. If that is
 something else, the log is read once more with it. A cell is then what it is in a table that is read whole.
@@ -16,7 +16,7 @@ from moon_ops.lake.reading.numbers import Writing
 
 @dataclass
 class Habits:
-    """What was told of a log's columns, and what its cells say, with the ids of each (``names``), event and order ids among them if need be."""
+    """What was told of a log's columns, and what its cells say; ``names`` has its ids, those of events and orders only if need be."""
 
     names: Names = field(default_factory=Names)
     spellings: dict[str, Spelling] = field(default_factory=dict)

@@ -137,7 +137,7 @@ class Read:
         self.refusals.order.begin(refusal_order.CLASHED)
         found = self.names.settle(lake, allowed, self.refusals)
         self.raw.clear()
-        self.names.numbers.clear()
+        self.names.forget()
         return found
 
 
@@ -147,12 +147,13 @@ def _read(source: Path, lake: Lake, words: Meanings, now: dt.datetime, feed: Fee
 
     def log() -> Content | None:
         found.log = long_log.of(source, words, now)
-        return found.log and found.log.content
+        return found.log.content if found.log else None
 
     found.raw.update(rows.read_all(source, found.refusals, words, found.names, now=now, sold=sold, log=log))
     if found.log:
         found.refusals.join(found.log.refusals)
         found.names.join(found.log.habits.names, naming.OWN)
+        found.log.habits.names.forget()
     return found
 
 
@@ -286,6 +287,7 @@ def _events(lake: Lake, read: Read, raw: pa.Table, now: dt.datetime) -> tuple[in
     for part in read.log.parts(lake, read.names, read.refusals) if read.log else [raw]:
         fresh, old = arrivals.fresh(before, named.referential(part, read.refusals), read.refusals, again)
         new, known = new + _commit(lake, "events", fresh, now), known + old
+        del part, fresh  # before the next one is in memory
     if read.log:
         read.refusals.put_in_order()
     return new, known
@@ -307,9 +309,7 @@ def _quarantine(lake: Lake, refusals: Refusals, now: dt.datetime) -> None:
 
 
 def _first(refusals: Refusals) -> str:
-    found = sorted(range(len(refusals.rows)), key=lambda number: refusals.counted[number][0] is refusals.erased)[
-        :1
-    ]  # of the others, if any
+    found = sorted(range(len(refusals.rows)), key=lambda number: refusals.counted[number][0] is refusals.erased)[:1]  # of others, if any
     return f"{refusals.rows[found[0]]['source']}: {refusals.rows[found[0]]['reason']}" if found else ""
 
 

@@ -131,7 +131,7 @@ class Refusals:
         self.rows[:] = [self.rows[n] for n in order]
         self.counted[:] = [self.counted[n] for n in order]
         for counts in (self.counts, self.pictures, self.erased):
-            names = dict.fromkeys(key for _, key in self.counted if key in counts)
+            names = dict.fromkeys(key for where, key in self.counted if where is counts)
             ordered = {key: counts[key] for key in names}
             counts.clear()
             counts.update(ordered)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from moon_ops.lake import arrivals, layout, refusal_order, rows, tombstones
 from moon_ops.lake.arrivals import Again, Named
@@ -77,6 +78,8 @@ class LongLog:
 
     def keep(self, events: pa.Table, raw: pa.Table) -> None:
         """Write events, in the order of time, and the rows of the file that they are."""
+        if not events.num_rows:
+            return
         times = events["timestamp"].cast(pa.int64()).to_numpy()
         if len(times) > 1 and (np.diff(times) < 0).any():
             order = np.argsort(times, kind="stable")
@@ -122,7 +125,10 @@ class LongLog:
             refusals.order.begin(refusal_order.CLASHED + PLACE)
             events = names.without_clashing(events, refusals)
             refusals.order.begin(refusal_order.TAKEN)
+            del table
             yield events
+            del events
+            refusals.forget(EVENTS)  # before the next span is in memory
 
     def _allowed(self, lake: Lake, names: Names, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Columns of the events that :meth:`parts` will have, in the order of the files."""
@@ -133,15 +139,18 @@ class LongLog:
         """The events by spans of hours, within each in the order of the files: at most :data:`AT_ONCE`, unless one hour has more."""
         first, last = (np.array([span[end] for span in self.spans], np.int64) for end in (0, 1))
         for low, high in _spans(self.hours):
-            here = (first < high) & (last >= low)
-            found = []
-            for batch in self.spool.batches(wanted=here.__getitem__):
-                times = batch["timestamp"].cast(pa.int64()).to_numpy()
-                within = (times >= low) & (times < high)
-                found.append(batch if within.all() else batch.filter(pa.array(within)))
-            table = pa.concat_tables(found)
-            numbers = table[ROW].to_numpy()
-            yield table.take(pa.array(np.argsort(numbers))) if (np.diff(numbers) < 0).any() else table
+            yield self._span(low, high, (first < high) & (last >= low))
+
+    def _span(self, low: int, high: int, here: NDArray[np.bool_]) -> pa.Table:
+        """The events from ``low`` and before ``high`` [µs], which are in the batches that are ``here``."""
+        found = []
+        for batch in self.spool.batches(wanted=here.__getitem__):
+            times = batch["timestamp"].cast(pa.int64()).to_numpy()
+            within = (times >= low) & (times < high)
+            found.append(batch if within.all() else batch.filter(pa.array(within)))
+        table = pa.concat_tables(found)
+        numbers = table[ROW].to_numpy()
+        return table.take(pa.array(np.argsort(numbers))) if (np.diff(numbers) < 0).any() else table
 
 
 def of(source: Path, meanings: Meanings, now: dt.datetime) -> LongLog | None:

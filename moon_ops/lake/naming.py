@@ -68,6 +68,11 @@ class Names:
             self.numbers.setdefault(kind, []).extend(other.numbers.get(kind, []))
         self.texts = {kind: texts for kind, texts in self.texts.items() if texts}
 
+    def forget(self) -> None:
+        """Keep none of the ids."""
+        self.texts.clear()
+        self.numbers.clear()
+
     def clashing(self, kind: str) -> dict[int, str]:
         """The keys that two ids of a kind have, of which one is a text: the first text of each."""
         given = _once(self.texts.get(kind, []))
