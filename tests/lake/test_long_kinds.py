@@ -11,7 +11,6 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from long_shops import ERASED, KINDS, NOW, WHOLE, as_csv, catalogue, log_of, some_events
 
 from moon_ops.errors import InputError
 from moon_ops.lake import ids, long_log, tombstones
@@ -19,6 +18,7 @@ from moon_ops.lake.ingest import IngestReport, ingest
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.meanings import PLAIN
 from moon_ops.lake.reading import content, delimited, json_lines
+from tests.lake.long_shops import ERASED, KINDS, NOW, WHOLE, as_csv, catalogue, log_of, some_events
 
 FEW = 48
 
