@@ -121,6 +121,21 @@ def mixed_json(place: Path, rows: Rows) -> None:
     as_json(place / "events.jsonl", [{**row, "position": "1.5" if n == 100 else row["position"]} for n, row in enumerate(rows)])
 
 
+def listed_json(place: Path, rows: Rows) -> None:
+    (place / "events.json").write_text(json.dumps(rows), "utf-8")
+
+
+def odd_json(place: Path, rows: Rows) -> None:
+    """Ids that a float does not hold, numbers and texts in one column, truths, half a character, and what is in one row alone."""
+    cells = [{**row, "session_id": 2**53 + n, "shelf": n if n % 3 else f"{n}"} for n, row in enumerate(rows)]
+    cells = [
+        {**row, "user_id": 7.0 if n == 30 else n % 9, "sold": n == 4 or None, "size": 2 if n % 2 else 1.5} for n, row in enumerate(cells)
+    ]
+    cells[90] |= {"color": "\ud83d"}
+    cells[100] |= {"shelf": {"a": 1}, "alone": 2**70}
+    (place / "events.jsonl").write_text("".join(json.dumps(row) + "\n" for row in cells), "utf-8")
+
+
 def growing_json(place: Path, rows: Rows) -> None:
     """Columns that come later, and one that is of floats from then on."""
     cells = [{**{k: c for k, c in row.items() if c}, **({"shelf": n * 0.5} if n > 80 else {"shelf": n})} for n, row in enumerate(rows)]
@@ -182,7 +197,7 @@ KINDS: dict[str, Callable[[Path, Rows], None]] = {
     "parquet": lambda place, rows: as_parquet(place / "events" / "a.parquet", rows),
     "csv": lambda place, rows: as_csv(place / "events.csv", rows),
     "json": lambda place, rows: as_json(place / "events.jsonl", rows),
-    **{f.__name__: f for f in (by_day, of_several_types, torn, western, half, packed, mixed_json, growing_json)},
+    **{f.__name__: f for f in (by_day, of_several_types, torn, western, half, packed, mixed_json, growing_json, listed_json, odd_json)},
     **{f.__name__: f for f in (floats, almost_floats, money, clashing, some_events, some_orders, clashing_events, float_events)},
 }
-WHOLE = {"mixed_json"}  # kinds of which no piece can be read by itself
+WHOLE = {"listed_json"}  # kinds of which no piece can be read by itself

@@ -32,6 +32,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         monkeypatch.setattr(content, "AT_ONCE", 17)
         monkeypatch.setattr(delimited, "BATCH", 10)
         monkeypatch.setattr(json_lines, "AT_ONCE", 900)
+        monkeypatch.setattr(json_lines, "LINES", 10)
 
     return set_small
 

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Collection, Iterator
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -17,9 +18,9 @@ import pyarrow.compute as pc
 import pyarrow.json
 
 from moon_ops.lake.reading import encoding as encodings
-from moon_ops.lake.reading.parts import ROW, Keep, Part, WholeError
+from moon_ops.lake.reading.parts import ROW, Held, Keep, Part, WholeError
 
-AT_ONCE = 2**24  # bytes of a long file
+AT_ONCE, LINES = 2**24, 20_000  # bytes of a long file; lines of it that are Python's at once
 
 
 def read(path: Path, label: str, encoding: str, names: Collection[str], keep: Keep | None = None) -> Part:
@@ -30,7 +31,8 @@ def read(path: Path, label: str, encoding: str, names: Collection[str], keep: Ke
     ids = [name for name in names if name.endswith("_id")]
     if keep is not None:
         if encoding not in ("utf-8", "utf-8-sig") or not _keep(path, ids, part, keep):
-            raise WholeError
+            part = Part(label, path, part.how)
+            _keep_objects(path, encoding, part, keep)
         return part
     table = _fast(path, ids) if encoding in ("utf-8", "utf-8-sig") else None
     table = _slow(path, encoding, part) if table is None else numbered(table)
@@ -103,6 +105,62 @@ def _of_lines(lines: bytes, known: list[pa.Schema]) -> pa.Table:
     table.validate(full=True)
     known[0] = asread
     return table
+
+
+def _keep_objects(path: Path, encoding: str, part: Part, keep: Keep) -> None:
+    """Give the rows that can be read to ``keep``, as the texts that they are; all of them together tell what types they have. WholeError
+    for one list, and where a column is of lists or objects.
+    """
+    with encodings.text(path, encoding) as stream:
+        if stream.read(64).lstrip("\ufeff \t").startswith("["):
+            raise WholeError
+    kinds: dict[str, set[str]] = {}
+    _, held = keep(_lines(path, encoding, part, kinds))
+    fields = [pa.field(name, _kind(found)) for name, found in kinds.items() if name != ROW]
+    schema = pa.schema([*fields, pa.field(ROW, pa.int64())]) if fields else pa.schema([])
+    part.table, part.held = schema.empty_table(), partial(_typed, held, schema) if fields else None
+
+
+def _lines(path: Path, encoding: str, part: Part, kinds: dict[str, set[str]]) -> Iterator[pa.Table]:
+    """Rows as JSON, some at a time, and their numbers; what kinds of cells each column has is put into ``kinds``."""
+    rows: list[tuple[str, int]] = []
+    for part.rows, row in enumerate(_objects(path, encoding), 1):
+        if not _legible(row):
+            part.refuse_half(part.rows, row)
+            continue
+        for name, cell in row.items():
+            large = isinstance(cell, int) and abs(cell) > 2**53
+            kinds.setdefault(name, set()).add(f"{type(cell).__name__}{' beyond floats' * large}")
+            if large and not -(2**63) <= cell < 2**63:
+                kinds[name].add("no int64")
+        rows.append((json.dumps(row), part.rows))
+        if len(rows) >= LINES:
+            yield pa.table(dict(zip(("row", ROW), zip(*rows, strict=True), strict=True)))
+            rows = []
+    if rows:
+        yield pa.table(dict(zip(("row", ROW), zip(*rows, strict=True), strict=True)))
+
+
+def _kind(found: set[str]) -> pa.DataType:
+    """The type of a column's cells as :func:`cells` has it: texts where there is no other."""
+    cells = found - {"NoneType"}
+    if cells <= {"int", "int beyond floats", "float"} and "float" not in cells:
+        return pa.int64() if cells else pa.null()
+    if (cells & {"list", "dict"} and len(cells) == 1) or cells >= {"bool", "float"}:  # Arrow takes some truths for numbers, and some not
+        raise WholeError
+    numbers = pa.float64() if cells <= {"int", "float"} else pa.string()
+    return pa.bool_() if cells == {"bool"} else numbers
+
+
+def _typed(held: Held, schema: pa.Schema) -> Iterator[pa.Table]:
+    for table in held():
+        rows = [json.loads(row) for row in table["row"].to_pylist()]
+        columns = [[row.get(field.name) for row in rows] for field in schema if field.name != ROW]
+        arrays = [
+            texts(column) if pa.types.is_string(field.type) else pa.array(column, field.type)
+            for column, field in zip(columns, schema, strict=False)
+        ]
+        yield pa.Table.from_arrays([*arrays, table[ROW]], schema=schema)
 
 
 def _rounded(schema: pa.Schema, ids: Collection[str]) -> bool:
