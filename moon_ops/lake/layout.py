@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 import numpy as np
 import pyarrow as pa
@@ -26,10 +26,20 @@ from moon_ops.lake.reading.parts import ROW
 from moon_ops.lake.refusal_order import Order
 
 if TYPE_CHECKING:
-    from moon_ops.lake.habits import Habits
+    from moon_ops.lake.ids import Spelling
 
 TWICE = "is there twice: the first row counts"
 Column: TypeAlias = "pa.ChunkedArray[Any] | pa.Array[Any]"
+
+
+class Told(Protocol):
+    """What is known of the columns of a table whose rows are not there at once: see :mod:`moon_ops.lake.habits`."""
+
+    def ids(self, column: str) -> Spelling:
+        """How the ids of a column are written."""
+
+    def numbers(self, column: str) -> amounts.Writing:
+        """How the numbers of a column are written."""
 
 
 @dataclass
@@ -50,7 +60,7 @@ class Refusals:
     named: dict[str, pa.Array] = field(default_factory=dict)  # table → the keys of its rows, of most that were refused, too
     merged: dict[str, int] = field(default_factory=dict)  # table → rows that went into another row of their item
     brought: dict[tuple[int, str], int] = field(default_factory=dict)  # row of an item and a picture → the row that names the picture
-    habits: Habits | None = None  # of the columns of a log that is read in pieces
+    habits: Told | None = None  # of the columns of a log that is read in pieces
     order: Order = field(default_factory=Order)
 
     def bring(self, name: str, path: Path, content: pa.Table, read: Content | None = None) -> None:
