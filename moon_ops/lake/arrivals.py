@@ -7,15 +7,20 @@ more is no second event.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from moon_ops.lake import changes, counting, ids
+from moon_ops.lake import changes, counting, ids, spills
+from moon_ops.lake.event_log import AT_ONCE
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.layout import ROW, Refusals
 from moon_ops.lake.query import sql
+from moon_ops.lake.refusal_order import TAKEN
 from moon_ops.lake.rows import KEYS
 from moon_ops.lake.schemas import SCHEMAS
 
@@ -48,8 +53,34 @@ class Named:
         return self._every[table](asked.combine_chunks())
 
 
-def distinct(events: pa.Table, refusals: Refusals) -> tuple[pa.Table, int]:
-    """The events of a file, each once, and how many of them came again; one whose id another one of the file has is refused."""
+@dataclass(frozen=True)
+class Again:
+    """Which rows of a log [R], ascending, have the ``event_id`` of a row before them, and which of these say something else."""
+
+    rows: NDArray[np.int64]
+    differing: NDArray[np.int64]
+
+
+def again(pieces: Iterable[pa.Table], count: int) -> Again:
+    """The same of events that are not in memory at once; ``count``: how many have an id, about. They lie in temporary files meanwhile."""
+    parts = spills.Parts(1 + 2 * count // AT_ONCE)
+    rows, differing = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for events in pieces:
+        named = events.filter(pc.is_valid(events["event_id"]))
+        hashed = sql(f"SELECT CAST(hash(event_id) % {parts.count} AS BIGINT) AS part FROM e", e=named.select(["event_id"]))
+        parts.add(named, hashed["part"].to_numpy())
+    for named in parts:
+        _, repeated, differs = _by_id(named, _content(named))
+        rows.append(repeated[ROW].to_numpy())
+        differing.append(repeated.filter(differs)[ROW].to_numpy())
+    return Again(np.sort(np.concatenate(rows)), np.sort(np.concatenate(differing)))
+
+
+def distinct(events: pa.Table, refusals: Refusals, again: Again | None = None) -> tuple[pa.Table, int]:
+    """The events of a file, or of a part of it of which it is known what comes ``again``, each once, and how many of them came again; one
+    whose id another one of the file has is refused.
+    """
+    refusals.order.begin(TAKEN + 1)
     names = _content(events)
     if not events.num_rows:
         return events, 0
@@ -58,17 +89,32 @@ def distinct(events: pa.Table, refusals: Refusals) -> tuple[pa.Table, int]:
         return found, events.num_rows - found.num_rows
     nameless = events.filter(pc.is_null(events["event_id"]))
     named = events.filter(pc.is_valid(events["event_id"]))
-    first = sql(f"SELECT DISTINCT ON (event_id) * FROM e ORDER BY event_id, {ROW}", e=named).cast(named.schema)
-    again = named.filter(pc.invert(pc.is_in(named[ROW], first[ROW].combine_chunks())))
-    differs = _differing(again, first, names)
-    kept = refusals.split(again, differs, "events", "event_id", OTHER)
+    first, repeated, differs = _by_id(named, names) if again is None else _apart(named, again)
+    kept = refusals.split(repeated, differs, "events", "event_id", OTHER)
     alone = _once(nameless, names)
     return pa.concat_tables([first, alone]), kept.num_rows + nameless.num_rows - alone.num_rows
 
 
-def fresh(lake: Lake, events: pa.Table, refusals: Refusals) -> tuple[pa.Table, int]:
-    """The ``events`` of a file that the lake does not have, in order, and how many are known; ``event_timestamp`` is their time."""
-    events, known = distinct(events, refusals)
+def _by_id(named: pa.Table, names: list[str]) -> tuple[pa.Table, pa.Table, pa.Array]:
+    """The first event of each id, the others, and which of these say something else than the first."""
+    first = sql(f"SELECT DISTINCT ON (event_id) * FROM e ORDER BY event_id, {ROW}", e=named).cast(named.schema)
+    repeated = named.filter(pc.invert(pc.is_in(named[ROW], first[ROW].combine_chunks())))
+    return first, repeated, _differing(repeated, first, names)
+
+
+def _apart(named: pa.Table, again: Again) -> tuple[pa.Table, pa.Table, pa.Array]:
+    """The same of some of a log's events."""
+    comes_again = pa.array(np.isin(named[ROW].to_numpy(), again.rows))
+    repeated = named.filter(comes_again)
+    return named.filter(pc.invert(comes_again)), repeated, pa.array(np.isin(repeated[ROW].to_numpy(), again.differing))
+
+
+def fresh(lake: Lake, events: pa.Table, refusals: Refusals, again: Again | None = None) -> tuple[pa.Table, int]:
+    """The ``events`` of a file, or of a part of it of which it is known what comes ``again``, that the lake does not have, in order, and
+    how many are known; ``event_timestamp`` is their time.
+    """
+    events, known = distinct(events, refusals, again)
+    refusals.order.begin(TAKEN + 2)
     if events.num_rows and lake.count("events"):
         names = _content(events)
         events, found = _not_named(lake, events, names, refusals)

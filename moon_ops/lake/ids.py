@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal
 from numbers import Integral, Real
 from typing import Any, TypeAlias
@@ -39,6 +39,7 @@ LARGE = "is a whole number stored as a float, which does not hold so many digits
 ROUNDED = "was rounded by a spreadsheet: format the column as text and export it again"
 FLOAT = re.compile(r"-?(0|[1-9]\d*)(\.\d+([eE]\+?\d{1,3})?|[eE]\+\d{1,3})?", re.ASCII)  # not 12E4, which no writer makes of a number
 NEGATIVE = re.compile(r"-\d+(\.0+)?", re.ASCII)
+WHOLE = r"^(0|[1-9][0-9]*)$"
 AS_NUMBER = r"^-?[0-9]*[.eE+0-9]*[.eE+-][.eE+0-9]*$"  # what may be no id, or a number that was made a float
 SPREADSHEET = re.compile(r"\d(\.(?P<decimals>\d+))?E\+(?P<exponent>\d{1,3})", re.ASCII)
 
@@ -56,12 +57,64 @@ class Cells:
         return pc.coalesce(self.texts, self.keys.cast(pa.string()))
 
 
-def as_texts(column: pa.Array | pa.ChunkedArray) -> tuple[pa.Array, pa.Array]:
+@dataclass
+class Spelling:
+    """How the ids of a column are written, where its cells are not read at once: ``floats``, ``firsts`` (key → text, of keys that two
+    ids have) and who ``gathers`` its ids are given, and the rest is noted of the cells as they come.
+    """
+
+    floats: bool = False
+    firsts: Mapping[int, str] = field(default_factory=dict)
+    gathers: Callable[[Cells], None] | None = None  # in a column that nothing is joined by
+    marked: bool = False  # a text has a sign of a float
+    plain: bool = True  # all texts are whole numbers
+    odd: bool = False  # a text may be no id, or a number that was made a float
+    kinds: set[str] = field(default_factory=set)  # number, text
+
+    def saw(self, values: Sequence[str | None]) -> None:
+        """Note different texts of the column."""
+        there = [value for value in values if value is not None]
+        marked = any("." in value or "+" in value for value in there)
+        self.marked |= marked
+        self.plain = self.plain and all(FLOAT.fullmatch(value) for value in there) and (not marked or _are_whole(there))
+
+    def saw_plain(self, column: pa.Array) -> None:
+        """Note texts of which none is odd."""
+        numbers, there = (int(pc.sum(found).as_py() or 0) for found in (pc.match_substring_regex(column, WHOLE), pc.is_valid(column)))
+        self.plain = self.plain and numbers == there
+        self.kinds |= {kind for kind, count in (("number", numbers), ("text", there - numbers)) if count}
+
+    def saw_cells(self, cells: Cells) -> None:
+        """Note ids that nothing is joined by."""
+        texts, there = (len(column) - column.null_count for column in (cells.texts, cells.keys))
+        self.kinds |= {kind for kind, count in (("number", there - texts), ("text", texts)) if count}
+        if self.gathers:
+            self.gathers(cells)
+
+    @property
+    def all_floats(self) -> bool:
+        """Whether all ids are whole numbers, of which somebody has made floats."""
+        return self.marked and self.plain
+
+    @property
+    def may_clash(self) -> bool:
+        """Whether a number of the column may have the key of a text, as far as a column is looked at that nothing is joined by."""
+        return self.odd and len(self.kinds) > 1
+
+
+def as_texts(column: pa.Array | pa.ChunkedArray, spelling: Spelling | None = None) -> tuple[pa.Array, pa.Array]:
     """Ids that need no key, as the shop's texts, and why a cell is none; texts already without the space around them."""
     whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if pa.types.is_string(whole.type) and not pc.any(pc.match_substring_regex(whole, AS_NUMBER)).as_py():
-        return whole, pa.nulls(len(whole), pa.string())
-    cells = read(whole)
+        if spelling is not None:
+            spelling.saw_plain(whole)
+        if spelling is None or not (spelling.floats or spelling.gathers):
+            return whole, pa.nulls(len(whole), pa.string())
+    elif spelling is not None:
+        spelling.odd = True
+    cells = read(whole, spelling)
+    if spelling is not None:
+        spelling.saw_cells(cells)
     return cells.shop_ids(), cells.why
 
 
@@ -95,8 +148,8 @@ def wire(shop_id: ShopId) -> ShopId:
     return shop_id if isinstance(shop_id, str) or shop_id <= EXACT else str(shop_id)
 
 
-def read(column: pa.ChunkedArray | pa.Array) -> Cells:
-    """Ids of any type (texts already without the space around them); NaN is null."""
+def read(column: pa.ChunkedArray | pa.Array, spelling: Spelling | None = None) -> Cells:
+    """Ids of any type (texts already without the space around them); NaN is null. ``spelling`` is that of a column that is longer."""
     column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     kind = column.type
     if pa.types.is_integer(kind) and (kind != pa.uint64() or _fits(column)):
@@ -108,8 +161,10 @@ def read(column: pa.ChunkedArray | pa.Array) -> Cells:
     encoded = (column if pa.types.is_dictionary(kind) else column.dictionary_encode()).cast(pa.dictionary(pa.int32(), kind))
     values = encoded.dictionary.to_pylist()
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        floats = _are_floats(values)
-        parts = _told_apart([_text(value, floats=floats) for value in values])
+        if spelling is not None:
+            spelling.saw(values)
+        floats = _are_floats(values) if spelling is None else spelling.floats
+        parts = _told_apart([_text(value, floats=floats) for value in values], spelling.firsts if spelling else {})
     else:
         parts = [_number(value, DIGITS.get(kind, EXACT)) for value in values]
     keys, texts, why = zip(*parts, strict=True) if parts else ((), (), ())
@@ -152,9 +207,9 @@ def _text(value: str, *, floats: bool = False) -> Parsed:
     return made, None if str(made) == value else value, None
 
 
-def _told_apart(parts: list[Parsed]) -> list[Parsed]:
-    """The cells with a fault for each id that has the key of another one."""
-    texts: dict[int, str] = {}
+def _told_apart(parts: list[Parsed], firsts: Mapping[int, str]) -> list[Parsed]:
+    """The cells with a fault for each id that has the key of another one, which may be one of ``firsts``."""
+    texts = dict(firsts)
     for number, text, _ in parts:
         if number is not None and text is not None:
             texts.setdefault(number, text)
@@ -173,7 +228,11 @@ def _are_floats(values: Sequence[str | None]) -> bool:
     there = [value for value in values if value is not None]
     if not any("." in value or "+" in value for value in there) or not all(FLOAT.fullmatch(value) for value in there):
         return False
-    return all(Decimal(value) == Decimal(value).to_integral_value() for value in there)
+    return _are_whole(there)
+
+
+def _are_whole(numbers: Sequence[str]) -> bool:
+    return all(Decimal(value) == Decimal(value).to_integral_value() for value in numbers)
 
 
 def keys(kind: str, values: Any) -> NDArray[np.int64]:

@@ -7,7 +7,6 @@ items, queries and events are committed in this order, so nothing in the lake ev
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -20,11 +19,11 @@ from moon_ops.lake import (
     arrivals,
     asked,
     clocks,
-    ids,
     long_log,
     lookups,
     meanings,
     naming,
+    refusal_order,
     rows,
     seen,
     told_items,
@@ -40,6 +39,7 @@ from moon_ops.lake.meanings import Meanings
 from moon_ops.lake.naming import Names
 from moon_ops.lake.query import sql
 from moon_ops.lake.reading import files
+from moon_ops.lake.reading.content import Content
 from moon_ops.lake.schemas import SCHEMAS, STAMP
 from moon_ops.lake.seen import Taken
 from moon_ops.telemetry.stages import stage
@@ -111,11 +111,9 @@ def ingest(
     it waits. Rows that cannot be used go to the ``quarantine`` table, and the rest goes on.
     """
     words = words or meanings.of(source)
-    read = _read(source, lake, words, now, feed, long_log.of(source, words, now))  # all checked before anything is written
+    read = _read(source, lake, words, now, feed)  # all checked before anything is written
     with lake.one_writer(patience):  # two ingests at once would each find the other's rows missing
-        first = read.log.first_seen(lake) if read.log and not lake.exists(ids.TABLE) else None  # somebody may have brought texts meanwhile
-        read = read if first or not read.log else _read(source, lake, words, now, feed, None)
-        report = _write(source, lake, read, first, (now, workers, feed))
+        report = _write(source, lake, read, (now, workers, feed))
         changed = {"items": report.items + report.updated + report.withdrawn, "images": report.images, "fetches": report.images}
         changed |= {"users": report.users, "queries": report.queries, "events": report.events, "ids": report.items}
         for name in (table for table, count in changed.items() if count):
@@ -123,46 +121,58 @@ def ingest(
     return report
 
 
-@dataclass(frozen=True)
+@dataclass
 class Read:
     """A directory's rows, what was refused of them, the shop's ids among them, and the log of events if that is read in pieces."""
 
-    raw: dict[str, pa.Table]
-    refusals: Refusals
-    names: Names
-    log: LongLog | None
+    raw: dict[str, pa.Table] = field(default_factory=dict)
+    refusals: Refusals = field(default_factory=Refusals)
+    names: Names = field(default_factory=Names)
+    log: LongLog | None = None
 
     def settled(self, lake: Lake) -> tuple[dict[str, pa.Table], dict[str, pa.Table]]:
         """The rows without those that were erased or whose ids clash, and the ids that are new; here nothing is kept of them."""
-        found = self.names.settle(lake, tombstones.refuse(lake, self.raw, self.refusals), self.refusals)
+        self.refusals.order.begin(refusal_order.ERASED)
+        allowed = tombstones.refuse(lake, self.raw, self.refusals)
+        self.refusals.order.begin(refusal_order.CLASHED)
+        found = self.names.settle(lake, allowed, self.refusals)
         self.raw.clear()
-        self.names.numbers.clear()
+        self.names.forget()
         return found
 
 
-def _read(source: Path, lake: Lake, words: Meanings, now: dt.datetime, feed: Feed, log: LongLog | None) -> Read:
-    """Read the directory; ids that are texts may clash with any other, so that a log beside them is read whole."""
-    found, sold = Read({}, Refusals(), Names(), log), not feed.full and lake.count("items") > 0
-    content = log.content if log else None
-    found.raw.update(rows.read_all(source, found.refusals, words, found.names, now=now, sold=sold, log=content))
-    return _read(source, lake, words, now, feed, None) if log and (found.names.texts or lake.exists(ids.TABLE)) else found
+def _read(source: Path, lake: Lake, words: Meanings, now: dt.datetime, feed: Feed) -> Read:
+    """Read the directory, events in pieces if they are many."""
+    found, sold = Read(), not feed.full and lake.count("items") > 0
+
+    def log() -> Content | None:
+        found.log = long_log.of(source, words, now)
+        return found.log.content if found.log else None
+
+    found.raw.update(rows.read_all(source, found.refusals, words, found.names, now=now, sold=sold, log=log))
+    if found.log:
+        found.refusals.join(found.log.refusals)
+        found.names.join(found.log.habits.names, naming.OWN)
+        found.log.habits.names.forget()
+    return found
 
 
-def _write(source: Path, lake: Lake, read: Read, first: tuple[pa.Table, pa.Table] | None, how: How) -> IngestReport:
-    """Commit pictures, ids, items, users, queries, events and refusals, in this order; ``first``: when items and users were seen, of a log
-    that is read in pieces. What is in the lake is not kept in memory.
-    """
+def _write(source: Path, lake: Lake, read: Read, how: How) -> IngestReport:
+    """Commit pictures, ids, items, users, queries, events and refusals, in this order. What is in the lake is not kept in memory."""
     (now, workers, feed), refusals = how, read.refusals
     for name in rows.FILES:
         lake.evolve(name)
     raw, texts = read.settled(lake)
-    of_items, of_users = first or (raw["events"], raw["events"])
+    of_items, of_users = raw["events"], raw["events"]
+    if read.log:
+        first = read.log.first_seen(lake, read.names, texts)
+        of_items, of_users, raw = first.items, first.users, raw | first.used
     warning, taken = clocks.warning(lake, now), seen.taken(lake, refusals, now, once=feed.once)
     intake = Intake(source, lake, refusals, now=now, workers=workers, keeps=feed.pictures)
     items = _take_items(lake, raw, intake, feed, texts, of_items, taken)
     users, told, late = _take_users(lake, raw, of_users, taken, refusals, now)
     queries, repeated = _take_queries(lake, raw, intake, now)
-    events, again = _events(lake, read.log.pieces(lake, refusals) if read.log else [raw.pop("events")], refusals, now)
+    events, again = _events(lake, read, raw.pop("events"), now)
     _quarantine(lake, refusals, now)
     taken.remember(lake)
     return IngestReport(
@@ -268,15 +278,19 @@ def _notes(source: Path, refusals: Refusals, intake: Intake, older: dict[str, in
     return tuple(note for note in (*found, files.passed_over(source.resolve(), used)) if note)
 
 
-def _events(lake: Lake, pieces: Iterable[pa.Table], refusals: Refusals, now: dt.datetime) -> tuple[int, int]:
-    """Commit the events piece by piece; how many are new, and how many the lake has, or the pieces before. Killed, it is done again: an
-    event that was committed is known.
+def _events(lake: Lake, read: Read, raw: pa.Table, now: dt.datetime) -> tuple[int, int]:
+    """Commit the events, of a long log span by span; how many are new, and how many the lake has, or came again. Killed, it is done again:
+    an event that was committed is known.
     """
-    new, again, named = 0, 0, arrivals.Named(lake)
-    for piece in pieces:
-        fresh, known = arrivals.fresh(lake, named.referential(piece, refusals), refusals)
-        new, again = new + _commit(lake, "events", fresh, now), again + known
-    return new, again
+    new, known, named, before = 0, 0, arrivals.Named(lake), lake.frozen("events")
+    again = read.log.again(lake, read.names, named) if read.log else None
+    for part in read.log.parts(lake, read.names, read.refusals) if read.log else [raw]:
+        fresh, old = arrivals.fresh(before, named.referential(part, read.refusals), read.refusals, again)
+        new, known = new + _commit(lake, "events", fresh, now), known + old
+        del part, fresh  # before the next one is in memory
+    if read.log:
+        read.refusals.put_in_order()
+    return new, known
 
 
 def _quarantine(lake: Lake, refusals: Refusals, now: dt.datetime) -> None:
@@ -295,9 +309,7 @@ def _quarantine(lake: Lake, refusals: Refusals, now: dt.datetime) -> None:
 
 
 def _first(refusals: Refusals) -> str:
-    found = sorted(range(len(refusals.rows)), key=lambda number: refusals.counted[number][0] is refusals.erased)[
-        :1
-    ]  # of the others, if any
+    found = sorted(range(len(refusals.rows)), key=lambda number: refusals.counted[number][0] is refusals.erased)[:1]  # of others, if any
     return f"{refusals.rows[found[0]]['source']}: {refusals.rows[found[0]]['reason']}" if found else ""
 
 

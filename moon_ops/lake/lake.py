@@ -68,6 +68,10 @@ class Lake:
             raise StageError(f"the lake at {self.uri} has no table '{table}' yet", action=f"run `{needs}` first")
         return found
 
+    def frozen(self, table: str) -> Lake:
+        """The lake with ``table`` as it is now, whatever is written to it later."""
+        return _Frozen(self.uri, self.locks, table, self._dataset(table))
+
     def under(self, directory: str) -> list[str]:
         """The tables in a directory of the lake, e.g. ``v1``, ``v2`` of ``embeddings``; none if there is no such directory."""
         from lance.namespace import DirectoryNamespace, ListTablesRequest
@@ -146,6 +150,17 @@ class Lake:
     def count(self, table: str) -> int:
         """Rows of the table, 0 when it has not been written."""
         return self.open(table).count_rows() if self.exists(table) else 0
+
+
+@dataclass(frozen=True)
+class _Frozen(Lake):
+    """A lake of which one table stays as it was."""
+
+    table: str = ""
+    then: lance.LanceDataset | None = None
+
+    def _dataset(self, table: str) -> lance.LanceDataset | None:
+        return self.then if table == self.table else super()._dataset(table)
 
 
 def completed(rows: pa.Table, table: str, columns: Sequence[str]) -> pa.Table:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 import numpy as np
 import pyarrow as pa
@@ -23,9 +23,23 @@ from moon_ops.lake.reading import numbers as amounts
 from moon_ops.lake.reading import times
 from moon_ops.lake.reading.content import Content
 from moon_ops.lake.reading.parts import ROW
+from moon_ops.lake.refusal_order import Order
+
+if TYPE_CHECKING:
+    from moon_ops.lake.ids import Spelling
 
 TWICE = "is there twice: the first row counts"
 Column: TypeAlias = "pa.ChunkedArray[Any] | pa.Array[Any]"
+
+
+class Told(Protocol):
+    """What is known of the columns of a table whose rows are not there at once: see :mod:`moon_ops.lake.habits`."""
+
+    def ids(self, column: str) -> Spelling:
+        """How the ids of a column are written."""
+
+    def numbers(self, column: str) -> amounts.Writing:
+        """How the numbers of a column are written."""
 
 
 @dataclass
@@ -46,6 +60,8 @@ class Refusals:
     named: dict[str, pa.Array] = field(default_factory=dict)  # table → the keys of its rows, of most that were refused, too
     merged: dict[str, int] = field(default_factory=dict)  # table → rows that went into another row of their item
     brought: dict[tuple[int, str], int] = field(default_factory=dict)  # row of an item and a picture → the row that names the picture
+    habits: Told | None = None  # of the columns of a log that is read in pieces
+    order: Order = field(default_factory=Order)
 
     def bring(self, name: str, path: Path, content: pa.Table, read: Content | None = None) -> None:
         """Say what the file of table ``name`` holds, before anything in it is refused; what could not be read of it is refused now."""
@@ -59,8 +75,15 @@ class Refusals:
         """Refuse row ``number`` of table ``name``, or only a ``picture`` of it; the row is kept as JSON, to be mended and brought again."""
         self._add(name, number, self.quoted(name, [number])[0], column, reason, picture=picture)
 
-    def split(self, table: pa.Table, bad: Column, name: str, column: str, reason: str, *, silent: bool = False) -> pa.Table:
-        """Refuse the rows where ``bad`` is true or null, quoting the cell (``silent``: nothing of the row), and return the others."""
+    def split(
+        self, table: pa.Table, bad: Column, name: str, column: str, reason: str, *, silent: bool = False, again: str = ""
+    ) -> pa.Table:
+        """Refuse the rows where ``bad`` is true or null, quoting the cell (``silent``: nothing of the row), and return the others.
+        ``again`` names one of several reasons of the check that has begun.
+        """
+        if not again:
+            self.order.check()
+        self.order.group = again
         bad = filled(bad, True)
         if not pc.any(bad).as_py():
             return table
@@ -102,6 +125,26 @@ class Refusals:
         key = f"{read.label if read else self.files[name][0].name} {column}".strip()
         counts[key] = counts.get(key, 0) + 1
         self.counted.append((counts, key))
+        self.order.refused(number)
+
+    def join(self, log: Refusals) -> None:
+        """Take over what was refused of a log that is read in pieces."""
+        self.rows += log.rows
+        self.counted += [(self.counts, key) for _, key in log.counted]
+        for key, count in log.counts.items():
+            self.counts[key] = self.counts.get(key, 0) + count
+        self.order.places += log.order.places
+
+    def put_in_order(self) -> None:
+        """Bring refusals of pieces into the order in which those of one table would be."""
+        order = self.order.of_all()
+        self.rows[:] = [self.rows[n] for n in order]
+        self.counted[:] = [self.counted[n] for n in order]
+        for counts in (self.counts, self.pictures, self.erased):
+            names = dict.fromkeys(key for where, key in self.counted if where is counts)
+            ordered = {key: counts[key] for key in names}
+            counts.clear()
+            counts.update(ordered)
 
     def hush(self, number: int, reason: str) -> None:
         """Take the content from a refused row: it names what was erased, and is counted as that."""
@@ -166,13 +209,14 @@ def stamps(table: pa.Table, name: str, refusals: Refusals, source: str, *, requi
 def numbers(table: pa.Table, name: str, refusals: Refusals, source: str, *, whole: bool = False) -> pa.Table:
     """Replace the optional column by finite float64, or ``whole`` numbers as int32; a cell that is none refuses its row."""
     column = table[name].combine_chunks()
-    found = amounts.parsed(column)
+    found = amounts.parsed(column, refusals.habits.numbers(name) if refusals.habits else None)
     for what in found.said:
         refusals.say(source, what)
+    refusals.order.check()
     for cell, why in found.reasons.items():
         bad = filled(pc.equal(table[name], pa.scalar(cell)), False)
         found.values = found.values.filter(pc.invert(bad).combine_chunks())
-        table = refusals.split(table, bad, source, name, why)
+        table = refusals.split(table, bad, source, name, why, again=f"{cell}: {why}")
     column, values = table[name].combine_chunks(), found.values
     bad = pc.and_(pc.is_null(values), pc.is_valid(column))
     if whole:

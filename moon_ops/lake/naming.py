@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -16,6 +17,7 @@ from moon_ops.lake.layout import Column, Refusals
 from moon_ops.lake.query import sql
 from moon_ops.lake.schemas import SCHEMAS, STAMP
 
+FEW = 4  # tables of ids, before each is kept once
 PAIRS = pa.schema([("key", pa.int64()), ("source_id", pa.string())])
 OWN = {  # kind → tables and columns of its keys, and which rows say one
     "item": (("items", "item_id", None),),
@@ -33,16 +35,52 @@ class Names:
 
     texts: dict[str, list[pa.Table]] = field(default_factory=dict)
     numbers: dict[str, list[Column]] = field(default_factory=dict)
+    clashed: dict[str, dict[int, tuple[str, str]]] = field(default_factory=dict)  # kind → keys that two ids have, and these: once settled
 
     def saw(self, column: str, cells: Cells) -> None:
         """Take down the ids of a column."""
-        kind, is_text = KINDS[column], pc.is_valid(cells.texts)
+        self.note(KINDS[column], cells)
+
+    def note(self, kind: str, cells: Cells) -> None:
+        """Take down the ids of a kind."""
+        is_text = pc.is_valid(cells.texts)
         if cells.texts.null_count == len(cells.texts):
             self.numbers.setdefault(kind, []).append(cells.keys)
             return
         self.numbers.setdefault(kind, []).append(cells.keys.filter(pc.invert(is_text)))
         found = pa.table([cells.keys.filter(is_text), cells.texts.filter(is_text)], schema=PAIRS)
         self.texts.setdefault(kind, []).append(found.group_by(["key", "source_id"]).aggregate([]))
+
+    def compact(self) -> None:
+        """Keep each id once. Of a log that is read in pieces, all of them do not fit."""
+        for texts in self.texts.values():
+            if len(texts) > FEW and sum(map(len, texts[1:])) > len(texts[0]):  # else the first one is copied too often
+                texts[:] = [_once(texts)]
+        for numbers in self.numbers.values():
+            numbers[-1] = pc.unique(numbers[-1])
+            if len(numbers) > FEW and sum(map(len, numbers[1:])) > len(numbers[0]):
+                numbers[:] = [pc.unique(pa.chunked_array(numbers, pa.int64()))]
+
+    def join(self, other: Names, kinds: Collection[str]) -> None:
+        """Take over what another has of ``kinds``."""
+        for kind in kinds:
+            self.texts.setdefault(kind, []).extend(other.texts.get(kind, []))
+            self.numbers.setdefault(kind, []).extend(other.numbers.get(kind, []))
+        self.texts = {kind: texts for kind, texts in self.texts.items() if texts}
+
+    def forget(self) -> None:
+        """Keep none of the ids."""
+        self.texts.clear()
+        self.numbers.clear()
+
+    def clashing(self, kind: str) -> dict[int, str]:
+        """The keys that two ids of a kind have, of which one is a text: the first text of each."""
+        given = _once(self.texts.get(kind, []))
+        numbers = pc.unique(pa.chunked_array(self.numbers.get(kind, []), pa.int64())).drop_null()
+        every, counts = np.unique(_keys(given).to_numpy(), return_counts=True)
+        twice = pa.array(np.union1d(every[counts > 1], np.intersect1d(every, numbers.to_numpy())))
+        found = given.filter(pc.is_in(given["key"], twice)).to_pylist()
+        return {row["key"]: row["source_id"] for row in reversed(found)}
 
     def settle(self, lake: Lake, raw: Mapping[str, pa.Table], refusals: Refusals) -> tuple[dict[str, pa.Table], dict[str, pa.Table]]:
         """The rows without those whose id has the key of another id, which are refused with both named, never merged; and by kind the
@@ -54,6 +92,7 @@ class Names:
         _begin(lake)
         for kind in {*self.texts, *self.numbers}:
             clashes, fresh[kind] = self._compared(lake, kind)
+            self.clashed[kind] = clashes
             for key, (first, second) in clashes.items():
                 why = ids.clash(key, first, second)
                 for name, column in ((n, c) for n, t in raw.items() for c in t.column_names if KINDS.get(c) == kind):
@@ -62,9 +101,18 @@ class Names:
             fresh[kind] = fresh[kind].filter(pc.invert(pc.is_in(fresh[kind]["key"], pa.array(list(clashes), pa.int64()))))
         return tables, fresh
 
+    def without_clashing(self, events: pa.Table, refusals: Refusals) -> pa.Table:
+        """Events of a log in pieces without those whose id has the key of another id, once that is settled."""
+        for kind, clashes in self.clashed.items():
+            for key, (first, second) in clashes.items():
+                for column in (c for c in events.column_names if KINDS.get(c) == kind):
+                    bad = pc.fill_null(pc.equal(events[column], key), False)
+                    events = refusals.split(events, bad, "events", column, ids.clash(key, first, second))
+        return events
+
     def _compared(self, lake: Lake, kind: str) -> tuple[dict[int, tuple[str, str]], pa.Table]:
         """The keys that two ids have, with these; and the texts that are new."""
-        given = pa.concat_tables(self.texts.get(kind, [PAIRS.empty_table()])).group_by(["key", "source_id"]).aggregate([])
+        given = _once(self.texts.get(kind, []))
         numbers = pc.unique(pa.chunked_array(self.numbers.get(kind, []), pa.int64())).drop_null()
         wanted = pa.concat_arrays([given["key"].combine_chunks(), numbers])
         known = ids.matching(lake, TABLE, "key", wanted, ("source_id",), f"kind = '{kind}'").cast(PAIRS)
@@ -103,6 +151,12 @@ def _begin(lake: Lake) -> None:
         found = {row[key]: row for row in texts if ids.stable_id(row["source_id"]) == row[key]}
         parts += [{"kind": kind, "key": number, **{n: row[n] for n in ("source_id", "created")}} for number, row in found.items()]
     lake.append(TABLE, pa.Table.from_pylist(parts, schema=SCHEMAS[TABLE]))
+
+
+def _once(texts: Sequence[pa.Table]) -> pa.Table:
+    """Each pair once, in the order in which they came."""
+    every = pa.concat_tables([PAIRS.empty_table(), *texts])
+    return every.group_by(["key", "source_id"], use_threads=False).aggregate([])
 
 
 def _keys(pairs: pa.Table) -> pa.Array:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from moon_ops.errors import InputError
-from moon_ops.lake import continuing, ids, layout
+from moon_ops.lake import continuing, ids, layout, refusal_order
 from moon_ops.lake.layout import ROW, Refusals
 from moon_ops.lake.meanings import PLAIN, STATES, Meanings
 from moon_ops.lake.naming import Names
@@ -39,6 +41,7 @@ OTHERS = {
 }
 NUMBERS = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_boolean)
 SEEN = ("title", "brand", "description", "category")  # of an item: what people read, which may come as HTML
+Log: TypeAlias = "Callable[[], Content | None]"  # what the files of a long log hold
 WHY = "_why"  # a row is refused
 TOLD = ("event_id", "order_id")  # ids that nothing is joined by: kept as the shop's texts
 QUANTITY = "_quantity"  # of a shop's own column of this name: below zero it takes a purchase back
@@ -53,20 +56,26 @@ def read_all(
     *,
     now: dt.datetime,
     sold: bool = False,
-    log: Content | None = None,
+    log: Log | None = None,
 ) -> dict[str, pa.Table]:
     """The tables of a directory, typed, with ids as keys (``names`` takes down the shop's).
 
     An event, a query and what is told of a user lie between 1995 and tomorrow. Where items are ``sold`` already, a directory may bring
-    other tables alone, as rows that were mended. Of a ``log`` of events that is read in pieces no event is among them. Raises
-    :class:`InputError` for a directory that cannot be used as a whole, before anything is written.
+    other tables alone, as rows that were mended. ``log`` reads events if these are too many to be in memory: then there is none among the
+    rows. Raises :class:`InputError` for a directory that cannot be used as a whole, before anything is written.
     """
     if not source.is_dir():
         raise InputError(f"DIRECTORY = {source} is not a directory", action="name a directory that holds an items file")
     others = sold and any(files.find(source, name) for name in FILES if name != "items")
-    raw = {name: read(source, name, refusals, meanings, names, others, log if name == "events" else None) for name in FILES}
+    raw = dict[str, pa.Table]()
+    for place, name in enumerate(FILES):
+        refusals.order.begin(refusal_order.READ + place)
+        raw[name] = read(source, name, refusals, meanings, names, others, log() if log and name == "events" else None)
     _note_columns(refusals, meanings)
-    return {name: timed(table, name, refusals, now) if name in TIMED else table for name, table in raw.items()}
+    for place, name in enumerate(FILES):
+        refusals.order.begin(refusal_order.TIMED + place)
+        raw[name] = timed(raw[name], name, refusals, now) if name in TIMED else raw[name]
+    return raw
 
 
 def timed(table: pa.Table, name: str, refusals: Refusals, now: dt.datetime) -> pa.Table:
@@ -176,7 +185,7 @@ def keyed(
 ) -> pa.Table:
     """Replace an id column by its keys (:mod:`moon_ops.lake.ids`), and refuse what is no id; ``spelled``: with a column ``source_id``."""
     table = _trimmed(table, name, refusals, source)
-    cells = ids.read(table[name])
+    cells = ids.read(table[name], refusals.habits.ids(name) if refusals.habits else None)
     names.saw(name, cells)
     whys = pc.coalesce(cells.why, pc.if_else(pc.is_null(cells.keys), ids.NO_ID, pa.scalar(None, pa.string()))) if required else cells.why
     table = layout.replace(table, name, cells.keys)
@@ -187,7 +196,7 @@ def keyed(
 def _told(table: pa.Table, name: str, refusals: Refusals, source: str) -> pa.Table:
     """Replace an id column by the shop's ids as texts, and refuse what is no id."""
     table = _trimmed(table, name, refusals, source)
-    found, whys = ids.as_texts(table[name])
+    found, whys = ids.as_texts(table[name], refusals.habits.ids(name) if refusals.habits else None)
     return _without(layout.replace(table, name, found), whys, refusals, source, name)
 
 
@@ -200,11 +209,12 @@ def _trimmed(table: pa.Table, name: str, refusals: Refusals, source: str) -> pa.
 
 def _without(table: pa.Table, whys: pa.Array, refusals: Refusals, source: str, name: str) -> pa.Table:
     """The rows that nothing is said against; the others are refused for the column ``name``."""
+    refusals.order.check()
     if whys.null_count == len(whys):
         return table
     table = table.append_column(WHY, whys)
     for why in pc.unique(whys).drop_null().to_pylist():
-        table = refusals.split(table, layout.filled(pc.equal(table[WHY], pa.scalar(why)), False), source, name, why)
+        table = refusals.split(table, layout.filled(pc.equal(table[WHY], pa.scalar(why)), False), source, name, why, again=why)
     return table.drop_columns(WHY)
 
 
@@ -249,7 +259,7 @@ def _events(table: pa.Table, refusals: Refusals, meanings: Meanings) -> pa.Table
 
 def _taken_back(table: pa.Table, refusals: Refusals) -> pa.Table:
     """Purchases of fewer than none as the returns that they are; a cart that something is taken out of is no cart."""
-    amounts = numbers.parsed(table[QUANTITY].combine_chunks()).values
+    amounts = numbers.parsed(table[QUANTITY].combine_chunks(), refusals.habits.numbers(QUANTITY) if refusals.habits else None).values
     back = layout.filled(pc.less(amounts, pa.scalar(0.0)), False)
     bought = pc.and_(back, pc.equal(table["event"], pa.scalar("purchase")))
     table = layout.replace(table, "event", pc.if_else(bought, pa.scalar("return"), table["event"]))

@@ -5,9 +5,11 @@ This file does not know what a table is of.
 
 from __future__ import annotations
 
+import io
 import mmap
+import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -16,6 +18,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from moon_ops import pieces
+
+BATCH = 8192  # rows of a spool that are read at once
 
 
 class Parts:
@@ -46,6 +50,75 @@ class Parts:
             table = pa.ipc.open_stream(file).read_all()
             file.close()
             yield table
+
+
+class Spool:
+    """Tables in the order in which they came, in one file, batch by batch; read as often as one likes, also some of their columns alone."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile(prefix="moon-")  # noqa: SIM115  ends with this object
+        self._writer: Any = None
+        self._schema = pa.schema([])
+        self._segments: list[tuple[pa.Schema, int, int]] = []  # of one schema each: from, to
+        self._begins = 0
+
+    def add(self, table: pa.Table) -> list[int]:
+        """Write rows behind those that are there; how many each batch has."""
+        if self._writer is None or not table.schema.equals(self._schema):
+            self.close()
+            self._begins, self._schema = self._file.tell(), table.schema
+            options = pa.ipc.IpcWriteOptions(compression="lz4", unify_dictionaries=False)
+            self._writer = pa.ipc.new_file(pa.PythonFile(self._file, "w"), table.schema, options=options)
+        batches = table.combine_chunks().to_batches(BATCH)
+        for batch in batches:
+            self._writer.write_batch(batch)
+        return [batch.num_rows for batch in batches]
+
+    def close(self) -> None:
+        """Nothing is added any more to what has one schema."""
+        if self._writer is not None:
+            self._writer.close()
+            self._segments.append((self._schema, self._begins, self._file.tell()))
+            self._writer = None
+
+    def batches(self, columns: Sequence[str] = (), wanted: Callable[[int], bool] | None = None) -> Iterator[pa.Table]:
+        """The rows, at most :data:`BATCH` at a time: all columns, or some, of those batches whose number is ``wanted``."""
+        self.close()
+        first = 0
+        for schema, begin, end in self._segments:
+            fields = [schema.get_field_index(name) for name in columns]
+            reader = pa.ipc.open_file(_Part(self._file, begin, end), options=pa.ipc.IpcReadOptions(included_fields=fields))
+            for number in range(reader.num_record_batches):
+                if wanted is None or wanted(first + number):
+                    yield pa.Table.from_batches([reader.get_batch(number)])
+            first += reader.num_record_batches
+
+
+class _Part(io.RawIOBase):
+    """The bytes of a file from one place to another, as a file of their own; others may read the file meanwhile."""
+
+    def __init__(self, file: BinaryIO, begin: int, end: int) -> None:
+        self._number, self._begin, self._end, self._at = file.fileno(), begin, end, 0
+        file.flush()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._at = offset + (0, self._at, self._end - self._begin)[whence]
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        left = self._end - self._begin - self._at
+        found = os.pread(self._number, left if size < 0 else min(size, left), self._begin + self._at)
+        self._at += len(found)
+        return found
 
 
 def mapped(tables: Iterable[pa.Table], texts: Mapping[str, pa.Array] | None = None) -> pa.Table:

@@ -54,16 +54,17 @@ def remove(lake: Lake, kind: str, key: int) -> bool:
     return True
 
 
-def refuse(lake: Lake, raw: Mapping[str, pa.Table], refusals: Refusals) -> dict[str, pa.Table]:
+def refuse(lake: Lake, raw: Mapping[str, pa.Table], refusals: Refusals, *, others: bool = True) -> dict[str, pa.Table]:
     """The rows that name nothing that was erased; the others are refused, without their content, which goes from those that were refused
-    for something else, too.
+    for something else, too, unless that was done (``others``).
     """
     tables = dict(raw)
     if not lake.exists(TABLE):
         return tables
     erased = lake.read(TABLE)
     gone = {kind: erased.filter(pc.equal(erased["kind"], kind))["key"].combine_chunks() for kind in pc.unique(erased["kind"]).to_pylist()}
-    _hush(refusals, {kind: set(keys.to_pylist()) for kind, keys in gone.items()})
+    if others:
+        _hush(refusals, {kind: set(keys.to_pylist()) for kind, keys in gone.items()})
     for kind, keys in gone.items():
         for name, column in ((n, c) for n, t in raw.items() for c in t.column_names if KINDS.get(c) == kind):
             bad = pc.fill_null(pc.is_in(tables[name][column], keys), False)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import codecs
 import contextlib
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,8 +18,9 @@ from moon_ops.errors import InputError
 from moon_ops.lake.reading import delimited, encoding, files, json_lines
 from moon_ops.lake.reading.delimited import bare
 from moon_ops.lake.reading.files import Found
-from moon_ops.lake.reading.parts import ROW, Part, Refused
+from moon_ops.lake.reading.parts import ROW, Keep, Part, Refused, WholeError
 
+AT_ONCE = 2**16  # rows of a long file
 INDEX = re.compile(r"__index_level_\d+__|Unnamed: 0|_reason|")  # what pandas adds unasked, and `moon quarantine`
 
 
@@ -35,6 +37,19 @@ class Content:
     notes: list[str] = field(default_factory=list)  # what may be wrong with it
     paths: tuple[Path, ...] = ()
     names: set[str] = field(default_factory=set)  # of its columns, as the files have them, in small letters
+
+    def add(self, part: Part) -> None:
+        """Say what one more file holds, but for its rows."""
+        self.refused += [Refused(one.number + self.rows, one.row, one.column, one.reason) for one in part.refused]
+        self.starts.append((self.rows, part.label))
+        self.notes += part.notes
+        self.rows += part.rows
+
+    def finish(self, parts: Sequence[Part], found: Found) -> None:
+        """Say how the files are written, now that all are read."""
+        how = list(dict.fromkeys(part.how for part in parts))
+        self.said = [*how, *([f"{len(parts)} files"] if len(parts) > 1 else [])]
+        self.paths = found.paths
 
     def place(self, number: int) -> str:
         """Where a row stands, e.g. ``events.csv:7``."""
@@ -59,7 +74,7 @@ def read(
     content = empty(found.label, required)
     parts = []
     for path in found.paths:
-        part = _partitioned(_part(path, found, names, given), found)
+        part = partitioned(read_part(path, found, names, given), found)
         content.names |= {bare(name) for name in part.table.column_names}
         parts.append(named(part, known, renamed or {}, required))
     tables = []
@@ -68,30 +83,26 @@ def read(
         if content.rows:
             table = table.set_column(table.schema.get_field_index(ROW), ROW, pc.add(table[ROW], content.rows))
         tables.append(table)
-        content.refused += [Refused(one.number + content.rows, one.row, one.column, one.reason) for one in part.refused]
-        content.starts.append((content.rows, part.label))
-        content.notes += part.notes
-        content.rows += part.rows
+        content.add(part)
     content.table = together(tables)
-    how = list(dict.fromkeys(part.how for part in parts))
-    content.said = [*how, *([f"{len(parts)} files"] if len(parts) > 1 else [])]
-    content.paths = found.paths
+    content.finish(parts, found)
     return content
 
 
-def _part(path: Path, found: Found, known: Collection[str], given: str | None) -> Part:
-    """One file; :class:`InputError` where it is cut, or no such file at all."""
+def read_part(path: Path, found: Found, known: Collection[str], given: str | None, keep: Keep | None = None) -> Part:
+    """One file; :class:`InputError` where it is cut, or no such file at all. The rows of a long one are not in memory: those of a text are
+    given to ``keep``, and :class:`~moon_ops.lake.reading.parts.WholeError` is raised for what cannot be read so.
+    """
     label, kind = found.called(path), files.kind(path)
     try:
         if not path.stat().st_size:
             return Part(label, path, f"{kind}, empty")
         is_really = _kind(path, kind or "CSV")
-        part = _parquet(path, label) if is_really == "Parquet" else _text(path, label, known, given, is_really)
+        part = _parquet(path, label, keep) if is_really == "Parquet" else _text(path, label, known, given, is_really, keep)
         part.how += f", though its name says {kind}" if is_really != kind else ""
         return part
     except (pa.ArrowException, OSError, ValueError, EOFError) as unreadable:
-        why = "the file is cut" if "truncated" in str(unreadable).lower() else str(unreadable)
-        raise InputError(f"{path} cannot be read ({why}); nothing was ingested", action="write the file again") from unreadable
+        raise _unreadable(path, unreadable) from unreadable
 
 
 def _kind(path: Path, said: str) -> str:
@@ -109,15 +120,15 @@ def _kind(path: Path, said: str) -> str:
     return "JSON lines" if re.match(rb'\{\s*"|\[\s*\{', start) else said
 
 
-def _text(path: Path, label: str, known: Collection[str], given: str | None, kind: str) -> Part:
+def _text(path: Path, label: str, known: Collection[str], given: str | None, kind: str, keep: Keep | None) -> Part:
     """A CSV or JSON file in the encoding that it names, or in another if it is none that is good in that."""
     asked = encoding.known(given) if given else encoding.recognise(path)
     reader = delimited.read if kind == "CSV" else json_lines.read
     part = None
     with contextlib.suppress(UnicodeEncodeError):  # a column's name has half a character
-        part = reader(path, label, asked, known)
+        part = reader(path, label, asked, known, keep)
     if (part is None or part.halves) and not given and asked == encoding.UTF8 and (likely := encoding.guess(path)) != asked:
-        part = reader(path, label, likely, known)
+        part = reader(path, label, likely, known, keep)
         guessed = encoding.NAMES.get(likely, likely)
         part.notes.append(f"{label}: is not UTF-8 and was read as {guessed}; if letters are wrong, name its encoding with --encoding")
     if part is None:
@@ -125,18 +136,42 @@ def _text(path: Path, label: str, known: Collection[str], given: str | None, kin
     return part
 
 
-def _parquet(path: Path, label: str) -> Part:
+def _parquet(path: Path, label: str, keep: Keep | None) -> Part:
     with pq.ParquetFile(path) as file:
-        table = file.read()
+        rows, table = file.metadata.num_rows, file.schema_arrow.remove_metadata().empty_table() if keep else file.read()
+    part = Part(label, path, "Parquet", rows, _typed(table))
+    part.held = partial(_batches, path, part.table.schema) if keep else None
+    return part
+
+
+def _typed(table: pa.Table) -> pa.Table:
+    """Rows of a Parquet file, numbered, in types that the other formats have."""
     table.validate(full=True)
     table = json_lines.numbered(table)
-    return Part(
-        label,
-        path,
-        "Parquet",
-        table.num_rows,
-        pa.table({name: plain(table[name]) for name in table.column_names}) if len(set(table.column_names)) == table.num_columns else table,
-    )
+    if len(set(table.column_names)) < table.num_columns:
+        return table
+    return pa.table({name: plain(table[name]) for name in table.column_names})
+
+
+def _batches(path: Path, schema: pa.Schema) -> Iterator[pa.Table]:
+    """The rows of a Parquet file, some at a time; :class:`WholeError` where not all of them have the types of its ``schema``."""
+    before = 0
+    try:
+        with pq.ParquetFile(path, pre_buffer=False) as file:
+            for batch in file.iter_batches(batch_size=AT_ONCE):
+                table = _typed(pa.Table.from_batches([batch]))
+                table = table.set_column(table.num_columns - 1, ROW, pc.add(table[ROW], before))
+                before += table.num_rows
+                if table.schema.types != schema.types:  # bytes, of which not all are texts
+                    raise WholeError
+                yield table
+    except (pa.ArrowException, OSError, ValueError, EOFError) as unreadable:
+        raise _unreadable(path, unreadable) from unreadable
+
+
+def _unreadable(path: Path, fault: Exception) -> InputError:
+    why = "the file is cut" if "truncated" in str(fault).lower() else str(fault)
+    return InputError(f"{path} cannot be read ({why}); nothing was ingested", action="write the file again")
 
 
 def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -152,7 +187,7 @@ def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column
 
 
-def _partitioned(part: Part, found: Found) -> Part:
+def partitioned(part: Part, found: Found) -> Part:
     """The part with the columns that its directories name; :class:`InputError` where the file itself says something else."""
     for name, value in found.partition(part.path).items() if part.table.num_columns else ():
         own = next((n for n in part.table.column_names if bare(n) == bare(name)), None)
@@ -201,15 +236,21 @@ def named(part: Part, known: Collection[str], renamed: dict[str, str], required:
 
 def together(tables: Sequence[pa.Table]) -> pa.Table:
     """The rows of all tables; a column for whose cells there is no one type is read as texts."""
+    odd = disagreeing([table.schema for table in tables])
+    return pa.concat_tables([as_texts(table, odd) for table in tables], promote_options="permissive")
+
+
+def disagreeing(schemas: Sequence[pa.Schema]) -> set[str]:
+    """The columns for whose cells there is no one type."""
     fields: dict[str, dict[str, pa.Field]] = {}
-    for table in tables:
-        for field_ in table.schema:
+    for schema in schemas:
+        for field_ in schema:
             fields.setdefault(field_.name, {})[str(field_.type)] = field_
-    odd = {name for name, found in fields.items() if len(found) > 1 and not _agree(list(found.values()))}
-    return pa.concat_tables([_as_texts(table, odd) for table in tables], promote_options="permissive")
+    return {name for name, found in fields.items() if len(found) > 1 and not _agree(list(found.values()))}
 
 
-def _as_texts(table: pa.Table, names: Collection[str]) -> pa.Table:
+def as_texts(table: pa.Table, names: Collection[str]) -> pa.Table:
+    """The table with texts for the cells of the columns ``names``."""
     for name in {*names} & {*table.column_names}:
         column = table[name]
         if pa.types.is_timestamp(column.type):  # Python has no nanoseconds

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from moon_ops.errors import counted
 from moon_ops.lake.reading import encoding as encodings
-from moon_ops.lake.reading.parts import ROW, Part, Refused
+from moon_ops.lake.reading.parts import ROW, Keep, Part, Refused, WholeError
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "'|'", "\x01": "'\\x01'"}
 BATCH = 20_000  # rows that are Python's at once, before they are Arrow's
@@ -88,15 +88,17 @@ def _delimiter(sample: str) -> str:
     return str(found[0]) if found and found[0] in DELIMITERS else ","
 
 
-def read(path: Path, label: str, encoding: str, names: Collection[str]) -> Part:
-    """The file's cells as texts, an empty one as null; rows with too few or too many cells, or half a character, are refused."""
+def read(path: Path, label: str, encoding: str, names: Collection[str], keep: Keep | None = None) -> Part:
+    """The file's cells as texts, an empty one as null; rows with too few or too many cells, or half a character, are refused. If it is
+    long, its rows are given to ``keep``.
+    """
     dialect = sniff(path, encoding, names)
     try:
-        return _part(path, label, encoding, dialect)
+        return _part(path, label, encoding, dialect, keep)
     except QuoteError as wrong:
         for other in _others(dialect, wrong):
             try:
-                part = _part(path, label, encoding, other)
+                part = _part(path, label, encoding, other, keep)
             except QuoteError:
                 continue
             if not part.refused:  # else it is a worse guess
@@ -112,39 +114,48 @@ def _others(dialect: Dialect, wrong: QuoteError) -> Iterator[Dialect]:
         yield replace(dialect, quote=None, backslash=False)
 
 
-def _part(path: Path, label: str, encoding: str, dialect: Dialect) -> Part:
+def _part(path: Path, label: str, encoding: str, dialect: Dialect, keep: Keep | None) -> Part:
     part = Part(label, path, f"CSV, {dialect}, {encodings.NAMES.get(encoding, encoding)}")
-    tables: list[pa.Table] = []
-    header: list[str] = []
-    spanning = 0
     passed = {"repeat the header": 0, "have no content": 0}
-    for batch, line, over_lines in _batches(path, encoding, dialect):
-        rows = _passed_over(batch if tables else _without_header(batch, header), header, passed)
+    cells: list[int] = []  # that hold lines like rows
+    found = _tables(part, encoding, dialect, passed, cells)
+    if keep is not None:
+        part.table, part.held = keep(found)
+    elif tables := list(found):
+        part.table = pa.concat_tables(tables)
+    _without_blanks(part)
+    part.notes += [f"{label}: {count} rows {what} and were passed over" for what, count in passed.items() if count]
+    if part.rows > 1 and not encodings.ended(path):
+        part.notes.append(f"{label}: the last row has no line end, and may be cut")
+    if spanning := sum(cells):
+        hold = counted(spanning, "cell holds", "cells hold")
+        part.notes.append(f"{label}: {hold} lines that look like rows: if a quote opened there by mistake, rows are lost")
+    return part
+
+
+def _tables(part: Part, encoding: str, dialect: Dialect, passed: dict[str, int], cells: list[int]) -> Iterator[pa.Table]:
+    """The good rows, some at a time; what else is seen is noted."""
+    header: list[str] = []
+    for number, (batch, line, over_lines) in enumerate(_batches(part.path, encoding, dialect)):
+        rows = _passed_over(batch if number else _without_header(batch, header), header, passed)
         numbers: Sequence[int] = range(part.rows + 1, part.rows + 1 + len(rows))
         if {*map(len, rows)} - {len(header)}:
             try:
                 rows, numbers = _regular(rows, header, part)
             except _OverLinesError as torn:
                 above = batch[: len(batch) - len(rows) + torn.place]
-                raise QuoteError(part.rows, line + sum(map(_lines, above)), _escapes(path, encoding)) from torn
+                raise QuoteError(part.rows, line + sum(map(_lines, above)), _escapes(part.path, encoding)) from torn
         else:
             part.rows += len(rows)
-        spanning += _like_rows(rows, dialect.delimiter) if over_lines else 0
-        tables.append(_good(header, rows, numbers, part))
-    part.table = pa.concat_tables(tables) if tables else part.table
-    _without_blanks(part)
-    part.notes += [f"{label}: {count} rows {what} and were passed over" for what, count in passed.items() if count]
-    if part.rows > 1 and not encodings.ended(path):
-        part.notes.append(f"{label}: the last row has no line end, and may be cut")
-    if spanning:
-        cells = counted(spanning, "cell holds", "cells hold")
-        part.notes.append(f"{label}: {cells} lines that look like rows: if a quote opened there by mistake, rows are lost")
-    return part
+        cells.append(_like_rows(rows, dialect.delimiter) if over_lines else 0)
+        yield _good(header, rows, numbers, part)
 
 
 def _without_blanks(part: Part) -> None:
     """Drop columns without a name and without content, as spreadsheets write at the right, if there are several."""
     blank = [place for place, name in enumerate(part.table.column_names) if not name.strip()]
+    if part.held and len(blank) > 1:
+        raise WholeError
     empty = {place for place in blank if part.table.column(place).null_count == part.table.num_rows}
     if len(blank) > 1 and empty:
         part.table = part.table.select([place for place in range(part.table.num_columns) if place not in empty])

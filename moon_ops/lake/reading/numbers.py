@@ -45,8 +45,28 @@ class Numbers:
     said: list[str] = field(default_factory=list)
 
 
-def parsed(column: pa.ChunkedArray | pa.Array) -> Numbers:
-    """Finite float64 of every cell that is a number, whatever its type."""
+@dataclass
+class Writing:
+    """How the numbers of a column are written, where its cells are not read at once: its ``own`` currency and its decimal ``points`` are
+    used, and what the cells say of them is noted as they come.
+    """
+
+    own: str = ""
+    points: frozenset[str] = frozenset()
+    currencies: Counter[str] = field(default_factory=Counter)
+    certain: set[str] = field(default_factory=set)
+
+    def told(self) -> Writing:
+        """What is to be used of the column, as all of its cells say."""
+        return Writing(_most(self.currencies), frozenset(self.certain))
+
+
+def _most(currencies: Counter[str]) -> str:
+    return currencies.most_common(1)[0][0] if currencies else ""
+
+
+def parsed(column: pa.ChunkedArray | pa.Array, writing: Writing | None = None) -> Numbers:
+    """Finite float64 of every cell that is a number, whatever its type. ``writing`` is that of a column that is longer."""
     column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
         values = column.cast(pa.float64(), safe=False)
@@ -56,7 +76,7 @@ def parsed(column: pa.ChunkedArray | pa.Array) -> Numbers:
     encoded = column.dictionary_encode()
     told = _Column(encoded.dictionary.to_pylist())
     counts = np.bincount(encoded.indices.drop_null().to_numpy(), minlength=len(encoded.dictionary))
-    values = pa.array(told.values(counts), pa.float64())
+    values = pa.array(told.values(counts, writing), pa.float64())
     return Numbers(values.take(encoded.indices), told.reasons, told.said)
 
 
@@ -69,16 +89,20 @@ class _Column:
         self.reasons: dict[str, str] = {}
         self.said: list[str] = []
 
-    def values(self, counts: np.ndarray) -> list[float | None]:
+    def values(self, counts: np.ndarray, writing: Writing | None) -> list[float | None]:
         """The number that each cell means; a currency that is not the column's own is a fault."""
         matches = [None if PLAIN.fullmatch(cell) else MONEY.fullmatch(cell) for cell in self.cells]
         currencies = [_currency(match) for match in matches]
         used: Counter[str] = Counter()
         for name, count in zip(currencies, counts, strict=True):
             used.update({name: int(count)} if name else {})
-        own = used.most_common(1)[0][0] if used else ""
+        own = _most(used)
         numbers = [cell if match is None else match["number"].strip() for cell, match in zip(self.cells, matches, strict=True)]
         points = {point for number in numbers if (point := _certain(number))}
+        if writing is not None:
+            writing.currencies.update(used)
+            writing.certain |= points
+            own, points = writing.own, set(writing.points)
         if own:
             self.said.append(f"prices in {own}")
         if "," in points:

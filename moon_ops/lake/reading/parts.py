@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 
 ROW = "_row"  # the row's number in its file, from 1
+
+
+Held: TypeAlias = "Callable[[], Iterator[pa.Table]]"  # reads the rows, some at a time
+Keep: TypeAlias = "Callable[[Iterable[pa.Table]], tuple[pa.Table, Held]]"  # keeps rows elsewhere: a table without rows, and where they are
+
+
+class WholeError(Exception):
+    """A file that has to be read whole to be understood."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,7 @@ class Part:
     rows: int = 0
     table: pa.Table = field(default_factory=lambda: pa.table({}))
     refused: list[Refused] = field(default_factory=list)
+    held: Held | None = None  # where its rows are, if it is too long: ``table`` has none of them then
     halves: int = 0  # rows refused for half a character
     notes: list[str] = field(default_factory=list)
 
