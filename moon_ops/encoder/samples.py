@@ -33,7 +33,7 @@ class Column(Sequence[T]):
         at = column.buffers()[1]
         edges = np.frombuffer(at, np.int64) if at is not None and at.size else np.zeros(column.offset + 1, np.int64)
         self.edges: Rows = edges[column.offset : column.offset + self._count + 1]
-        self._at = memoryview(self.edges)  # whose single numbers are read quicker than an array's
+        self._at: memoryview[int] = memoryview(self.edges)  # type: ignore[arg-type] # whose single numbers are read quicker than an array's
 
     def __len__(self) -> int:
         return self._count
