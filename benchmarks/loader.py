@@ -218,6 +218,8 @@ def whole(place: Path, kind: str, count: int) -> dict[str, float]:
     for number in range(run):
         ends.append(ends[-1] + spent(range(number * epoch, (number + 1) * epoch)))
     first = 0.0 if run else spent(range(steps))  # nobody has seen a picture of these
+    if not run:
+        made.reader.masks.clear()  # few of a large catalogue's are kept
     later = spent(range(steps) if not run else range(run * epoch, run * epoch + steps)) / steps
     if not run:
         shown = np.count_nonzero(stores[kind].sums) if kind != "memory" else count

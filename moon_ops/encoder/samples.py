@@ -80,6 +80,10 @@ class Texts(Column[str]):
         """Each text of all of them once, in the order of their first appearance."""
         return Texts(together([pa.chunked_array([part.column for part in (self, *others)], TEXT).unique()], TEXT))
 
+    def __iter__(self) -> Iterator[str]:
+        for start in range(0, len(self), AT_ONCE):
+            yield from self.column.slice(start, AT_ONCE).to_pylist()
+
     def _made(self, start: int, stop: int) -> str:
         return str(self._bytes[start:stop], "utf-8")
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from moon_ops.encoder.model import Encoder
-from moon_ops.encoder.samples import Column, read, some_at_a_time, together, write
+from moon_ops.encoder.samples import Column, Samples, read, some_at_a_time, together, write
 from moon_ops.inputs.contract import Sample, title_of
 
 NUMBER = np.int32
@@ -43,8 +44,8 @@ class Tokens(Column[list[int]]):
 
 
 def _column(texts: list[Sequence[int]], kind: type[np.integer[Any]]) -> pa.Array:
-    edges = np.cumsum([0, *(len(text) for text in texts)], dtype=np.int64)
-    numbers = np.fromiter((number for text in texts for number in text), kind, int(edges[-1]))
+    edges = np.cumsum([0, *map(len, texts)], dtype=np.int64)
+    numbers = np.fromiter(chain.from_iterable(texts), kind, int(edges[-1]))
     return pa.LargeListArray.from_arrays(pa.array(edges), pa.array(numbers))
 
 
@@ -85,15 +86,15 @@ class Again(Iterable[str]):
 
 def tokens(encoder: Encoder, samples: Iterable[Any], text: Callable[[Any], str] | None = None) -> Tokens:
     """Each sample's text, or what ``text`` makes of each thing that is given, as token ids without special tokens."""
-    return Tokens.of(_encoded(encoder, samples, text or (lambda sample: sample.text)), _kind(encoder.tokenizer))
+    return Tokens.of(_encoded(encoder, _texts(samples) if text is None else map(text, samples)), _kind(encoder.tokenizer))
 
 
 def served_tokens(encoder: Encoder, samples: Sequence[Sample], text: Callable[[Sample], str] | None = None) -> Tokens:
     """The :func:`tokens` that production reads beside all of a sample's pictures: training shows fewer, which leaves room for more."""
-    layout = encoder.layout
-    room = (layout.max_tokens - min(len(s.image_ids), layout.max_pictures) * len(layout.picture()) for s in samples)
-    found = _encoded(encoder, samples, text or (lambda sample: sample.text))
-    return Tokens.of((ids[:most] for ids, most in zip(found, room, strict=True)), _kind(encoder.tokenizer))
+    layout, columns = encoder.layout, Samples.of(samples)
+    room = layout.max_tokens - np.minimum(columns.names.counts(), layout.max_pictures) * len(layout.picture())
+    found = _encoded(encoder, columns.texts if text is None else (text(Sample(words)) for words in columns.texts))
+    return Tokens.of((ids[:most] for ids, most in zip(found, map(int, room), strict=True)), _kind(encoder.tokenizer))
 
 
 def _kind(tokenizer: Tokenizer) -> type[np.integer[Any]]:
@@ -101,6 +102,10 @@ def _kind(tokenizer: Tokenizer) -> type[np.integer[Any]]:
     return SHORT if tokenizer.get_vocab_size() <= np.iinfo(SHORT).max + 1 else NUMBER
 
 
-def _encoded(encoder: Encoder, samples: Iterable[Any], text: Callable[[Any], str]) -> Iterator[list[int]]:
-    for some in some_at_a_time(text(sample) for sample in samples):  # what the tokenizer returns of each takes kilobytes
+def _texts(samples: Iterable[Any]) -> Iterable[str]:
+    return samples.texts if isinstance(samples, Samples) else (sample.text for sample in samples)
+
+
+def _encoded(encoder: Encoder, texts: Iterable[str]) -> Iterator[list[int]]:
+    for some in some_at_a_time(texts):  # what the tokenizer returns of each takes kilobytes
         yield from (found.ids for found in encoder.tokenizer.encode_batch_fast(some, add_special_tokens=False))
