@@ -150,6 +150,9 @@ class Samples(Sequence[Sample]):
             return [self[n] for n in range(*row.indices(len(self)))]
         return Sample(self.texts[row], self.names[row])
 
+    def __iter__(self) -> Iterator[Sample]:
+        return map(Sample, self.texts, self.names)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Samples) and self.texts == other.texts and self.names == other.names
 
