@@ -20,12 +20,14 @@ from moon_ops.encoder.model import Encoder
 from moon_ops.encoder.pairs import Pairs, Rows
 from moon_ops.encoder.permutations import Stream
 from moon_ops.encoder.pixels import PixelStore
-from moon_ops.encoder.positives import NOBODY, Positives
-from moon_ops.encoder.texts import served_tokens, tokens
-from moon_ops.inputs.contract import Layout, title_of
+from moon_ops.encoder.positives import NOBODY, Positives, distinct
+from moon_ops.encoder.samples import Firsts, Samples
+from moon_ops.encoder.texts import Words
+from moon_ops.inputs.contract import Layout
 from moon_ops.recipes.encoder import PAIR_TYPES, Training
 
 MASK_BYTES = 128 * 2**20  # of masks that a process keeps, 4 KiB each at 64 px
+MEMBERS = 8  # of what belongs together that are paired: a query that led to hundreds is no evidence
 SHAKEN, PHOTOGRAPH, STUDIO = 0, 1, 2  # what happens to a picture on its way in
 
 
@@ -173,17 +175,17 @@ class PairBatches:
         kinds, product, self.hard, self.spread, self.levels = shows.kinds, shows.product, shows.hard, shows.spread, shows.levels
         self.layouts, self.count = [encoder.layout_at(size) for size in shows.sizes], shows.count
         self.pairs, self.training, self.seed = pairs, training, tuple(seed)
-        asked = [pairs.queries[q].image_ids[0] for q in np.unique(pairs.query) if pairs.queries[q].image_ids]
-        self.reader = Reader(encoder, store, training, asked)
+        queries, items = Samples.of(pairs.queries), Samples.of(pairs.items)
+        self.asked_with, self.shown_with = queries.names, items.names  # pictures
+        self.reader = Reader(encoder, store, training, Firsts(self.asked_with, np.unique(pairs.query)))
         self.product = pairs.spu_ids if product is None else product
         self.groups = int(max(pairs.group.max(initial=-1), pairs.known[:, 0].max(initial=-1))) + 1
         self.positives = self._positives(asked_by_items=any(_by_item(kind) for kind in kinds or ()))
-        self.query_tokens = tokens(encoder, pairs.queries)
-        self.rich = served_tokens(encoder, pairs.items)
-        self.title = served_tokens(encoder, pairs.items, title_of)
-        self.has_picture = np.array([bool(s.image_ids) for s in pairs.items], bool)
+        words = pairs.words or Words.of(encoder, queries, items)
+        self.query_tokens, self.rich, self.title = words.query, words.rich, words.title
+        self.has_picture = self.shown_with.counts() > 0
         self.pictured = np.flatnonzero(self.has_picture)
-        self.pools = _pools(pairs, kinds)
+        self.pools = _pools(pairs, queries, kinds)
         real = training.batch - (round(training.batch * training.synthetic) if len(self.pictured) else 0)
         shares = np.array([share for _, share, _ in self.pools])
         self.counts = np.concatenate([np.cumsum(shares / shares.sum() * real), [training.batch]])  # places in a batch, not yet whole
@@ -251,18 +253,18 @@ class PairBatches:
 
     def _pair(self, kind: str, query: int, item: int, rng: np.random.Generator) -> tuple[Shown, Shown, int]:
         if kind == "photograph":
-            pictures = self.pairs.items[item].image_ids
+            pictures = self.shown_with[item]
             return Shown([], (pictures[rng.integers(len(pictures))],), PHOTOGRAPH), self._item(item, "", rng), item
         asked_as, _, shown_as = kind.partition(":")
         if _by_item(kind):
             return self._item(query, asked_as, rng), self._item(item, shown_as, rng), item
-        pictures = self.pairs.queries[query].image_ids if asked_as != "text" else ()
+        pictures = self.asked_with[query] if asked_as != "text" else ()
         words = self.query_tokens[query] if asked_as != "image" else []
         return Shown(words, pictures, SHAKEN), self._item(item, shown_as, rng), item
 
     def _item(self, row: int, shown_as: str, rng: np.random.Generator) -> Shown:
         """An item as the pair type shows it; without a type everything, but for text that is dropped now and then."""
-        drawn = drawn_pictures(self.pairs.items[row].image_ids, self.training, rng)
+        drawn = drawn_pictures(self.shown_with[row], self.training, rng)
         dropped = rng.random() < self.training.text_dropout
         if shown_as == "rich" or not drawn:
             return Shown(self.rich[row] or self.title[row])
@@ -284,27 +286,34 @@ def _by_item(kind: str) -> bool:
     return kind.partition(":")[0] in ("title+image", "rich+image")
 
 
-def _pools(pairs: Pairs, kinds: dict[str, float] | None) -> list[tuple[str, float, NDArray[np.int64]]]:
+def _pools(pairs: Pairs, queries: Samples, kinds: dict[str, float] | None) -> list[tuple[str, float, NDArray[np.int64]]]:
     """For each pair type that there is something for: its name, its share, and its pairs [n, 2] of query (or item) row and item row."""
     both = np.stack([pairs.query, pairs.item], 1)
     if not kinds:
         return [("", 1.0, both)]
-    has_text = np.array([bool(query.text) for query in pairs.queries], bool)[pairs.query]
-    has_image = np.array([bool(query.image_ids) for query in pairs.queries], bool)[pairs.query]
+    found = {"text": lambda: both[queries.texts.counts()[pairs.query] > 0], "image": lambda: both[queries.names.counts()[pairs.query] > 0]}
+    made: dict[str, NDArray[np.int64]] = {}  # kinds that are asked alike share their rows
     out = []
-    for kind in PAIR_TYPES:
-        asked_as = kind.partition(":")[0]
-        rows = _together(pairs) if _by_item(kind) else both[has_text] if asked_as == "text" else both[has_image]
-        if kinds.get(kind, 0) > 0 and len(rows):
-            out.append((kind, kinds[kind], rows))
+    for kind in (kind for kind in PAIR_TYPES if kinds.get(kind, 0) > 0):
+        asked_as = "item" if _by_item(kind) else kind.partition(":")[0]
+        if asked_as not in made:
+            made[asked_as] = found.get(asked_as, lambda: _together(pairs))()
+        if len(made[asked_as]):
+            out.append((kind, kinds[kind], made[asked_as]))
     return out or [("", 1.0, both)]
 
 
 def _together(pairs: Pairs) -> NDArray[np.int64]:
     """Item → item: what was chosen after the same query, and SKUs of one SPU, both ways [n, 2]."""
-    found: set[tuple[int, int]] = set()
+    first, second = [], []
     for groups, members in ((pairs.query, pairs.item), (pairs.spu_ids, np.arange(len(pairs.items)))):
         order = np.argsort(groups, kind="stable")
-        for some in np.split(members[order], np.flatnonzero(np.diff(groups[order])) + 1):
-            found |= {(int(a), int(b)) for a in some[:8] for b in some[:8] if a != b}  # a query that led to hundreds is no evidence
-    return np.array(sorted(found), np.int64).reshape(-1, 2)
+        group, member = groups[order], members[order]
+        few = np.append(np.ones(min(len(group), MEMBERS), bool), group[MEMBERS:] != group[:-MEMBERS])
+        group, member = group[few], member[few]
+        for apart in range(1, MEMBERS):
+            a, b = member[:-apart], member[apart:]
+            there = (group[:-apart] == group[apart:]) & (a != b)
+            first += [a[there], b[there]]
+            second += [b[there], a[there]]
+    return distinct(np.concatenate(first), np.concatenate(second))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from tqdm import tqdm
 
 from moon_ops.encoder.model import Encoder, build
 from moon_ops.encoder.pixels import PixelStore
+from moon_ops.encoder.samples import Samples, rows_of
 from moon_ops.encoder.texts import tokens
 from moon_ops.inputs.contract import Sample, item_sample
 from moon_ops.lake.lake import Lake
@@ -27,7 +29,7 @@ def embed_untrained(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
     """Item ids and SPU ids [N], vectors of the queries [Q, D] and of the catalogue valid at ``when`` [N, D], with random weights."""
     catalogue = items_as_of(lake, when)
-    items = [item_sample(i) for i in catalogue.to_pylist()]
+    items = Samples.of(item_sample(i) for i in rows_of(catalogue))
     encoder = build(recipe, [s.text for s in items if s.text], seed).eval()
     names = list(dict.fromkeys(i for s in (*items, *queries) for i in s.image_ids[: encoder.layout.max_pictures]))
     with tempfile.TemporaryDirectory() as scratch:
@@ -38,7 +40,7 @@ def embed_untrained(
 
 
 @torch.no_grad()
-def embed_eager(encoder: Encoder, store: PixelStore, samples: list[Sample], *, shown: bool = True) -> NDArray[np.float32]:
+def embed_eager(encoder: Encoder, store: PixelStore, samples: Sequence[Sample], *, shown: bool = True) -> NDArray[np.float32]:
     """Vectors [B, D] straight from the model, without ONNX; ``shown``: with a progress bar."""
     texts, out = tokens(encoder, samples), []
     for start in tqdm(range(0, len(samples), BATCH), desc="embed untrained", unit="batch", disable=not shown):

@@ -14,8 +14,11 @@ from weakref import ref
 import numpy as np
 from numpy.typing import NDArray
 
+from moon_ops.encoder import duplicates
 from moon_ops.encoder.answering import Reader
+from moon_ops.encoder.samples import Firsts, Samples, some_at_a_time
 from moon_ops.errors import StageError
+from moon_ops.inputs.contract import Sample
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.tables import bytes_at, image_bytes
 
@@ -28,8 +31,9 @@ ABSENT = -1
 
 def keys(image_ids: Sequence[str]) -> NDArray[np.int64]:
     """Two numbers [N, 2] that stand for each id: 16 bytes of a hash, where a text takes 113."""
-    digests = b"".join(hashlib.blake2b(name.encode(), digest_size=16).digest() for name in image_ids)
-    return np.frombuffer(digests, np.int64).reshape(-1, 2)
+    hashed = hashlib.blake2b
+    parts = [b"".join([hashed(name.encode(), digest_size=16).digest() for name in some]) for some in some_at_a_time(image_ids)]
+    return np.frombuffer(b"".join(parts), np.int64).reshape(-1, 2)
 
 
 class Pictures:
@@ -49,10 +53,8 @@ class Pictures:
     @classmethod
     def find(cls, lake: Lake, image_ids: Sequence[str]) -> Pictures:
         """Look all of them up in one pass over the names in the lake; :class:`StageError` for one that it does not have."""
-        wanted = keys(list(dict.fromkeys(image_ids)))
-        order = np.lexsort((wanted[:, 1], wanted[:, 0]))
-        table = np.stack([*wanted[order].T, order, np.full(len(order), ABSENT)]).astype(np.int64)
-        found = cls(lake, 0, table)
+        found = cls(lake, 0, _sorted(image_ids))
+        table = found.table
         if not len(found):
             return found
         images, first = lake.open("images"), 0
@@ -61,10 +63,8 @@ class Pictures:
             column, there = found.columns(batch["image_id"].to_pylist())
             table[OFFSET, column[there]] = first + np.flatnonzero(there)
             first += len(batch)
-        absent = np.flatnonzero(table[OFFSET] == ABSENT)
-        if len(absent):
-            places = set(table[PLACE, absent].tolist())
-            missing = min(name for place, name in enumerate(dict.fromkeys(image_ids)) if place in places)
+        if (table[OFFSET] == ABSENT).any():
+            missing = min(name for name in image_ids if table[OFFSET, found.columns([name])[0][0]] == ABSENT)
             raise StageError(f"the lake has no picture {missing} that an item names", action="ingest the catalogue again")
         return found
 
@@ -110,6 +110,31 @@ class Pictures:
             images = self.lake.open("images")
             self._opened = opened = images if images.version == self.version else images.checkout_version(self.version)
         return opened
+
+
+def hashes(lake: Lake, samples: Sequence[Sample]) -> NDArray[np.uint64]:
+    """The perceptual hash [N] of the first picture of each sample; 0 of one without."""
+    out = np.zeros(len(samples), np.uint64)
+    names = Firsts(Samples.of(samples).names, np.arange(len(samples)))
+    if not len(names):
+        return out
+    pictures = Pictures(lake, 0, _sorted(names))
+    found = np.zeros(len(pictures), np.uint64)
+    for batch in lake.open("images").to_batches(columns=["image_id", "phash"]):
+        column, there = pictures.columns(batch["image_id"].to_pylist())
+        found[column[there]] = duplicates.from_hex(batch["phash"].to_pylist())[there]
+    out[names.rows] = found[pictures.columns(names)[0]]
+    return out
+
+
+def _sorted(image_ids: Sequence[str]) -> NDArray[np.int64]:
+    """The table of pictures, none of which has been looked up; each once, by its hash."""
+    wanted = keys(image_ids)
+    order = np.lexsort((wanted[:, 1], wanted[:, 0]))  # of equal ones the first comes first
+    order = order[np.append(True, (wanted[order][1:] != wanted[order][:-1]).any(1))[: len(order)]]
+    place = np.empty(len(order), np.int64)
+    place[np.argsort(order)] = np.arange(len(order))
+    return np.stack([*wanted[order].T, place, np.full(len(order), ABSENT)]).astype(np.int64)
 
 
 def _read(pictures: ref[Pictures], image_ids: Sequence[str]) -> Iterator[tuple[str, bytes]]:

@@ -27,6 +27,7 @@ from transformers.utils import logging as transformers_logging
 from moon_ops.encoder import adapters, qwen, smolvlm
 from moon_ops.encoder.experts import GuidedExperts
 from moon_ops.encoder.norms import spans
+from moon_ops.encoder.samples import some_at_a_time
 from moon_ops.encoder.tokenizer import PAD, as_pretrained, separator_ids, train
 from moon_ops.errors import ContractError, InputError
 from moon_ops.files import required
@@ -183,10 +184,12 @@ def _same_contract(directory: Path) -> None:
 
 
 def build(recipe: EncoderRecipe, texts: Iterable[str], seed: int) -> Encoder:
-    """A new encoder: from the recipe's checkpoint, or with random weights and a tokenizer trained on ``texts``."""
+    """A new encoder: from the recipe's checkpoint, or with random weights and a tokenizer trained on ``texts``, which may be gone through
+    twice.
+    """
     transformers_logging.disable_progress_bar()
     torch.manual_seed(seed)
-    parts, texts = FAMILIES[recipe.family], list(texts)
+    parts = FAMILIES[recipe.family]
     if recipe.checkpoint:
         model, tokenizer = _from_checkpoint(recipe, parts)
     else:
@@ -194,7 +197,8 @@ def build(recipe: EncoderRecipe, texts: Iterable[str], seed: int) -> Encoder:
         model = parts.from_nothing(recipe, tokenizer)
     encoder = Encoder(model, tokenizer, _layout(recipe, parts, model, tokenizer), recipe.family, recipe.experts)
     if encoder.experts is not None and encoder.experts.recipe.queries:
-        encoder.experts.lean(found.ids for found in tokenizer.encode_batch(texts, add_special_tokens=False))
+        some = some_at_a_time(texts)
+        encoder.experts.lean(found.ids for few in some for found in tokenizer.encode_batch(few, add_special_tokens=False))
     if recipe.lora or recipe.frozen:
         adapters.restrain(encoder, recipe)
     return encoder

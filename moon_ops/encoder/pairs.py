@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,7 @@ from moon_ops.dealing import Deal, here
 from moon_ops.encoder import acts as happened
 from moon_ops.encoder.acts import Acts, Times
 from moon_ops.encoder.positives import alike, distinct
+from moon_ops.encoder.samples import Samples, Texts, rows_of
 from moon_ops.errors import StageError
 from moon_ops.inputs.contract import Sample, item_sample, query_sample
 from moon_ops.lake import counting
@@ -26,8 +28,12 @@ from moon_ops.lake.tables import items_as_of
 from moon_ops.recipes.caps import Caps, Most
 from moon_ops.recipes.encoder import EVENTS
 
+if TYPE_CHECKING:
+    from moon_ops.encoder.texts import Words
+
 Rows = NDArray[np.int64]
 PLAIN, ALL = Caps(), Most()
+READ = ["title", "category", "brand", "attributes", "description", "image_ids"]  # of an item
 MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)  # of SplitMix64: odd, with bits of all places
 
 
@@ -35,8 +41,8 @@ MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)  # of SplitMi
 class Pairs:
     """What users did after which query; ``query`` and ``item`` [P] are rows of the two sample lists."""
 
-    queries: list[Sample]
-    items: list[Sample]
+    queries: Sequence[Sample]  # of a shop Samples: columns
+    items: Sequence[Sample]
     item_ids: Rows  # [I]
     spu_ids: Rows  # [I]
     categories: Rows  # [I], a number per leaf category, -1 for none
@@ -48,6 +54,7 @@ class Pairs:
     exposed: Rows  # [E], rows of the items that users were shown, as often as they were
     acted: Rows = field(default_factory=lambda: np.zeros(0, np.int64))  # [Q], microseconds since 1970 of the first act after each query
     left_out: dict[str, int] = field(default_factory=dict)  # events by cap, and in except_between; undone: purchases; most.*: pairs
+    words: Words | None = None  # the texts of both, if somebody has made tokens of them
 
     def __len__(self) -> int:
         return len(self.query)
@@ -68,10 +75,10 @@ class Pairs:
         number = np.unique(least, return_inverse=True)[1].astype(np.int64)
         return replace(self, group=number[self.group], known=distinct(number[self.known[:, 0]], self.known[:, 1]))
 
-    def image_ids(self) -> list[str]:
-        """Every picture that training may look at, each once."""
-        asked = [self.queries[row] for row in np.unique(self.query)]
-        return list(dict.fromkeys(i for s in (*asked, *self.items) for i in s.image_ids))
+    def image_ids(self) -> Texts:
+        """Every picture that training may look at, each once: first those of queries."""
+        asked, items = Samples.of(self.queries).take(np.unique(self.query)), Samples.of(self.items)
+        return asked.names.flat.distinct(items.names.flat)
 
 
 def behaviour(
@@ -100,8 +107,8 @@ def behaviour(
     used, query = np.unique(np.searchsorted(known, asked), return_inverse=True)
     groups, positive = _known(acts, queries, item_ids)
     return Pairs(
-        queries=[query_sample(q) for q in queries.take(pa.array(used)).to_pylist()],
-        items=[item_sample(i) for i in items.to_pylist()],
+        queries=Samples.of(query_sample(q) for q in rows_of(queries.take(pa.array(used)))),
+        items=Samples.of(item_sample(i) for i in rows_of(items.select(READ))),
         item_ids=item_ids,
         spu_ids=items["spu_id"].to_numpy(),
         categories=_leaves(items),
@@ -127,7 +134,7 @@ def _known(acts: pa.Table, queries: pa.Table, item_ids: Rows) -> tuple[Rows, Row
     used = np.unique(row)
     some = queries.take(pa.array(used))
     groups = np.full(len(known), -1, np.int64)
-    groups[used] = alike(some["text"].to_pylist(), some["image_id"].to_pylist())
+    groups[used] = alike((query["text"] for query in rows_of(some)), (query["image_id"] for query in rows_of(some)))
     return groups, distinct(groups[row], item)
 
 
@@ -188,6 +195,8 @@ def _strongest(kept: pa.Table, item_ids: Rows) -> tuple[Rows, Rows, Rows]:
 
 def _leaves(items: pa.Table) -> Rows:
     """A number for each distinct leaf category, in the order of their names; -1 for an item without one."""
-    leaves = [c[-1] if c else "" for c in items["category"].to_pylist()]
-    names = {name: number for number, name in enumerate(sorted(set(leaves) - {""}))}
-    return np.array([names.get(leaf, -1) for leaf in leaves])
+    levels = (item["category"] for item in rows_of(items.select(["category"])))
+    leaves = Texts.of(level[-1] if level else "" for level in levels).column.dictionary_encode()
+    known = leaves.dictionary.to_pylist()
+    names = {name: number for number, name in enumerate(sorted(set(known) - {""}))}
+    return np.array([names.get(leaf, -1) for leaf in known], np.int64)[leaves.indices.to_numpy()]

@@ -25,6 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from moon_ops.encoder.encoded import PLACE, Pictures
+from moon_ops.encoder.samples import some_at_a_time
 from moon_ops.errors import StageError, in_a_line
 from moon_ops.files import remembered, write, write_text
 from moon_ops.inputs.images import PIXELS, decode
@@ -103,13 +104,16 @@ class PixelStore:
 
     def fill(self, image_ids: Sequence[str]) -> None:
         """Decode what has a place in the file and is not there yet."""
-        columns, _ = self.pictures.columns(image_ids)
-        places, scratch = self.pictures.table[PLACE, columns], np.empty((1, *self.shape), np.uint8)
-        wanted = [n for n in np.flatnonzero(places < len(self.sums)).tolist() if not self._read(places[n : n + 1], scratch)]
-        place_of = {image_ids[n]: int(places[n]) for n in wanted}
-        decoded = self._decoded(list(place_of))
-        for name, pixels in tqdm(decoded, total=len(wanted), desc="decode", unit="picture", disable=not wanted):
-            self._keep(place_of[name], pixels)
+        scratch, bar = np.empty((1, *self.shape), np.uint8), tqdm(total=len(image_ids), desc="decode", unit="picture", delay=1)
+        with bar:
+            for some in some_at_a_time(image_ids):
+                places = self.pictures.table[PLACE, self.pictures.columns(some)[0]]
+                wanted = [n for n in np.flatnonzero(places < len(self.sums)).tolist() if not self._read(places[n : n + 1], scratch)]
+                place_of = {some[n]: int(places[n]) for n in wanted}
+                for name, pixels in self._decoded(list(place_of)):
+                    self._keep(place_of[name], pixels)
+                    bar.update()
+                bar.update(len(some) - len(place_of))
 
     def _read(self, places: NDArray[np.int64], out: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Read what is kept of those pictures into ``out`` [N, V, 3, S, S]; which they are [N]."""

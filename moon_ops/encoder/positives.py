@@ -7,7 +7,7 @@ other these would teach that what users chose is wrong. K known positives, B ask
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from moon_ops.encoder.samples import Texts
+
 Rows = NDArray[np.int64]
+BETWEEN = "\x1f"  # a space to :func:`folded`, so in none of its texts
 NOBODY = -1  # an asker of whom nothing is known beside its own product
 
 
@@ -24,11 +27,10 @@ def folded(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
-def alike(texts: Sequence[str | None], pictures: Sequence[str | None]) -> Rows:
+def alike(texts: Iterable[str | None], pictures: Iterable[str | None]) -> Rows:
     """The group [N] of each query, numbered from 0 as they come: those of the same words and the same picture (or none) are one."""
-    numbers: dict[tuple[str, str], int] = {}
-    both = zip(texts, pictures, strict=True)
-    return np.array([numbers.setdefault((folded(text or ""), picture or ""), len(numbers)) for text, picture in both], np.int64)
+    both = Texts.of(f"{folded(text or '')}{BETWEEN}{picture or ''}" for text, picture in zip(texts, pictures, strict=True))
+    return both.column.dictionary_encode().indices.to_numpy().astype(np.int64)
 
 
 def distinct(first: Rows, second: Rows) -> Rows:

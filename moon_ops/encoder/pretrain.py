@@ -5,11 +5,13 @@ Prompts and targets are built from the catalogue. B samples, L tokens, V words.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
@@ -20,12 +22,12 @@ from moon_ops.encoder.negatives import gathered_numbers
 from moon_ops.encoder.objectives import Found, balanced
 from moon_ops.encoder.permutations import Stream
 from moon_ops.encoder.pixels import PixelStore
-from moon_ops.encoder.texts import tokens
+from moon_ops.encoder.samples import NAMES, Names, Row, read, some_at_a_time, together, write
+from moon_ops.encoder.texts import Tokens, tokens
 from moon_ops.encoder.tokenizer import END
 from moon_ops.errors import StageError
 from moon_ops.recipes.encoder import EncoderRecipe, Training
 
-Row = dict[str, Any]
 TASKS: dict[str, Callable[[Row], str]] = {  # prompt → the text that answers it, "" where the row cannot
     "describe the product:": lambda row: row.get("description") or "",
     "list its attributes:": lambda row: ", ".join(f"{key} {value}" for key, value in row.get("attributes") or []),
@@ -59,22 +61,40 @@ class Prompted:
 
 
 class Tasks(Sequence[Task]):
-    """Every prompt of every item that has a picture and an answer to it, item by item; as arrays, for a shop has five of each item."""
+    """Every prompt of every item that has a picture and an answer to it, item by item; in columns, for a shop has five of each item."""
 
-    def __init__(self, encoder: Encoder, rows: Sequence[Row]) -> None:
-        self.rows, self.asked = [row for row in rows if row["image_ids"]], list(TASKS.values())
+    def __init__(self, encoder: Encoder, asked: pa.Table, items: pa.Table) -> None:
+        """Of N tasks the ``row`` of the item, the number of the ``prompt`` and the ``answer``'s tokens; of ``items`` ids and pictures."""
+        self.asked, self.items = asked, items
         self.prompts = [encoder.tokenizer.encode(prompt, add_special_tokens=False).ids for prompt in TASKS]
-        there = ((n, p) for n, row in enumerate(self.rows) for p, answer in enumerate(self.asked) if answer(row))
-        self.places = np.fromiter(there, np.dtype((np.int64, 2)))  # [N, 2] row and prompt
         end = encoder.tokenizer.token_to_id(END)
-        self.answers = tokens(encoder, self.places, lambda at: self.asked[at[1]](self.rows[at[0]]))
         self.closing = [] if end is None else [end]
-        self.pictures = [tuple(row["image_ids"]) for row in self.rows]
-        self.item_ids = np.array([row["item_id"] for row in self.rows], np.int64)
-        del self.rows  # their texts are tokens now
+        self.row, self.prompt, self.item_ids = asked["row"].to_numpy(), asked["prompt"].to_numpy(), items["item_id"].to_numpy()
+        self.answers, self.pictures = Tokens(_whole(asked["answer"])), Names(_whole(items["pictures"]))
+
+    @classmethod
+    def of(cls, encoder: Encoder, rows: Iterable[Row]) -> Tasks:
+        """The tasks of the catalogue's ``rows``, which are gone through once."""
+        parts, first = [_part(encoder, [], 0)], 0
+        for some in some_at_a_time(row for row in rows if row["image_ids"]):
+            parts.append(_part(encoder, some, first))
+            first += len(some)
+        asked, items = (pa.concat_tables(tables).combine_chunks() for tables in zip(*parts, strict=True))
+        return cls(encoder, asked, items)
+
+    @classmethod
+    def read(cls, encoder: Encoder, place: Path) -> Tasks:
+        """What :meth:`write` wrote, mapped."""
+        return cls(encoder, read(place / "asked.arrow"), read(place / "items.arrow"))
+
+    def write(self, place: Path) -> None:
+        """To files of the directory ``place``."""
+        place.mkdir(parents=True, exist_ok=True)
+        write(place / "asked.arrow", self.asked)
+        write(place / "items.arrow", self.items)
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.row)
 
     @overload
     def __getitem__(self, number: int) -> Task: ...
@@ -83,8 +103,24 @@ class Tasks(Sequence[Task]):
     def __getitem__(self, number: int | slice) -> Task | list[Task]:
         if isinstance(number, slice):
             return [self[n] for n in range(*number.indices(len(self)))]
-        row, prompt = self.places[number].tolist()
-        return Task(self.pictures[row], self.prompts[prompt], [*self.answers[number], *self.closing], int(self.item_ids[row]))
+        row, answer = int(self.row[number]), [*self.answers[number], *self.closing]
+        return Task(self.pictures[row], self.prompts[self.prompt[number]], answer, int(self.item_ids[row]))
+
+
+def _part(encoder: Encoder, rows: list[Row], first: int) -> tuple[pa.Table, pa.Table]:
+    """The tasks of some ``rows``, of which ``first`` came before; and the rows' items."""
+    there = [(n, p, text) for n, row in enumerate(rows, first) for p, answer in enumerate(TASKS.values()) if (text := answer(row))]
+    asked = {"row": pa.array([n for n, _, _ in there], pa.int64()), "prompt": pa.array([p for _, p, _ in there], pa.int8())}
+    asked["answer"] = tokens(encoder, there, lambda at: at[2]).column
+    items = {
+        "item_id": pa.array([row["item_id"] for row in rows], pa.int64()),
+        "pictures": pa.array([row["image_ids"] for row in rows], NAMES),
+    }
+    return pa.table(asked), pa.table(items)
+
+
+def _whole(column: pa.ChunkedArray) -> pa.Array:
+    return together(column.chunks, column.type)
 
 
 def corpus() -> list[str]:
@@ -133,10 +169,10 @@ class Pretraining:
 
     name, rate = "stage1", 1.0
 
-    def __init__(self, encoder: Encoder, rows: Sequence[Row], store: PixelStore, recipe: EncoderRecipe, seed: int) -> None:
+    def __init__(self, encoder: Encoder, found: Tasks, store: PixelStore, recipe: EncoderRecipe, seed: int) -> None:
+        """Raises :class:`StageError` without a task."""
         self.steps = recipe.stage1.steps
         self.model: Any = NextToken(encoder)
-        found = Tasks(encoder, rows)
         if not len(found):
             raise StageError("no item has a picture and a text: stage 1 has nothing to learn from", action="set stage1.steps = 0")
         self.batches = TaskBatches(encoder, found, store, recipe.training, seed=(seed, 1))

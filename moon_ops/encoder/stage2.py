@@ -5,7 +5,7 @@ P pairs, I items, H hard negatives, D dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from moon_ops.encoder.pairs import Pairs, Rows
 from moon_ops.encoder.pixels import PixelStore
 from moon_ops.encoder.positives import Asked
 from moon_ops.encoder.recognisers import recogniser
+from moon_ops.encoder.samples import Samples
 from moon_ops.errors import StageError
 from moon_ops.files import write
 from moon_ops.inputs.contract import title_of
@@ -170,7 +171,7 @@ class Refinement:
 def prepare(
     encoder: Encoder,
     purchases: Pairs,
-    rows: Sequence[dict[str, object]],
+    rows: Iterable[dict[str, object]],
     store: PixelStore,
     stage: Stage2b,
     seed: int,
@@ -226,4 +227,4 @@ def _asked(encoder: Encoder, purchases: Pairs, store: PixelStore, items: int) ->
 def _queries(encoder: Encoder, purchases: Pairs, store: PixelStore) -> tuple[NDArray[np.float32], Rows]:
     """Vectors [Q, D] of the queries that led to a purchase, each once, and which is whose [P]."""
     asked, row_of = np.unique(purchases.query, return_inverse=True)
-    return embed_eager(encoder, store, [purchases.queries[q] for q in asked]), row_of
+    return embed_eager(encoder, store, Samples.of(purchases.queries).take(asked)), row_of

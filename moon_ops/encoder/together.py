@@ -71,12 +71,13 @@ def each(work: Callable[[], T]) -> T:
     return found  # type: ignore[return-value] # it is there, since nothing has failed
 
 
-def shared(make: Callable[[], T], write: Callable[[T], None], read: Callable[[], T]) -> T:
-    """What the first process makes, by way of files that all read; a process alone needs none.
+def shared(make: Callable[[], T], write: Callable[[T], None], read: Callable[[], T], *, mapped: bool = False) -> T:
+    """What the first process makes, by way of files that all read; a process alone needs none, but reads them where they are ``mapped``:
+    what lies in a file need not stay in memory.
 
     Raises :class:`InputError` in all processes where one of them does not see the files.
     """
-    if alone():
+    if alone() and not mapped:
         return make()
 
     def seen() -> T:

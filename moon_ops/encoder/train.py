@@ -14,6 +14,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import chain, pairwise
@@ -28,20 +29,23 @@ from moon_ops.dealing import Deal
 from moon_ops.encoder import duplicates, pretrain, recognisers
 from moon_ops.encoder.budget import PLAIN, Means, measure, operations, within
 from moon_ops.encoder.checkpoints import State
+from moon_ops.encoder.encoded import hashes
 from moon_ops.encoder.fit import Listener, Loop, accelerator
-from moon_ops.encoder.material import FOLDER, Material
+from moon_ops.encoder.material import FOLDER, TASKS, WORDS, Material
 from moon_ops.encoder.model import Encoder, build
 from moon_ops.encoder.pairs import Pairs, behaviour
 from moon_ops.encoder.pixels import PixelStore
+from moon_ops.encoder.pretrain import Tasks
+from moon_ops.encoder.samples import Samples
 from moon_ops.encoder.sentence import Card
 from moon_ops.encoder.sentence import write as write_sentence_files
 from moon_ops.encoder.shards import checkpoints
 from moon_ops.encoder.stage2 import Behaviour, Prepared, Refinement, prepare
+from moon_ops.encoder.texts import Again, Words
 from moon_ops.encoder.together import each, once, shared
 from moon_ops.encoder.validation import Held, Validation, hold_out
 from moon_ops.errors import StageError
 from moon_ops.files import put, write_text
-from moon_ops.inputs.contract import Sample
 from moon_ops.inputs.images import PIXELS
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.tables import items_as_of
@@ -94,10 +98,10 @@ def train(
     place, budget = out.with_name(f"{out.name}.partial"), means.budget
     material = _material(lake, trained_until, recipe, seed, budget.minutes if budget else None, place, means.deal)
     pairs, kept = material.pairs, checkpoints(recipe.training, place, brought=bool(recipe.lora or recipe.frozen))
-    encoder = each(lambda: build(recipe, [*corpus(pairs), *pretrain.corpus()], seed))
+    encoder = each(lambda: build(recipe, Again(lambda: chain(corpus(pairs), pretrain.corpus())), seed))
     _announce(encoder, recipe, machine)
-    names = list(dict.fromkeys([*pairs.image_ids(), *(material.held.image_ids() if material.held else ())]))
-    store = _pictures(lake, names, recipe, place / "pixels-0.u8", means)
+    store, pairs = _pictures(lake, material, recipe, place / "pixels-0.u8", means), _read(encoder, pairs, place / WORDS)
+    material = replace(material, pairs=pairs)
     if budget is not None:
         budget = replace(budget, spent=budget.spent + time.perf_counter() - began)
         recipe = within(budget, recipe, place, machine, lambda: measure(encoder, pairs, store, recipe, machine, means.workers))
@@ -149,7 +153,7 @@ class _Run:
 
     def _made(self, name: str, here: State | None) -> Any:
         if name == "stage1":
-            return pretrain.Pretraining(self.encoder, self.material.rows, self.store, self.recipe, self.seed)
+            return pretrain.Pretraining(self.encoder, self._tasks(), self.store, self.recipe, self.seed)
         if name == "stage2a":
             return Behaviour(self.encoder, self.material.pairs, self.store, self.recipe, self.seed)
         purchases = self.material.pairs.of(("purchase",))
@@ -160,6 +164,15 @@ class _Run:
         prepared = restored or self._prepared(purchases)
         self.refined = len(prepared.kept)
         return Refinement(self.encoder, purchases, self.store, self.recipe, self.seed, prepared, here.tensors if here else None)
+
+    def _tasks(self) -> Tasks:
+        place = self.loop.checkpoints.directory / TASKS
+        return shared(
+            lambda: Tasks.of(self.encoder, self.material.rows),
+            lambda made: made.write(place),
+            lambda: Tasks.read(self.encoder, place),
+            mapped=True,
+        )
 
     def _prepared(self, purchases: Pairs) -> Prepared:
         place = self.loop.checkpoints.directory / "prepared.safetensors"
@@ -202,9 +215,9 @@ def _announce(encoder: Encoder, recipe: EncoderRecipe, machine: Accelerator) -> 
         tqdm.write(f"{recipe.name}: {encoder.parameter_count():,} parameters{trained}; a picture takes {counts}", file=sys.stderr)
 
 
-def corpus(pairs: Pairs) -> list[str]:
+def corpus(pairs: Pairs) -> Iterator[str]:
     """The texts a tokenizer is trained on: every item's, then every query's, in a fixed order."""
-    return [s.text for s in pairs.items if s.text] + [s.text for s in pairs.queries if s.text]
+    return (text for samples in (pairs.items, pairs.queries) for text in Samples.of(samples).texts if text)
 
 
 def tokens_of(batch: Any) -> int:
@@ -227,24 +240,13 @@ def _pairs(lake: Lake, until: dt.datetime, recipe: EncoderRecipe, deal: Deal) ->
     pairs = behaviour(lake, until, recipe.caps, recipe.most, recipe.excepted, deal=deal)
     if recipe.deduplicate < 0:
         return pairs, 0
-    asked = [pairs.queries[q] for q in pairs.query]
-    photographs = duplicates.from_hex(_hashes(lake, asked))
-    group = duplicates.twins(photographs, [s.text for s in asked], recipe.deduplicate)
-    seen: set[tuple[int, int]] = set()
-    keep = []
-    for number, (twin, spu) in enumerate(zip(group.tolist(), pairs.spu_ids[pairs.item].tolist(), strict=True)):
-        if (twin, spu) not in seen:
-            seen.add((twin, spu))
-            keep.append(number)
-    return pairs.joined(group).only(np.array(keep)), len(pairs) - len(keep)
-
-
-def _hashes(lake: Lake, asked: list[Sample]) -> list[str | None]:
-    """The perceptual hash of the first picture of each query; None of one without."""
-    if not any(s.image_ids for s in asked):
-        return [None] * len(asked)
-    hashes = dict(zip(*(lake.read("images", ["image_id", "phash"])[name].to_pylist() for name in ("image_id", "phash")), strict=True))
-    return [hashes.get(s.image_ids[0]) if s.image_ids else None for s in asked]
+    asked = Samples.of(pairs.queries).take(pairs.query)
+    group = duplicates.twins(hashes(lake, asked), asked.texts, recipe.deduplicate)
+    both = np.stack([group, pairs.spu_ids[pairs.item]])
+    order = np.lexsort(both)  # of equal ones the first comes first
+    first = np.append(True, (both[:, order][:, 1:] != both[:, order][:, :-1]).any(0))
+    keep = np.sort(order[first])
+    return pairs.joined(group).only(keep), len(pairs) - len(keep)
 
 
 def _material(lake: Lake, until: dt.datetime, recipe: EncoderRecipe, seed: int, minutes: float | None, place: Path, deal: Deal) -> Material:
@@ -254,16 +256,22 @@ def _material(lake: Lake, until: dt.datetime, recipe: EncoderRecipe, seed: int, 
         recognisers.require(recipe.stage2b)
         (pairs, twins), held = _pairs(lake, until, recipe, deal), None
         if recipe.training.validate_steps:
-            pairs, held = hold_out(pairs, _hashes(lake, pairs.queries), recipe.training)
+            pairs, held = hold_out(pairs, hashes(lake, pairs.queries), recipe.training)
         _claim(place, recipe, pairs, seed, minutes, held)
         return Material(pairs, twins, items_as_of(lake, until), held)
 
-    return shared(begun, lambda made: made.write(place / FOLDER), lambda: Material.read(place / FOLDER))
+    return shared(begun, lambda made: made.write(place / FOLDER), lambda: Material.read(place / FOLDER), mapped=True)
 
 
-def _pictures(lake: Lake, names: list[str], recipe: EncoderRecipe, place: Path, means: Means) -> PixelStore:
+def _read(encoder: Encoder, pairs: Pairs, place: Path) -> Pairs:
+    """The same pairs with the tokens that ``encoder`` reads of them, in the directory ``place``."""
+    made = partial(Words.of, encoder, pairs.queries, pairs.items)
+    return replace(pairs, words=shared(made, lambda words: words.write(place), lambda: Words.read(place), mapped=True))
+
+
+def _pictures(lake: Lake, material: Material, recipe: EncoderRecipe, place: Path, means: Means) -> PixelStore:
     """The pictures that training may look at; what is decoded of them goes to the file ``place``."""
-    size, detector = recipe.inputs.picture_size, recipe.inputs.core_region
+    size, detector, names = recipe.inputs.picture_size, recipe.inputs.core_region, material.image_ids()
     store = shared(
         lambda: PixelStore.over(lake, names, size, place, detector=detector, kept=means.picture_bytes),
         lambda store: store.file.close(),

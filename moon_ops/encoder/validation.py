@@ -22,6 +22,7 @@ from moon_ops.encoder.eager import embed_eager
 from moon_ops.encoder.model import Encoder
 from moon_ops.encoder.pairs import Pairs, Rows
 from moon_ops.encoder.pixels import PixelStore
+from moon_ops.encoder.samples import Firsts, Samples, Texts
 from moon_ops.encoder.together import once
 from moon_ops.errors import SettingsError
 from moon_ops.inputs.contract import Sample
@@ -37,23 +38,23 @@ STAGES = ("stage2a", "stage2b")  # stage 1 learns to describe, not to find: reca
 class Held:
     """Queries that are not trained on, and the product that was bought after each."""
 
-    samples: list[Sample]
+    samples: Sequence[Sample]
     spu_ids: Rows  # [V]
     search: str  # whether they are asked with pictures or with words
     since: int  # microseconds since 1970: the first of them
 
-    def image_ids(self) -> list[str]:
+    def image_ids(self) -> Texts:
         """Their pictures, each once."""
-        return list(dict.fromkeys(i for sample in self.samples for i in sample.image_ids))
+        return Samples.of(self.samples).names.flat.distinct()
 
 
-def hold_out(pairs: Pairs, hashes: Sequence[str | None], training: Training) -> tuple[Pairs, Held]:
+def hold_out(pairs: Pairs, hashes: NDArray[np.uint64], training: Training) -> tuple[Pairs, Held]:
     """The pairs that are left to train on, and the queries of the newest purchases.
 
     Of the time from the first query's act to the last one's the newest ``validate_share`` is looked at: queries that led to a purchase
     there, and that nobody asked before in the same words or with the same picture, or a near-identical one. No pair of them, nor of who
-    asked alike, is trained on. ``hashes`` [Q] are the perceptual hashes of the queries' pictures. Those with pictures are held out
-    where there are ``validate_least`` of them, else those without; :class:`SettingsError` where there are not so many of either.
+    asked alike, is trained on. ``hashes`` [Q] are the perceptual hashes of the queries' pictures, 0 of none. Those with pictures are held
+    out where there are ``validate_least`` of them, else those without; :class:`SettingsError` where there are not so many of either.
     """
     label = _labels(pairs, hashes)
     boundary = _boundary(pairs, training.validate_share)
@@ -61,7 +62,8 @@ def hold_out(pairs: Pairs, hashes: Sequence[str | None], training: Training) -> 
     early[label[pairs.acted < boundary]] = True
     bought = np.flatnonzero((pairs.event == EVENTS.index("purchase")) & ~early[label[pairs.query]])
     bought = bought[np.unique(pairs.query[bought], return_index=True)[1]]  # of several bought after one query the first
-    pictured = np.array([bool(pairs.queries[q].image_ids) for q in pairs.query[bought]], bool)
+    queries = Samples.of(pairs.queries)
+    pictured = queries.names.counts()[pairs.query[bought]] > 0
     counts = {IMAGE_SEARCH: int(pictured.sum()), TEXT_SEARCH: int((~pictured).sum())}
     search = next((name for name, count in counts.items() if count >= training.validate_least), "")
     rest = np.array([], np.int64)
@@ -73,7 +75,7 @@ def hold_out(pairs: Pairs, hashes: Sequence[str | None], training: Training) -> 
     if len(rest) < 2:
         _refuse(training, counts, len(rest) if search else None)
     asked = pairs.query[bought]
-    held = Held([pairs.queries[q] for q in asked], pairs.spu_ids[pairs.item[bought]], search, int(pairs.acted[asked].min()))
+    held = Held(queries.take(asked), pairs.spu_ids[pairs.item[bought]], search, int(pairs.acted[asked].min()))
     return _without_others(pairs.only(rest)), held
 
 
@@ -94,14 +96,14 @@ def _boundary(pairs: Pairs, share: float) -> float:
     return float(acted.max() - share * (acted.max() - acted.min()))
 
 
-def _labels(pairs: Pairs, hashes: Sequence[str | None]) -> Rows:
+def _labels(pairs: Pairs, hashes: NDArray[np.uint64]) -> Rows:
     """A number [Q] for queries that are one: of one group, or with one picture, or with twins."""
-    twin = duplicates.picture_twins(duplicates.from_hex(hashes))
-    picture: dict[str, int] = {}
-    same = [picture.setdefault(s.image_ids[0], row) if s.image_ids else row for row, s in enumerate(pairs.queries)]
+    twin, rows = duplicates.picture_twins(hashes), np.arange(len(pairs.queries))
+    pictures, same = Firsts(Samples.of(pairs.queries).names, rows), rows.copy()
+    _, first, place = np.unique(Texts.of(pictures).column.dictionary_encode().indices.to_numpy(), return_index=True, return_inverse=True)
+    same[pictures.rows] = pictures.rows[first[place]]
     _, first, place = np.unique(pairs.group, return_index=True, return_inverse=True)
-    rows = np.arange(len(pairs.queries))
-    ends = np.concatenate([twin, np.array(same, np.int64), first[place]])
+    ends = np.concatenate([twin, same, first[place]])
     graph = coo_array((np.ones(len(ends), bool), (np.tile(rows, 3), ends)), shape=(len(rows), len(rows)))
     return connected_components(graph, directed=False)[1].astype(np.int64)
 
@@ -109,8 +111,8 @@ def _labels(pairs: Pairs, hashes: Sequence[str | None]) -> Rows:
 def _without_others(pairs: Pairs) -> Pairs:
     """The pairs with no query but their own: what is held out is no text for a tokenizer either."""
     used, query = np.unique(pairs.query, return_inverse=True)
-    kept = {"queries": [pairs.queries[q] for q in used], "group": pairs.group[used], "acted": pairs.acted[used]}
-    return replace(pairs, query=query.astype(np.int64), **kept)  # type: ignore[arg-type]
+    queries = Samples.of(pairs.queries).take(used)
+    return replace(pairs, query=query.astype(np.int64), queries=queries, group=pairs.group[used], acted=pairs.acted[used], words=None)
 
 
 @dataclass

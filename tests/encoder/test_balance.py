@@ -15,7 +15,7 @@ from moon_ops.encoder.experts import GuidedExperts
 from moon_ops.encoder.export import export
 from moon_ops.encoder.model import Encoder, build
 from moon_ops.encoder.objectives import Found, balanced
-from moon_ops.encoder.pretrain import Pretraining
+from moon_ops.encoder.pretrain import Pretraining, Tasks
 from moon_ops.encoder.stage2 import Behaviour
 from moon_ops.encoder.tokenizer import separator_ids
 from moon_ops.inputs.contract import Sample
@@ -99,8 +99,9 @@ def stage_of(world: Any, least: Any, name: str, experts: dict[str, Any] | None) 
         torch.nn.init.zeros_(layer.router.weight)
         with torch.no_grad():
             layer.router.bias.copy_(torch.tensor([0.5, 0.0, 0.0, 0.0]))
-    made = Behaviour if name == "stage2a" else Pretraining
-    return made(encoder, world.pairs if name == "stage2a" else world.rows, world.store, recipe, 0)
+    if name == "stage2a":
+        return Behaviour(encoder, world.pairs, world.store, recipe, 0)
+    return Pretraining(encoder, Tasks.of(encoder, world.rows), world.store, recipe, 0)
 
 
 @pytest.mark.parametrize("chunk", [0, 2])

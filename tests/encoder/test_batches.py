@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from moon_ops.encoder.batches import Batch, Inputs, PairBatches, Shows
+from moon_ops.encoder.batches import Batch, Inputs, PairBatches, Shows, _together
 from moon_ops.encoder.texts import tokens
 from moon_ops.inputs.contract import Sample, title_of
 from moon_ops.recipes.encoder import PAIR_TYPES
@@ -289,3 +289,19 @@ def test_a_smaller_picture_is_lit_and_cut_out_as_a_large_one_is(make: Any) -> No
     assert side.pixels.shape[1:] == (3, 8, 8)
     assert side.pixels.min() >= 0
     assert side.pixels.max() <= 255
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_items_that_belong_together_are_paired_both_ways_eight_of_a_query_or_a_product(world: Any, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    count, products = len(world.pairs.items), [1, 3, 20, 10_000][seed]
+    query, item = rng.integers(0, 12, 150), rng.integers(0, count, 150)
+    pairs = replace(world.pairs, query=query, item=item, spu_ids=rng.integers(0, products, count))
+    expected = set()
+    for groups, members in ((query, item), (pairs.spu_ids, np.arange(count))):
+        for group in np.unique(groups):
+            some = members[groups == group][:8].tolist()
+            expected |= {(a, b) for a in some for b in some if a != b}
+    assert _together(pairs).tolist() == [list(pair) for pair in sorted(expected)]
+    none = replace(pairs, query=query[:0], item=item[:0], spu_ids=np.arange(count))
+    assert _together(none).shape == (0, 2)

@@ -27,7 +27,7 @@ def told(encoder: Any, row: dict[str, Any]) -> dict[str, str]:
     """Prompt → answer, read back from the tokens."""
     return {
         encoder.tokenizer.decode(t.prompt).strip(): encoder.tokenizer.decode(t.answer, skip_special_tokens=False).strip()
-        for t in Tasks(encoder, [row])
+        for t in Tasks.of(encoder, [row])
     }
 
 
@@ -50,16 +50,16 @@ def test_what_a_row_cannot_answer_is_not_asked(world: Any) -> None:
 
 def test_tasks_stand_item_by_item_and_are_found_by_their_number(world: Any) -> None:
     plain = ROW | {"item_id": 8, "image_ids": ["c"], "description": None}
-    found = Tasks(world.encoder, [ROW, ROW | {"image_ids": None}, plain])
+    found = Tasks.of(world.encoder, [ROW, ROW | {"image_ids": None}, plain])
     assert [(t.item_id, t.pictures) for t in found] == [(7, ("a", "b"))] * 5 + [(8, ("c",))] * 4
     assert found[-1] == found[8] == found[5:][3]
     assert world.encoder.tokenizer.decode(found[5].prompt).strip() == "list its attributes:"
-    assert len(Tasks(world.encoder, [])) == 0
+    assert len(Tasks.of(world.encoder, [])) == 0
 
 
 @pytest.fixture
 def made(world: Any, least: Any) -> TaskBatches:
-    return TaskBatches(world.encoder, Tasks(world.encoder, world.rows), world.store, least().training, seed=(0, 1))
+    return TaskBatches(world.encoder, Tasks.of(world.encoder, world.rows), world.store, least().training, seed=(0, 1))
 
 
 def test_only_the_answer_s_tokens_are_targets(world: Any, made: TaskBatches) -> None:
@@ -127,7 +127,7 @@ def test_the_loss_falls_when_one_batch_is_learned_by_heart(world: Any, made: Tas
 @pytest.mark.parametrize("chunk", [1, 3, 8])
 def test_chunks_give_the_loss_and_the_gradients_of_one_pass(world: Any, least: Any, chunk: int) -> None:
     def run(size: int) -> tuple[float, list[Any], int]:
-        stage = Pretraining(copy.deepcopy(world.encoder), world.rows, world.store, least(stage1={"steps": 2}), 0)
+        stage = Pretraining(copy.deepcopy(world.encoder), Tasks.of(world.encoder, world.rows), world.store, least(stage1={"steps": 2}), 0)
         passes = stage.losses(stage.model, stage.batch(1, 0, 1), size, torch.device("cpu"))
         for one in passes:
             one().backward()
@@ -142,4 +142,4 @@ def test_chunks_give_the_loss_and_the_gradients_of_one_pass(world: Any, least: A
 
 def test_a_shop_without_pictures_has_nothing_to_learn_from(world: Any, least: Any) -> None:
     with pytest.raises(StageError, match=r"no item has a picture and a text.*set stage1\.steps = 0"):
-        Pretraining(world.encoder, [ROW | {"image_ids": []}], world.store, least(), 0)
+        Pretraining(world.encoder, Tasks.of(world.encoder, [ROW | {"image_ids": []}]), world.store, least(), 0)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from moon_ops.encoder import texts as module
+from moon_ops.encoder import samples as module
 from moon_ops.encoder.texts import Tokens, served_tokens, tokens
 from moon_ops.inputs.contract import Sample, title_of
 
@@ -16,7 +16,7 @@ LISTS = [[3, 1], [], [70_000], [5, 6, 7], []]
 @pytest.mark.parametrize("together", [1, 2, 100])
 def test_an_array_of_texts_is_the_lists_it_was_made_of(together: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "AT_ONCE", together)
-    made = Tokens(iter(LISTS))
+    made = Tokens.of(iter(LISTS))
     assert len(made) == 5
     assert list(made) == LISTS
     assert [made[n] for n in (4, -2, 0)] == [[], [5, 6, 7], [3, 1]]
@@ -25,7 +25,7 @@ def test_an_array_of_texts_is_the_lists_it_was_made_of(together: int, monkeypatc
     for row in (5, -6):
         with pytest.raises(IndexError):
             made[row]
-    assert list(Tokens([])) == []
+    assert list(Tokens.of([])) == []
 
 
 def test_a_text_is_what_the_tokenizer_makes_of_it_cut_where_production_cuts_it(encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:

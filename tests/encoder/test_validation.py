@@ -14,12 +14,14 @@ import torch
 from safetensors.torch import load_file
 
 from moon_ops.encoder import fit, validation
+from moon_ops.encoder.duplicates import from_hex
 from moon_ops.encoder.eager import embed_eager
+from moon_ops.encoder.encoded import hashes
 from moon_ops.encoder.material import Material
 from moon_ops.encoder.model import Encoder
 from moon_ops.encoder.pairs import Pairs, behaviour
 from moon_ops.encoder.pixels import PixelStore
-from moon_ops.encoder.train import _hashes, corpus, train
+from moon_ops.encoder.train import corpus, train
 from moon_ops.encoder.validation import Validation, hold_out
 from moon_ops.errors import SettingsError
 from moon_ops.inputs.contract import Sample
@@ -64,7 +66,7 @@ HASHES = {"x": "f0f0f0f00f0f0f0f", "x again": "f0f0f0f00f0f0f0c", "y": "12345678
 
 
 def held_texts(pairs: Pairs, **more: Any) -> tuple[list[str], list[str]]:
-    rest, held = hold_out(pairs, [HASHES.get(s.image_ids[0]) if s.image_ids else None for s in pairs.queries], training(**more))
+    rest, held = hold_out(pairs, from_hex(HASHES.get(s.image_ids[0]) if s.image_ids else None for s in pairs.queries), training(**more))
     return sorted(s.text for s in held.samples), sorted({rest.queries[q].text for q in rest.query})
 
 
@@ -73,8 +75,8 @@ def test_new_purchases_are_held_out_and_clicks_and_older_purchases_are_trained_o
     held, left = held_texts(pairs)
     assert held == ["a", "at half", "b"]
     assert left == ["clicked", "old 0", "old 1", "old 2", "old 3"]
-    rest, found = hold_out(pairs, [None] * len(pairs.queries), training())
-    assert corpus(rest) == [s.text for s in pairs.items] + [*(f"old {n}" for n in range(4)), "clicked"], "nor does a tokenizer see it"
+    rest, found = hold_out(pairs, np.zeros(len(pairs.queries), np.uint64), training())
+    assert list(corpus(rest)) == [s.text for s in pairs.items] + [*(f"old {n}" for n in range(4)), "clicked"], "nor does a tokenizer see it"
     assert (found.search, found.since, sorted(found.spu_ids)) == ("text_search", 50, [104, 105, 107])
     assert rest.acted.tolist() == [0, 10, 10, 10, 90]
     assert held_texts(pairs, validate_share=0.1) == (["a", "b"], ["at half", *left])
@@ -110,7 +112,7 @@ def test_pictures_are_measured_where_there_are_enough_and_words_stay_trained() -
 def test_of_several_products_after_one_query_one_is_asked_for_and_no_pair_is_left() -> None:
     pairs = asked(*PLENTY, ("a", "", PURCHASE, NEW), ("b", "", PURCHASE, 100))
     twice = replace(pairs, query=np.append(pairs.query, 4), item=np.append(pairs.item, 0), event=np.append(pairs.event, PURCHASE))
-    rest, held = hold_out(twice, [None] * 6, training())
+    rest, held = hold_out(twice, np.zeros(6, np.uint64), training())
     assert sorted(held.spu_ids) == [104, 105]
     assert len(rest) == 4
 
@@ -251,7 +253,7 @@ def test_what_is_measured_is_what_the_saved_encoder_finds(lake: Any, least: Any,
     recipe = least(training={**HALF, "validate_steps": 3, "patience": 0, "ema": 0.5}, stage2a={"steps": 3})
     report = train(lake, tmp_path / "e", recipe, trained_until=UNTIL, seed=0)
     pairs = behaviour(lake, UNTIL)
-    _, held = hold_out(pairs, _hashes(lake, pairs.queries), recipe.training)
+    _, held = hold_out(pairs, hashes(lake, pairs.queries), recipe.training)
     saved = Encoder.load(tmp_path / "e").eval()
     store = PixelStore.over(lake, pairs.image_ids(), 16, tmp_path / "pixels.u8")
     vectors = [embed_eager(saved, store, samples) for samples in (held.samples, pairs.items)]
@@ -264,7 +266,7 @@ def test_what_is_measured_is_what_the_saved_encoder_finds(lake: Any, least: Any,
 
 def test_material_keeps_what_is_held_out(lake: Any, tmp_path: Path) -> None:
     pairs = behaviour(lake, UNTIL)
-    rest, held = hold_out(pairs, _hashes(lake, pairs.queries), training())
+    rest, held = hold_out(pairs, hashes(lake, pairs.queries), training())
     Material(rest, 0, items_as_of(lake, UNTIL), held).write(tmp_path / "m")
     found = Material.read(tmp_path / "m").held
     assert found is not None
