@@ -82,7 +82,7 @@ def test_rows_in_files_are_those_in_memory(files: Callable[..., InFiles], joined
 
 
 def test_what_decides_rows_makes_them_anew_and_nothing_else(files: Callable[..., InFiles], made: Made) -> None:
-    for recipe in (RECIPE, replace(RECIPE, extractor="din", behaviors=2, epochs=3, batch=8, vectors="float16", embedding_sharding="rows")):
+    for recipe in (RECIPE, replace(RECIPE, extractor="din", behaviors=2, epochs=3, batch=8, vectors="int8", embedding_sharding="rows")):
         files().rows(recipe)
     assert made == ["one"]
     others = [replace(RECIPE, **changed) for changed in ({"validation": 0.3}, {"click_skew": 0.0}, {"position": True})]
