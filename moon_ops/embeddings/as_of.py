@@ -31,6 +31,7 @@ from moon_ops.lake.schemas import STAMP
 
 Ints = NDArray[np.integer[Any]]
 STEPS = 127  # of int8 on either side of zero: -128 has no counterpart, and is not used
+CACHED = 1 << 18  # numbers that are made float together: 1 MB
 
 
 @dataclass(frozen=True)
@@ -143,10 +144,9 @@ class VectorHistory:
 
     def gather(self, rows: Ints) -> NDArray[np.float32]:
         """Vectors [..., D] of row numbers [...]; zeros for -1."""
-        found = np.take(self.vectors, rows, axis=0, mode="wrap").astype(np.float32, copy=False)
         if self.scales is not None:
-            found *= np.take(self.scales, rows, mode="wrap")[..., None]  # what was taken is a copy
-        return found
+            return _floats(self.vectors, self.scales, rows)
+        return np.take(self.vectors, rows, axis=0, mode="wrap").astype(np.float32, copy=False)
 
 
 def vectors(view: FeatureView, between: tuple[dt.datetime, dt.datetime] | None = None, kind: str = "float32") -> VectorHistory:
@@ -187,6 +187,16 @@ def quantized(found: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.
     with np.errstate(invalid="ignore"):
         whole = np.rint(found / divisors[:, None])
     return np.nan_to_num(whole, copy=False, nan=0.0).astype(np.int8), scales
+
+
+def _floats(whole: NDArray[np.int8], scales: NDArray[np.float32], rows: Ints) -> NDArray[np.float32]:
+    """Vectors [..., D] of row numbers [...]; what is between lies in the processor's cache."""
+    chosen, dim = np.ravel(rows), whole.shape[1]
+    out = np.empty((len(chosen), dim), np.float32)
+    for some in pieces.spans(len(chosen), max(1, CACHED // dim)):
+        out[some] = np.take(whole, chosen[some], axis=0, mode="wrap")
+        out[some] *= np.take(scales, chosen[some], mode="wrap")[:, None]
+    return out.reshape(*np.shape(rows), dim)
 
 
 def _seen(history: History, known: pa.Table, names: Sequence[str], between: tuple[dt.datetime, dt.datetime]) -> NDArray[np.bool_]:

@@ -100,7 +100,9 @@ def test_a_number_that_is_none_is_not_hidden_by_whole_numbers() -> None:
     odd = np.array([[1.0, -2.0, 0.5], [np.nan, 1.0, 9.0], [np.inf, 1.0, 0.0], [0.0, 0.0, 0.0], [2e-43, 0.0, 0.0]], np.float32)
     whole, scales = as_of.quantized(odd)
     assert whole.tolist() == [[64, -127, 32], *[[0, 0, 0]] * 4]
-    held = as_of.VectorHistory(as_of.History(np.arange(5), np.zeros(5, np.int64)), np.append(whole, [[0] * 3], 0), "c", np.append(scales, 0))
+    held = as_of.VectorHistory(
+        as_of.History(np.arange(5), np.zeros(5, np.int64)), np.append(whole, [[0] * 3], 0), "c", np.append(scales, 0)
+    )
     with np.errstate(invalid="ignore"):
         assert np.isfinite(held.gather(np.arange(-1, 5))).all(1).tolist() == [True, True, False, False, True, True]
 
