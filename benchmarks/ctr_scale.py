@@ -4,8 +4,8 @@ The shop is made up (:mod:`made_up`): an impression for each row, an item for ev
 random vectors. Events are written as they are, without ingest; statistics are derived. Making it and training on it run in processes of
 their own, whose peaks the kernel counts: ``peak_mib`` with the pages of mapped files that lay in memory, ``own_mib`` without. Where others
 use the processor too, ``rows_per_cpu_s`` is what one core of it alone would do.
-``--rows 1000000``, ``--steps 1000``, ``--recipe ctr-cube``, ``--set vectors="float16"``, ``--keep DIRECTORY`` for a shop that stays,
-``--processes 2`` that train together; ``--json`` prints one object last.
+``--rows 1000000``, ``--steps 1000``, ``--recipe ctr-cube``, ``--set 'vectors="int8"'``, ``--dim 2048`` numbers a vector (128), ``--keep
+DIRECTORY`` for a shop that stays, ``--processes 2`` that train together; ``--json`` prints one object last.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from moon_ops.recipes.reading import recipe
 from moon_ops.release import click_rows, clicks
 from moon_ops.settings import Settings
 
-PER_ITEM, PER_USER, DIM, SECOND = 100, 1000, 128, 1_000_000
+PER_ITEM, PER_USER, DIM, SECOND = 100, 1000, int(figures.option("dim", "128")), 1_000_000
 NOW = made_up.END + dt.timedelta(hours=1)
 
 
@@ -207,7 +207,7 @@ def table() -> dict[str, object]:
     many = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", count] if count != "1" else []
     found: dict[str, object] = {"rows": rows, "steps": steps, "processes": int(count)}
     with tempfile.TemporaryDirectory() as scratch:
-        place = Path(figures.option("keep", scratch)) / f"ctr-{rows}"
+        place = Path(figures.option("keep", scratch)) / f"ctr-{rows}-{DIM}"
         place.mkdir(parents=True, exist_ok=True)
         for stage in [*([] if (place / "feature_store").exists() else ["make"]), "prepare", "train"]:
             together = many if stage == "train" else []

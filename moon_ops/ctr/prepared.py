@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from moon_ops.ctr.behaviors import Clicks, Lengths
@@ -152,7 +153,6 @@ def _trained(joined: Joined, recipe: CtrRecipe) -> Joined:
 
 def write(known: Known, vocabulary: Vocabulary, events: dict[str, int], place: Path) -> None:
     """Write rows and what they know into a directory."""
-    vocabulary.save(place)
     arrays: dict[str, NDArray[Any]] = {"words": known.words, "ends": known.clicks.lengths.ends, "counts": known.clicks.lengths.counts}
     arrays |= {f"column {name}": column for name, column in known.columns.items()}
     arrays |= {f"clicks {name}": getattr(known.clicks, name) for name in CLICKS}
@@ -160,16 +160,22 @@ def write(known: Known, vocabulary: Vocabulary, events: dict[str, int], place: P
     for view, coded in known.coded.items():
         arrays |= {f"ids {view}": coded.ids, f"dense {view}": coded.dense}
         arrays |= {f"list {view} {name}": values for name, values in coded.lists.items()}
-    write_arrays(place, arrays, {"events": events, "views": list(known.coded)})
+    ids = {name: some for name, some in vocabulary.values.items() if isinstance(some, np.ndarray)}
+    arrays |= {f"known {name}": some for name, some in ids.items()} | {"item_category": vocabulary.item_category}
+    values = {name: None if name in ids else some.tolist() for name, some in vocabulary.values.items()}
+    write_arrays(place, arrays, {"events": events, "views": list(known.coded), "vocabulary": {"values": values, **vocabulary.about()}})
 
 
 def opened(place: Path) -> tuple[Vocabulary, Known, dict[str, int]]:
     """What :func:`write` wrote; the arrays are mapped."""
-    vocabulary, (arrays, about) = Vocabulary.load(place), read_arrays(place)
+    arrays, about = read_arrays(place)
 
     def named(prefix: str) -> dict[str, NDArray[Any]]:
         return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
+    told = about["vocabulary"]
+    values = {name: arrays[f"known {name}"] if texts is None else texts for name, texts in told["values"].items()}
+    vocabulary = Vocabulary.told({**told, "values": values, "item_category": arrays["item_category"]})
     clicks = Clicks(Lengths(arrays["ends"], arrays["counts"]), **named("clicks "))
     coded = {view: Coded(arrays[f"ids {view}"], arrays[f"dense {view}"], named(f"list {view} ")) for view in about["views"]}
     known = Known(vocabulary.own, coded, arrays["words"], named("at "), clicks, named("column "))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -38,7 +37,7 @@ class Values:
             self._seen[view] = counts
         return self._seen[view]
 
-    def frequent(self, name: str) -> list[Any]:
+    def frequent(self, name: str) -> pa.Array:
         """The values of a column, or in its lists, that occur at least :data:`MIN_COUNT` times, sorted; null, -1 and the empty text are
         none."""
         if name in self.joined.rows.column_names:
@@ -51,7 +50,7 @@ class Values:
             found = _summed(pa.table({"value": column, "count": counts}))
         return _sorted(found)
 
-    def asked(self) -> list[int]:
+    def asked(self) -> pa.Array:
         """The queries of at least :data:`MIN_COUNT` sessions: however many items a query showed there, it counts once."""
         query = "SELECT query_id AS value, count(*) AS count FROM (SELECT DISTINCT query_id, session_id FROM rows) GROUP BY 1"
         return _sorted(sql(query, rows=self.joined.rows.select(["query_id", "session_id"])))
@@ -90,6 +89,12 @@ def _summed(table: pa.Table) -> pa.Table:
     return table.group_by("value").aggregate([("count", "sum")]).rename_columns(["value", "count"])
 
 
-def _sorted(found: pa.Table) -> list[Any]:
-    often = found["value"].filter(pc.greater_equal(found["count"], MIN_COUNT))
-    return sorted(value for value in often.to_pylist() if value not in (None, "", -1))
+def _sorted(found: pa.Table) -> pa.Array:
+    """Values that occur often enough, texts by their code points; null, -1 and the empty text are none."""
+    often = one(found["value"].filter(pc.greater_equal(found["count"], MIN_COUNT))).drop_null()
+    often = often.dictionary_decode() if pa.types.is_dictionary(often.type) else often
+    if not len(often):
+        return often
+    nothing = -1 if pa.types.is_integer(often.type) else ""
+    known = often.filter(pc.not_equal(often, pa.scalar(nothing, often.type)))
+    return known.take(pc.sort_indices(known))

@@ -19,10 +19,13 @@ def write(known: VectorHistory, place: Path) -> None:
         matrix[some] = known.vectors[some if history.order is None else history.order[some]]
         pieces.let_go(matrix)
     arrays = {"ids": np.repeat(history.ids, np.diff(history.start)), "times": history.times, "vectors": matrix}
+    if known.scales is not None:
+        arrays["scales"] = known.scales if history.order is None else np.append(known.scales[history.order], known.scales[-1:])
     write_arrays(place, arrays, {"contract_id": known.contract_id, "ttl": history.ttl})
 
 
 def read(place: Path) -> VectorHistory:
     """What :func:`write` wrote; the vectors are mapped."""
     arrays, about = read_arrays(place)
-    return VectorHistory(History(arrays["ids"], arrays["times"], ttl=about["ttl"]), arrays["vectors"], about["contract_id"])
+    history = History(arrays["ids"], arrays["times"], ttl=about["ttl"])
+    return VectorHistory(history, arrays["vectors"], about["contract_id"], arrays.get("scales"))

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -32,20 +31,34 @@ SMOOTHED = 20  # impressions at the shop's mean click rate that an item's own ar
 UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # kana and Han characters, between which no spaces stand
 NOTHING, UNKNOWN, KNOWN = 0, 1, 2  # rows of every table: nothing, everything else, and where the known values begin
 Column: TypeAlias = pa.ChunkedArray | NDArray[Any]
+Known: TypeAlias = NDArray[np.int64] | pa.Array  # ids; texts
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Vocabulary:
-    """Known values per embedding table, sorted; value k has row k + 2. ``item_category`` is the category row of each known item."""
+    """Known values per embedding table, sorted; value k has row k + 2. ``item_category`` [K] is the category row of each known item.
 
-    values: dict[str, list[Any]]
-    item_category: list[int]
+    Both are arrays, and are made arrays where they come as lists: a million ids are 8 MB so, and 40 MB as Python's objects.
+    """
+
+    values: dict[str, Known]
+    item_category: NDArray[np.int32]
     price_edges: list[float]
     own: tuple[Feature, ...] = ()  # the columns of the shop's own that the model reads
     scales: dict[str, tuple[float, float]] = field(default_factory=dict)  # mean and standard deviation of each number among them
     prior: float = 0.08  # the click rate to which an item's is smoothed: that of the rows trained on; models of before have 8 %
     word_rows: int = 2048  # rows of hashed words; models of before have 2,048
     bigrams: bool = False  # whether a run of Han or kana is read by pairs of characters; models of before read it as one word
+
+    def __post_init__(self) -> None:
+        texts = {f.name for f in (*STANDARD, *self.own) if f.kind in ("category", "list")}
+        object.__setattr__(self, "values", {name: _texts(some) if name in texts else _ids(some) for name, some in self.values.items()})
+        object.__setattr__(self, "item_category", np.asarray(self.item_category, np.int32))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Vocabulary) and self._content() == other._content()
+
+    __hash__ = None  # type: ignore[assignment]
 
     @classmethod
     def fit(cls, joined: Joined, own: Sequence[Feature] = ()) -> Vocabulary:
@@ -55,33 +68,24 @@ class Vocabulary:
         edges = rows.quantiles("price", np.linspace(0, 1, PRICE_BUCKETS + 1)[1:-1].tolist())
         scales = {f.name: _scale(joined.column(f.name)) for f in own if f.kind == "number"}
         prior, word_rows = float(np.clip(rows.clicked, 1e-6, 1 - 1e-6)), _word_rows(joined.rows["text"])
-        bare = cls(values, [], [float(e) for e in np.unique(edges)], tuple(own), scales, prior, word_rows, bigrams=True)
-        item_category = np.zeros(len(values["item"]), np.int64)
+        bare = cls(values, np.zeros(0, np.int32), [float(e) for e in np.unique(edges)], tuple(own), scales, prior, word_rows, bigrams=True)
+        item_category = np.zeros(len(values["item"]), np.int32)
         category_of = np.append(bare.encode("category", joined.views[joined.view_of("category")]["category"]), NOTHING)
         for some in pieces.parts(len(joined)):
             part = joined.part(some)
             items, categories = bare.encode("item", part.rows["item_id"]), category_of[part.at[joined.view_of("category")]]
             seen = items >= KNOWN
             item_category[items[seen] - KNOWN] = categories[seen]
-        return replace(bare, item_category=item_category.tolist())
+        return replace(bare, item_category=item_category)
 
     def sizes(self) -> dict[str, int]:
         """Rows of each embedding table, in the order of the features."""
         named = (*id_features(self.own), *list_features(self.own))
         return {f.name: (PRICE_BUCKETS if f.kind == "bucket" else len(self.values[f.name])) + KNOWN for f in named}
 
-    @cached_property
-    def _arrays(self) -> dict[str, Any]:
-        """The values as what they are looked up in; lists of a million are turned into arrays once, not in each request."""
-        texts = {f.name for f in (*STANDARD, *self.own) if f.kind in ("category", "list")}
-        arrays = {
-            name: pa.array(some, pa.string()) if name in texts else np.array([*some, -1], np.int64) for name, some in self.values.items()
-        }
-        return arrays | {"item_category": np.array([NOTHING, UNKNOWN, *self.item_category], np.int64)}
-
     def encode(self, table: str, values: Column) -> NDArray[np.int64]:
         """Row numbers, in the shape given: 0 for nothing (null, -1, an empty text), 1 for a value that training did not know."""
-        known = self._arrays[table]
+        known = self.values[table]
         if isinstance(known, pa.Array):
             texts = pa.chunked_array([pa.array(values)]) if isinstance(values, np.ndarray) else values
             found = pc.index_in(texts.cast(pa.string()), known)
@@ -89,8 +93,9 @@ class Vocabulary:
             rows = pc.fill_null(found.cast(pa.int64()), -1).to_numpy() + KNOWN
             return np.where(nothing, NOTHING, np.where(rows < KNOWN, UNKNOWN, rows))
         numbers = values if isinstance(values, np.ndarray) else pc.fill_null(values, -1).to_numpy()
-        at = np.searchsorted(known[:-1], numbers)  # known ends with a -1
-        return np.where(numbers == -1, NOTHING, np.where(known[at] == numbers, at + KNOWN, UNKNOWN)).astype(np.int64)
+        at = np.searchsorted(known, numbers)
+        there = known[np.minimum(at, len(known) - 1)] == numbers if len(known) else np.zeros(np.shape(numbers), bool)
+        return np.where(numbers == -1, NOTHING, np.where(there, at + KNOWN, UNKNOWN)).astype(np.int64)
 
     def rows(self, feature: Feature, column: pa.ChunkedArray) -> NDArray[np.int64]:
         """The embedding rows [N] of an id, a category or a bucket."""
@@ -113,7 +118,10 @@ class Vocabulary:
 
     def category_of(self, item_rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """The category row of each item row, in the shape given."""
-        return self._arrays["item_category"][item_rows]
+        out = np.array(item_rows, np.int64)  # of nothing, and of the unknown, it is the same
+        known = out >= KNOWN
+        out[known] = self.item_category[out[known] - KNOWN]
+        return out
 
     def price(self, prices: NDArray[np.float64]) -> NDArray[np.int64]:
         """Price buckets of equal share; 0 where there is no price."""
@@ -124,9 +132,18 @@ class Vocabulary:
         """The rows [T, W] of the texts' words, 0 where there are no more."""
         return words(texts, self.word_rows, bigrams=self.bigrams)
 
+    def about(self) -> dict[str, Any]:
+        """What JSON can hold of it, but for values and the items' categories."""
+        names = ("price_edges", "own", "scales", "prior", "word_rows", "bigrams")
+        return {name: [asdict(one) for one in self.own] if name == "own" else getattr(self, name) for name in names}
+
+    def _content(self) -> dict[str, Any]:
+        values = {name: some.tolist() for name, some in self.values.items()}
+        return {"values": values, "item_category": self.item_category.tolist(), **json.loads(json.dumps(self.about()))}
+
     def save(self, directory: Path) -> None:
         """Write ``vocabulary.json``."""
-        (directory / "vocabulary.json").write_text(json.dumps(asdict(self)) + "\n")
+        (directory / "vocabulary.json").write_text(json.dumps(self._content()) + "\n")
 
     @classmethod
     def load(cls, directory: Path) -> Vocabulary:
@@ -134,8 +151,21 @@ class Vocabulary:
         path = directory / "vocabulary.json"
         if not path.is_file():
             raise ContractError(f"{directory} holds no vocabulary.json: it is not a click model", action="train it with `moon ctr`")
-        content = required(path, "train the click model again with `moon ctr`")
+        return cls.told(required(path, "train the click model again with `moon ctr`"))
+
+    @classmethod
+    def told(cls, content: Mapping[str, Any]) -> Vocabulary:
+        """Of its fields; columns of the shop's own by the names of theirs."""
         return cls(**{**content, "own": tuple(Feature(**one) for one in content.get("own", ()))})
+
+
+def _ids(some: Sequence[int] | Known) -> NDArray[np.int64]:
+    """A list goes through Arrow, whose memory is its own: between the list's objects a numpy array would keep theirs from the system."""
+    return some if isinstance(some, np.ndarray) else pa.array(some, pa.int64()).to_numpy()
+
+
+def _texts(some: Sequence[str] | pa.Array) -> pa.Array:
+    return some.cast(pa.string()) if isinstance(some, pa.Array) else pa.array(some, pa.string())
 
 
 def _flat(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -30,6 +30,8 @@ from moon_ops.errors import InputError
 from moon_ops.lake.schemas import STAMP
 
 Ints = NDArray[np.integer[Any]]
+STEPS = 127  # of int8 on either side of zero: -128 has no counterpart, and is not used
+CACHED = 1 << 18  # numbers that are made float together: 1 MB
 
 
 @dataclass(frozen=True)
@@ -119,9 +121,9 @@ def _history(view: FeatureView, table: pa.Table, names: Sequence[str]) -> Histor
 class VectorHistory:
     """The vectors of all versions of an encoder's items (or queries), and since when each is valid: what a row could know."""
 
-    def __init__(self, history: History, vectors: NDArray[np.floating[Any]], contract_id: str) -> None:
-        """``vectors`` [M + 1, D], float32 or float16, the last of which is zeros: what -1 stands for."""
-        self.history, self.vectors, self.contract_id = history, vectors, contract_id
+    def __init__(self, history: History, vectors: NDArray[Any], contract_id: str, scales: NDArray[np.float32] | None = None) -> None:
+        """``vectors`` [M + 1, D], float32, float16 or int8, the last of which is zeros: what -1 stands for. ``scales`` [M + 1] of int8."""
+        self.history, self.vectors, self.contract_id, self.scales = history, vectors, contract_id, scales
 
     def __len__(self) -> int:
         """K: how many items."""
@@ -142,6 +144,8 @@ class VectorHistory:
 
     def gather(self, rows: Ints) -> NDArray[np.float32]:
         """Vectors [..., D] of row numbers [...]; zeros for -1."""
+        if self.scales is not None:
+            return _floats(self.vectors, self.scales, rows)
         return np.take(self.vectors, rows, axis=0, mode="wrap").astype(np.float32, copy=False)
 
 
@@ -149,22 +153,50 @@ def vectors(view: FeatureView, between: tuple[dt.datetime, dt.datetime] | None =
     """All vectors of one of the views ``item_embedding_v<N>`` and ``query_embedding_v<N>``, once each; many lie in a mapped file.
 
     ``between`` two moments: those that a row of that time may see, from the first on and before the second. ``kind``: as they are held,
-    float32 or float16; what is gathered is float32.
+    float32, float16, or int8 with a scale for each vector; what is gathered is float32.
     """
     dataset, names = features.dataset_of(view), _names(view)
     known = dataset.scanner(columns=names, scan_in_order=True).to_table()
     wanted = np.ones(known.num_rows, bool) if between is None else _seen(_history(view, known, names), known, names, between)
     count, dim, done = int(wanted.sum()), vector_tables.dim_of(dataset), 0
     matrix, place = pieces.spilled(count + 1, dim, kind), 0
+    scales = pieces.column(count + 1, np.float32) if kind == "int8" else None
     for batch in _in_order(dataset, ["embedding"]):
         chosen = wanted[place : place + len(batch)]
         place += len(batch)
         if some := int(chosen.sum()):
             found = batch["embedding"].flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
-            matrix[done : done + some] = found if some == len(batch) else found[chosen]
+            found = found if some == len(batch) else found[chosen]
+            if scales is None:
+                matrix[done : done + some] = found
+            else:
+                matrix[done : done + some], scales[done : done + some] = quantized(found)
             pieces.let_go(matrix)
             done += some
-    return VectorHistory(_history(view, known.filter(pa.array(wanted)), names), matrix, view.tags["contract_id"])
+    return VectorHistory(_history(view, known.filter(pa.array(wanted)), names), matrix, view.tags["contract_id"], scales)
+
+
+def quantized(found: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Vectors [N, D] as whole numbers from -127 to 127, and what one of them is worth in each vector [N].
+
+    Zeros stay zeros. A vector with a number that is none is gathered as such, so that a loss tells of it as it does of float32.
+    """
+    scales = np.abs(found).max(axis=1, initial=0) / np.float32(STEPS)
+    told = (scales >= np.finfo(np.float32).tiny) & np.isfinite(scales)
+    divisors = np.where(told, scales, np.float32(np.inf))  # by which all others become zeros
+    with np.errstate(invalid="ignore"):
+        whole = np.rint(found / divisors[:, None])
+    return np.nan_to_num(whole, copy=False, nan=0.0).astype(np.int8), scales
+
+
+def _floats(whole: NDArray[np.int8], scales: NDArray[np.float32], rows: Ints) -> NDArray[np.float32]:
+    """Vectors [..., D] of row numbers [...]; what is between lies in the processor's cache."""
+    chosen, dim = np.ravel(rows), whole.shape[1]
+    out = np.empty((len(chosen), dim), np.float32)
+    for some in pieces.spans(len(chosen), max(1, CACHED // dim)):
+        out[some] = np.take(whole, chosen[some], axis=0, mode="wrap")
+        out[some] *= np.take(scales, chosen[some], mode="wrap")[:, None]
+    return out.reshape(*np.shape(rows), dim)
 
 
 def _seen(history: History, known: pa.Table, names: Sequence[str], between: tuple[dt.datetime, dt.datetime]) -> NDArray[np.bool_]:

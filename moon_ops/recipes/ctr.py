@@ -39,7 +39,7 @@ class CtrRecipe:
     dropout: float = 0.0
     device: Literal["cpu", "cuda", "auto"] = "cpu"  # that trains; auto: a GPU where there is one
     embedding_sharding: Literal["none", "rows"] = "none"  # of several processes each holds the whole table, or every so many-th row
-    vectors: Literal["float32", "float16"] = "float32"  # as training holds them in memory; float16 is half of it
+    vectors: Literal["float32", "float16", "int8"] = "float32"  # as training holds them in memory; a half, or with int8 a quarter of it
     caps: Caps = field(default_factory=Caps)  # which events make rows
     most: Most = field(default_factory=lambda: Most(visitor=20_000))  # rows, of each
     click_skew: float = SKEW  # seconds that a click may be logged before its impression, where clocks differ

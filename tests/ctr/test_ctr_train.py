@@ -204,7 +204,7 @@ def test_nothing_is_learned_from_the_rows_that_say_when_to_stop(fit: Fit, by_id:
     items[480:] += 20
     rows = by_id.set_column(by_id.column_names.index("item_id"), "item_id", pa.array(items))
     fit(rows, tmp_path / "model", extractor="din", epochs=1, validation=0.2)
-    assert Vocabulary.load(tmp_path / "model").values["item"] == list(range(20))
+    assert Vocabulary.load(tmp_path / "model").values["item"].tolist() == list(range(20))
     clicked = by_id.column_names.index("label")
     unlike = by_id.set_column(clicked, "label", pa.array([0] * 480 + [1] * 120))
     with pytest.raises(InputError, match="0 of 480 rows are clicks"):

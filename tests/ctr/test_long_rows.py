@@ -156,12 +156,12 @@ def test_what_the_vocabulary_counts_is_what_columns_hold(wide: Wide, varied: pa.
     found = Vocabulary.fit(Joined(twice.select(joined.rows.column_names), joined.views, dict.fromkeys(joined.at, at)))
     for name, column in (("category", "category"), ("spu", "spu_id"), ("item", "item_id")):
         values, counts = np.unique([value for value in twice[column].to_pylist() if value is not None], return_counts=True)
-        assert found.values[name] == values[counts >= 2].tolist()
+        assert found.values[name].tolist() == values[counts >= 2].tolist()
     prices = np.array(twice["price"].drop_null())
     assert found.price_edges == np.unique(np.quantile(prices, np.linspace(0, 1, PRICE_BUCKETS + 1)[1:-1])).tolist()
     sessions = {(query, session) for query, session in zip(twice["query_id"].to_pylist(), twice["session_id"].to_pylist(), strict=True)}
     asked = [query for query, _ in sessions if query != -1]
-    assert found.values["query"] == sorted({query for query in asked if asked.count(query) >= 2})
+    assert found.values["query"].tolist() == sorted({query for query in asked if asked.count(query) >= 2})
     assert found.prior == pytest.approx(np.mean(twice["label"].to_pylist()))
 
 

@@ -81,8 +81,19 @@ def test_rows_in_files_are_those_in_memory(files: Callable[..., InFiles], joined
     assert len(list(source.kept.directory.glob("rows-*"))) == (1 if limit == 10**9 else 0)
 
 
+def test_the_vocabulary_of_prepared_rows_is_that_of_those_in_memory(files: Callable[..., InFiles], joined: Joined, tables: Tables) -> None:
+    """Its ids are mapped, so that processes hold them once; a file for releases is not among what is kept."""
+    source = files()
+    for _ in range(2):
+        found = source.rows(RECIPE).vocabulary
+        assert found == InMemory(joined, tables, {}).rows(RECIPE).vocabulary
+        assert all(isinstance(found.values[name].base, np.memmap) for name in ("item", "user", "query"))
+        assert isinstance(found.item_category.base, np.memmap)
+    assert not list(source.kept.directory.rglob("vocabulary.json"))
+
+
 def test_what_decides_rows_makes_them_anew_and_nothing_else(files: Callable[..., InFiles], made: Made) -> None:
-    for recipe in (RECIPE, replace(RECIPE, extractor="din", behaviors=2, epochs=3, batch=8, vectors="float16", embedding_sharding="rows")):
+    for recipe in (RECIPE, replace(RECIPE, extractor="din", behaviors=2, epochs=3, batch=8, vectors="int8", embedding_sharding="rows")):
         files().rows(recipe)
     assert made == ["one"]
     others = [replace(RECIPE, **changed) for changed in ({"validation": 0.3}, {"click_skew": 0.0}, {"position": True})]

@@ -39,7 +39,7 @@ def vocabulary(wide: Wide) -> Vocabulary:
 
 
 def test_known_values_are_those_seen_twice_in_order_and_queries_in_two_sessions(vocabulary: Vocabulary) -> None:
-    assert vocabulary.values == {
+    assert {name: some.tolist() for name, some in vocabulary.values.items()} == {
         "item": [10, 30, 40],
         "user": [7, 9],
         "query": [5],
@@ -91,6 +91,40 @@ def test_one_price_for_all_and_no_price_at_all(wide: Wide) -> None:
 def test_what_is_saved_is_what_is_loaded(vocabulary: Vocabulary, tmp_path: Path) -> None:
     vocabulary.save(tmp_path)
     assert Vocabulary.load(tmp_path) == vocabulary
+
+
+def test_ids_are_arrays_and_the_file_is_that_of_before(vocabulary: Vocabulary, tmp_path: Path) -> None:
+    """Releases of before are read, and those of before can read what is written now."""
+    ids = {name for name, some in vocabulary.values.items() if isinstance(some, np.ndarray) and some.dtype == np.int64}
+    assert ids == {"item", "user", "query", "spu", "seller"}
+    assert all(isinstance(vocabulary.values[name], pa.StringArray) for name in ("category", "brand"))
+    assert vocabulary.item_category.nbytes == 4 * 3
+    vocabulary.save(tmp_path)
+    written = (tmp_path / "vocabulary.json").read_text()
+    content = json.loads(written)
+    assert list(content) == ["values", "item_category", "price_edges", "own", "scales", "prior", "word_rows", "bigrams"]
+    assert content["values"]["item"] == [10, 30, 40]
+    assert content["values"]["category"] == ["hats", "mugs"]
+    assert content["item_category"] == [2, 3, 0]
+    assert written == json.dumps(content) + "\n"
+    assert Vocabulary(**content) == vocabulary
+    assert Vocabulary(**{**content, "item_category": [2, 3, 1]}) != vocabulary
+
+
+def test_a_table_that_knows_nothing_knows_no_value() -> None:
+    bare = Vocabulary({"item": [], "brand": []}, [], [])
+    assert bare.encode("item", np.array([[3, -1]])).tolist() == [[1, 0]]
+    assert bare.encode("brand", pa.chunked_array([["Acme", ""]])).tolist() == [1, 0]
+    assert bare.category_of(np.array([0, 1])).tolist() == [0, 1]
+
+
+def test_large_ids_and_odd_texts_are_in_order(wide: Wide) -> None:
+    """Keys of texts have 63 bits; texts are ordered by code points, those beyond 16 bits, too."""
+    ids, brands = [2**62 + 1, 2**62, 5, 2**62 + 1, 2**62, 5, 7, 7], ["é", "\U0001f600", "z", "\uffee", "é", "\U0001f600", "z", "\uffee"]
+    found = Vocabulary.fit(wide(pa.table({**COLUMNS, "item_id": ids, "brand": brands})))
+    assert found.values["item"].tolist() == [5, 7, 2**62, 2**62 + 1]
+    assert found.values["brand"].tolist() == ["z", "é", "\uffee", "\U0001f600"]
+    assert found.encode("item", np.array([2**62 + 1, 2**62 + 2, 5])).tolist() == [5, 1, 2]
 
 
 def test_a_directory_without_a_vocabulary_is_refused(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from feast import FeatureStore
 
 from moon_ops import pieces
+from moon_ops.ctr import vector_files
 from moon_ops.embeddings import as_of, features, vector_tables
 from moon_ops.lake import statistics
 from moon_ops.lake.lake import Lake
@@ -74,6 +75,36 @@ def test_vectors_may_be_held_in_half_of_the_memory(store: FeatureStore) -> None:
     found = half.gather(half.at(half.codes(items), times))
     assert found.dtype == np.float32
     assert found == pytest.approx(whole.gather(whole.at(whole.codes(items), times)), rel=1e-3, abs=1e-4)
+
+
+def test_vectors_may_be_held_in_a_quarter_of_the_memory(store: FeatureStore, tmp_path: Path) -> None:
+    """A number is off by half a step at most, a step being a 127th of the vector's largest; so are those that processes share."""
+    view, (items, times) = store.get_feature_view("item_embedding_v1"), asked(0, 30)
+    whole, held = as_of.vectors(view), as_of.vectors(view, kind="int8")
+    assert held.scales is not None
+    assert (held.vectors.dtype, held.scales.dtype, held.scales.shape) == (np.int8, np.float32, (COUNT + 1,))
+    expected, found = (one.gather(one.at(one.codes(items), times)) for one in (whole, held))
+    assert found.dtype == np.float32
+    step = np.abs(expected).max(-1, keepdims=True) / 127
+    assert (np.abs(found - expected) <= 0.5001 * step).all()
+    assert np.array_equal(found.any(-1), expected.any(-1)), "no vector is no vector"
+    assert held.gather(items[:6].reshape(2, 3) * 0 - 1).tolist() == [[[0.0] * 4] * 3] * 2
+    vector_files.write(held, tmp_path)
+    shared = vector_files.read(tmp_path)
+    assert shared.vectors.dtype == np.int8
+    assert np.array_equal(shared.gather(shared.at(shared.codes(items), times)), found)
+
+
+def test_a_number_that_is_none_is_not_hidden_by_whole_numbers() -> None:
+    """Nor does it touch another vector; zeros stay zeros, also where they are nearly none."""
+    odd = np.array([[1.0, -2.0, 0.5], [np.nan, 1.0, 9.0], [np.inf, 1.0, 0.0], [0.0, 0.0, 0.0], [2e-43, 0.0, 0.0]], np.float32)
+    whole, scales = as_of.quantized(odd)
+    assert whole.tolist() == [[64, -127, 32], *[[0, 0, 0]] * 4]
+    held = as_of.VectorHistory(
+        as_of.History(np.arange(5), np.zeros(5, np.int64)), np.append(whole, [[0] * 3], 0), "c", np.append(scales, 0)
+    )
+    with np.errstate(invalid="ignore"):
+        assert np.isfinite(held.gather(np.arange(-1, 5))).all(1).tolist() == [True, True, False, False, True, True]
 
 
 def test_rows_joined_in_parts_are_those_joined_at_once(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:

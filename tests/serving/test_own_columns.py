@@ -129,7 +129,7 @@ def test_the_model_learns_from_them_and_keeps_its_recipe(home: Settings, times: 
     assert (kept["batch"], kept["extractor"], kept["features"]["age"]["default"]) == (64, "cube", 40.0)
     scorer = Scorer(trained[0])
     assert {feature.name for feature in scorer.own} == set(kept["features"])
-    assert scorer.vocabulary.values["material"] == sorted(MATERIALS)
+    assert scorer.vocabulary.values["material"].tolist() == sorted(MATERIALS)
     assert {"list_tags", "list_interests", "list_shown_with"} <= set(scorer.inputs)
 
 
