@@ -93,7 +93,7 @@ def _vectors(place: Path) -> dict[str, float]:
     from index import pieces  # here, and below: FAISS, Feast and torch are in no other part's memory
 
     from moon_ops.embeddings import vector_tables
-    from moon_ops.lake import changes
+    from moon_ops.lake import changes, lookups
 
     lake, kind, name = Lake(str(place / "lake")), _Kind(), vector_tables.table_name(1)
     for table in (name, vector_tables.query_table_name(1), vector_tables.excused_table_name(1)):
@@ -108,6 +108,7 @@ def _vectors(place: Path) -> dict[str, float]:
         rows = rows.append_column("version_id", vector_tables.version_ids(rows))
         schema = lake.open(name).schema
         lake.append(name, rows.select(schema.names).cast(schema))
+    lookups.tend(lake, name)  # as an embedding ends
     changes.mark(lake, name, items=changes.newest(lake.open("items")))
     return {"vectors": total - known}
 

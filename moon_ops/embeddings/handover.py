@@ -8,7 +8,7 @@ handed over, once.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from moon_ops.embeddings.vector_tables import newest_valid
 from moon_ops.lake import changes, lookups
 from moon_ops.lake.query import newest
+from moon_ops.lake.schemas import STAMP
 
 if TYPE_CHECKING:  # Feast: a command in a hurry asks this file for marks alone
     from feast import FeatureStore, FeatureView
@@ -55,18 +56,24 @@ def online(store: FeatureStore, view: FeatureView, dataset: lance.LanceDataset, 
     """
     from moon_ops.embeddings import features, online_store
 
-    key, known = view.join_keys[0], f"event_timestamp <= {lookups.moment(now)}"
+    key = view.join_keys[0]
     columns = [key, *(f.name for f in view.features), "event_timestamp", "created"]
     ids, size, count = touched(dataset, key, since, now), BATCH, 0
     if len(ids) > MANY and features.clicks_of(view) is None:  # a user's clicks are many rows
         ids, size = ids.take(online_store.order(ids)), MANY
     for some in _batches(ids, size):
-        rows = newest(features.rows(view, columns, partial(changes.rows_of, dataset, key, some, where=known)), key)
+        rows = newest(features.rows(view, columns, partial(_known_at, dataset, key, some, now)), key)
         rows = rows if size == BATCH else rows.take(online_store.order(rows[key]))
         for start in range(0, rows.num_rows, BATCH):
             store.write_to_online_store(view.name, rows.slice(start, BATCH).to_pandas())
         count += rows.num_rows
     return count
+
+
+def _known_at(dataset: lance.LanceDataset, key: str, ids: pa.Array, now: dt.datetime, columns: Sequence[str]) -> pa.Table:
+    """The rows of ``ids`` that are valid at ``now``. The time is compared here: by its index Lance would find all rows of before."""
+    rows = changes.rows_of(dataset, key, ids, columns)
+    return rows.filter(pc.less_equal(rows["event_timestamp"], pa.scalar(now, STAMP)))
 
 
 def vectors(
