@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import re
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +21,7 @@ from moon_ops.errors import InputError, MoonError, ServiceError, SettingsError
 from moon_ops.startup import start
 
 ENGINES = ("local", "ray")
+ADVICE = re.compile(r"\d+\. ")  # how Ray begins each of several
 AHEAD = 2  # parts that are on their way for each core of a cluster: one is made, the next one is there when it is done
 RETRIES = 3  # of a part whose worker was killed; one that Ray has killed for memory is tried for longer
 _neighbours: ContextVar[bool] = ContextVar("_neighbours", default=False)
@@ -120,7 +122,11 @@ def reason(fault: BaseException) -> MoonError:
 
 
 def _line(fault: BaseException) -> str:
-    return next((line.strip() for line in reversed(str(fault).splitlines()) if line.strip()), type(fault).__name__)
+    """Its last line, where a traceback says what happened; but not the last one of several pieces of advice."""
+    said = [line.strip() for line in str(fault).splitlines() if line.strip()]
+    while len(said) > 1 and ADVICE.match(said[-1]):
+        said.pop()
+    return said[-1] if said else type(fault).__name__
 
 
 def dealer(name: str, workers: int) -> Deal:

@@ -247,3 +247,9 @@ def test_the_engine_is_a_setting() -> None:
         Settings(engine="spark")
     with pytest.raises(InputError, match="engine 'spark' is not known → choose local or ray"):
         dealer("spark", 2)
+
+
+def test_of_several_pieces_of_advice_the_line_before_them_is_told() -> None:
+    assert dealing._line(RuntimeError("Traceback\n  here\nValueError: no")) == "ValueError: no"
+    assert dealing._line(ConnectionError("nobody is there\n1. Start one.\n2. Set RAY_ADDRESS instead")) == "nobody is there"
+    assert dealing._line(RuntimeError()) == "RuntimeError"

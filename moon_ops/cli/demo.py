@@ -187,6 +187,8 @@ def _shop(settings: Settings, steps: Steps, chosen: Choices) -> Path:
         raise InputError(
             f"MOON_HOME = {settings.home} holds the shop of {known}, not of {shop}", action="set MOON_HOME to another directory"
         )
+    if data is None and not marker.is_file() and settings.lake.exists("items"):
+        raise InputError(f"MOON_HOME = {settings.home} holds another shop: they would be mixed", action="set MOON_HOME to another one")
     settings.home.mkdir(parents=True, exist_ok=True)
     with steps.step("shop", f"a simulated shop of size {size}" if data is None else f"the shop in {data}") as say:
         if data is None:

@@ -160,5 +160,6 @@ def _one_of(item: str | None, user: str | None, query: str | None = None) -> tup
     """The kind and the id of the one that is named."""
     given = [(kind, value) for kind, value in (("item", item), ("user", user), ("query", query)) if value is not None]
     if len(given) != 1:
-        raise InputError(f"{len(given)} of ITEM_ID, --user and others are given", action="name one item, or one other")
+        problem = f"{len(given) or 'none'} of an ITEM_ID, --user and whatever else the command knows {'are' if given else 'is'} given"
+        raise InputError(problem, action="name one: see the command's --help")
     return given[0]

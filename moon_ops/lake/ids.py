@@ -278,9 +278,11 @@ def of_column(name: str, column: pa.Array | pa.ChunkedArray) -> NDArray[np.int64
     return np.asarray(pc.fill_null(cells.keys, MISSING).to_numpy(zero_copy_only=False), np.int64)
 
 
-def named(lake: Lake, kind: str, numbers: Iterable[int]) -> list[ShopId | None]:
-    """The shop's ids of keys, in their order; None for -1, and the number for a key that no text was given for."""
-    wanted = [int(number) for number in numbers]
+def named(lake: Lake, kind: str, numbers: Iterable[float | None]) -> list[ShopId | None]:
+    """The shop's ids of keys, in their order; None for -1, for nothing and for NaN, as pandas has it, and the number for a key that no
+    text was given for.
+    """
+    wanted = [MISSING if number is None or number != number else int(number) for number in numbers]
     known = known_texts(lake, kind, sorted(set(wanted)))
     return [None if number == MISSING else known.get(number, number) for number in wanted]
 

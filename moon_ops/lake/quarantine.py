@@ -114,6 +114,8 @@ def write_csv(rows: list[Refused], path: Path) -> list[Path]:
     row that had another number of cells than its header has one too many here, too, so that it is refused until it is mended. What was
     erased is left out: nothing of it was kept.
     """
+    if path.is_dir():
+        raise InputError(f"--csv {path} is a directory", action=f"name a file, e.g. {path / 'refused.csv'}")
     rows = [row for row in rows if row.row]
     tables = list(dict.fromkeys(row.table for row in rows))
     made = []

@@ -85,11 +85,16 @@ class Champion:
         self.seen = self._seen()
 
     def refreshed(self) -> Champion:
-        """The same release after another publication: index and tables are opened anew, what has not changed is kept."""
+        """The same release after another publication: index and tables are opened anew, what has not changed is kept.
+
+        Where its index has e.g. other shards, it waits for who holds the others; :class:`StageError` if they cannot open them.
+        """
         fresh = copy.copy(self)
         # before what they lead to: a publication meanwhile is noticed the next time
         fresh.places = linked(self.settings, self.encoder, self.dimensions)
         fresh.part = self.shelf.opened(self.encoder, self.dimensions)
+        if fresh.part.name != self.part.name:
+            self.peers.prepare(fresh.part)
         fresh.tables = self._tables()
         require_same(self.contract_id, fresh.index.header.contract_id, what="release and index")
         fresh.seen = fresh._seen()

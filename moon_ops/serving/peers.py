@@ -42,7 +42,7 @@ AGAIN_SECONDS = 0.5  # between two questions meanwhile
 AGREED = 8  # answers in a row, over connections of their own, by which all services behind a balancer are taken to have it
 NOBODY, LARGEST = -1, 1.01  # the id where there are no more items; a cosine, rounded
 LONGEST = 2**26  # bytes of an answer: some thousand times those of a page
-BUSY, ENDING = 429, (502, 503, 504)
+BUSY, ENDING, NO_KEY = 429, (502, 503, 504), (401, 403)
 AGAIN = "ask again in a moment"
 T = TypeVar("T")
 Seen = Callable[[str, float, bool], None]  # told of each question: the address, seconds, and whether it was answered
@@ -224,7 +224,7 @@ class _Refusal(Exception):  # noqa: N818 - none of the service's: it is there, a
         self.status = status
 
     def fault(self) -> ServiceError:
-        return ServiceError(str(self), action=AGAIN)
+        return ServiceError(str(self), action="correct MOON_INDEX_KEY" if self.status in NO_KEY else AGAIN)
 
 
 def _refusal(who: str, answer: httpx.Response) -> Exception:

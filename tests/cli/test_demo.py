@@ -131,6 +131,15 @@ def test_a_shop_without_click_sequences_gets_a_release_without_a_click_model(
         demo.run(settings, Choices(size="tiny", encoder="moon-nano"), now=now)
 
 
+def test_a_simulated_shop_is_not_mixed_with_one_that_was_ingested(released: Settings, moved: Any, tmp_path: Path, now: dt.datetime) -> None:
+    settings = moved(released, tmp_path / "home")
+    (settings.home / "demo.json").unlink(missing_ok=True)
+    before = settings.lake.count("items")
+    with pytest.raises(InputError, match="holds another shop: they would be mixed → set MOON_HOME to another one"):
+        demo.run(settings, Choices(size="tiny", encoder="moon-nano"), now=now)
+    assert settings.lake.count("items") == before
+
+
 @pytest.mark.skipif(not GROCERY.is_dir(), reason="the grocery photographs are not here")
 def test_grocery_is_in_the_ingest_layout(tmp_path: Path, now: dt.datetime) -> None:
     from moon_ops.ctr.impressions import has_click_sequences

@@ -155,7 +155,7 @@ def test_large_numbers_in_json_keep_their_digits(make_shop: Shop, empty: Lake) -
 def test_a_product_of_one_item_has_the_items_id(make_shop: Shop, empty: Lake) -> None:
     ingest(make_shop(items=[{"item_id": "a/1", "title": "Hat"}]), empty, now=NOW)
     assert ids.named(empty, "product", empty.read("items")["spu_id"].to_pylist()) == ["a/1"]
-    assert ids.named(empty, "item", [-1, 5]) == [None, 5]
+    assert ids.named(empty, "item", [-1, 5, float("nan"), None]) == [None, 5, None, None]
 
 
 def test_columns_of_uuids(make_shop: Shop, empty: Lake) -> None:

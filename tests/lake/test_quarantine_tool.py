@@ -61,6 +61,8 @@ def test_refused_rows_go_back_as_csv(make_shop: Shop, empty: Lake, tmp_path: Pat
     assert [row.table for row in quarantine.refused(empty)] == ["events"], "which has no event_id to be known by"
     both = quarantine.write_csv(quarantine.refused(empty, mended=True), tmp_path / "no" / "such" / "all.csv")  # directories are made
     assert sorted(path.name for path in both) == ["all-events.csv", "all-items.csv"]
+    with pytest.raises(InputError, match="is a directory → name a file"):
+        quarantine.write_csv(quarantine.refused(empty, mended=True), tmp_path)
 
 
 def test_a_check_says_what_an_ingest_then_does(make_shop: Shop, empty: Lake) -> None:

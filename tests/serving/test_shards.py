@@ -137,6 +137,25 @@ def test_three_services_answer_as_one(dealt: Settings) -> None:
         assert bare.post("/v1/embed", data={"text": "mug"}).status_code == 200, "what needs no index goes on"
 
 
+def test_all_go_on_with_the_old_index_where_one_cannot_open_the_new_one(dealt: Settings, now: dt.datetime) -> None:
+    """A job that has forgotten MOON_INDEX_SHARDS publishes two shards: a service that is to hold the third one cannot follow."""
+    port, tried = free_port(), threading.Event()
+    with running(dealt.replace(index_shard="1,2"), port), running(front_of(dealt, "0", shard_1=port, shard_2=port), free_port()) as front:
+        until(lambda: front.get("/ready").json()["status"] == "ready")
+        before, prepare = found(front, text="red mug"), front.follower.peers.prepare
+
+        def prepared(part: Any) -> None:
+            tried.set()
+            prepare(part, 0.0)
+
+        front.follower.peers.prepare = prepared  # type: ignore[method-assign]
+        publication.publish(dealt.replace(index_shards=2), 1, now=now)
+        until(tried.is_set)
+        assert found(front, text="red mug") == before
+        until(lambda: "others have not opened their part of it" in str(front.get("/ready").json()))
+        assert found(front, text="red mug") == before
+
+
 def test_a_service_that_is_gone_is_named_and_found_again(dealt: Settings) -> None:
     port = free_port()
     with running(front_of(dealt, "0,2", shard_1=port), free_port()) as front:
