@@ -217,16 +217,18 @@ def test_other_content_of_a_table_is_told_apart(tmp_path: Path) -> None:
     assert len(set(told)) == 4
 
 
-def test_a_refit_keeps_nothing_of_a_lake_that_was_before(files: Callable[..., InFiles]) -> None:
+@pytest.mark.parametrize(("later", "joins"), [("one", ["one"]), ("two", ["one", "two"])])
+def test_a_refit_keeps_nothing_of_a_lake_that_was_before(files: Callable[..., InFiles], later: str, joins: list[str]) -> None:
     """Between a training and its refit lies all of the training: a click or an erasure may come meanwhile."""
-    source, made, now = files(), [], ["one"]
-    source.identity = lambda: now[0]
+    source, made, now = files(), list[str](), "one"
     join = source.join
-    source.join = lambda: (made.append(now[0]), join())[1]
-    refitted = replace(RECIPE, refit=True)
-    source.rows(refitted)
-    source.rows(replace(refitted, validation=0.0))
-    assert made == ["one"], "the rows of the same lake are joined once"
-    now[0] = "two"
-    source.rows(replace(refitted, validation=0.1))
-    assert made == ["one", "two"]
+
+    def noted() -> tuple[Joined, dict[str, int]]:
+        made.append(now)
+        return join()
+
+    source.join, source.identity = noted, lambda: now
+    source.rows(replace(RECIPE, refit=True))
+    now = later
+    source.rows(replace(RECIPE, refit=False, validation=0.0))
+    assert made == joins

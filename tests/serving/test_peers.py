@@ -35,7 +35,7 @@ ADDRESS = "http://one:8321"
 Answer = Callable[[httpx.Request], httpx.Response]
 
 
-def answered(name: IndexName = NAME, ids: tuple[int, ...] = (7, 5)) -> httpx.Response:
+def answered(name: IndexName = NAME, ids: tuple[int, ...] = (7, 6)) -> httpx.Response:
     body = {"index": dataclasses.asdict(name), "ids": written(np.array(ids)), "cosines": written(np.array([0.5, 0.25], np.float32))}
     return httpx.Response(200, json=body)
 
@@ -71,7 +71,7 @@ def test_shards_of_one_address_are_asked_for_together(tmp_path: Path, monkeypatc
     token = REQUEST.set(Noted("the-request"))
     ((ids, cosines),) = asking.ask(NAME, [1, 2], ASKED)()
     REQUEST.reset(token)
-    assert (ids.tolist(), cosines.tolist()) == ([[7, 5]], [[0.5, 0.25]])
+    assert (ids.tolist(), cosines.tolist()) == ([[7, 6]], [[0.5, 0.25]])
     (request,) = had
     assert (str(request.url), request.headers["authorization"]) == (f"{ADDRESS}{PATH}", "Bearer moon_1_secret")
     assert (request.headers["x-request-id"], request.headers["traceparent"]) == ("the-request", "00-trace-span-01")
