@@ -266,7 +266,7 @@ def test_the_command_line_erases_and_restores(make_shop: Shop, tmp_path: Path) -
         (("restore", "SKU/1"), "ITEM_ID = SKU/1 was not erased"),
         (("erase", "SKU/9", "--yes"), "ITEM_ID = SKU/9 is in no place"),
         (("erase", "--yes"), "none of an ITEM_ID, --user"),
-        (("restore", "a", "--user", "b"), "2 of ITEM_ID, --user"),
+        (("restore", "a", "--user", "b"), "2 of an ITEM_ID, --user"),
     ):
         code, said = moon(*wrong)
         assert code == 1
