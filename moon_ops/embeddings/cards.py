@@ -216,10 +216,19 @@ def update(directory: Path, rows: pa.Table, removed: Ids) -> CardsHeader:
 
 
 def _shown(file: _File, ids: Ids) -> pa.Table:
-    """Cards as rows of items again."""
+    """Cards of the ``ids`` (ascending, all of which have one) as rows of items again."""
     kinds = {"brand": pa.string(), "category": pa.list_(pa.string())}
     schema = pa.schema([pa.field(f.name, kinds.get(f.name, f.type)) for f in SCHEMA])
-    return pa.Table.from_pylist([file.card(item) for item in ids.tolist()], schema=schema)
+    table = pa.Table.from_batches(file.batches, SCHEMA)
+    rows = table.filter(pc.is_in(table["item_id"], pa.array(ids, pa.int64())))
+    columns = {name: rows[name] for name in SCHEMA.names}
+    known = {name: pc.if_else(pc.equal(rows[name], NONE), None, rows[name]) for name in ("seller_id", "brand", "category")}
+    columns["seller_id"] = known["seller_id"]
+    columns["price"] = pc.if_else(pc.is_nan(rows["price"]), None, rows["price"])
+    columns["brand"] = pc.take(pa.array(file.words["brand"], pa.string()), known["brand"])
+    levels = [word.split(LEVEL) for word in file.words["category"]]
+    columns["category"] = pc.take(pa.array(levels, kinds["category"]), known["category"])
+    return pa.table(columns).cast(schema)
 
 
 def _sliced(table: pa.Table) -> Iterator[pa.Table]:

@@ -131,3 +131,12 @@ def test_cards_of_another_version_and_none_at_all_are_told(items: dict[int, dict
     (tmp_path / "cards" / "cards.json").write_text(json.dumps({"version": 99}))
     with pytest.raises(StageError, match="another version of moon_ops"):
         Cards.open(tmp_path / "cards")
+
+
+def test_cards_become_rows_again_with_all_that_they_lack(items: dict[int, dict[str, Any]], tmp_path: Path) -> None:
+    """What an update writes anew of those that changed before."""
+    cards.build(tmp_path / "cards", [table(*items.values())])
+    base = Cards.open(tmp_path / "cards")._base
+    some = np.array(sorted(items)[::2])
+    assert cards._shown(base, some).to_pylist() == [base.card(number) for number in some.tolist()]
+    assert cards._shown(base, some[:0]).num_rows == 0
