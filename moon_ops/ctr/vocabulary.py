@@ -58,8 +58,6 @@ class Vocabulary:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Vocabulary) and self._content() == other._content()
 
-    __hash__ = None  # type: ignore[assignment]
-
     @classmethod
     def fit(cls, joined: Joined, own: Sequence[Feature] = ()) -> Vocabulary:
         """Learn the values that occur in training rows; a query counts once a session, however many items it showed."""

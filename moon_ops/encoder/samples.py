@@ -54,8 +54,6 @@ class Column(Sequence[T]):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Column) and bool(self.column.equals(other.column))
 
-    __hash__ = None  # type: ignore[assignment] # as a list's
-
     def counts(self) -> Rows:
         """How long each value is [N]: bytes of a text, names of a sample."""
         return np.diff(self.edges)
@@ -155,8 +153,6 @@ class Samples(Sequence[Sample]):
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Samples) and self.texts == other.texts and self.names == other.names
-
-    __hash__ = None  # type: ignore[assignment] # as a list's
 
     def take(self, rows: Rows) -> Samples:
         """Those rows, in that order."""
