@@ -12,10 +12,10 @@ An index is a directory that is never changed; a newer generation takes its plac
 ``rotation.npy``   how vectors are turned before they become product codes (``index_codes.py``); other codes have none
 ``sorted.npy``     of product codes likewise: the ids in order [N], which are looked up on the disk
 ``starts.npy``     the row that each list begins with [L + 1]
-``delta.npz``      what changed since: new items and their vectors, and the rows of the base that are gone (tombstones)
+``delta.npz``      what changed since, in layers (``delta-1.npz``, …; ``index_delta.py``): new items, and rows that are gone (tombstones)
 =================  ==================================================================================================
 
-``update`` writes a generation with another delta and hard links to the same base, so that it costs what the delta costs. ``compact``, or
+``update`` writes a generation with one more layer and hard links to the others and the base, so that it costs what is new. ``compact``, or
 ``build`` with all vectors, makes a new base; ``compaction_due`` says when. Nothing here knows where vectors come from. What a directory of
 several indexes is, ``index_shards.py`` says: it has the same header, and each of its indexes is one of these.
 """
@@ -30,19 +30,21 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from moon_ops.embeddings import index_delta, layers
 from moon_ops.embeddings import index_files as stored
 from moon_ops.embeddings import index_kinds as kinds
 from moon_ops.embeddings.generations import fresh_directory, held, settled, swap
 from moon_ops.embeddings.index_codes import FLAT
 from moon_ops.embeddings.index_kinds import Base, Delta
-from moon_ops.errors import ContractError, InputError, StageError
+from moon_ops.errors import InputError, StageError
 from moon_ops.files import link
 from moon_ops.inputs.contract import file_sha256, require_same
 from moon_ops.pieces import let_go, spans
 
 CHANGED_AT_MOST = 0.1  # delta and tombstones, of the base's items
+USUAL = {"refine": kinds.REFINE, "shards": 1, "layers": 1}  # numbers that a header leaves out
 RECALL_FLOOR = 0.98  # of the ten nearest; a base is built for index_kinds.RECALL
-HEADER, DELTA = "index.json", "delta.npz"
+HEADER = "index.json"
 
 Ids = NDArray[np.int64]
 Vectors = NDArray[np.float32]
@@ -70,19 +72,19 @@ class IndexHeader:
     files: dict[str, str]
     refine: int = kinds.REFINE  # times k candidates are compared by their vectors
     shards: int = 1  # indexes that this one is made of
+    layers: int = 1  # of what has changed since the base was built
 
     @classmethod
     def read(cls, at: Path) -> IndexHeader:
         """The header in the directory ``at``; :class:`StageError` if this version did not write it."""
         content = json.loads((at / HEADER).read_text())
-        if set(content) | {"refine", "shards"} != set(cls.__dataclass_fields__):
+        if set(content) | set(USUAL) != set(cls.__dataclass_fields__):
             raise StageError(f"{at / HEADER} was written by another version of moon_ops", action="run `moon publish --full`")
         return cls(**content)
 
     def write(self, at: Path) -> None:
         """Write it into the directory ``at``."""
-        usual = {"refine": kinds.REFINE, "shards": 1}
-        content = {name: value for name, value in asdict(self).items() if usual.get(name) != value}
+        content = {name: value for name, value in asdict(self).items() if USUAL.get(name) != value}
         (at / HEADER).write_text(json.dumps(content, indent=2) + "\n")
 
 
@@ -156,10 +158,10 @@ class ItemIndex:
         if previous is not None and _base_files(previous.header) == _base_files(header):
             base, ids, order = previous.base, previous._ids, previous._order
         else:
-            verify(at, _base_files(header))
+            stored.verify(at, _base_files(header))
             base, ids, order = stored.read(at)
-        verify(at, {DELTA: header.files[DELTA]})
-        return cls(header, base, ids, order, *_read_delta(at))
+        stored.verify(at, {name: header.files[name] for name in _layer_files(header)})
+        return cls(header, base, ids, order, *index_delta.read(at, header.layers, header.dim))
 
 
 def build(directory: Path, ids: Ids, vectors: Vectors, contract_id: str, *, memory: int | None = None) -> IndexHeader:
@@ -181,8 +183,9 @@ def build(directory: Path, ids: Ids, vectors: Vectors, contract_id: str, *, memo
 def update(directory: Path, ids: Ids, vectors: Vectors, removed: Ids, contract_id: str) -> IndexHeader:
     """Put new and changed items [M] with their unit vectors [M, D] into the index, and take the items ``removed`` out of it.
 
-    Costs what the whole delta costs; the base's vectors are not read. Unknown removed ids are passed over. Raises :class:`StageError`
-    if there is no index or nothing would be left of it, :class:`ContractError` for another contract, :class:`InputError` for bad input.
+    Costs what is new, and at times the layers that are merged with it; the base's vectors are not read. Unknown removed ids are passed
+    over. Raises :class:`StageError` if there is no index or nothing would be left of it, :class:`ContractError` for another contract,
+    :class:`InputError` for bad input.
     """
     with held(directory) as at, fresh_directory(directory) as fresh:
         if at is None:
@@ -219,7 +222,7 @@ def write_update(at: Path, fresh: Path, ids: Ids, vectors: Vectors, removed: Ids
         raise InputError(f"vectors: {vectors.shape[1]} dimensions, the index has {header.dim}", action="pass vectors of one encoder")
     for name in _base_files(header):
         link(at / name, fresh / name)
-    return _write_delta(at, fresh, header, ids, vectors, np.asarray(removed, np.int64))
+    return _write_layer(at, fresh, header, ids, vectors, np.asarray(removed, np.int64))
 
 
 def write_compacted(at: Path, fresh: Path, memory: int | None) -> IndexHeader:
@@ -269,51 +272,49 @@ def _write_base(fresh: Path, ids: Ids, vectors: Vectors, contract_id: str, memor
     found = {path.name: file_sha256(path) for path in sorted(fresh.iterdir())}
     chosen = (choice.probes, choice.recall, found, choice.refine)
     header = IndexHeader(contract_id, choice.kind, choice.reason, 0, vectors.shape[1], "", len(ids), 0, 0, *chosen)
-    return _seal(fresh, header, kinds.nothing(vectors.shape[1]), np.zeros(0, np.int64))
+    nothing = np.zeros(0, np.int64)
+    index_delta.put(nothing, np.zeros((0, header.dim), np.float32), nothing, nothing, nothing).write(fresh, 0)
+    return _seal(fresh, header)
 
 
-def _write_delta(at: Path, fresh: Path, header: IndexHeader, ids: Ids, vectors: Vectors, removed: Ids) -> IndexHeader:
-    """The delta of ``at`` with newer vectors instead of older ones, and tombstones for all that is no longer in the base."""
-    verify(at, {DELTA: header.files[DELTA]})
-    delta, delta_ids = _read_delta(at)
+def _write_layer(at: Path, fresh: Path, header: IndexHeader, ids: Ids, vectors: Vectors, removed: Ids) -> IndexHeader:
+    """The layers of ``at`` and a new one, with tombstones for all that is no longer in the base; small ones are merged with it."""
+    gone, old = np.concatenate([ids, removed]), index_delta.Layered(at, header.layers)
     base_ids, rows = (np.load(at / name, mmap_mode="r") for name in ("ids.npy", "rows.npy"))
-    gone = np.concatenate([ids, removed])
     place = np.searchsorted(base_ids, gone, sorter=rows)
     found = rows[np.minimum(place, len(rows) - 1)]
-    dead = np.union1d(delta.tombstones, found[base_ids[found] == gone])
-    kept = ~np.isin(delta_ids, gone)
+    dead = np.unique(found[base_ids[found] == gone])
+    for known in old.tombstones:
+        dead = dead[~layers.held(known, dead)]
+    _, there = layers.named(old.named, gone)
     frame = stored.frame(fresh) if header.kind != FLAT else (None, None)
-    lists = np.concatenate([delta.lists[kept], kinds.assign(frame[0], vectors, frame[1])])
-    vectors = np.concatenate([delta.vectors[kept], vectors.reshape(len(ids), header.dim)])
-    return _seal(fresh, header, Delta(vectors, lists, dead), np.concatenate([delta_ids[kept], ids]))
+    lists = kinds.assign(frame[0], vectors, frame[1])
+    new = index_delta.put(ids, vectors.reshape(len(ids), header.dim), lists, gone[len(ids) :][there[len(ids) :]], dead)
+    staying = layers.staying(old.sizes, len(gone) + len(dead))
+    stored.verify(at, {name: header.files[name] for name in map(index_delta.name, range(staying, header.layers))})
+    old.merged(staying, header.dim, new).write(fresh, staying)
+    for name in map(index_delta.name, range(staying)):
+        link(at / name, fresh / name)
+    items = header.delta_items - int(there.sum()) + len(ids)
+    return _seal(fresh, replace(header, layers=staying + 1, delta_items=items, tombstones=header.tombstones + len(dead)))
 
 
-def _seal(fresh: Path, header: IndexHeader, delta: Delta, delta_ids: Ids) -> IndexHeader:
-    """Write delta and header, the header last."""
-    items = header.base_items - len(delta.tombstones) + len(delta_ids)
+def _seal(fresh: Path, header: IndexHeader) -> IndexHeader:
+    """Write the header, last, with the sums of its layers: the newest is hashed, the others are known."""
+    items = header.base_items - header.tombstones + header.delta_items
     if not items:
         raise NothingLeftError("nothing would be left of the index", action="publish the items that are still sold")
-    np.savez(fresh / DELTA, ids=delta_ids, vectors=delta.vectors, lists=delta.lists, tombstones=delta.tombstones)
-    files = {**header.files, DELTA: file_sha256(fresh / DELTA)}
+    own = _layer_files(header)
+    files = _base_files(header) | {name: header.files[name] for name in own[:-1]} | {own[-1]: file_sha256(fresh / own[-1])}
     whole = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
-    changed = {"items": items, "delta_items": len(delta_ids), "tombstones": len(delta.tombstones), "files": files, "sha256": whole}
-    header = replace(header, **changed)  # type: ignore[arg-type]
+    header = replace(header, items=items, files=files, sha256=whole)
     header.write(fresh)
     return header
 
 
+def _layer_files(header: IndexHeader) -> list[str]:
+    return [index_delta.name(number) for number in range(header.layers)]
+
+
 def _base_files(header: IndexHeader) -> dict[str, str]:
-    return {name: found for name, found in header.files.items() if name != DELTA}
-
-
-def verify(at: Path, files: dict[str, str]) -> None:
-    """:class:`ContractError` for a file in the directory ``at`` that has another sha256."""
-    for name, wanted in files.items():
-        found = file_sha256(at / name)
-        if found != wanted:
-            raise ContractError(f"{at / name} has sha256 {found[:12]}, its header says {wanted[:12]}", action="run `moon publish --full`")
-
-
-def _read_delta(at: Path) -> tuple[Delta, Ids]:
-    with np.load(at / DELTA) as read:
-        return Delta(read["vectors"], read["lists"], read["tombstones"]), read["ids"]
+    return {name: found for name, found in header.files.items() if not index_delta.is_layer(name)}

@@ -14,6 +14,8 @@ from moon_ops.embeddings import index_training as training
 from moon_ops.embeddings.index_codes import plan
 from moon_ops.embeddings.index_kinds import Base, Delta
 from moon_ops.embeddings.index_training import BLOCK_ROWS, Choice, Trained
+from moon_ops.errors import ContractError
+from moon_ops.inputs.contract import file_sha256
 from moon_ops.pieces import let_go, spans, spilled
 
 Ids = NDArray[np.int64]
@@ -103,3 +105,11 @@ def merged(base: Base, delta: Delta) -> tuple[Ids, Vectors]:
         let_go(vectors)
     vectors[len(live) :] = delta.vectors
     return live, vectors
+
+
+def verify(at: Path, files: dict[str, str]) -> None:
+    """:class:`ContractError` for a file in the directory ``at`` that has another sha256."""
+    for name, wanted in files.items():
+        found = file_sha256(at / name)
+        if found != wanted:
+            raise ContractError(f"{at / name} has sha256 {found[:12]}, its header says {wanted[:12]}", action="run `moon publish --full`")

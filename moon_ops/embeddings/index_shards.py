@@ -25,7 +25,7 @@ from typing import Protocol
 
 import numpy as np
 
-from moon_ops.embeddings import index
+from moon_ops.embeddings import index, index_files
 from moon_ops.embeddings.among import Among
 from moon_ops.embeddings.generations import fresh_directory, held, settled, swap
 from moon_ops.embeddings.index import HEADER, Ids, IndexHeader, ItemIndex, NothingLeftError, Vectors
@@ -62,7 +62,7 @@ class ItemShards:
                 raise StageError(told, action="name shards from 0 on, or publish with more (MOON_INDEX_SHARDS)")
             places = {n: place for n, place in _places(at, header).items() if n in wanted}
             if header.shards > 1:
-                index.verify(at, {name: header.files[name] for name in (f"{n}/{HEADER}" for n in places)})
+                index_files.verify(at, {name: header.files[name] for name in (f"{n}/{HEADER}" for n in places)})
             return cls(header, {n: ItemIndex.read(place, known.get(n)) for n, place in places.items()}, wanted)
 
         try:
@@ -143,7 +143,7 @@ def verified(directory: Path) -> IndexHeader:
         header = IndexHeader.read(at)
         if header.shards == 1:
             return ItemIndex.read(at).header
-        index.verify(at, header.files)
+        index_files.verify(at, header.files)
         return header
 
     try:

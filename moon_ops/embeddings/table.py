@@ -2,7 +2,8 @@
 
 This is the paper's dynamic loading: rows of a click log carry row numbers, vectors are gathered per batch, and memory grows with
 the items, not with rows × sequence length. A table is a directory, replaced by an atomic rename: a reader that has opened one keeps it.
-A refresh writes the new vectors beside a base that both generations share (hard links), until they are a tenth of it.
+A refresh writes the new vectors as a layer (``layers.py``) over those of before and a base, which both generations share (hard links),
+until the layers are a tenth of the base.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moon_ops.embeddings import layers
 from moon_ops.embeddings.generations import fresh_directory, settled, swap, turn
 from moon_ops.errors import ContractError, StageError
 from moon_ops.files import link
@@ -24,7 +26,8 @@ from moon_ops.pieces import let_go, spans, spilled
 MISSING = -1
 LARGEST_DELTA = 0.1  # of the base; a larger one is merged into it
 SMALL = 10_000  # items that are written anew at any refresh: milliseconds
-Chunks = Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]]
+Newer = tuple[NDArray[np.int64], NDArray[np.float32]]  # ids, ascending, and their vectors
+Chunks = Iterable[Newer]
 
 
 class RepresentationTable:
@@ -35,7 +38,7 @@ class RepresentationTable:
         ids: NDArray[np.int64],
         vectors: NDArray[np.float32],
         contract_id: str,
-        newer: tuple[NDArray[np.int64], NDArray[np.float32]] | None = None,
+        newer: Newer | None = None,
     ) -> None:
         self.ids, self.vectors, self.contract_id = ids, vectors, contract_id
         self.newer_ids, self.newer_vectors = newer or (ids[:0], vectors[:0])
@@ -113,37 +116,42 @@ class RepresentationTable:
                     ids.append(np.asarray(some, np.int64))
                     count += len(some)
             np.save(fresh / "ids.npy", np.concatenate(ids) if ids else np.zeros(0, np.int64))
-            _finish(fresh, directory, dim, contract_id, count, 0)
+            _finish(fresh, directory, dim, contract_id, count, [], count)
         return count
 
     @staticmethod
     def update(directory: Path, ids: NDArray[np.int64], vectors: NDArray[np.float32], contract_id: str) -> int:
         """Put newer vectors [M, D] of the items [M] over those of the table there; how many items it has then.
 
-        The base is not read, unless the newer ones have become too many for a list of their own.
+        The base's vectors are not read, unless the newer ones have become a tenth of them.
         """
         with turn(directory):
             return RepresentationTable._update(directory, ids, vectors, contract_id)
 
     @staticmethod
     def _update(directory: Path, ids: NDArray[np.int64], vectors: NDArray[np.float32], contract_id: str) -> int:
-        old = RepresentationTable.open(directory)
-        require_same(contract_id, old.contract_id, what=f"table {directory.name}")
-        keep = ~np.isin(old.newer_ids, ids)
-        order = np.argsort(merged := np.concatenate([old.newer_ids[keep], ids]))
-        newer = (merged[order], np.concatenate([old.newer_vectors[keep], vectors])[order])
-        table = RepresentationTable(old.ids, old.vectors, contract_id, newer)
-        if len(newer[0]) > LARGEST_DELTA * len(old.ids) or len(old.ids) <= SMALL:
-            RepresentationTable.write(directory, *table.all(), contract_id)
-            return len(table)
         base = directory.resolve()
+        old = _Stored(base)
+        require_same(contract_id, old.contract_id, what=f"table {directory.name}")
+        order = np.argsort(ids)
+        ids, vectors = ids[order], vectors[order]
+        known, _ = layers.named([(some, some[:0]) for some in (old.ids, *old.newer_ids)], ids)
+        count = old.there() + int((~known).sum())
+        if len(ids) + sum(map(len, old.newer_ids)) > LARGEST_DELTA * len(old.ids) or len(old.ids) <= SMALL:
+            newer = old.merged(0, (ids, vectors))
+            whole = RepresentationTable(old.ids, old.vectors(), contract_id, newer)
+            RepresentationTable.write(directory, *whole.all(), contract_id)
+            return count
+        staying = layers.staying([len(some) for some in old.newer_ids], len(ids))
         with fresh_directory(directory) as fresh:
-            for name in ("ids.npy", "vectors.f32"):
+            for name in ("ids.npy", "vectors.f32", *(name for number in range(staying) for name in _layer(number))):
                 link(base / name, fresh / name)
-            np.save(fresh / "newer_ids.npy", newer[0])
-            np.save(fresh / "newer_vectors.npy", newer[1])
-            _finish(fresh, directory, old.dim, contract_id, len(old.ids), len(newer[0]))
-        return len(table)
+            merged, places = old.merged(staying, (ids, vectors)), _layer(staying)
+            np.save(fresh / places[0], merged[0])
+            np.save(fresh / places[1], merged[1])
+            sizes = [*(len(some) for some in old.newer_ids[:staying]), len(merged[0])]
+            _finish(fresh, directory, old.dim, contract_id, len(old.ids), sizes, count)
+        return count
 
     @classmethod
     def open(cls, directory: Path) -> RepresentationTable:
@@ -154,11 +162,46 @@ class RepresentationTable:
 
     @classmethod
     def _map(cls, at: Path) -> RepresentationTable:
-        meta = json.loads((at / "table.json").read_text())
-        shape = (meta["items"], meta["dim"])
-        vectors = np.memmap(at / "vectors.f32", np.float32, "r", shape=shape) if shape[0] else np.zeros(shape, np.float32)
-        newer = (np.load(at / "newer_ids.npy"), np.load(at / "newer_vectors.npy")) if meta["newer"] else None
-        return cls(np.load(at / "ids.npy", mmap_mode="r" if shape[0] else None), vectors, meta["contract_id"], newer)
+        stored = _Stored(at)
+        return cls(stored.ids, stored.vectors(), stored.contract_id, stored.merged(0))
+
+
+class _Stored:
+    """A table's files: ids and vectors of the base are mapped, ids of the layers read, their vectors when they are asked for."""
+
+    def __init__(self, at: Path) -> None:
+        self.at, self.meta = at, json.loads((at / "table.json").read_text())
+        self.shape = (self.meta["items"], self.meta["dim"])
+        self.dim, self.contract_id = int(self.meta["dim"]), str(self.meta["contract_id"])
+        self.ids = np.load(at / "ids.npy", mmap_mode="r" if self.shape[0] else None)
+        before = [self.meta["newer"]] if self.meta.get("newer") else []  # an older version's table has one layer
+        self.newer_ids = [np.load(at / _layer(number)[0]) for number in range(len(self.meta.get("layers", before)))]
+
+    def vectors(self) -> NDArray[np.float32]:
+        """Of the base [N, D]."""
+        return np.memmap(self.at / "vectors.f32", np.float32, "r", shape=self.shape) if self.shape[0] else np.zeros(self.shape, np.float32)
+
+    def there(self) -> int:
+        """How many ids have a vector."""
+        known = self.meta.get("there")
+        return len(RepresentationTable._map(self.at)) if known is None else int(known)
+
+    def merged(self, first: int, more: Newer | None = None) -> Newer:
+        """Ids, ascending, and vectors of the layers from ``first`` on, and of ``more`` over them."""
+        named = [*self.newer_ids[first:], *([] if more is None else [more[0]])]
+        ids, owner = layers.newest([(some, some[:0]) for some in named])
+        out = np.empty((len(ids), self.dim), np.float32)
+        for number, own in enumerate(named):
+            mine = owner == number
+            last = more is not None and number == len(named) - 1
+            some = more[1] if more is not None and last else np.load(self.at / _layer(first + number)[1])
+            out[mine] = some[np.searchsorted(own, ids[mine])]
+        return ids, out
+
+
+def _layer(number: int) -> tuple[str, str]:
+    """The files of a layer: ids and vectors."""
+    return (f"newer_ids-{number}.npy", f"newer_vectors-{number}.npy") if number else ("newer_ids.npy", "newer_vectors.npy")
 
 
 def _find(known: NDArray[np.int64], wanted: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
@@ -169,6 +212,7 @@ def _find(known: NDArray[np.int64], wanted: NDArray[np.integer[Any]]) -> NDArray
     return np.where(known[at] == wanted, at, MISSING)
 
 
-def _finish(fresh: Path, directory: Path, dim: int, contract_id: str, items: int, newer: int) -> None:
-    (fresh / "table.json").write_text(json.dumps({"contract_id": contract_id, "items": items, "newer": newer, "dim": dim}) + "\n")
+def _finish(fresh: Path, directory: Path, dim: int, contract_id: str, items: int, sizes: list[int], there: int) -> None:
+    meta = {"contract_id": contract_id, "items": items, "layers": sizes, "there": there, "dim": dim}
+    (fresh / "table.json").write_text(json.dumps(meta) + "\n")
     swap(fresh, directory)

@@ -10,12 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from moon_ops.embeddings import cards
+from moon_ops.embeddings import card_files, cards
 from moon_ops.embeddings.cards import Cards, CardsHeader, Wanted
 from moon_ops.errors import StageError
 
 WORDS = {"brand": pa.string(), "category": pa.list_(pa.string())}
-ROWS = pa.schema([pa.field(f.name, WORDS.get(f.name, f.type)) for f in cards.SCHEMA])
+ROWS = pa.schema([pa.field(f.name, WORDS.get(f.name, f.type)) for f in card_files.SCHEMA])
 CATEGORIES = (["Home", "Lamps"], ["Home", "Chairs", "Office"], None, [])
 
 
@@ -104,7 +104,8 @@ def test_cards_hold_what_was_put_in_before_and_after_changes(items: dict[int, di
         del items[gone]
     check(place, items)
     assert (place / "base.arrow").stat().st_ino == base, "a base is shared by its generations"
-    assert not [row for row in Cards.open(place)._delta.batches for title in row["title"].to_pylist() if title == "changed"]
+    batches = [batch for layer in Cards.open(place)._layers for batch in layer.batches]
+    assert not [title for batch in batches for title in batch["title"].to_pylist() if title == "changed"]
 
 
 def test_who_has_opened_cards_keeps_them(items: dict[int, dict[str, Any]], tmp_path: Path) -> None:
@@ -138,5 +139,5 @@ def test_cards_become_rows_again_with_all_that_they_lack(items: dict[int, dict[s
     cards.build(tmp_path / "cards", [table(*items.values())])
     base = Cards.open(tmp_path / "cards")._base
     some = np.array(sorted(items)[::2])
-    assert cards._shown(base, some).to_pylist() == [base.card(number) for number in some.tolist()]
-    assert cards._shown(base, some[:0]).num_rows == 0
+    assert card_files.shown(base, some).to_pylist() == [base.card(number) for number in some.tolist()]
+    assert card_files.shown(base, some[:0]).num_rows == 0
