@@ -16,6 +16,7 @@ from moon_ops.cli import terminal
 from moon_ops.errors import MoonError
 from moon_ops.settings import Settings, shown
 
+LISTPACK = 8192  # bytes of the longest value that Redis should keep without an entry of its own: a vector of 2,048 numbers
 SECONDS = 5.0  # that a server may take to answer
 SKEW = dt.timedelta(minutes=2)  # by which a server's clock may differ from ours
 
@@ -78,11 +79,22 @@ def _online(settings: Settings) -> Check:
             client.ping()
         except redis.RedisError as fault:
             return "online", False, f"MOON_REDIS = {shown(settings.redis)} does not answer ({fault}) → start it, or correct the address"
-        return "online", True, f"Redis at {shown(settings.redis)} answers"
+        return "online", True, f"Redis at {shown(settings.redis)} answers{_roomy(client)}"
     place = settings.home / "feature_store" / "online.db"
     if place.is_file() and not _sound(place):
         return "online", False, f"{place} is broken → remove it, and run `moon publish --full` for every encoder"
     return "online", True, str(place) if place.is_file() else "no online store yet: the first `moon publish` makes it"
+
+
+def _roomy(client: Any) -> str:
+    """That a server keeps each vector as a table entry of its own, where it does and tells so."""
+    import redis
+
+    with contextlib.suppress(redis.RedisError, KeyError, ValueError):  # a managed one may forbid the question
+        most = int(client.config_get("hash-max-listpack-value")["hash-max-listpack-value"])
+        if most < LISTPACK:
+            return f"; with `hash-max-listpack-value {LISTPACK}` (now {most}) it would take less memory (docs/operations.md)"
+    return ""
 
 
 def _configuration(settings: Settings) -> Check:

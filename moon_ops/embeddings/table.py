@@ -130,16 +130,19 @@ class RepresentationTable:
 
     @staticmethod
     def _update(directory: Path, ids: NDArray[np.int64], vectors: NDArray[np.float32], contract_id: str) -> int:
+        _require(directory)
         base = directory.resolve()
         old = _Stored(base)
         require_same(contract_id, old.contract_id, what=f"table {directory.name}")
+        if not len(ids):
+            return old.there()
         order = np.argsort(ids)
         ids, vectors = ids[order], vectors[order]
         known, _ = layers.named([(some, some[:0]) for some in (old.ids, *old.newer_ids)], ids)
         count = old.there() + int((~known).sum())
         if len(ids) + sum(map(len, old.newer_ids)) > LARGEST_DELTA * len(old.ids) or len(old.ids) <= SMALL:
             newer = old.merged(0, (ids, vectors))
-            whole = RepresentationTable(old.ids, old.vectors(), contract_id, newer)
+            whole = RepresentationTable(old.ids, old.vectors, contract_id, newer)
             RepresentationTable.write(directory, *whole.all(), contract_id)
             return count
         staying = layers.staying([len(some) for some in old.newer_ids], len(ids))
@@ -156,47 +159,48 @@ class RepresentationTable:
     @classmethod
     def open(cls, directory: Path) -> RepresentationTable:
         """Map the table into memory; nothing is read until it is gathered."""
-        if not (directory / "table.json").is_file():
-            raise StageError(f"there is no representation table at {directory}", action="run `moon publish` first")
+        _require(directory)
         return settled(directory, cls._map)
 
     @classmethod
     def _map(cls, at: Path) -> RepresentationTable:
         stored = _Stored(at)
-        return cls(stored.ids, stored.vectors(), stored.contract_id, stored.merged(0))
+        return cls(stored.ids, stored.vectors, stored.contract_id, stored.merged(0))
 
 
 class _Stored:
-    """A table's files: ids and vectors of the base are mapped, ids of the layers read, their vectors when they are asked for."""
+    """A table's files, mapped, so that one that has been cut is noticed; ids of the layers are read."""
 
     def __init__(self, at: Path) -> None:
         self.at, self.meta = at, json.loads((at / "table.json").read_text())
-        self.shape = (self.meta["items"], self.meta["dim"])
-        self.dim, self.contract_id = int(self.meta["dim"]), str(self.meta["contract_id"])
-        self.ids = np.load(at / "ids.npy", mmap_mode="r" if self.shape[0] else None)
+        items, self.dim, self.contract_id = int(self.meta["items"]), int(self.meta["dim"]), str(self.meta["contract_id"])
+        self.ids = np.load(at / "ids.npy", mmap_mode="r" if items else None)
+        shape = (items, self.dim)
+        self.vectors = np.memmap(at / "vectors.f32", np.float32, "r", shape=shape) if items else np.zeros(shape, np.float32)
         before = [self.meta["newer"]] if self.meta.get("newer") else []  # an older version's table has one layer
-        self.newer_ids = [np.load(at / _layer(number)[0]) for number in range(len(self.meta.get("layers", before)))]
-
-    def vectors(self) -> NDArray[np.float32]:
-        """Of the base [N, D]."""
-        return np.memmap(self.at / "vectors.f32", np.float32, "r", shape=self.shape) if self.shape[0] else np.zeros(self.shape, np.float32)
+        layers_of = [_layer(number) for number in range(len(self.meta.get("layers", before)))]
+        self.newer_ids = [np.load(at / ids) for ids, _ in layers_of]
+        self.newer_vectors = [np.load(at / vectors, mmap_mode="r") for _, vectors in layers_of]
 
     def there(self) -> int:
         """How many ids have a vector."""
         known = self.meta.get("there")
         return len(RepresentationTable._map(self.at)) if known is None else int(known)
 
-    def merged(self, first: int, more: Newer | None = None) -> Newer:
+    def merged(self, first: int, *more: Newer) -> Newer:
         """Ids, ascending, and vectors of the layers from ``first`` on, and of ``more`` over them."""
-        named = [*self.newer_ids[first:], *([] if more is None else [more[0]])]
-        ids, owner = layers.newest([(some, some[:0]) for some in named])
+        named = [*zip(self.newer_ids[first:], self.newer_vectors[first:], strict=True), *more]
+        ids, owner = layers.newest([(some, some[:0]) for some, _ in named])
         out = np.empty((len(ids), self.dim), np.float32)
-        for number, own in enumerate(named):
+        for number, (own, vectors) in enumerate(named):
             mine = owner == number
-            last = more is not None and number == len(named) - 1
-            some = more[1] if more is not None and last else np.load(self.at / _layer(first + number)[1])
-            out[mine] = some[np.searchsorted(own, ids[mine])]
+            out[mine] = vectors[np.searchsorted(own, ids[mine])]
         return ids, out
+
+
+def _require(directory: Path) -> None:
+    if not (directory / "table.json").is_file():
+        raise StageError(f"there is no representation table at {directory}", action="run `moon publish` first")
 
 
 def _layer(number: int) -> tuple[str, str]:

@@ -223,3 +223,17 @@ def test_an_older_version_says_that_it_does_not_know_layers(tmp_path: Path) -> N
     assert json.loads((place / "index.json").read_text())["layers"] == 2
     assert IndexHeader.read(place) == header
     assert {index_delta.name(0), index_delta.name(1)} <= set(header.files)
+
+
+def test_a_table_that_has_been_cut_is_noticed_before_a_layer_is_put_over_it(tmp_path: Path) -> None:
+    place = tmp_path / "table"
+    RepresentationTable.write(place, *vectors(dict.fromkeys(range(BASE), 0)), CONTRACT)
+    RepresentationTable.update(place, *vectors(dict.fromkeys(range(9), 1)), CONTRACT)
+    assert RepresentationTable.update(place, *vectors({}), CONTRACT) == BASE, "nothing new is no layer"
+    for name in ("newer_vectors.npy", "vectors.f32"):
+        whole = (place / name).read_bytes()
+        (place / name).write_bytes(whole[:-1])
+        with pytest.raises(ValueError, match=r"mmap|size"):
+            RepresentationTable.update(place, *vectors({1: 2}), CONTRACT)
+        (place / name).write_bytes(whole)
+    assert RepresentationTable.update(place, *vectors({1: 2}), CONTRACT) == BASE

@@ -17,6 +17,7 @@ import pytest
 import redis
 from feast import FeatureStore
 
+from moon_ops.cli import stores
 from moon_ops.embeddings import features, vector_tables
 from moon_ops.errors import ServiceError
 from moon_ops.lake.schemas import SCHEMAS
@@ -135,6 +136,28 @@ def test_an_item_is_forgotten_by_redis_too(shop: Settings, server: redis.Redis, 
     found = opened(shop).get_online_features(["item_embedding_v1:embedding", "item_profile:price"], [{"item_id": ids[0]}]).to_dict()
     assert (found["embedding"], found["price"]) == ([None], [None])
     agree(shop, now)
+
+
+def test_with_the_setting_that_the_doctor_names_an_item_takes_less_memory(
+    shop: Settings, copied: Settings, server: redis.Redis, now: dt.datetime
+) -> None:
+    def told() -> str:
+        return next(detail for name, _, detail in stores.examine(shop, now) if name == "online")
+
+    def size() -> int:
+        return sum(server.memory_usage(key) for key in server.scan_iter())
+
+    assert "with `hash-max-listpack-value 8192` (now 64) it would take less memory" in told()
+    before = size()
+    server.config_set("hash-max-listpack-value", 8192)
+    try:
+        assert told().endswith("answers")
+        server.flushall()
+        publication.publish(shop, 1, now=now)
+        agree(shop, now)
+        assert size() < 0.8 * before
+    finally:
+        server.config_set("hash-max-listpack-value", 64)
 
 
 def test_a_server_that_does_not_answer_is_named(copied: Settings, now: dt.datetime) -> None:

@@ -156,7 +156,16 @@ class Services:
                 return bool(redis.Redis(port=self.ports["redis"], password=self.given["REDIS_PASSWORD"]).ping())
             return False
 
-        kept = ["--dir", str(self.place), "--appendonly", "yes", "--appendfsync", "always"]  # compose: every second
+        kept = [
+            "--dir",
+            str(self.place),
+            "--appendonly",
+            "yes",
+            "--appendfsync",
+            "always",
+            "--hash-max-listpack-value",
+            "8192",
+        ]  # compose: every second
         return ["redis-server", "--port", str(self.ports["redis"]), "--requirepass", self.given["REDIS_PASSWORD"], *kept], answers
 
     def _s3(self) -> tuple[list[str], Callable[[], bool]]:
