@@ -31,6 +31,8 @@ RECALL = 0.996  # of the ten nearest that ``probes`` is chosen for
 BATCH, BLOCK = 65_536, 256  # vectors and queries handled at once
 SAME = 1e-6  # cosines that differ by less are equal
 REFINE = 2  # times k candidates whose cosines are computed
+TIES, MOST = 8, 4096  # so many more are asked for, to see whether equal ones are left out; up to so many, if they are
+WIDE = 256  # candidates; of more those as good as the k-th are picked before they are sorted
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,15 @@ class Flat:
         self._later.add(self.delta.vectors)
 
     def nearest(self, queries: Floats, k: int) -> tuple[Rows, Floats]:
-        """Rows [B, k] and cosines [B, k], best first; -1 where there are no more."""
+        """Rows [B, k] and cosines [B, k], best first, of equal ones the greater row; -1 where there are no more."""
+        wanted = k + TIES
+        while True:
+            rows, cosines = self._scanned(queries, wanted)
+            if wanted > MOST or not _cut(rows, cosines, k):
+                return best(rows, cosines, k)
+            wanted *= 4
+
+    def _scanned(self, queries: Floats, k: int) -> tuple[Rows, Floats]:
         cosines, rows = self.base.index.search(queries, k, params=self._params)
         if not len(self.delta.vectors):
             return rows, cosines
@@ -119,8 +129,12 @@ class Lists:
         probes = min(lists, max(probes, 4 * wanted * lists // max(items, 1)))  # many neighbours lie in many lists
         coarse = swig.SearchParametersHNSW(efSearch=max(64, probes * 5 // 4))
         asked = turned(queries, self.base.by)
-        _, rows = self._index.search(asked, wanted, params=swig.SearchParametersIVF(nprobe=probes, quantizer_params=coarse, **more))
-        return best(rows, self._cosines(queries, rows), k)
+        parameters = swig.SearchParametersIVF(nprobe=probes, quantizer_params=coarse, **more)
+        while True:
+            near, rows = self._index.search(asked, wanted, params=parameters)
+            if wanted > MOST or not _cut(rows, near, k):
+                return best(rows, self._cosines(queries, rows), k)
+            wanted *= 4
 
     def _cosines(self, queries: Floats, rows: Rows) -> Floats:
         last = len(self.base.vectors) - 1
@@ -134,9 +148,22 @@ class Lists:
 
 
 def best(rows: Rows, cosines: Floats, k: int) -> tuple[Rows, Floats]:
-    """The k best of candidates [B, C], C at least k."""
-    order = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
+    """The k best of candidates [B, C], C at least k; of equal ones the greater row, so that the best of fewer begin those of more."""
+    if rows.shape[1] > WIDE:
+        least = np.partition(cosines, -k, axis=1)[:, -k, None]
+        parts = [_sorted(r[None, near], c[None, near], k) for r, c, near in zip(rows, cosines, cosines >= least, strict=True)]
+        return np.concatenate([part for part, _ in parts]), np.concatenate([part for _, part in parts])
+    return _sorted(rows, cosines, k)
+
+
+def _sorted(rows: Rows, cosines: Floats, k: int) -> tuple[Rows, Floats]:
+    order = np.lexsort((-rows, -cosines))[:, :k]  # along the last axis
     return np.take_along_axis(rows, order, 1), np.take_along_axis(cosines, order, 1)
+
+
+def _cut(rows: Rows, scores: Floats, k: int) -> bool:
+    """Whether of some query the last of its more than k candidates [B, C], best first, is as good as the k-th: others may be, too."""
+    return scores.shape[1] > k and bool(((rows[:, -1] >= 0) & (scores[:, -1] >= scores[:, k - 1])).any())
 
 
 def exact(base: Base, delta: Delta, queries: Floats, k: int) -> tuple[Rows, Floats]:

@@ -10,8 +10,7 @@ ids a shop gives next, and everybody knows an item's shard by the number of shar
 =======================  ==========================================================================================
 
 A generation is built aside, with links to what has not changed, and takes the old one's place in one step; one shard at a time is in
-memory. Merging is by cosine, of equal ones the greater id first: the order of FAISS's exact scan over ascending ids. Which of those as near
-as the k-th are left, FAISS leaves to chance.
+memory. Merging is by cosine, of equal ones the greater id first, as an exact scan over ascending ids has them.
 """
 
 from __future__ import annotations
