@@ -11,6 +11,7 @@ import itertools
 import logging
 import os
 import re
+import socket
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +25,7 @@ ENGINES = ("local", "ray")
 ADVICE = re.compile(r"\d+\. ")  # how Ray begins each of several
 AHEAD = 2  # parts that are on their way for each core of a cluster: one is made, the next one is there when it is done
 RETRIES = 3  # of a part whose worker was killed; one that Ray has killed for memory is tried for longer
+PATIENCE = 10.0  # seconds in which a cluster must answer
 _neighbours: ContextVar[bool] = ContextVar("_neighbours", default=False)
 Part = TypeVar("Part")
 Made = TypeVar("Made")
@@ -100,7 +102,9 @@ def cluster(workers: int) -> Any:
     except ImportError as absent:
         raise SettingsError("--engine ray needs Ray, which is not installed", action='run `pip install "moon_ops[ray]"`') from absent
     if not ray.is_initialized():
-        own: dict[str, Any] = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers, "include_dashboard": False}
+        address = os.environ.get("RAY_ADDRESS", "")
+        own: dict[str, Any] = {} if address else {"num_cpus": workers, "include_dashboard": False}
+        _reach(address)
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "lance is not fork-safe")  # Ray forks to begin other programs, which have no Lance
@@ -108,6 +112,19 @@ def cluster(workers: int) -> Any:
         except (ConnectionError, RuntimeError, ValueError) as fault:
             raise ServiceError(f"there is no Ray cluster to work on ({_line(fault)})", action="check RAY_ADDRESS") from fault
     return ray
+
+
+def _reach(address: str) -> None:
+    """:class:`ServiceError` for a ``host:port`` at which nobody answers; Ray itself tries for a minute and a half."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():  # "auto", "local", or what Ray itself refuses
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), PATIENCE).close()
+    except (OSError, OverflowError) as fault:
+        raise ServiceError(
+            f"RAY_ADDRESS = {address!r} does not answer ({fault})", action="start the cluster, or correct the address"
+        ) from fault
 
 
 def reason(fault: BaseException) -> MoonError:

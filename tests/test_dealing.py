@@ -6,6 +6,7 @@ import datetime as dt
 import os
 import shutil
 import signal
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from functools import partial
@@ -253,3 +254,19 @@ def test_of_several_pieces_of_advice_the_line_before_them_is_told() -> None:
     assert dealing._line(RuntimeError("Traceback\n  here\nValueError: no")) == "ValueError: no"
     assert dealing._line(ConnectionError("nobody is there\n1. Start one.\n2. Set RAY_ADDRESS instead")) == "nobody is there"
     assert dealing._line(RuntimeError()) == "RuntimeError"
+
+
+def test_an_address_at_which_nobody_answers_is_said_at_once() -> None:
+    """Ray's own try takes a minute and a half; an address that is not of this form is Ray's to judge."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}", "127.0.0.1:99999"):
+        with pytest.raises(ServiceError, match=f"RAY_ADDRESS = '{address}' does not answer"):
+            dealing._reach(address)
+    with socket.socket() as open_one:
+        open_one.bind(("127.0.0.1", 0))
+        open_one.listen()
+        dealing._reach(f"127.0.0.1:{open_one.getsockname()[1]}")
+    for other in ("auto", "local", ""):
+        dealing._reach(other)

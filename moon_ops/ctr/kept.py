@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moon_ops import pieces
+from moon_ops.errors import StageError
 from moon_ops.files import TakenError, locked, remembered, write_text
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,10 @@ class Kept:
         """
         name = _name(kind, identity())
         place, fresh = self.directory / name, self.directory / f".{name}.new"
-        self.directory.mkdir(parents=True, exist_ok=True)
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError, PermissionError) as fault:
+            raise StageError(f"{self.directory} cannot be a directory of kept rows ({fault})", action="remove what lies there") from fault
         with locked(self._lock(name)):
             if whole(place):
                 os.utime(place / ABOUT)  # it was used now

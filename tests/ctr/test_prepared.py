@@ -21,7 +21,7 @@ from moon_ops.ctr.prepared import InFiles, InMemory, code_version, decided_by
 from moon_ops.ctr.vectors import Tables
 from moon_ops.embeddings.as_of import History, Joined, VectorHistory
 from moon_ops.embeddings.table import RepresentationTable
-from moon_ops.errors import InputError
+from moon_ops.errors import InputError, StageError
 from moon_ops.files import locked
 from moon_ops.lake import changes
 from moon_ops.lake.lake import Lake
@@ -232,3 +232,10 @@ def test_a_refit_keeps_nothing_of_a_lake_that_was_before(files: Callable[..., In
     now = later
     source.rows(replace(RECIPE, refit=False, validation=0.0))
     assert made == joins
+
+
+def test_a_file_where_kept_rows_would_lie_is_named(tmp_path: Path) -> None:
+    (tmp_path / "prepared").write_text("")
+    kept = Kept(tmp_path / "prepared", 10**6)
+    with pytest.raises(StageError, match="prepared cannot be a directory of kept rows"), kept.found("rows", lambda: 1, lambda place: None):
+        pass
