@@ -102,6 +102,14 @@ def _sync(place: Path) -> None:
         os.close(descriptor)
 
 
+def reserve(file: BinaryIO, size: int) -> None:
+    """Take the disk's room for the first ``size`` bytes of an open file, before it is mapped: a process that writes into a mapped file for
+    which there is none is ended by the system, without a word. :class:`OSError` where the disk is full.
+    """
+    if size and hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+
+
 def link(source: Path, target: Path) -> None:
     """A second name for a file, which nobody may change then; a copy where the file system has no hard links."""
     try:

@@ -22,7 +22,7 @@ from moon_ops.encoder.negatives import gathered_numbers
 from moon_ops.encoder.objectives import Found, balanced
 from moon_ops.encoder.permutations import Stream
 from moon_ops.encoder.pixels import PixelStore
-from moon_ops.encoder.samples import NAMES, Names, Row, read, some_at_a_time, together, write
+from moon_ops.encoder.samples import NAMES, Names, Row, read, some_at_a_time, whole, write
 from moon_ops.encoder.texts import Tokens, tokens
 from moon_ops.encoder.tokenizer import END
 from moon_ops.errors import StageError
@@ -70,7 +70,7 @@ class Tasks(Sequence[Task]):
         end = encoder.tokenizer.token_to_id(END)
         self.closing = [] if end is None else [end]
         self.row, self.prompt, self.item_ids = asked["row"].to_numpy(), asked["prompt"].to_numpy(), items["item_id"].to_numpy()
-        self.answers, self.pictures = Tokens(_whole(asked["answer"])), Names(_whole(items["pictures"]))
+        self.answers, self.pictures = Tokens(whole(asked["answer"])), Names(whole(items["pictures"]))
 
     @classmethod
     def of(cls, encoder: Encoder, rows: Iterable[Row]) -> Tasks:
@@ -117,10 +117,6 @@ def _part(encoder: Encoder, rows: list[Row], first: int) -> tuple[pa.Table, pa.T
         "pictures": pa.array([row["image_ids"] for row in rows], NAMES),
     }
     return pa.table(asked), pa.table(items)
-
-
-def _whole(column: pa.ChunkedArray) -> pa.Array:
-    return together(column.chunks, column.type)
 
 
 def corpus() -> list[str]:

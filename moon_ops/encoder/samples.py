@@ -76,7 +76,7 @@ class Texts(Column[str]):
 
     def distinct(self, *others: Texts) -> Texts:
         """Each text of all of them once, in the order of their first appearance."""
-        return Texts(together([pa.chunked_array([part.column for part in (self, *others)], TEXT).unique()], TEXT))
+        return Texts(pa.chunked_array([part.column for part in (self, *others)], TEXT).unique())
 
     def __iter__(self) -> Iterator[str]:
         for start in range(0, len(self), AT_ONCE):
@@ -108,8 +108,7 @@ class Samples(Sequence[Sample]):
     """N samples: a list of them that takes no objects."""
 
     def __init__(self, table: pa.Table) -> None:
-        self.texts = Texts(together(table["text"].chunks, TEXT))
-        self.names = Names(together(table["image_ids"].chunks, NAMES))
+        self.texts, self.names = Texts(whole(table["text"])), Names(whole(table["image_ids"]))
 
     @classmethod
     def of(cls, samples: Iterable[Sample]) -> Samples:
@@ -182,6 +181,11 @@ class Firsts(Sequence[str]):
 def together(arrays: Sequence[pa.Array], kind: pa.DataType) -> pa.Array:
     """One array of several; a single one is not copied."""
     return arrays[0] if len(arrays) == 1 else pa.concat_arrays([pa.array([], kind), *arrays])
+
+
+def whole(column: pa.ChunkedArray) -> pa.Array:
+    """A table's column in one piece; of a single one it is that."""
+    return together(column.chunks, column.type)
 
 
 def some_at_a_time(rows: Iterable[T]) -> Iterator[list[T]]:

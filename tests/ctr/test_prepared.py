@@ -14,7 +14,7 @@ import pytest
 from toy_clicks import ITEMS, QUERIES, impressions, unit
 
 from moon_ops.columns import OwnColumn
-from moon_ops.ctr import vector_files
+from moon_ops.ctr import prepared, vector_files
 from moon_ops.ctr.kept import ABOUT, Kept
 from moon_ops.ctr.models import BASE
 from moon_ops.ctr.prepared import InFiles, InMemory, code_version, decided_by
@@ -104,6 +104,21 @@ def test_what_decides_rows_makes_them_anew_and_nothing_else(files: Callable[...,
     assert made == ["one"] * 6 + ["two"]
     assert set(decided_by(RECIPE)) == {"caps", "most", "click_skew", "position", "validation", "features"}
     assert len(code_version()) == 64
+
+
+@pytest.mark.parametrize("kind", ["rows", "vectors"])
+def test_what_other_code_has_made_is_made_anew(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows and vectors: how a vector is rounded is code, too."""
+    made: Made = []
+
+    def fill(place: Path) -> None:
+        made.append(prepared.code_version())
+        (place / "one").write_text(made[-1])
+
+    for code in ("before", "before", "after"):
+        monkeypatch.setattr(prepared, "code_version", lambda code=code: code)
+        assert prepared.through(Kept(tmp_path, 1000), kind, lambda: "lake", fill, lambda place: (place / "one").read_text()) == code
+    assert made == ["before", "after"]
 
 
 def test_a_refit_joins_once(files: Callable[..., InFiles], made: Made) -> None:

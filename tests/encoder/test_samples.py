@@ -20,7 +20,7 @@ from moon_ops.encoder.loader import batches
 from moon_ops.encoder.material import Material
 from moon_ops.encoder.pretrain import TaskBatches, Tasks
 from moon_ops.encoder.samples import Firsts, Names, Samples, Texts
-from moon_ops.encoder.texts import Tokens, Words
+from moon_ops.encoder.texts import Tokens, Words, tokens
 from moon_ops.inputs.contract import Sample
 
 SAMPLES = [Sample("Stövel | röd", ("a", "bb")), Sample(), Sample("mug"), Sample("", ("ccc",)), Sample("日本", ("a",))]
@@ -54,6 +54,27 @@ def test_no_sample_is_a_column_too(tmp_path: Path) -> None:
     found = Samples.read(tmp_path / "s.arrow")
     assert (list(found), list(found.names.flat), found.names.counts().tolist()) == ([], [], [])
     assert list(found.take(np.zeros(0, np.int64))) == []
+
+
+def test_no_text_is_no_token(encoder: Any, tmp_path: Path) -> None:
+    made = Words.of(encoder, [], Samples.of([]))
+    made.write(tmp_path / "words")
+    found = Words.read(tmp_path / "words")
+    assert found == made
+    assert [list(column) for column in (found.query, found.rich, found.title)] == [[], [], []]
+
+
+@pytest.mark.parametrize(
+    "text", ["x" * 10_000, "\N{GRINNING FACE}" * 2500, "a\0b", "\0", "   ", "\N{ZERO WIDTH SPACE}", "\U0010ffff", "|", "\n"]
+)
+def test_odd_texts_are_what_they_were(encoder: Any, at_once: int, text: str, tmp_path: Path) -> None:
+    odd = [Sample(text, (text, text)), Sample(), Sample(f"{text} | {text}", ("",))]
+    Samples.of(odd).write(tmp_path / "s.arrow")
+    found = Samples.read(tmp_path / "s.arrow")
+    assert list(found) == odd
+    assert list(found.texts.distinct(found.names.flat)) == [text, "", odd[2].text]
+    plain = [encoder.tokenizer.encode(sample.text, add_special_tokens=False).ids for sample in odd]
+    assert list(tokens(encoder, found)) == plain
 
 
 def test_names_come_in_the_order_of_their_first_appearance(at_once: int) -> None:
