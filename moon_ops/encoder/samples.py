@@ -6,6 +6,8 @@ the same memory for all processes of a machine. Everything has 64-bit offsets: a
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -209,5 +211,10 @@ def write(place: Path, table: pa.Table) -> None:
 
 
 def read(place: Path) -> pa.Table:
-    """What :func:`write` wrote; it stays on the disk until it is looked at, and is the same memory for all processes."""
+    """What :func:`write` wrote; it stays on the disk until it is looked at, and is the same memory for all processes.
+
+    Raises :class:`FileNotFoundError` with the file's name, which Arrow's own lacks.
+    """
+    if not place.is_file():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(place))
     return pa.ipc.open_file(pa.memory_map(str(place))).read_all()

@@ -15,12 +15,14 @@ import pytest
 import torch
 
 from moon_ops.encoder import samples as module
+from moon_ops.encoder import together
 from moon_ops.encoder.batches import PairBatches, Shows
 from moon_ops.encoder.loader import batches
 from moon_ops.encoder.material import Material
 from moon_ops.encoder.pretrain import TaskBatches, Tasks
 from moon_ops.encoder.samples import Firsts, Names, Samples, Texts
 from moon_ops.encoder.texts import Tokens, Words, tokens
+from moon_ops.errors import InputError
 from moon_ops.inputs.contract import Sample
 
 SAMPLES = [Sample("Stövel | röd", ("a", "bb")), Sample(), Sample("mug"), Sample("", ("ccc",)), Sample("日本", ("a",))]
@@ -106,6 +108,19 @@ def test_tokens_take_two_bytes_where_the_tokenizer_knows_few(encoder: Any, world
     assert str(Tokens.of([[70_000]]).numbers.dtype) == "int32"
     words.write(tmp_path / "words")
     assert Words.read(tmp_path / "words") == words
+
+
+def test_columns_that_somebody_removes_before_they_are_read_are_named(tmp_path: Path) -> None:
+    """As an erasure does, which may run beside a training."""
+    place = tmp_path / "s.arrow"
+
+    def written(made: Samples) -> None:
+        made.write(place)
+        place.unlink()
+
+    says = rf"^{place}, which was just written, is gone: an erasure, or somebody else, has removed it → run it again$"
+    with pytest.raises(InputError, match=says):
+        together.shared(lambda: Samples.of(SAMPLES), written, lambda: Samples.read(place), mapped=True)
 
 
 def sums(batch: Any) -> list[Any]:
