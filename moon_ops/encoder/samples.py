@@ -27,7 +27,23 @@ Row = dict[str, Any]  # of a table
 T = TypeVar("T")
 
 
-class Column(Sequence[T]):
+class Made(Sequence[T]):
+    """Values that are made when they are asked for; a subclass says how that of one row is made, and how many there are."""
+
+    @overload
+    def __getitem__(self, row: int) -> T: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[T]: ...
+    def __getitem__(self, row: int | slice) -> T | list[T]:
+        if isinstance(row, slice):
+            return [self._of(n) for n in range(*row.indices(len(self)))]
+        return self._of(row)
+
+    def _of(self, row: int) -> T:
+        raise NotImplementedError
+
+
+class Column(Made[T]):
     """N values between N + 1 ``edges``; a subclass says how one of them is made."""
 
     def __init__(self, column: pa.Array) -> None:
@@ -40,13 +56,7 @@ class Column(Sequence[T]):
     def __len__(self) -> int:
         return self._count
 
-    @overload
-    def __getitem__(self, row: int) -> T: ...
-    @overload
-    def __getitem__(self, row: slice) -> list[T]: ...
-    def __getitem__(self, row: int | slice) -> T | list[T]:
-        if isinstance(row, slice):
-            return [self[n] for n in range(*row.indices(self._count))]
+    def _of(self, row: int) -> T:
         if row < 0:
             row += self._count
         if not 0 <= row < self._count:
@@ -106,7 +116,7 @@ class Names(Column[tuple[str, ...]]):
         return tuple([str(content[at[n] : at[n + 1]], "utf-8") for n in range(start, stop)])
 
 
-class Samples(Sequence[Sample]):
+class Samples(Made[Sample]):
     """N samples: a list of them that takes no objects."""
 
     def __init__(self, table: pa.Table) -> None:
@@ -140,13 +150,7 @@ class Samples(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self.texts)
 
-    @overload
-    def __getitem__(self, row: int) -> Sample: ...
-    @overload
-    def __getitem__(self, row: slice) -> list[Sample]: ...
-    def __getitem__(self, row: int | slice) -> Sample | list[Sample]:
-        if isinstance(row, slice):
-            return [self[n] for n in range(*row.indices(len(self)))]
+    def _of(self, row: int) -> Sample:
         return Sample(self.texts[row], self.names[row])
 
     def __iter__(self) -> Iterator[Sample]:
@@ -160,7 +164,7 @@ class Samples(Sequence[Sample]):
         return Samples(self.table.take(pa.array(rows)))
 
 
-class Firsts(Sequence[str]):
+class Firsts(Made[str]):
     """The first picture of those ``rows`` [N] of ``names`` that have any; the others are left out."""
 
     def __init__(self, names: Names, rows: Rows) -> None:
@@ -170,13 +174,7 @@ class Firsts(Sequence[str]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    @overload
-    def __getitem__(self, row: int) -> str: ...
-    @overload
-    def __getitem__(self, row: slice) -> list[str]: ...
-    def __getitem__(self, row: int | slice) -> str | list[str]:
-        if isinstance(row, slice):
-            return [self[n] for n in range(*row.indices(len(self)))]
+    def _of(self, row: int) -> str:
         return self.names[self.rows[row]][0]
 
 
