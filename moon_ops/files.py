@@ -7,10 +7,12 @@ and several readers may share a lock; filelock, which torch and others bring alo
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import logging
 import os
+import re
 import shutil
 import threading
 import time
@@ -21,6 +23,7 @@ from typing import Any, BinaryIO
 from moon_ops.errors import StageError
 
 log = logging.getLogger(__name__)
+FULL = re.compile(r"No space left on device|Not enough free space to write|\d+ requested and \d+ written")
 POLL_SECONDS = 0.05  # between two tries for a lock
 
 
@@ -108,6 +111,11 @@ def reserve(file: BinaryIO, size: int) -> None:
     """
     if size and hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file.fileno(), 0, size)
+
+
+def is_full(fault: OSError) -> bool:
+    """Whether it says that the disk is full, or the share of it that one may use; numpy says so without a number."""
+    return fault.errno in (errno.ENOSPC, errno.EDQUOT) or FULL.search(str(fault)) is not None
 
 
 def link(source: Path, target: Path) -> None:

@@ -11,6 +11,7 @@ import re
 import sqlite3
 from collections.abc import Iterator
 
+from moon_ops import files
 from moon_ops.errors import ServiceError
 
 KEPT = "what was finished before is kept, nothing is lost"
@@ -22,9 +23,8 @@ WORDS = {  # of libraries that pass the operating system's or SQLite's message o
         0
     ],
 }
-FULL_WORDS = re.compile(  # which nothing else is told by: the system's, SQLite's, numpy's two, torch's two
-    r"No space left on device|os error 28|Disk quota exceeded|database or disk is full"
-    r"|Not enough free space to write|\d+ requested and \d+ written"
+FULL_WORDS = re.compile(  # which nothing else is told by: also of Lance and safetensors, SQLite, and two of torch
+    rf"{files.FULL.pattern}|os error 28|Disk quota exceeded|database or disk is full"
     r"|PytorchStreamWriter failed writing|inline_container\.cc:\d+\] \. unexpected pos"
 )
 OF_THE_MACHINE = ("sqlalchemy", "mlflow", "feast", "duckdb", "_duckdb", "safetensors")  # whose faults may be the machine's
