@@ -7,10 +7,12 @@ and several readers may share a lock; filelock, which torch and others bring alo
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import logging
 import os
+import re
 import shutil
 import threading
 import time
@@ -21,6 +23,7 @@ from typing import Any, BinaryIO
 from moon_ops.errors import StageError
 
 log = logging.getLogger(__name__)
+FULL = re.compile(r"No space left on device|Not enough free space to write|\d+ requested and \d+ written")
 POLL_SECONDS = 0.05  # between two tries for a lock
 
 
@@ -100,6 +103,19 @@ def _sync(place: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def reserve(file: BinaryIO, size: int) -> None:
+    """Take the disk's room for the first ``size`` bytes of an open file, before it is mapped: a process that writes into a mapped file for
+    which there is none is ended by the system, without a word. :class:`OSError` where the disk is full.
+    """
+    if size and hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+
+
+def is_full(fault: OSError) -> bool:
+    """Whether it says that the disk is full, or the share of it that one may use; numpy says so without a number."""
+    return fault.errno in (errno.ENOSPC, errno.EDQUOT) or FULL.search(str(fault)) is not None
 
 
 def link(source: Path, target: Path) -> None:

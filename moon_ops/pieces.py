@@ -5,6 +5,7 @@ N rows, D dimensions. This file does not know what a matrix is of.
 
 from __future__ import annotations
 
+import math
 import mmap
 import tempfile
 import weakref
@@ -13,6 +14,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from moon_ops.errors import ServiceError
+from moon_ops.files import reserve
 
 ROWS = 65_536  # of a matrix that are looked at together
 IN_MEMORY = 256 * 2**20  # bytes; a larger matrix is spilled
@@ -31,18 +35,32 @@ def spilled(count: int, dim: int, kind: Any = np.float32) -> NDArray[Any]:
     """A matrix [N, D] of zeros to be written; a large one lies in a file of ``TMPDIR`` that ends with the matrix, killed or not."""
     if np.dtype(kind).itemsize * count * dim <= IN_MEMORY:
         return np.zeros((count, dim), kind)
-    with tempfile.TemporaryFile(prefix="moon-") as file:
-        return np.memmap(file, kind, "w+", shape=(count, dim))  # the mapping keeps the file
+    return _mapped((count, dim), kind)
 
 
 def column(count: int, kind: Any, *width: int) -> NDArray[Any]:
     """Zeros [N] or [N, width] to be written, of a table whose rows memory need not hold: of more than :data:`LONG` in such a file."""
     if count <= LONG or 0 in width:
         return np.zeros((count, *width), kind)
-    with tempfile.TemporaryFile(prefix="moon-") as file:
-        made = np.memmap(file, kind, "w+", shape=(count, *width))
+    made = _mapped((count, *width), kind)
     remember(made._mmap)  # type: ignore[attr-defined]
     return np.asarray(made)
+
+
+def _mapped(shape: tuple[int, ...], kind: Any) -> np.memmap[Any, Any]:
+    """Zeros in a file that the mapping keeps; :class:`ServiceError` where the disk has no room for all of them."""
+    size = np.dtype(kind).itemsize * math.prod(shape)
+    with tempfile.TemporaryFile(prefix="moon-") as file:
+        try:
+            reserve(file, size)
+        except OSError as full:
+            problem = (
+                f"TMPDIR = {tempfile.gettempdir()}: there is no room for {size / 1e6:,.0f} MB that memory need not hold ({full.strerror})"
+            )
+            raise ServiceError(
+                problem, action="make room there, or let TMPDIR name a directory of a larger disk, and run it again"
+            ) from full
+        return np.memmap(file, kind, "w+", shape=shape)
 
 
 def remember(mapping: mmap.mmap) -> None:

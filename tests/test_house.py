@@ -19,7 +19,7 @@ BELOW = {  # room → the rooms it may import, besides itself: in the order data
     "startup": {"processor"},
     "dealing": {"errors", "startup"},
     "sessions": set(),
-    "pieces": set(),
+    "pieces": {"errors", "files"},
     "ranks": {"pieces"},
     "metric_names": set(),
     "telemetry": set(),

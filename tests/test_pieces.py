@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import tracemalloc
 from pathlib import Path
 
@@ -9,6 +11,8 @@ import numpy as np
 import pytest
 
 from moon_ops import pieces, ranks
+from moon_ops.errors import ServiceError
+from moon_ops.files import reserve
 from moon_ops.ranks import TIE, first_hits
 
 
@@ -28,6 +32,32 @@ def test_a_large_matrix_lies_in_a_file_and_keeps_what_is_written(tmp_path: Path,
         found[span] = np.arange(100)[span, None]
         pieces.let_go(found)
     assert found.tolist() == np.repeat(np.arange(100.0)[:, None], 8, 1).tolist()
+
+
+def test_a_disk_without_room_is_told_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Later the system would end the process."""
+    monkeypatch.setattr(pieces.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(pieces, "IN_MEMORY", 1000)
+    monkeypatch.setattr(pieces, "LONG", 1000)
+
+    def full(descriptor: int, start: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, f"No space left on device for {size} bytes")
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    says = (
+        rf"TMPDIR = {tmp_path}: there is no room for 8 MB .* \(No space left on device for 8000000 bytes\) → make room there, or let TMPDIR"
+    )
+    for made in (lambda: pieces.spilled(250_000, 32, np.int8), lambda: pieces.column(1_000_000, np.int64)):
+        with pytest.raises(ServiceError, match=says):
+            made()
+
+
+def test_a_file_of_columns_has_its_room_on_the_disk(tmp_path: Path) -> None:
+    with (tmp_path / "one").open("w+b") as file:
+        reserve(file, 1_000_000)
+        assert os.fstat(file.fileno()).st_blocks * 512 >= 1_000_000
+    with (tmp_path / "none").open("w+b") as file:
+        reserve(file, 0)
 
 
 def test_what_was_written_over_a_private_mapping_is_not_let_go(tmp_path: Path) -> None:

@@ -11,16 +11,23 @@ import re
 import sqlite3
 from collections.abc import Iterator
 
+from moon_ops import files
 from moon_ops.errors import ServiceError
 
 KEPT = "what was finished before is kept, nothing is lost"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 WORDS = {  # of libraries that pass the operating system's or SQLite's message on, in classes of their own
-    r"database or disk is full|No space left on device|os error 28|Disk quota exceeded": FULL[0],
     r"database is locked|database table is locked": errno.EAGAIN,
-    r"attempt to write a readonly database|Read-only file system|os error 30|Permission denied|os error 13": CLOSED[0],
+    r"attempt to write a readonly database|Read-only file system|os error 30|Permission denied|os error 13|No usable temporary dir": CLOSED[
+        0
+    ],
 }
+FULL_WORDS = re.compile(  # which nothing else is told by: also of Lance and safetensors, SQLite, and two of torch
+    rf"{files.FULL.pattern}|os error 28|Disk quota exceeded|database or disk is full"
+    r"|PytorchStreamWriter failed writing|inline_container\.cc:\d+\] \. unexpected pos"
+)
+OF_THE_MACHINE = ("sqlalchemy", "mlflow", "feast", "duckdb", "_duckdb", "safetensors")  # whose faults may be the machine's
 
 
 def told(fault: BaseException, command: str) -> ServiceError | None:
@@ -50,12 +57,9 @@ def _causes(fault: BaseException | None) -> Iterator[BaseException]:
 def _kind(fault: BaseException) -> int | None:
     if isinstance(fault, OSError) and fault.errno in (*FULL, *CLOSED):
         return fault.errno
-    if isinstance(fault, (OSError, sqlite3.Error)) or type(fault).__module__.partition(".")[0] in (
-        "sqlalchemy",
-        "mlflow",
-        "feast",
-        "duckdb",
-    ):
+    if FULL_WORDS.search(str(fault)):
+        return FULL[0]
+    if isinstance(fault, (OSError, sqlite3.Error)) or type(fault).__module__.partition(".")[0] in OF_THE_MACHINE:
         return next((number for words, number in WORDS.items() if re.search(words, str(fault))), None)
     return None
 

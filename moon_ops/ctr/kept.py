@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moon_ops import pieces
-from moon_ops.errors import StageError
-from moon_ops.files import TakenError, locked, remembered, write_text
+from moon_ops.errors import ServiceError, StageError
+from moon_ops.files import TakenError, is_full, locked, remembered, write_text
 
 log = logging.getLogger(__name__)
 ABOUT = "about.json"
@@ -156,11 +156,19 @@ def _size(place: Path) -> int:
 
 
 def write_arrays(place: Path, arrays: Mapping[str, NDArray[Any]], about: Mapping[str, Any]) -> None:
-    """Arrays by name, one file each, and what else JSON can hold."""
-    for number, array in enumerate(arrays.values()):
-        np.save(place / f"{number}.npy", array, allow_pickle=False)
-        pieces.let_columns_go()
-    (place / "arrays.json").write_text(json.dumps({"names": list(arrays), "about": about}))
+    """Arrays by name, one file each, and what else JSON can hold; :class:`ServiceError` where the disk has no room for them."""
+    try:
+        for number, array in enumerate(arrays.values()):
+            np.save(place / f"{number}.npy", array, allow_pickle=False)
+            pieces.let_columns_go()
+        (place / "arrays.json").write_text(json.dumps({"names": list(arrays), "about": about}))
+    except OSError as fault:
+        if not is_full(fault):
+            raise
+        size = sum(array.nbytes for array in arrays.values()) / 1e6
+        problem = f"the disk is full: {place.parent} has no room for {size:,.0f} MB of prepared arrays"
+        action = "make room there, and run it again; with MOON_ROWS_GB=0 a process alone writes none"
+        raise ServiceError(problem, action=action) from fault
 
 
 def read_arrays(place: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:

@@ -93,18 +93,19 @@ class InFiles:
             vocabulary, known, events = opened(place)
             return Prepared(vocabulary, known.rows(self.tables, recipe.behaviors, recipe.top_k), events)
 
-        return through(self.kept, "rows", lambda: [self.identity(), decided_by(recipe), code_version()], fill, read)
+        return through(self.kept, "rows", lambda: [self.identity(), decided_by(recipe)], fill, read)
 
 
 def through(kept: Kept, kind: str, identity: Callable[[], Any], fill: Callable[[Path], None], read: Callable[[Path], Any]) -> Any:
     """What ``read`` makes of the directory that ``fill`` makes, if it is not kept; of several processes the first one fills, and all read.
+    What other code has made is of another identity.
 
     Raises :class:`InputError` in all processes where one of them does not see the files.
     """
+    found = kept.found(kind, lambda: [identity(), code_version()], fill)
     if alone():
-        with kept.found(kind, identity, fill) as place:
+        with found as place:
             return read(place)
-    found = kept.found(kind, identity, fill)
 
     def seen() -> Any:
         if not place.is_dir():
@@ -127,7 +128,7 @@ def decided_by(recipe: CtrRecipe) -> dict[str, Any]:
 
 @cache
 def code_version() -> str:
-    """A hash of the code that makes rows, and of the versions of what it uses."""
+    """A hash of the code that makes rows and vectors, and of the versions of what it uses."""
     found, package = hashlib.sha256(" ".join(map(version, PACKAGES)).encode()), Path(__file__).parents[1]
     for room in ROOMS:
         place = package / room

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from moon_ops.encoder.encoded import PLACE, Pictures
 from moon_ops.encoder.samples import some_at_a_time
 from moon_ops.errors import StageError, in_a_line
-from moon_ops.files import remembered, write, write_text
+from moon_ops.files import remembered, reserve, write, write_text
 from moon_ops.inputs.images import PIXELS, decode
 from moon_ops.inputs.regions import views
 from moon_ops.lake.lake import Lake
@@ -174,6 +174,5 @@ def _reserve(path: Path, slots: int, size: int) -> None:
         place.unlink(missing_ok=True)  # another process may still hold the old one
         with place.open("wb") as file:
             file.truncate(length)
-    if slots and hasattr(os, "posix_fallocate"):  # a mapped file that the disk has no room for ends the process
-        with path.with_suffix(".sums").open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, slots * 4)
+    with path.with_suffix(".sums").open("r+b") as file:
+        reserve(file, slots * 4)

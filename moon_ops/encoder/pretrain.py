@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +22,7 @@ from moon_ops.encoder.negatives import gathered_numbers
 from moon_ops.encoder.objectives import Found, balanced
 from moon_ops.encoder.permutations import Stream
 from moon_ops.encoder.pixels import PixelStore
-from moon_ops.encoder.samples import NAMES, Names, Row, read, some_at_a_time, together, write
+from moon_ops.encoder.samples import NAMES, Made, Names, Row, read, some_at_a_time, whole, write
 from moon_ops.encoder.texts import Tokens, tokens
 from moon_ops.encoder.tokenizer import END
 from moon_ops.errors import StageError
@@ -60,7 +60,7 @@ class Prompted:
         return replace(self, inputs=self.inputs.pin_memory())
 
 
-class Tasks(Sequence[Task]):
+class Tasks(Made[Task]):
     """Every prompt of every item that has a picture and an answer to it, item by item; in columns, for a shop has five of each item."""
 
     def __init__(self, encoder: Encoder, asked: pa.Table, items: pa.Table) -> None:
@@ -70,7 +70,7 @@ class Tasks(Sequence[Task]):
         end = encoder.tokenizer.token_to_id(END)
         self.closing = [] if end is None else [end]
         self.row, self.prompt, self.item_ids = asked["row"].to_numpy(), asked["prompt"].to_numpy(), items["item_id"].to_numpy()
-        self.answers, self.pictures = Tokens(_whole(asked["answer"])), Names(_whole(items["pictures"]))
+        self.answers, self.pictures = Tokens(whole(asked["answer"])), Names(whole(items["pictures"]))
 
     @classmethod
     def of(cls, encoder: Encoder, rows: Iterable[Row]) -> Tasks:
@@ -96,15 +96,9 @@ class Tasks(Sequence[Task]):
     def __len__(self) -> int:
         return len(self.row)
 
-    @overload
-    def __getitem__(self, number: int) -> Task: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[Task]: ...
-    def __getitem__(self, number: int | slice) -> Task | list[Task]:
-        if isinstance(number, slice):
-            return [self[n] for n in range(*number.indices(len(self)))]
-        row, answer = int(self.row[number]), [*self.answers[number], *self.closing]
-        return Task(self.pictures[row], self.prompts[self.prompt[number]], answer, int(self.item_ids[row]))
+    def _of(self, row: int) -> Task:
+        item, answer = int(self.row[row]), [*self.answers[row], *self.closing]
+        return Task(self.pictures[item], self.prompts[self.prompt[row]], answer, int(self.item_ids[item]))
 
 
 def _part(encoder: Encoder, rows: list[Row], first: int) -> tuple[pa.Table, pa.Table]:
@@ -117,10 +111,6 @@ def _part(encoder: Encoder, rows: list[Row], first: int) -> tuple[pa.Table, pa.T
         "pictures": pa.array([row["image_ids"] for row in rows], NAMES),
     }
     return pa.table(asked), pa.table(items)
-
-
-def _whole(column: pa.ChunkedArray) -> pa.Array:
-    return together(column.chunks, column.type)
 
 
 def corpus() -> list[str]:

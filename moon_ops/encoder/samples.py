@@ -6,6 +6,8 @@ the same memory for all processes of a machine. Everything has 64-bit offsets: a
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -25,7 +27,23 @@ Row = dict[str, Any]  # of a table
 T = TypeVar("T")
 
 
-class Column(Sequence[T]):
+class Made(Sequence[T]):
+    """Values that are made when they are asked for; a subclass says how that of one row is made, and how many there are."""
+
+    @overload
+    def __getitem__(self, row: int) -> T: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[T]: ...
+    def __getitem__(self, row: int | slice) -> T | list[T]:
+        if isinstance(row, slice):
+            return [self._of(n) for n in range(*row.indices(len(self)))]
+        return self._of(row)
+
+    def _of(self, row: int) -> T:
+        raise NotImplementedError
+
+
+class Column(Made[T]):
     """N values between N + 1 ``edges``; a subclass says how one of them is made."""
 
     def __init__(self, column: pa.Array) -> None:
@@ -38,13 +56,7 @@ class Column(Sequence[T]):
     def __len__(self) -> int:
         return self._count
 
-    @overload
-    def __getitem__(self, row: int) -> T: ...
-    @overload
-    def __getitem__(self, row: slice) -> list[T]: ...
-    def __getitem__(self, row: int | slice) -> T | list[T]:
-        if isinstance(row, slice):
-            return [self[n] for n in range(*row.indices(self._count))]
+    def _of(self, row: int) -> T:
         if row < 0:
             row += self._count
         if not 0 <= row < self._count:
@@ -76,7 +88,7 @@ class Texts(Column[str]):
 
     def distinct(self, *others: Texts) -> Texts:
         """Each text of all of them once, in the order of their first appearance."""
-        return Texts(together([pa.chunked_array([part.column for part in (self, *others)], TEXT).unique()], TEXT))
+        return Texts(pa.chunked_array([part.column for part in (self, *others)], TEXT).unique())
 
     def __iter__(self) -> Iterator[str]:
         for start in range(0, len(self), AT_ONCE):
@@ -104,12 +116,11 @@ class Names(Column[tuple[str, ...]]):
         return tuple([str(content[at[n] : at[n + 1]], "utf-8") for n in range(start, stop)])
 
 
-class Samples(Sequence[Sample]):
+class Samples(Made[Sample]):
     """N samples: a list of them that takes no objects."""
 
     def __init__(self, table: pa.Table) -> None:
-        self.texts = Texts(together(table["text"].chunks, TEXT))
-        self.names = Names(together(table["image_ids"].chunks, NAMES))
+        self.texts, self.names = Texts(whole(table["text"])), Names(whole(table["image_ids"]))
 
     @classmethod
     def of(cls, samples: Iterable[Sample]) -> Samples:
@@ -139,13 +150,7 @@ class Samples(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self.texts)
 
-    @overload
-    def __getitem__(self, row: int) -> Sample: ...
-    @overload
-    def __getitem__(self, row: slice) -> list[Sample]: ...
-    def __getitem__(self, row: int | slice) -> Sample | list[Sample]:
-        if isinstance(row, slice):
-            return [self[n] for n in range(*row.indices(len(self)))]
+    def _of(self, row: int) -> Sample:
         return Sample(self.texts[row], self.names[row])
 
     def __iter__(self) -> Iterator[Sample]:
@@ -159,7 +164,7 @@ class Samples(Sequence[Sample]):
         return Samples(self.table.take(pa.array(rows)))
 
 
-class Firsts(Sequence[str]):
+class Firsts(Made[str]):
     """The first picture of those ``rows`` [N] of ``names`` that have any; the others are left out."""
 
     def __init__(self, names: Names, rows: Rows) -> None:
@@ -169,19 +174,18 @@ class Firsts(Sequence[str]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    @overload
-    def __getitem__(self, row: int) -> str: ...
-    @overload
-    def __getitem__(self, row: slice) -> list[str]: ...
-    def __getitem__(self, row: int | slice) -> str | list[str]:
-        if isinstance(row, slice):
-            return [self[n] for n in range(*row.indices(len(self)))]
+    def _of(self, row: int) -> str:
         return self.names[self.rows[row]][0]
 
 
 def together(arrays: Sequence[pa.Array], kind: pa.DataType) -> pa.Array:
     """One array of several; a single one is not copied."""
     return arrays[0] if len(arrays) == 1 else pa.concat_arrays([pa.array([], kind), *arrays])
+
+
+def whole(column: pa.ChunkedArray) -> pa.Array:
+    """A table's column in one piece; of a single one it is that."""
+    return together(column.chunks, column.type)
 
 
 def some_at_a_time(rows: Iterable[T]) -> Iterator[list[T]]:
@@ -205,5 +209,10 @@ def write(place: Path, table: pa.Table) -> None:
 
 
 def read(place: Path) -> pa.Table:
-    """What :func:`write` wrote; it stays on the disk until it is looked at, and is the same memory for all processes."""
+    """What :func:`write` wrote; it stays on the disk until it is looked at, and is the same memory for all processes.
+
+    Raises :class:`FileNotFoundError` with the file's name, which Arrow's own lacks.
+    """
+    if not place.is_file():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(place))
     return pa.ipc.open_file(pa.memory_map(str(place))).read_all()

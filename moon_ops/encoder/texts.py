@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from moon_ops.encoder.model import Encoder
-from moon_ops.encoder.samples import Column, Samples, read, some_at_a_time, together, write
+from moon_ops.encoder.samples import Column, Samples, read, some_at_a_time, together, whole, write
 from moon_ops.inputs.contract import Sample, title_of
 
 NUMBER = np.int32
@@ -35,8 +35,8 @@ class Tokens(Column[list[int]]):
     @classmethod
     def of(cls, texts: Iterable[Sequence[int]], kind: type[np.integer[Any]] = NUMBER) -> Tokens:
         """Columns of ``texts``, whose numbers are of that ``kind``."""
-        whole = pa.large_list(pa.from_numpy_dtype(kind))
-        return cls(together([_column(some, kind) for some in some_at_a_time(texts)], whole))
+        lists = pa.large_list(pa.from_numpy_dtype(kind))
+        return cls(together([_column(some, kind) for some in some_at_a_time(texts)], lists))
 
     def _made(self, start: int, stop: int) -> list[int]:
         found: list[int] = self.numbers[start:stop].tolist()
@@ -71,7 +71,7 @@ class Words:
     @classmethod
     def read(cls, place: Path) -> Words:
         """What :meth:`write` wrote, mapped."""
-        return cls(*(Tokens(read(place / f"{name}.arrow")["tokens"].chunk(0)) for name in WORDS))
+        return cls(*(Tokens(whole(read(place / f"{name}.arrow")["tokens"])) for name in WORDS))
 
 
 class Again(Iterable[str]):

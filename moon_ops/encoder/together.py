@@ -75,7 +75,7 @@ def shared(make: Callable[[], T], write: Callable[[T], None], read: Callable[[],
     """What the first process makes, by way of files that all read; a process alone needs none, but reads them where they are ``mapped``:
     what lies in a file need not stay in memory.
 
-    Raises :class:`InputError` in all processes where one of them does not see the files.
+    Raises :class:`InputError` in all processes where one of them does not see the files, also one that is alone.
     """
     if alone() and not mapped:
         return make()
@@ -84,8 +84,12 @@ def shared(make: Callable[[], T], write: Callable[[T], None], read: Callable[[],
         try:
             return read()
         except FileNotFoundError as missing:
+            gone = missing.filename or in_a_line(missing)
+            if alone():
+                problem = f"{gone}, which was just written, is gone: an erasure, or somebody else, has removed it"
+                raise InputError(problem, action="run it again") from missing
             raise InputError(
-                f"process {dist.get_rank()} does not see {missing.filename or missing}, which the first process has written",
+                f"process {dist.get_rank()} does not see {gone}, which the first process has written",
                 action="give all processes the same disk and the same MOON_HOME",
             ) from missing
 

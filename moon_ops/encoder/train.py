@@ -284,13 +284,13 @@ def _pictures(lake: Lake, material: Material, recipe: EncoderRecipe, place: Path
 
 def _claim(place: Path, recipe: EncoderRecipe, pairs: Pairs, seed: int, minutes: float | None, held: Held | None) -> None:
     """Make the run's directory, or keep it where the same run was killed; what another recipe, seed or lake left there is thrown away."""
-    known = hashlib.sha256(pairs.group.tobytes() + pairs.known.tobytes()).hexdigest()  # what is no negative
-    first = json.dumps([PIXELS, asdict(recipe), seed, minutes, pairs.query.tolist(), pairs.item.tolist()], sort_keys=True)
-    content, before = hashlib.sha256(f"{first[:-1]}, [".encode()), ""
+    content = hashlib.sha256(json.dumps([PIXELS, asdict(recipe), seed, minutes], sort_keys=True).encode())
+    learned = (pairs.query, pairs.item, pairs.event, pairs.item_ids, pairs.spu_ids, pairs.categories, pairs.group, pairs.known)
+    for column in (*learned, *([held.spu_ids] if held else [])):
+        content.update(str(column.shape).encode())
+        content.update(np.ascontiguousarray(column).data)
     for sample in chain(pairs.queries, pairs.items, held.samples if held else ()):  # one at a time: there may be millions
-        content.update(f"{before}{json.dumps([sample.text, sample.image_ids])}".encode())
-        before = ", "
-    content.update(f"], {json.dumps(known)}]".encode())
+        content.update(json.dumps([sample.text, sample.image_ids]).encode())
     identity = content.hexdigest()
     named = place / "identity"
     if not named.is_file() or named.read_text() != identity:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -22,6 +24,8 @@ Recipe = TypeVar("Recipe", EncoderRecipe, CtrRecipe, Gates, Counting, Costs)
 MARKS = {"family": EncoderRecipe, "extractor": CtrRecipe, "recall_floor": Gates, "processor": Costs}  # a key that no other kind has
 KINDS = {EncoderRecipe: "an encoder", CtrRecipe: "a click model", Gates: "gates", Counting: "what counts", Costs: "costs"}
 EXTENDS = "extends"
+ALIKE = 0.7  # of two names, by difflib, where one is a slip of the other
+UNKNOWN = "unexpected_keyword_argument"  # pydantic's name for it
 COUNTING = "counting"
 
 
@@ -42,11 +46,27 @@ def recipe(kind: type[Recipe], name: str, models: Path, *, changes: Sequence[str
         text = json.dumps({**content, "name": name}, default=str)
         return TypeAdapter(kind).validate_json(text, strict=True)  # from JSON, because a strict table would have to be a dataclass already
     except ValidationError as wrong:
-        first = min(wrong.errors(), key=lambda error: error["type"] != "unexpected_keyword_argument")  # before the key that it misspells
+        first = min(wrong.errors(), key=lambda error: error["type"] != UNKNOWN)  # before the key that it misspells
         where, detail = ".".join(map(str, first["loc"])) or "recipe", str(first.get("ctx", {}).get("error") or first["msg"])
+        if first["type"] == UNKNOWN:
+            detail = "there is no such setting, so it would change nothing" + _nearest(kind, first["loc"])
         shown = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
         action = "correct the recipe" + (", or what --set changes in it" if changes else "")
         raise SettingsError(f"{name}.toml: {where}{shown}: {detail}", action=action) from wrong
+
+
+def _nearest(kind: Any, place: Sequence[str | int]) -> str:
+    """The setting that is spelt most like the unknown one at that ``place`` in a recipe; nothing where none is."""
+    for name in place[:-1]:
+        if get_origin(kind) is dict:
+            kind = get_args(kind)[1]
+            continue
+        below = get_type_hints(kind).get(str(name)) if is_dataclass(kind) else None
+        optional = () if get_origin(below) is dict else get_args(below)
+        kind = next(filter(is_dataclass, optional), below)  # of a table that may be left out
+    known = [field.name for field in fields(kind)] if is_dataclass(kind) else []
+    found = get_close_matches(str(place[-1]), known, 1, ALIKE)
+    return f" (nearest: {found[0]})" if found else ""
 
 
 def caps(models: Path) -> Caps:

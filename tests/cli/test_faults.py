@@ -10,8 +10,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import duckdb
 import pytest
 import sqlalchemy.exc
+from safetensors import SafetensorError
 
 from moon_ops.cli.faults import told
 from moon_ops.lake.ingest import ingest
@@ -30,9 +32,31 @@ FULL, LOCKED = "the disk is full", "the database is locked"
         (sqlite3.OperationalError("database is locked"), f"{LOCKED}: another process has been writing to it for too long"),
         (sqlalchemy.exc.OperationalError("UPDATE", {}, sqlite3.OperationalError("database is locked")), LOCKED),
         (PermissionError(errno.EACCES, "Permission denied", "/shop/x"), "a file cannot be written or read (/shop/x): `moon embed` did"),
+        (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), FULL),
+        (RuntimeError("write error in /shop/index.faiss: 20971475 != 51200000 (No space left on device)"), FULL),
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"), FULL),
+        (OSError("Not enough free space to write 72000000 bytes after offset 128"), FULL),
+        (OSError("9000000 requested and 262144 written"), FULL),
+        (duckdb.IOException('IO Error: Could not write file "/shop/x": No space left on device'), FULL),
+        (FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']"), "a file cannot be written or read: `moon"),
         (sqlite3.OperationalError("attempt to write a readonly database"), "a file cannot be written or read: `moon embed` did not end"),
     ],
-    ids=["disk", "lance", "sqlite", "locked", "sqlalchemy", "permission", "readonly"],
+    ids=[
+        "disk",
+        "lance",
+        "sqlite",
+        "locked",
+        "sqlalchemy",
+        "permission",
+        "safetensors",
+        "faiss",
+        "torch",
+        "numpy",
+        "numpy's older",
+        "duckdb",
+        "temporary",
+        "readonly",
+    ],
 )
 def test_a_fault_of_the_machine_is_told(fault: Exception, problem: str) -> None:
     found = told(fault, "moon embed")

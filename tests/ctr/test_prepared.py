@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,14 +15,14 @@ import pytest
 from toy_clicks import ITEMS, QUERIES, impressions, unit
 
 from moon_ops.columns import OwnColumn
-from moon_ops.ctr import vector_files
+from moon_ops.ctr import prepared, vector_files
 from moon_ops.ctr.kept import ABOUT, Kept
 from moon_ops.ctr.models import BASE
 from moon_ops.ctr.prepared import InFiles, InMemory, code_version, decided_by
 from moon_ops.ctr.vectors import Tables
 from moon_ops.embeddings.as_of import History, Joined, VectorHistory
 from moon_ops.embeddings.table import RepresentationTable
-from moon_ops.errors import InputError, StageError
+from moon_ops.errors import InputError, ServiceError, StageError
 from moon_ops.files import locked
 from moon_ops.lake import changes
 from moon_ops.lake.lake import Lake
@@ -106,6 +107,21 @@ def test_what_decides_rows_makes_them_anew_and_nothing_else(files: Callable[...,
     assert len(code_version()) == 64
 
 
+@pytest.mark.parametrize("kind", ["rows", "vectors"])
+def test_what_other_code_has_made_is_made_anew(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows and vectors: how a vector is rounded is code, too."""
+    made: Made = []
+
+    def fill(place: Path) -> None:
+        made.append(prepared.code_version())
+        (place / "one").write_text(made[-1])
+
+    for code in ("before", "before", "after"):
+        monkeypatch.setattr(prepared, "code_version", lambda code=code: code)
+        assert prepared.through(Kept(tmp_path, 1000), kind, lambda: "lake", fill, lambda place: (place / "one").read_text()) == code
+    assert made == ["before", "after"]
+
+
 def test_a_refit_joins_once(files: Callable[..., InFiles], made: Made) -> None:
     source = files()
     source.rows(replace(RECIPE, refit=True))
@@ -130,6 +146,21 @@ def test_damaged_rows_are_made_again(files: Callable[..., InFiles], made: Made, 
     assert all(np.array_equal(first[name], values) for name, values in found.items())
     files().rows(RECIPE)
     assert len(made) == 2
+
+
+@pytest.mark.parametrize("fault", [OSError("Not enough free space to write 72000000 bytes after offset 128"), OSError(errno.ENOSPC, "x")])
+def test_a_disk_that_is_full_is_told_with_how_to_do_without(
+    files: Callable[..., InFiles], fault: OSError, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise fault
+
+    monkeypatch.setattr(np, "save", full)
+    says = rf"^the disk is full: {tmp_path}/prepared has no room for 0 MB of prepared arrays → make room there, .* MOON_ROWS_GB=0 "
+    with pytest.raises(ServiceError, match=says):
+        files().rows(RECIPE)
+    assert not list((tmp_path / "prepared").glob("*rows*[!k]")), "nothing is left but the lock"
+    assert len(files(limit=0).rows(RECIPE).rows) == 300
 
 
 def filled(kept: Kept, name: str, size: int = 1000) -> bool:

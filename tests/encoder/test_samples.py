@@ -15,12 +15,14 @@ import pytest
 import torch
 
 from moon_ops.encoder import samples as module
+from moon_ops.encoder import together
 from moon_ops.encoder.batches import PairBatches, Shows
 from moon_ops.encoder.loader import batches
 from moon_ops.encoder.material import Material
 from moon_ops.encoder.pretrain import TaskBatches, Tasks
 from moon_ops.encoder.samples import Firsts, Names, Samples, Texts
-from moon_ops.encoder.texts import Tokens, Words
+from moon_ops.encoder.texts import Tokens, Words, tokens
+from moon_ops.errors import InputError
 from moon_ops.inputs.contract import Sample
 
 SAMPLES = [Sample("Stövel | röd", ("a", "bb")), Sample(), Sample("mug"), Sample("", ("ccc",)), Sample("日本", ("a",))]
@@ -56,6 +58,27 @@ def test_no_sample_is_a_column_too(tmp_path: Path) -> None:
     assert list(found.take(np.zeros(0, np.int64))) == []
 
 
+def test_no_text_is_no_token(encoder: Any, tmp_path: Path) -> None:
+    made = Words.of(encoder, [], Samples.of([]))
+    made.write(tmp_path / "words")
+    found = Words.read(tmp_path / "words")
+    assert found == made
+    assert [list(column) for column in (found.query, found.rich, found.title)] == [[], [], []]
+
+
+@pytest.mark.parametrize(
+    "text", ["x" * 10_000, "\N{GRINNING FACE}" * 2500, "a\0b", "\0", "   ", "\N{ZERO WIDTH SPACE}", "\U0010ffff", "|", "\n"]
+)
+def test_odd_texts_are_what_they_were(encoder: Any, at_once: int, text: str, tmp_path: Path) -> None:
+    odd = [Sample(text, (text, text)), Sample(), Sample(f"{text} | {text}", ("",))]
+    Samples.of(odd).write(tmp_path / "s.arrow")
+    found = Samples.read(tmp_path / "s.arrow")
+    assert list(found) == odd
+    assert list(found.texts.distinct(found.names.flat)) == [text, "", odd[2].text]
+    plain = [encoder.tokenizer.encode(sample.text, add_special_tokens=False).ids for sample in odd]
+    assert list(tokens(encoder, found)) == plain
+
+
 def test_names_come_in_the_order_of_their_first_appearance(at_once: int) -> None:
     columns = Samples.of(SAMPLES)
     assert list(columns.names.flat) == ["a", "bb", "ccc", "a"]
@@ -85,6 +108,19 @@ def test_tokens_take_two_bytes_where_the_tokenizer_knows_few(encoder: Any, world
     assert str(Tokens.of([[70_000]]).numbers.dtype) == "int32"
     words.write(tmp_path / "words")
     assert Words.read(tmp_path / "words") == words
+
+
+def test_columns_that_somebody_removes_before_they_are_read_are_named(tmp_path: Path) -> None:
+    """As an erasure does, which may run beside a training."""
+    place = tmp_path / "s.arrow"
+
+    def written(made: Samples) -> None:
+        made.write(place)
+        place.unlink()
+
+    says = rf"^{place}, which was just written, is gone: an erasure, or somebody else, has removed it → run it again$"
+    with pytest.raises(InputError, match=says):
+        together.shared(lambda: Samples.of(SAMPLES), written, lambda: Samples.read(place), mapped=True)
 
 
 def sums(batch: Any) -> list[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import io
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +182,26 @@ def test_another_run_does_not_go_on_from_a_killed_one(lake: Any, least: Any, tmp
     assert equal(tmp_path / "e", tmp_path / "fresh")
     run(lake, tmp_path / "killed", killed)
     assert not equal(tmp_path / "e", tmp_path / "killed")
+
+
+@pytest.mark.parametrize("column", ["event", "spu_ids", "categories", "item_ids"])
+def test_what_a_lake_says_otherwise_of_the_same_pairs_begins_the_run_anew(
+    lake: Any, least: Any, every_step: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, column: str
+) -> None:
+    """A purchase that is no more, an item of another product: what stage 2b had chosen is of other rows."""
+    recipe = least(training={"checkpoint_steps": 1, "augment": False}, stage2a={"steps": 1}, stage2b={"steps": 3, "least_entities": 0})
+    with pytest.raises(KeyboardInterrupt):
+        run(lake, tmp_path / "e", recipe, die_at=2)
+    whole = train_module._pairs
+
+    def other(*given: Any) -> Any:
+        pairs, twins = whole(*given)
+        changed = getattr(pairs, column).copy()
+        changed[: len(changed) // 2] = changed[0]
+        return replace(pairs, **{column: changed}), twins
+
+    monkeypatch.setattr(train_module, "_pairs", other)
+    assert run(lake, tmp_path / "e", recipe)[0].resumed_at == 0
 
 
 def test_the_encoder_after_each_stage_is_kept_if_it_is_asked_for(undisturbed: Any) -> None:

@@ -107,7 +107,16 @@ def test_set_reaches_into_tables_and_the_last_one_counts() -> None:
     [
         ("batch", r"--set 'batch' is not KEY=VALUE → write e.g. --set training.batch=256"),
         ("=3", r"--set '=3' is not KEY=VALUE"),
-        ("bach=3", r"bach = 3: Unexpected keyword argument → correct the recipe, or what --set changes in it"),
+        (
+            "bach=3",
+            r"bach = 3: there is no such setting, so it would change nothing \(nearest: batch\) → correct the recipe, or what --set",
+        ),
+        ("vector=int8", r"vector = 'int8': there is no such setting, so it would change nothing \(nearest: vectors\)"),
+        ("caps.vistor=8", r"caps.vistor = 8: there is no such setting, so it would change nothing \(nearest: visitor\)"),
+        ("features.shade.colum=x", r"features.shade.colum = 'x': there is no such setting, .* \(nearest: column\)"),
+        ("most.user=3", r"most.user = 3: there is no such setting, so it would change nothing → "),
+        ("zzz.y=3", r"zzz: there is no such setting, so it would change nothing → "),
+        ("vectors=int4", r"vectors = 'int4': Input should be 'float32', 'float16' or 'int8' → "),
         ("batch=many", r"batch = 'many': Input should be a valid integer"),
         ("batch.size=3", r"batch: Input should be a valid integer"),
     ],
