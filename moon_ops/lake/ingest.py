@@ -290,6 +290,7 @@ def _events(lake: Lake, read: Read, raw: pa.Table, now: dt.datetime) -> tuple[in
         del part, fresh  # before the next one is in memory
     if read.log:
         read.refusals.put_in_order()
+        _commit(lake, "events", SCHEMAS["events"].empty_table(), now)  # so that there is the table, if no event was good
     return new, known
 
 

@@ -167,10 +167,10 @@ def _columns(table: pa.Table, name: str, refusals: Refusals, names: Names) -> pa
     for column in wanted:
         table = layout.optional(table, column)
     own = [n for n in table.column_names if n not in (*wanted, ROW)]
-    extra = layout.extras(table, own)
-    if name == "events" and (quantity := next((n for n in own if bare(n) == "quantity"), None)):
-        table, wanted = table.append_column(QUANTITY, table[quantity]), wanted | {QUANTITY: None}
+    extra, quantity = layout.extras(table, own), [table[n] for n in own if bare(n) == "quantity"]
     table = table.select([*wanted, ROW]).append_column("extra", extra)
+    if name == "events" and quantity:
+        table = table.append_column(QUANTITY, quantity[0])
     for column in TEXTS[name]:
         table = layout.texts(table, column, refusals, name)
     for column in TOLD if name == "events" else ():

@@ -237,7 +237,23 @@ def named(part: Part, known: Collection[str], renamed: dict[str, str], required:
 def together(tables: Sequence[pa.Table]) -> pa.Table:
     """The rows of all tables; a column for whose cells there is no one type is read as texts."""
     odd = disagreeing([table.schema for table in tables])
+    try:
+        return _joined(tables, odd)
+    except pa.ArrowInvalid:  # a cell does not fit into the type of all: a long id where another file has floats
+        names = dict.fromkeys(name for table in tables for name in table.column_names)
+        return _joined(tables, odd | {name for name in names if not _fit([t.select([name]) for t in tables if name in t.column_names])})
+
+
+def _joined(tables: Sequence[pa.Table], odd: Collection[str]) -> pa.Table:
     return pa.concat_tables([as_texts(table, odd) for table in tables], promote_options="permissive")
+
+
+def _fit(columns: Sequence[pa.Table]) -> bool:
+    try:
+        _joined(columns, ())
+    except pa.ArrowException:
+        return False
+    return True
 
 
 def disagreeing(schemas: Sequence[pa.Schema]) -> set[str]:

@@ -84,13 +84,12 @@ def rows(found: Found) -> int:
 
 
 def _rows(path: Path) -> int:
-    size = path.stat().st_size
-    if files.kind(path) == "Parquet":
-        try:
+    try:
+        if files.kind(path) == "Parquet":
             return int(pq.read_metadata(path).num_rows)
-        except (pa.ArrowException, OSError):
-            return 0  # whoever reads it says what is wrong
-    return size * (PACKING if size and encoding.packed(path) else 1) // SHORTEST
+        return path.stat().st_size * (PACKING if encoding.packed(path) else 1) // SHORTEST
+    except (pa.ArrowException, OSError):
+        return 0  # whoever reads it says what is wrong
 
 
 def _kept(tables: Iterable[pa.Table]) -> tuple[pa.Table, Held]:
