@@ -16,6 +16,7 @@ from moon_ops.errors import InputError, ServiceError
 from moon_ops.lake import long_log
 from moon_ops.lake.ingest import ingest
 from moon_ops.lake.lake import Lake
+from moon_ops.lake.reading import streams
 from moon_ops.lake.spills import Parts, Spool, mapped
 from tests.lake.long_shops import MAY, NOW, as_csv, as_json, as_parquet, catalogue, log_of
 
@@ -49,6 +50,24 @@ def test_a_file_that_is_not_there_any_more_is_named(tmp_path: Path, name: str) -
     (source / name).symlink_to(tmp_path / "nowhere")
     with pytest.raises(InputError, match=rf"{name} cannot be read .*; nothing was ingested → write the file again"):
         ingest(source, Lake(str(tmp_path / "lake")), now=NOW)
+
+
+@pytest.mark.parametrize(("count", "more"), [(90, {}), (154, {"size": "L"})])
+def test_a_file_that_is_written_while_it_is_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, more: dict[str, str]
+) -> None:
+    source, real, rows = catalogue(tmp_path / "shop"), streams.of, log_of()[:154]
+    as_parquet(source / "events" / "a.parquet", rows)
+
+    def of(*told: Any, **more_told: Any) -> Any:
+        found = real(*told, **more_told)
+        as_parquet(source / "events" / "a.parquet", [{**row, **more} for row in rows[:count]])
+        return found
+
+    monkeypatch.setattr(streams, "of", of)
+    with pytest.raises(InputError, match=rf"a\.parquet had 154 rows of .* and now has {count} of .* nothing was ingested → wait until"):
+        ingest(source, Lake(str(tmp_path / "lake")), now=NOW)
+    assert not Lake(str(tmp_path / "lake")).exists("items")
 
 
 @pytest.mark.usefixtures("full_disk")

@@ -140,7 +140,7 @@ def _parquet(path: Path, label: str, keep: Keep | None) -> Part:
     with pq.ParquetFile(path) as file:
         rows, table = file.metadata.num_rows, file.schema_arrow.remove_metadata().empty_table() if keep else file.read()
     part = Part(label, path, "Parquet", rows, _typed(table))
-    part.held = partial(_batches, path, part.table.schema) if keep else None
+    part.held = partial(_batches, path, part.table.schema, rows) if keep else None
     return part
 
 
@@ -153,11 +153,17 @@ def _typed(table: pa.Table) -> pa.Table:
     return pa.table({name: plain(table[name]) for name in table.column_names})
 
 
-def _batches(path: Path, schema: pa.Schema) -> Iterator[pa.Table]:
-    """The rows of a Parquet file, some at a time; :class:`WholeError` where not all of them have the types of its ``schema``."""
+def _batches(path: Path, schema: pa.Schema, rows: int) -> Iterator[pa.Table]:
+    """The rows of a Parquet file, some at a time; :class:`WholeError` where not all of them have the types of its ``schema``, and
+    :class:`InputError` where they are not the ``rows`` any more that they were.
+    """
     before = 0
     try:
         with pq.ParquetFile(path, pre_buffer=False) as file:
+            now, names, were = file.metadata.num_rows, [n for n in file.schema_arrow.names if n != ROW], schema.names[:-1]
+            if (now, names) != (rows, were):
+                what = f"{path} had {rows:,} rows of {', '.join(were)} and now has {now:,} of {', '.join(names)}: it was written meanwhile"
+                raise InputError(f"{what}; nothing was ingested", action="wait until it is whole, and try again")
             for batch in file.iter_batches(batch_size=AT_ONCE):
                 table = _typed(pa.Table.from_batches([batch]))
                 table = table.set_column(table.num_columns - 1, ROW, pc.add(table[ROW], before))
