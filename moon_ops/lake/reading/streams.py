@@ -35,12 +35,12 @@ class Stream:
     known: tuple[str, ...]
     renamed: Mapping[str, str]
 
-    def pieces(self, at_once: int) -> Iterator[pa.Table]:
-        """The rows, numbered through all files, about so many at a time."""
+    def pieces(self, at_once: int, size: int) -> Iterator[pa.Table]:
+        """The rows, numbered through all files, about so many at a time, or so many bytes of them."""
         waiting: list[pa.Table] = []
         for table in self._tables():
             waiting.append(table)
-            if sum(part.num_rows for part in waiting) >= at_once:
+            if sum(part.num_rows for part in waiting) >= at_once or sum(part.nbytes for part in waiting) >= size:
                 yield pa.concat_tables(waiting)
                 waiting = []
         if waiting:
