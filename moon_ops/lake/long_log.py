@@ -38,7 +38,7 @@ from moon_ops.lake.spills import Spool
 AT_ONCE = 1_000_000  # events that are taken in together; shorter logs are read whole
 BYTES = 2**29  # of them and of their rows of the files, in memory: of long rows fewer are taken in together
 PIECES = 4  # in which so many are read
-EVENTS, PLACE = "events", rows.FILES.index("events")
+EVENTS = "events"
 RAW, HOUR = "_raw", 3_600_000_000  # µs
 FIRSTS = 4  # pieces whose first sights are kept before they are put together
 TRIES = 12  # readings, each with what the one before it has told: more than there are columns
@@ -124,10 +124,8 @@ class LongLog:
         for table in self._in_time():
             events = table.drop_columns(RAW)
             refusals.files[EVENTS] = (self.place, pa.Table.from_struct_array(table[RAW]))
-            refusals.order.begin(refusal_order.ERASED + PLACE)
             events = tombstones.refuse(lake, {EVENTS: events}, refusals, others=False)[EVENTS]
-            refusals.order.begin(refusal_order.CLASHED + PLACE)
-            events = names.without_clashing(events, refusals)
+            events = names.without_clashing(EVENTS, events, refusals)
             refusals.order.begin(refusal_order.TAKEN)
             del table
             yield events
@@ -137,7 +135,7 @@ class LongLog:
     def _allowed(self, lake: Lake, names: Names, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Columns of the events that :meth:`parts` will have, in the order of the files."""
         for table in _together(self.spool.batches(columns)):
-            yield names.without_clashing(tombstones.refuse(lake, {EVENTS: table}, Unsaid())[EVENTS], Unsaid())
+            yield names.without_clashing(EVENTS, tombstones.refuse(lake, {EVENTS: table}, Unsaid())[EVENTS], Unsaid())
 
     def _in_time(self) -> Iterator[pa.Table]:
         """The events by spans of hours, within each in the order of the files: at most :data:`AT_ONCE` and some :data:`BYTES` of them,
@@ -187,9 +185,9 @@ def _typed(stream: Stream, habits: Habits, place: Path, meanings: Meanings, now:
     log = LongLog(place, stream.content, habits, refusals)
     for table in stream.pieces(-(-AT_ONCE // PIECES), BYTES // PIECES):
         refusals.files[EVENTS] = (place, table)
-        refusals.order.begin(refusal_order.READ + PLACE)
+        refusals.order.begin(refusal_order.READ, EVENTS)
         events = rows.typed(table, EVENTS, refusals, meanings, habits.names)
-        refusals.order.begin(refusal_order.TIMED + PLACE)
+        refusals.order.begin(refusal_order.TIMED, EVENTS)
         log.keep(rows.timed(events, EVENTS, refusals, now), table)
         habits.names.compact()
     refusals.files.clear()

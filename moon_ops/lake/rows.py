@@ -68,12 +68,12 @@ def read_all(
         raise InputError(f"DIRECTORY = {source} is not a directory", action="name a directory that holds an items file")
     others = sold and any(files.find(source, name) for name in FILES if name != "items")
     raw = dict[str, pa.Table]()
-    for place, name in enumerate(FILES):
-        refusals.order.begin(refusal_order.READ + place)
+    for name in FILES:
+        refusals.order.begin(refusal_order.READ, name)
         raw[name] = read(source, name, refusals, meanings, names, others, log() if log and name == "events" else None)
     _note_columns(refusals, meanings)
-    for place, name in enumerate(FILES):
-        refusals.order.begin(refusal_order.TIMED + place)
+    for name in FILES:
+        refusals.order.begin(refusal_order.TIMED, name)
         raw[name] = timed(raw[name], name, refusals, now) if name in TIMED else raw[name]
     return raw
 

@@ -87,6 +87,21 @@ def test_beside_events_that_the_lake_has_it_is_taken_in_as_a_whole_one(tmp_path:
     assert contents(lake) == contents(whole)
 
 
+def test_what_was_erased_of_several_tables_is_counted_in_the_same_order(tmp_path: Path, few: Callable[[], None]) -> None:
+    source = catalogue(tmp_path / "shop")
+    some_events(source, log_of())
+    reports = []
+    for place in ("whole", "pieces"):
+        lake = Lake(str(tmp_path / place))
+        for kind, text in (("user", ERASED), ("user", "u-1"), ("session", "s3")):
+            tombstones.add(lake, kind, [ids.stable_id(text)], NOW)
+        reports.append(said(ingest(source, lake, now=NOW)))
+        few()
+    assert reports[0] == reports[1]
+    files = [name.split()[0] for name, _ in reports[0]["erased"]]
+    assert {*files} == {"events.csv", "users.parquet"}
+
+
 def test_killed_between_two_spans_it_is_finished_by_running_it_again(
     tmp_path: Path, few: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
