@@ -52,6 +52,23 @@ def test_a_file_that_is_not_there_any_more_is_named(tmp_path: Path, name: str) -
         ingest(source, Lake(str(tmp_path / "lake")), now=NOW)
 
 
+@pytest.mark.parametrize("name", ["events.csv", "events.parquet"])
+def test_a_file_that_may_not_be_read_need_not_be_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    source, real = catalogue(tmp_path / "shop"), Path.open
+    as_csv(source / name, log_of())
+
+    def closed(place: Path, *how: Any, **more: Any) -> Any:  # root may read everything
+        if place.name == name:
+            raise PermissionError(errno.EACCES, "Permission denied", str(place))
+        return real(place, *how, **more)
+
+    monkeypatch.setattr(Path, "open", closed)
+    with pytest.raises(
+        InputError, match=rf"{name} cannot be read .*Permission denied.*nothing was ingested → let whoever runs this read it"
+    ):
+        ingest(source, Lake(str(tmp_path / "lake")), now=NOW)
+
+
 @pytest.mark.parametrize(("count", "more"), [(90, {}), (154, {"size": "L"})])
 def test_a_file_that_is_written_while_it_is_read_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, more: dict[str, str]

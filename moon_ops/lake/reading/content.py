@@ -177,7 +177,8 @@ def _batches(path: Path, schema: pa.Schema, rows: int) -> Iterator[pa.Table]:
 
 def _unreadable(path: Path, fault: Exception) -> InputError:
     why = "the file is cut" if "truncated" in str(fault).lower() else str(fault)
-    return InputError(f"{path} cannot be read ({why}); nothing was ingested", action="write the file again")
+    action = "let whoever runs this read it" if isinstance(fault, PermissionError) else "write the file again"
+    return InputError(f"{path} cannot be read ({why}); nothing was ingested", action=action)
 
 
 def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
