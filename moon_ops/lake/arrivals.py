@@ -97,8 +97,9 @@ def distinct(events: pa.Table, refusals: Refusals, again: Again | None = None) -
 
 def _by_id(named: pa.Table, names: list[str]) -> tuple[pa.Table, pa.Table, pa.Array]:
     """The first event of each id, the others, and which of these say something else than the first."""
-    first = sql(f"SELECT DISTINCT ON (event_id) * FROM e ORDER BY event_id, {ROW}", e=named).cast(named.schema)
-    repeated = named.filter(pc.invert(pc.is_in(named[ROW], first[ROW].combine_chunks())))
+    rows = sql(f"SELECT min({ROW}) AS {ROW} FROM e GROUP BY event_id", e=named.select(["event_id", ROW]))[ROW].combine_chunks()
+    is_first = pc.is_in(named[ROW], rows)
+    first, repeated = named.filter(is_first), named.filter(pc.invert(is_first))
     return first, repeated, _differing(repeated, first, names)
 
 

@@ -23,7 +23,6 @@ from moon_ops.lake import (
     lookups,
     meanings,
     naming,
-    refusal_order,
     rows,
     seen,
     told_items,
@@ -132,9 +131,7 @@ class Read:
 
     def settled(self, lake: Lake) -> tuple[dict[str, pa.Table], dict[str, pa.Table]]:
         """The rows without those that were erased or whose ids clash, and the ids that are new; here nothing is kept of them."""
-        self.refusals.order.begin(refusal_order.ERASED)
         allowed = tombstones.refuse(lake, self.raw, self.refusals)
-        self.refusals.order.begin(refusal_order.CLASHED)
         found = self.names.settle(lake, allowed, self.refusals)
         self.raw.clear()
         self.names.forget()
@@ -288,8 +285,9 @@ def _events(lake: Lake, read: Read, raw: pa.Table, now: dt.datetime) -> tuple[in
         fresh, old = arrivals.fresh(before, named.referential(part, read.refusals), read.refusals, again)
         new, known = new + _commit(lake, "events", fresh, now), known + old
         del part, fresh  # before the next one is in memory
+    read.refusals.put_in_order()
     if read.log:
-        read.refusals.put_in_order()
+        _commit(lake, "events", SCHEMAS["events"].empty_table(), now)  # so that there is the table, if no event was good
     return new, known
 
 

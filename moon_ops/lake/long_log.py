@@ -36,8 +36,9 @@ from moon_ops.lake.schemas import SCHEMAS
 from moon_ops.lake.spills import Spool
 
 AT_ONCE = 1_000_000  # events that are taken in together; shorter logs are read whole
+BYTES = 2**29  # of them and of their rows of the files, in memory: of long rows fewer are taken in together
 PIECES = 4  # in which so many are read
-EVENTS, PLACE = "events", rows.FILES.index("events")
+EVENTS = "events"
 RAW, HOUR = "_raw", 3_600_000_000  # µs
 FIRSTS = 4  # pieces whose first sights are kept before they are put together
 TRIES = 12  # readings, each with what the one before it has told: more than there are columns
@@ -75,6 +76,7 @@ class LongLog:
     hours: Counter[int] = field(default_factory=Counter)
     spans: list[tuple[int, int]] = field(default_factory=list)  # of the batches: first and last µs
     named: int = 0  # events with an id
+    size: int = 0  # bytes of all, in memory
 
     def keep(self, events: pa.Table, raw: pa.Table) -> None:
         """Write events, in the order of time, and the rows of the file that they are."""
@@ -92,6 +94,7 @@ class LongLog:
         hours, counts = np.unique(times // HOUR, return_counts=True)
         self.hours.update(dict(zip(hours.tolist(), counts.tolist(), strict=True)))
         self.named += len(events) - events["event_id"].null_count
+        self.size += events.nbytes
 
     def first_seen(self, lake: Lake, names: Names, kinds: Collection[str]) -> Seen:
         """Who was seen when, without what was erased and ids that clash; of ``kinds`` the keys."""
@@ -111,8 +114,9 @@ class LongLog:
         """Which events have the id of another one, of those that name what is ``known``."""
         if not self.named:
             return None
-        columns = [*NAMED, "event", "position", "event_id", "order_id", "extra", ROW]
-        return arrivals.again((known.referential(events, Unsaid()) for events in self._allowed(lake, names, columns)), self.named)
+        columns = [*NAMED, "event", "position", "event_id", "order_id", ROW]
+        events = (layout.optional(some, "extra") for some in self._allowed(lake, names, columns))  # which tells no events apart
+        return arrivals.again((known.referential(some, Unsaid()) for some in events), self.named)
 
     def parts(self, lake: Lake, names: Names, refusals: Refusals) -> Iterator[pa.Table]:
         """The events by spans of time, in order, without those that name what was erased or whose id clashes."""
@@ -120,10 +124,8 @@ class LongLog:
         for table in self._in_time():
             events = table.drop_columns(RAW)
             refusals.files[EVENTS] = (self.place, pa.Table.from_struct_array(table[RAW]))
-            refusals.order.begin(refusal_order.ERASED + PLACE)
             events = tombstones.refuse(lake, {EVENTS: events}, refusals, others=False)[EVENTS]
-            refusals.order.begin(refusal_order.CLASHED + PLACE)
-            events = names.without_clashing(events, refusals)
+            events = names.without_clashing(EVENTS, events, refusals)
             refusals.order.begin(refusal_order.TAKEN)
             del table
             yield events
@@ -133,12 +135,14 @@ class LongLog:
     def _allowed(self, lake: Lake, names: Names, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Columns of the events that :meth:`parts` will have, in the order of the files."""
         for table in _together(self.spool.batches(columns)):
-            yield names.without_clashing(tombstones.refuse(lake, {EVENTS: table}, Unsaid())[EVENTS], Unsaid())
+            yield names.without_clashing(EVENTS, tombstones.refuse(lake, {EVENTS: table}, Unsaid())[EVENTS], Unsaid())
 
     def _in_time(self) -> Iterator[pa.Table]:
-        """The events by spans of hours, within each in the order of the files: at most :data:`AT_ONCE`, unless one hour has more."""
+        """The events by spans of hours, within each in the order of the files: at most :data:`AT_ONCE` and some :data:`BYTES` of them,
+        unless one hour has more.
+        """
         first, last = (np.array([span[end] for span in self.spans], np.int64) for end in (0, 1))
-        for low, high in _spans(self.hours):
+        for low, high in _spans(self.hours, min(AT_ONCE, 1 + BYTES * self.hours.total() // max(self.size, 1))):
             yield self._span(low, high, (first < high) & (last >= low))
 
     def _span(self, low: int, high: int, here: NDArray[np.bool_]) -> pa.Table:
@@ -179,22 +183,22 @@ def _typed(stream: Stream, habits: Habits, place: Path, meanings: Meanings, now:
     refusals = Refusals(contents={EVENTS: stream.content}, habits=habits)
     refusals.order.pieces = True
     log = LongLog(place, stream.content, habits, refusals)
-    for table in stream.pieces(-(-AT_ONCE // PIECES)):
+    for table in stream.pieces(-(-AT_ONCE // PIECES), BYTES // PIECES):
         refusals.files[EVENTS] = (place, table)
-        refusals.order.begin(refusal_order.READ + PLACE)
+        refusals.order.begin(refusal_order.READ, EVENTS)
         events = rows.typed(table, EVENTS, refusals, meanings, habits.names)
-        refusals.order.begin(refusal_order.TIMED + PLACE)
+        refusals.order.begin(refusal_order.TIMED, EVENTS)
         log.keep(rows.timed(events, EVENTS, refusals, now), table)
         habits.names.compact()
     refusals.files.clear()
     return log
 
 
-def _spans(hours: Counter[int]) -> Iterator[tuple[int, int]]:
-    """From and before which µs."""
+def _spans(hours: Counter[int], most: int) -> Iterator[tuple[int, int]]:
+    """From and before which µs; ``most`` events in each."""
     begins, before, count = 0, 0, 0
     for hour in sorted(hours):
-        if count and count + hours[hour] > AT_ONCE:
+        if count and count + hours[hour] > most:
             yield begins * HOUR, before * HOUR
             count = 0
         begins = begins if count else hour

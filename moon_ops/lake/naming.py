@@ -15,6 +15,7 @@ from moon_ops.lake.ids import KINDS, TABLE, Cells
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.layout import Column, Refusals
 from moon_ops.lake.query import sql
+from moon_ops.lake.refusal_order import CLASHED
 from moon_ops.lake.schemas import SCHEMAS, STAMP
 
 FEW = 4  # tables of ids, before each is kept once
@@ -86,29 +87,25 @@ class Names:
         """The rows without those whose id has the key of another id, which are refused with both named, never merged; and by kind the
         texts that the lake does not have yet.
         """
-        tables, fresh = dict(raw), dict[str, pa.Table]()
+        fresh = dict[str, pa.Table]()
         if not self.texts and not lake.exists(TABLE):
-            return tables, fresh  # a shop of whole numbers
+            return dict(raw), fresh  # a shop of whole numbers
         _begin(lake)
-        for kind in {*self.texts, *self.numbers}:
+        for kind in sorted({*self.texts, *self.numbers}):
             clashes, fresh[kind] = self._compared(lake, kind)
             self.clashed[kind] = clashes
-            for key, (first, second) in clashes.items():
-                why = ids.clash(key, first, second)
-                for name, column in ((n, c) for n, t in raw.items() for c in t.column_names if KINDS.get(c) == kind):
-                    bad = pc.fill_null(pc.equal(tables[name][column], key), False)
-                    tables[name] = refusals.split(tables[name], bad, name, column, why)
             fresh[kind] = fresh[kind].filter(pc.invert(pc.is_in(fresh[kind]["key"], pa.array(list(clashes), pa.int64()))))
-        return tables, fresh
+        return {name: self.without_clashing(name, rows, refusals) for name, rows in raw.items()}, fresh
 
-    def without_clashing(self, events: pa.Table, refusals: Refusals) -> pa.Table:
-        """Events of a log in pieces without those whose id has the key of another id, once that is settled."""
+    def without_clashing(self, name: str, rows: pa.Table, refusals: Refusals) -> pa.Table:
+        """Rows of table ``name``, or some of them, without those whose id has the key of another id, once that is settled."""
+        refusals.order.begin(CLASHED, name)
         for kind, clashes in self.clashed.items():
             for key, (first, second) in clashes.items():
-                for column in (c for c in events.column_names if KINDS.get(c) == kind):
-                    bad = pc.fill_null(pc.equal(events[column], key), False)
-                    events = refusals.split(events, bad, "events", column, ids.clash(key, first, second))
-        return events
+                for column in (c for c in rows.column_names if KINDS.get(c) == kind):
+                    bad = pc.fill_null(pc.equal(rows[column], key), False)
+                    rows = refusals.split(rows, bad, name, column, ids.clash(key, first, second))
+        return rows
 
     def _compared(self, lake: Lake, kind: str) -> tuple[dict[int, tuple[str, str]], pa.Table]:
         """The keys that two ids have, with these; and the texts that are new."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-READ, TIMED, ERASED, CLASHED, TAKEN = 0, 10, 20, 30, 40  # phases of an ingest; to the first two the place of the table is added
+from moon_ops.lake.reading.files import TABLES
+
+READ, TIMED, ERASED, CLASHED, TAKEN = 0, 10, 20, 30, 40  # phases of an ingest; to all but the last the place of the table is added
 
 
 @dataclass
@@ -21,9 +23,9 @@ class Order:
     pieces: bool = False
     places: list[tuple[int, int, str | None, int]] = field(default_factory=list)
 
-    def begin(self, phase: int) -> None:
-        """The checks of a phase begin."""
-        self.phase, self.step, self.group = phase, 0, ""
+    def begin(self, phase: int, table: str = "") -> None:
+        """The checks of a phase begin, or those that look at a ``table`` in it."""
+        self.phase, self.step, self.group = phase + (TABLES.index(table) if table else 0), 0, ""
 
     def check(self) -> None:
         """One check begins, whether or not it refuses anything."""

@@ -68,12 +68,12 @@ def read_all(
         raise InputError(f"DIRECTORY = {source} is not a directory", action="name a directory that holds an items file")
     others = sold and any(files.find(source, name) for name in FILES if name != "items")
     raw = dict[str, pa.Table]()
-    for place, name in enumerate(FILES):
-        refusals.order.begin(refusal_order.READ + place)
+    for name in FILES:
+        refusals.order.begin(refusal_order.READ, name)
         raw[name] = read(source, name, refusals, meanings, names, others, log() if log and name == "events" else None)
     _note_columns(refusals, meanings)
-    for place, name in enumerate(FILES):
-        refusals.order.begin(refusal_order.TIMED + place)
+    for name in FILES:
+        refusals.order.begin(refusal_order.TIMED, name)
         raw[name] = timed(raw[name], name, refusals, now) if name in TIMED else raw[name]
     return raw
 
@@ -167,10 +167,10 @@ def _columns(table: pa.Table, name: str, refusals: Refusals, names: Names) -> pa
     for column in wanted:
         table = layout.optional(table, column)
     own = [n for n in table.column_names if n not in (*wanted, ROW)]
-    extra = layout.extras(table, own)
-    if name == "events" and (quantity := next((n for n in own if bare(n) == "quantity"), None)):
-        table, wanted = table.append_column(QUANTITY, table[quantity]), wanted | {QUANTITY: None}
+    extra, quantity = layout.extras(table, own), [table[n] for n in own if bare(n) == "quantity"]
     table = table.select([*wanted, ROW]).append_column("extra", extra)
+    if name == "events" and quantity:
+        table = table.append_column(QUANTITY, quantity[0])
     for column in TEXTS[name]:
         table = layout.texts(table, column, refusals, name)
     for column in TOLD if name == "events" else ():

@@ -5,6 +5,8 @@ This file does not know what a table is of.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
 import mmap
 import os
@@ -18,8 +20,31 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from moon_ops import pieces
+from moon_ops.errors import ServiceError
 
 BATCH = 8192  # rows of a spool that are read at once
+FULL = (errno.ENOSPC, errno.EDQUOT)
+MEANWHILE = "rows that memory does not hold lie there; this run did not end, what was finished before is kept, nothing is lost"
+
+
+@contextlib.contextmanager
+def aside() -> Iterator[None]:
+    """Write a temporary file; :class:`ServiceError` that names its place if that is full, or if there is none. Other faults stay."""
+    try:
+        yield
+    except OSError as fault:
+        if fault.errno in FULL:
+            problem = f"TMPDIR = {tempfile.gettempdir()} is full: {MEANWHILE}"
+            raise ServiceError(problem, action="make room there, or set TMPDIR to a directory with more, and run it again") from fault
+        if fault.errno == errno.ENOENT and tempfile.tempdir is None:  # Python has looked everywhere
+            problem = f"TMPDIR = {os.environ.get('TMPDIR', '')} cannot be written, nor can /tmp, /var/tmp and this directory: {MEANWHILE}"
+            raise ServiceError(problem, action="set TMPDIR to a directory that can be written, and run it again") from fault
+        raise
+
+
+def _file() -> BinaryIO:
+    with aside():
+        return tempfile.TemporaryFile(prefix="moon-")
 
 
 class Parts:
@@ -33,20 +58,22 @@ class Parts:
     def add(self, table: pa.Table, part: NDArray[np.integer[Any]]) -> None:
         """Write each row into its ``part`` [R]."""
         if not self._writers:
-            self._files = [tempfile.TemporaryFile(prefix="moon-") for _ in range(self.count)]  # noqa: SIM115  closed when read
+            self._files = [_file() for _ in range(self.count)]
             self._writers = [pa.ipc.new_stream(file, table.schema) for file in self._files]
         order = np.argsort(part, kind="stable")
         ends = np.cumsum(np.bincount(part, minlength=self.count))
         rows = table.take(pa.array(order))
-        for writer, start, end in zip(self._writers, np.append(0, ends[:-1]).tolist(), ends.tolist(), strict=True):
-            if end > start:
-                writer.write_table(rows.slice(start, end - start))
+        with aside():
+            for writer, start, end in zip(self._writers, np.append(0, ends[:-1]).tolist(), ends.tolist(), strict=True):
+                if end > start:
+                    writer.write_table(rows.slice(start, end - start))
 
     def __iter__(self) -> Iterator[pa.Table]:
         """The parts in order, those without rows too; each file is gone when it has been read."""
         for file, writer in zip(self._files, self._writers, strict=True):
-            writer.close()
-            file.seek(0)
+            with aside():
+                writer.close()
+                file.seek(0)
             table = pa.ipc.open_stream(file).read_all()
             file.close()
             yield table
@@ -56,7 +83,7 @@ class Spool:
     """Tables in the order in which they came, in one file, batch by batch; read as often as one likes, also some of their columns alone."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(prefix="moon-")  # noqa: SIM115  ends with this object
+        self._file = _file()  # ends with this object
         self._writer: Any = None
         self._schema = pa.schema([])
         self._segments: list[tuple[pa.Schema, int, int]] = []  # of one schema each: from, to
@@ -64,20 +91,23 @@ class Spool:
 
     def add(self, table: pa.Table) -> list[int]:
         """Write rows behind those that are there; how many each batch has."""
-        if self._writer is None or not table.schema.equals(self._schema):
-            self.close()
-            self._begins, self._schema = self._file.tell(), table.schema
-            options = pa.ipc.IpcWriteOptions(compression="lz4", unify_dictionaries=False)
-            self._writer = pa.ipc.new_file(pa.PythonFile(self._file, "w"), table.schema, options=options)
         batches = table.combine_chunks().to_batches(BATCH)
-        for batch in batches:
-            self._writer.write_batch(batch)
+        with aside():
+            if self._writer is None or not table.schema.equals(self._schema):
+                self.close()
+                self._begins, self._schema = self._file.tell(), table.schema
+                options = pa.ipc.IpcWriteOptions(compression="lz4", unify_dictionaries=False)
+                self._writer = pa.ipc.new_file(pa.PythonFile(self._file, "w"), table.schema, options=options)
+            for batch in batches:
+                self._writer.write_batch(batch)
         return [batch.num_rows for batch in batches]
 
     def close(self) -> None:
         """Nothing is added any more to what has one schema."""
         if self._writer is not None:
-            self._writer.close()
+            with aside():
+                self._writer.close()
+                self._file.flush()  # whoever reads does so past its buffer
             self._segments.append((self._schema, self._begins, self._file.tell()))
             self._writer = None
 
@@ -99,7 +129,6 @@ class _Part(io.RawIOBase):
 
     def __init__(self, file: BinaryIO, begin: int, end: int) -> None:
         self._number, self._begin, self._end, self._at = file.fileno(), begin, end, 0
-        file.flush()
 
     def readable(self) -> bool:
         return True
@@ -123,15 +152,17 @@ class _Part(io.RawIOBase):
 
 def mapped(tables: Iterable[pa.Table], texts: Mapping[str, pa.Array] | None = None) -> pa.Table:
     """The rows of ``tables`` as one, in a mapped file; columns that ``texts`` names hold row numbers of its values, and become these."""
-    with tempfile.TemporaryFile(prefix="moon-") as file:
+    with _file() as file:
         writer = None
         for table in tables:
-            writer = writer or pa.ipc.new_file(file, table.schema)
-            writer.write_table(table, max_chunksize=pieces.AT_ONCE)
+            with aside():
+                writer = writer or pa.ipc.new_file(file, table.schema)
+                writer.write_table(table, max_chunksize=pieces.AT_ONCE)
         if writer is None:
             raise ValueError("no table, so that nobody knows the columns")
-        writer.close()
-        file.flush()
+        with aside():
+            writer.close()
+            file.flush()
         mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     found: pa.Table = pa.ipc.open_file(pa.py_buffer(mapping)).read_all()
     pieces.remember(mapping)

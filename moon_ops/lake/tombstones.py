@@ -19,6 +19,7 @@ from moon_ops.lake import ids
 from moon_ops.lake.ids import KINDS
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.layout import Refusals
+from moon_ops.lake.refusal_order import ERASED
 from moon_ops.lake.schemas import SCHEMAS
 
 TABLE = "erased"
@@ -65,9 +66,10 @@ def refuse(lake: Lake, raw: Mapping[str, pa.Table], refusals: Refusals, *, other
     gone = {kind: erased.filter(pc.equal(erased["kind"], kind))["key"].combine_chunks() for kind in pc.unique(erased["kind"]).to_pylist()}
     if others:
         _hush(refusals, {kind: set(keys.to_pylist()) for kind, keys in gone.items()})
-    for kind, keys in gone.items():
-        for name, column in ((n, c) for n, t in raw.items() for c in t.column_names if KINDS.get(c) == kind):
-            bad = pc.fill_null(pc.is_in(tables[name][column], keys), False)
+    for name, table in raw.items():
+        refusals.order.begin(ERASED, name)
+        for kind, column in ((k, c) for k in gone for c in table.column_names if KINDS.get(c) == k):
+            bad = pc.fill_null(pc.is_in(tables[name][column], gone[kind]), False)
             if kind == "session":  # what another user does there is theirs
                 bad = pc.and_(bad, pc.is_null(tables[name]["user_id"]))
             tables[name] = refusals.split(tables[name], bad, name, column, _why(kind), silent=True)

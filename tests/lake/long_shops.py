@@ -143,6 +143,24 @@ def growing_json(place: Path, rows: Rows) -> None:
     (place / "events.jsonl").write_text("".join(json.dumps(row) + "\n" for row in cells), "utf-8")
 
 
+def late_json(place: Path, rows: Rows) -> None:
+    """The first pieces have no column ``event``: their rows are refused, and those after them are good."""
+    cells = [{name: cell for name, cell in row.items() if cell and (name != "event" or n > 50)} for n, row in enumerate(rows)]
+    (place / "events.jsonl").write_text("".join(json.dumps(row) + "\n" for row in cells), "utf-8")
+
+
+def blank_first(place: Path, rows: Rows) -> None:
+    """More blank lines before the header than are read at once."""
+    as_csv(place / "events.csv", rows)
+    (place / "events.csv").write_text("\n" * 25 + (place / "events.csv").read_text("utf-8"), "utf-8")
+
+
+def our_names(place: Path, rows: Rows) -> None:
+    """Columns that are called as ours are inside."""
+    ours = {"_row": "7", "_raw": "x", "_why": "x", "_quantity": "5", "extra": "x", "source_id": "x"}
+    as_csv(place / "events.csv", [{**row, **ours, "quantity": "-1" if n % 3 else "1"} for n, row in enumerate(rows)])
+
+
 def floats(place: Path, rows: Rows) -> None:
     """Users as pandas writes them where there are gaps: from the last piece it is seen that they are numbers."""
     as_csv(place / "events.csv", [{**row, "user_id": "7.0" if n == 150 else str(n % 5)} for n, row in enumerate(rows)])
@@ -198,6 +216,7 @@ KINDS: dict[str, Callable[[Path, Rows], None]] = {
     "csv": lambda place, rows: as_csv(place / "events.csv", rows),
     "json": lambda place, rows: as_json(place / "events.jsonl", rows),
     **{f.__name__: f for f in (by_day, of_several_types, torn, western, half, packed, mixed_json, growing_json, listed_json, odd_json)},
+    **{f.__name__: f for f in (late_json, blank_first, our_names)},
     **{f.__name__: f for f in (floats, almost_floats, money, clashing, some_events, some_orders, clashing_events, float_events)},
 }
 WHOLE = {"listed_json"}  # kinds of which no piece can be read by itself

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from moon_ops.errors import InputError
-from moon_ops.lake import ids, long_log, tombstones
+from moon_ops.lake import ids, long_log, rows, tombstones
 from moon_ops.lake.ingest import IngestReport, ingest
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.meanings import PLAIN
@@ -87,6 +87,21 @@ def test_beside_events_that_the_lake_has_it_is_taken_in_as_a_whole_one(tmp_path:
     assert contents(lake) == contents(whole)
 
 
+def test_what_was_erased_of_several_tables_is_counted_in_the_same_order(tmp_path: Path, few: Callable[[], None]) -> None:
+    source = catalogue(tmp_path / "shop")
+    some_events(source, log_of())
+    reports = []
+    for place in ("whole", "pieces"):
+        lake = Lake(str(tmp_path / place))
+        for kind, text in (("user", ERASED), ("user", "u-1"), ("session", "s3")):
+            tombstones.add(lake, kind, [ids.stable_id(text)], NOW)
+        reports.append(said(ingest(source, lake, now=NOW)))
+        few()
+    assert reports[0] == reports[1]
+    files = [name.split()[0] for name, _ in reports[0]["erased"]]
+    assert {*files} == {"events.csv", "users.parquet"}
+
+
 def test_killed_between_two_spans_it_is_finished_by_running_it_again(
     tmp_path: Path, few: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,6 +150,32 @@ def test_a_log_in_no_order_is_taken_in_by_spans_that_follow_each_other(
     assert len(spans) > 3
     assert all(one[1] < after[0] for one, after in pairwise(spans))
     assert max(count for *_, count in spans) <= FEW
+
+
+def test_of_long_rows_fewer_are_taken_in_together(tmp_path: Path, few: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    source, read, written = catalogue(tmp_path / "shop"), list[int](), list[int]()
+    some_events(source, [{**row, "color": "red" * 4000} for row in log_of()])  # 24 KB a row, with `extra`
+    whole, of_whole = taken_in(source, tmp_path / "whole")
+    few()
+    monkeypatch.setattr(long_log, "AT_ONCE", 100)
+    monkeypatch.setattr(long_log, "BYTES", 2**20)
+    real, keep = rows.typed, Lake.append
+
+    def typed(table: pa.Table, name: str, *more: Any) -> pa.Table:
+        read.append(table.nbytes if name == "events" else 0)
+        return real(table, name, *more)
+
+    def append(lake: Lake, table: str, new: pa.Table) -> int:
+        written.append(new.num_rows if table == "events" else 0)
+        return keep(lake, table, new)
+
+    monkeypatch.setattr(rows, "typed", typed)
+    monkeypatch.setattr(Lake, "append", append)
+    lake, report = taken_in(source, tmp_path / "pieces")
+    assert said(report) == said(of_whole)
+    assert contents(lake) == contents(whole)
+    assert max(read) < 2**18 + 10 * 13_000, "bytes, and one batch more"
+    assert 0 < max(written) <= 2**20 // 24_000 + 1
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ def _parquet(path: Path, label: str, keep: Keep | None) -> Part:
     with pq.ParquetFile(path) as file:
         rows, table = file.metadata.num_rows, file.schema_arrow.remove_metadata().empty_table() if keep else file.read()
     part = Part(label, path, "Parquet", rows, _typed(table))
-    part.held = partial(_batches, path, part.table.schema) if keep else None
+    part.held = partial(_batches, path, part.table.schema, rows) if keep else None
     return part
 
 
@@ -153,11 +153,17 @@ def _typed(table: pa.Table) -> pa.Table:
     return pa.table({name: plain(table[name]) for name in table.column_names})
 
 
-def _batches(path: Path, schema: pa.Schema) -> Iterator[pa.Table]:
-    """The rows of a Parquet file, some at a time; :class:`WholeError` where not all of them have the types of its ``schema``."""
+def _batches(path: Path, schema: pa.Schema, rows: int) -> Iterator[pa.Table]:
+    """The rows of a Parquet file, some at a time; :class:`WholeError` where not all of them have the types of its ``schema``, and
+    :class:`InputError` where they are not the ``rows`` any more that they were.
+    """
     before = 0
     try:
         with pq.ParquetFile(path, pre_buffer=False) as file:
+            now, names, were = file.metadata.num_rows, [n for n in file.schema_arrow.names if n != ROW], schema.names[:-1]
+            if (now, names) != (rows, were):
+                what = f"{path} had {rows:,} rows of {', '.join(were)} and now has {now:,} of {', '.join(names)}: it was written meanwhile"
+                raise InputError(f"{what}; nothing was ingested", action="wait until it is whole, and try again")
             for batch in file.iter_batches(batch_size=AT_ONCE):
                 table = _typed(pa.Table.from_batches([batch]))
                 table = table.set_column(table.num_columns - 1, ROW, pc.add(table[ROW], before))
@@ -171,7 +177,8 @@ def _batches(path: Path, schema: pa.Schema) -> Iterator[pa.Table]:
 
 def _unreadable(path: Path, fault: Exception) -> InputError:
     why = "the file is cut" if "truncated" in str(fault).lower() else str(fault)
-    return InputError(f"{path} cannot be read ({why}); nothing was ingested", action="write the file again")
+    action = "let whoever runs this read it" if isinstance(fault, PermissionError) else "write the file again"
+    return InputError(f"{path} cannot be read ({why}); nothing was ingested", action=action)
 
 
 def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -237,7 +244,23 @@ def named(part: Part, known: Collection[str], renamed: dict[str, str], required:
 def together(tables: Sequence[pa.Table]) -> pa.Table:
     """The rows of all tables; a column for whose cells there is no one type is read as texts."""
     odd = disagreeing([table.schema for table in tables])
+    try:
+        return _joined(tables, odd)
+    except pa.ArrowInvalid:  # a cell does not fit into the type of all: a long id where another file has floats
+        names = dict.fromkeys(name for table in tables for name in table.column_names)
+        return _joined(tables, odd | {name for name in names if not _fit([t.select([name]) for t in tables if name in t.column_names])})
+
+
+def _joined(tables: Sequence[pa.Table], odd: Collection[str]) -> pa.Table:
     return pa.concat_tables([as_texts(table, odd) for table in tables], promote_options="permissive")
+
+
+def _fit(columns: Sequence[pa.Table]) -> bool:
+    try:
+        _joined(columns, ())
+    except pa.ArrowException:
+        return False
+    return True
 
 
 def disagreeing(schemas: Sequence[pa.Schema]) -> set[str]:

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from moon_ops.errors import counted
+from moon_ops.lake import spills
 from moon_ops.lake.reading import encoding as encodings
 from moon_ops.lake.reading.parts import ROW, Keep, Part, Refused, WholeError
 
@@ -77,7 +78,7 @@ def _delimiter(sample: str) -> str:
     """DuckDB's verdict over whole rows; a comma if it has none."""
     import duckdb
 
-    with tempfile.NamedTemporaryFile("w", suffix=".csv", encoding="utf-8", newline="") as file:
+    with spills.aside(), tempfile.NamedTemporaryFile("w", suffix=".csv", encoding="utf-8", newline="") as file:
         file.write(sample if len(sample) < SNIFFED else sample[: sample.rfind("\n") + 1])
         file.flush()
         try:
@@ -136,8 +137,8 @@ def _part(path: Path, label: str, encoding: str, dialect: Dialect, keep: Keep | 
 def _tables(part: Part, encoding: str, dialect: Dialect, passed: dict[str, int], cells: list[int]) -> Iterator[pa.Table]:
     """The good rows, some at a time; what else is seen is noted."""
     header: list[str] = []
-    for number, (batch, line, over_lines) in enumerate(_batches(part.path, encoding, dialect)):
-        rows = _passed_over(batch if number else _without_header(batch, header), header, passed)
+    for batch, line, over_lines in _batches(part.path, encoding, dialect):
+        rows = _passed_over(batch if header else _without_header(batch, header), header, passed)
         numbers: Sequence[int] = range(part.rows + 1, part.rows + 1 + len(rows))
         if {*map(len, rows)} - {len(header)}:
             try:
@@ -274,8 +275,8 @@ def _good(header: list[str], batch: list[list[str]], numbers: Sequence[int], par
 
 def _table(header: list[str], rows: list[list[str]], numbers: Sequence[int]) -> pa.Table:
     columns = list(zip(*rows, strict=True)) if rows else [()] * len(header)
-    arrays = [_cells(column) for column in columns]
-    return pa.Table.from_arrays([*arrays, pa.array(numbers, pa.int64())], names=[*header, ROW])
+    named = [(name, _cells(column)) for name, column in zip(header, columns, strict=True) if name != ROW]
+    return pa.Table.from_arrays([*(cells for _, cells in named), pa.array(numbers, pa.int64())], names=[*(name for name, _ in named), ROW])
 
 
 def _cells(column: Sequence[str]) -> pa.Array[Any]:

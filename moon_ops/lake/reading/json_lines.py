@@ -65,12 +65,22 @@ def _keep(path: Path, ids: Collection[str], part: Part, keep: Keep) -> bool:
     """Give what Arrow makes of the file to ``keep``, some lines at a time; whether it can."""
     known = [pa.schema([])]
     try:
-        _, part.held = keep(_some(path, part, known))
+        _, held = keep(_some(path, part, known))
     except (pa.ArrowException, ValueError):
         return False
     fields = [field for field in known[0] if field.name != ROW]
-    part.table = pa.schema([*fields, pa.field(ROW, pa.int64())]).empty_table()
+    schema = pa.schema([*fields, pa.field(ROW, pa.int64())])
+    part.table, part.held = schema.empty_table(), partial(_completed, held, schema)
     return bool(fields) and not _rounded(known[0], ids)
+
+
+def _completed(held: Held, schema: pa.Schema) -> Iterator[pa.Table]:
+    """The rows with the columns that others of the file have; WholeError where a cell does not fit into the type of all."""
+    for table in held():
+        try:
+            yield pa.concat_tables([schema.empty_table(), table], promote_options="permissive").cast(schema)
+        except pa.ArrowException as odd:
+            raise WholeError from odd
 
 
 def _some(path: Path, part: Part, known: list[pa.Schema]) -> Iterator[pa.Table]:

@@ -35,12 +35,12 @@ class Stream:
     known: tuple[str, ...]
     renamed: Mapping[str, str]
 
-    def pieces(self, at_once: int) -> Iterator[pa.Table]:
-        """The rows, numbered through all files, about so many at a time."""
+    def pieces(self, at_once: int, size: int) -> Iterator[pa.Table]:
+        """The rows, numbered through all files, about so many at a time, or so many bytes of them."""
         waiting: list[pa.Table] = []
         for table in self._tables():
             waiting.append(table)
-            if sum(part.num_rows for part in waiting) >= at_once:
+            if sum(part.num_rows for part in waiting) >= at_once or sum(part.nbytes for part in waiting) >= size:
                 yield pa.concat_tables(waiting)
                 waiting = []
         if waiting:
@@ -84,13 +84,12 @@ def rows(found: Found) -> int:
 
 
 def _rows(path: Path) -> int:
-    size = path.stat().st_size
-    if files.kind(path) == "Parquet":
-        try:
+    try:
+        if files.kind(path) == "Parquet":
             return int(pq.read_metadata(path).num_rows)
-        except (pa.ArrowException, OSError):
-            return 0  # whoever reads it says what is wrong
-    return size * (PACKING if size and encoding.packed(path) else 1) // SHORTEST
+        return path.stat().st_size * (PACKING if encoding.packed(path) else 1) // SHORTEST
+    except (pa.ArrowException, OSError):
+        return 0  # whoever reads it says what is wrong
 
 
 def _kept(tables: Iterable[pa.Table]) -> tuple[pa.Table, Held]:
