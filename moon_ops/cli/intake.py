@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -123,18 +123,21 @@ def describe(
     Example: moon describe path/to/shop --json
     """
     from moon_ops.lake import description, meanings
+    from moon_ops.recipes.reading import caps
 
     if directory is None:
         if event or status or encoding:
             problem = "--event, --status and --encoding say how files are read, and what was ingested has been read"
             raise InputError(problem, action="name a directory, too")
-        say(description.describe(settings_of(home, looking=True).lake, days=days), as_json)
+        settings = settings_of(home, looking=True)
+        say(description.describe(settings.lake, days=days, caps=caps(settings.models)), as_json)
         return
     if home is not None:
         raise InputError(f"{directory} and --home {home} are two shops", action="name one of them")
     words = meanings.of(directory, events=event or (), status=status or (), encoding=encoding)
-    workers = settings_of(None, looking=True).workers
-    say(description.describe_directory(directory, now=now(), words=words, days=days, workers=workers), as_json)
+    settings = settings_of(None, looking=True)
+    how: dict[str, Any] = {"workers": settings.workers, "caps": caps(settings.models)}
+    say(description.describe_directory(directory, now=now(), words=words, days=days, **how), as_json)
 
 
 def _set_aside(rows: dict[str, int], pictures: dict[str, int]) -> str:

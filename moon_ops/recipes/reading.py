@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -44,9 +46,22 @@ def recipe(kind: type[Recipe], name: str, models: Path, *, changes: Sequence[str
     except ValidationError as wrong:
         first = min(wrong.errors(), key=lambda error: error["type"] != "unexpected_keyword_argument")  # before the key that it misspells
         where, detail = ".".join(map(str, first["loc"])) or "recipe", str(first.get("ctx", {}).get("error") or first["msg"])
+        if first["type"] == "unexpected_keyword_argument":
+            detail = _no_key(kind, [str(part) for part in first["loc"]])
         shown = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
         action = "correct the recipe" + (", or what --set changes in it" if changes else "")
         raise SettingsError(f"{name}.toml: {where}{shown}: {detail}", action=action) from wrong
+
+
+def _no_key(kind: Any, place: Sequence[str]) -> str:
+    """That a recipe has no key at ``place``, which key looks like it, and all that there are beside it."""
+    for part in place[:-1]:
+        kind = get_type_hints(kind)[part] if is_dataclass(kind) else get_args(kind)[1]  # of a table whose keys are the shop's own: values
+        if get_origin(kind) is not dict:
+            kind = next((inner for inner in get_args(kind) if is_dataclass(inner)), kind)  # of one that may be left out
+    known = [field.name for field in fields(kind) if field.name != "name"]  # a recipe's name is its file's
+    near = get_close_matches(place[-1], known, n=1)
+    return f"there is no such key{f'; is {near[0]} meant?' if near else ''} (there are: {', '.join(known)})"
 
 
 def caps(models: Path) -> Caps:
