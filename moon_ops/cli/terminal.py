@@ -158,6 +158,15 @@ def say(report: Any, as_json: bool = False) -> None:
         typer.echo(f"{name}: {shown}")
 
 
+def tell(report: Any, lines: Iterable[str], as_json: bool) -> None:
+    """One JSON object on one line, or the lines that say the same in words."""
+    if as_json:
+        say(report, as_json)
+        return
+    for line in lines:
+        typer.echo(line)
+
+
 def wish(why: str) -> Wish:
     """A move of the champion as whoever is at this terminal asks for it, now."""
     from moon_ops.release.promotion import Wish
