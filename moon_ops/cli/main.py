@@ -20,7 +20,7 @@ from moon_ops.cli.extras import not_installed
 from moon_ops.cli.faults import told
 from moon_ops.cli.order import InOrder
 from moon_ops.cli.terminal import Engine, Set, SetClick, Without, about, fail, moment, now, say, settings_of, stop_at_once, with_engine
-from moon_ops.errors import InputError, MoonError
+from moon_ops.errors import InputError, MoonError, counted
 from moon_ops.startup import start
 from moon_ops.telemetry import traces
 
@@ -139,7 +139,7 @@ def import_(
     say(report, as_json)
     if (refused := report.refused + report.orders_refused + report.log_refused) and not allow_quarantine:
         raise InputError(
-            f"{refused} rows were refused; the first: {report.reasons[0]}; all others are in {out}",
+            f"{counted(refused, 'row was', 'rows were')} refused; the first: {report.reasons[0]}; all others are in {out}",
             action=f"{out / catalogues.REFUSED} has all of them: mend the export, or pass --allow-quarantine",
         )
 
