@@ -18,6 +18,8 @@ exit code 1; the HTTP service turns :class:`InputError` into 422 and the rest in
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class MoonError(Exception):
     """A fault that the reader of its message can mend.
@@ -82,3 +84,14 @@ def in_a_line(fault: BaseException) -> str:
 def counted(count: int, one: str, many: str) -> str:
     """A count and what is counted: ``1 row was set aside``, ``2 rows were set aside``."""
     return f"{count:,} {one if count == 1 else many}"
+
+
+def by_place(found: Mapping[str, int], one: str, many: str) -> str:
+    """A number of things and where they are: ``3 rows were set aside (2 x items.csv price, 1 x events.csv item_id)``."""
+    return f"{counted(sum(found.values()), one, many)} ({', '.join(f'{count:,} x {place}' for place, count in found.items())})"
+
+
+def set_aside(rows: Mapping[str, int], pictures: Mapping[str, int]) -> str:
+    """Rows and pictures that an ingest left out, each counted by file and column; empty if there are none."""
+    said = [by_place(rows, "row was set aside", "rows were set aside")] if rows else []
+    return " and ".join([*said, by_place(pictures, "picture could not be read", "pictures could not be read")] if pictures else said)

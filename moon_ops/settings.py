@@ -20,7 +20,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from moon_ops import shard_places
 from moon_ops.dealing import ENGINES, Deal, dealer
 from moon_ops.errors import SettingsError
-from moon_ops.lake.lake import Lake
+from moon_ops.lake.lake import Lake, place
 from moon_ops.processor import cores
 from moon_ops.telemetry.logs import KINDS as LOGS
 from moon_ops.telemetry.logs import LINES
@@ -182,9 +182,7 @@ class Settings(BaseModel):
     @field_validator("lake", mode="before")
     @classmethod
     def _address(cls, lake: object) -> object:
-        if isinstance(lake, str):
-            return Lake(lake if "://" in lake else str(Path(lake).absolute()))
-        return lake
+        return Lake(place(lake)) if isinstance(lake, str) else lake
 
     @field_validator("lake")
     @classmethod

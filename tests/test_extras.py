@@ -133,7 +133,7 @@ def test_every_package_that_a_plain_install_lacks_is_told_of(wheel: Path) -> Non
 @pytest.mark.slow
 def test_a_plain_install_ingests_and_says_what_it_lacks(only: Run, shop: Path, tmp_path: Path) -> None:
     home = {"MOON_HOME": str(tmp_path / "home")}
-    assert "items: 115" in only("", "moon", "ingest", str(shop), **home).stdout
+    assert "new: 115 items" in only("", "moon", "ingest", str(shop), **home).stdout
     assert only("", "moon", "doctor", **home).returncode == 0
     for command, package, extra in (("train", "torch", "train"), ("serve", "uvicorn", "serve"), ("demo", "feast", "all")):
         done = only("", "moon", command, **home)

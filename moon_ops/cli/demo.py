@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from moon_ops import metric_names
+from moon_ops.cli import sentences
 from moon_ops.cli.terminal import wish
 from moon_ops.errors import GateError, InputError
 from moon_ops.files import required, write_text
@@ -212,11 +213,9 @@ def _ingest(settings: Settings, steps: Steps, shop: Path, now: dt.datetime, own:
     lacking = check(shop, now=now).lacking if own else {}
     with steps.step("ingest", "check every row, store each picture once, add what is new to the lake") as say:
         report = ingest(shop, settings.lake, now=now, workers=settings.workers)
-        new = (("items", report.items), ("pictures", report.images), ("queries", report.queries), ("events", report.events))
-        say.append(f"new: {', '.join(f'{count:,} {name}' for name, count in new)}; changed: {report.updated:,}; known: {report.known:,}")
-        if report.refused or report.unread:
-            say.append(f"set aside: {report.refused}, pictures not read: {report.unread}, the first: {report.first_refusal}")
-        say.extend(report.notes)
+        say.extend(sentences.ingested(report))
+        if report.first_refusal:
+            say.append(f"the first: {report.first_refusal}")
         say.append(f"wrote {settings.lake.uri}")
         say.extend(f"missing for {stage}: {what}" for stage, what in lacking.items())
 
@@ -303,7 +302,7 @@ def _try_next(console: Console, settings: Settings, chosen: Choices) -> None:
     for command, why in (
         *([(serve, f"visual search at http://{settings.host}:{settings.port}/")] if serving else []),
         (airflow, "the same stages as DAGs, in the Airflow UI"),
-        (again, "a second release, compared with this one"),
+        (again, "another release, compared with this one"),
         (f"{moon} status", "what is served now"),
         (f"{moon} rollback", "back to the release before (once there are two)"),
     ):

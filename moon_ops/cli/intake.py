@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from moon_ops.cli.terminal import now, say, settings_of
-from moon_ops.errors import InputError, counted
+from moon_ops.cli import sentences
+from moon_ops.cli.terminal import now, say, settings_of, tell
+from moon_ops.errors import InputError, counted, set_aside
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -38,6 +39,7 @@ def ingest(
     encoding: Encoding = None,
     full_feed: Annotated[bool, typer.Option("--full-feed", help="The items file is the whole catalogue: withdraw what it lacks.")] = False,
     withdraw_at_most: Annotated[float, typer.Option(help="The share of items in sale that a full feed may withdraw, 0 to 1.")] = 0.2,
+    as_json: Json = False,
 ) -> None:
     """Take a shop's directory into the lake. Bad rows are set aside in the quarantine table (`moon quarantine`); the good ones are kept.
 
@@ -50,10 +52,10 @@ def ingest(
     feed, settings = Feed(full_feed, withdraw_at_most), settings_of(home)
     words = meanings.of(directory, events=event or (), status=status or (), encoding=encoding)
     report = stage(directory, settings.lake, now=now(), workers=settings.workers, words=words, feed=feed)
-    say(report)
+    tell(report, sentences.ingested(report), as_json)
     if (report.refused or report.unread) and not allow_quarantine:
         raise InputError(
-            f"{_set_aside(report.refused, report.unread)}; the first: {report.first_refusal}; all other rows are in the lake",
+            f"{set_aside(report.refused, report.unread)}; the first: {report.first_refusal}; all other rows are in the lake",
             action="`moon quarantine` lists them; mend them and ingest again, or pass --allow-quarantine",
         )
 
@@ -71,7 +73,7 @@ def check(directory: Directory, event: Event = None, status: Status = None, enco
 
     words = meanings.of(directory, events=event or (), status=status or (), encoding=encoding)
     found = stage(directory, now=now(), words=words, caps=caps(settings_of(None, looking=True).models))
-    say(found, as_json)
+    tell(found, sentences.checked(found), as_json)
     if found.refused or found.unread:
         raise typer.Exit(1)
 
@@ -123,25 +125,18 @@ def describe(
     Example: moon describe path/to/shop --json
     """
     from moon_ops.lake import description, meanings
+    from moon_ops.recipes.reading import caps
 
     if directory is None:
         if event or status or encoding:
             problem = "--event, --status and --encoding say how files are read, and what was ingested has been read"
             raise InputError(problem, action="name a directory, too")
-        say(description.describe(settings_of(home, looking=True).lake, days=days), as_json)
+        settings = settings_of(home, looking=True)
+        say(description.describe(settings.lake, days=days, caps=caps(settings.models)), as_json)
         return
     if home is not None:
         raise InputError(f"{directory} and --home {home} are two shops", action="name one of them")
     words = meanings.of(directory, events=event or (), status=status or (), encoding=encoding)
-    workers = settings_of(None, looking=True).workers
-    say(description.describe_directory(directory, now=now(), words=words, days=days, workers=workers), as_json)
-
-
-def _set_aside(rows: dict[str, int], pictures: dict[str, int]) -> str:
-    """Rows and pictures, each counted by file and column."""
-    said = []
-    kinds = ((rows, "row was set aside", "rows were set aside"), (pictures, "picture could not be read", "pictures could not be read"))
-    for found, one, many in kinds:
-        if found:
-            said.append(f"{counted(sum(found.values()), one, many)} ({', '.join(f'{count} x {where}' for where, count in found.items())})")
-    return " and ".join(said)
+    settings = settings_of(None, looking=True)
+    how: dict[str, Any] = {"workers": settings.workers, "caps": caps(settings.models)}
+    say(description.describe_directory(directory, now=now(), words=words, days=days, **how), as_json)

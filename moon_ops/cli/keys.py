@@ -50,8 +50,9 @@ def list_(home: Home = None, as_json: Json = False) -> None:
     known = keys.read(keys.place_of(settings_of(home, looking=True)))
     if as_json:
         say({"keys": [key.shown() for key in known]}, as_json)
-    for key in [] if as_json else known:
-        typer.echo(key.told())
+        return
+    for line in [key.told() for key in known] or ["there are no keys: `moon keys create --help` says how one is made"]:
+        typer.echo(line)
 
 
 @app.command()

@@ -18,15 +18,16 @@ from moon_ops.cli.cross_fitted import cross_fitted
 from moon_ops.cli.exchange_rate import exchange_rate
 from moon_ops.cli.extras import not_installed
 from moon_ops.cli.faults import told
+from moon_ops.cli.order import InOrder
 from moon_ops.cli.terminal import Engine, Set, SetClick, Without, about, fail, moment, now, say, settings_of, stop_at_once, with_engine
-from moon_ops.errors import InputError, MoonError
+from moon_ops.errors import InputError, MoonError, counted
 from moon_ops.startup import start
 from moon_ops.telemetry import traces
 
 HELP = """Operate multimodal item embeddings: from a catalogue to a served release of encoder, vectors, index and click model.
 
 First: moon demo. Each command has an example: moon COMMAND --help."""
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=HELP, rich_markup_mode=None)
+app = typer.Typer(cls=InOrder, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=HELP, rich_markup_mode=None)
 
 app.callback(help=HELP, context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True, no_args_is_help=True)(about)
 studies.app.command()(cross_fitted)
@@ -60,7 +61,7 @@ Encoder = Annotated[int, typer.Option(help="Version of moon-encoder.")]
 def demo(
     home: Home = None,
     data: Annotated[Path | None, typer.Option(help="A shop's directory in the ingest layout; default: a simulated shop.")] = None,
-    size: Annotated[str, typer.Option(help="Size of the simulated shop: tiny, demo, large.")] = "demo",
+    size: Annotated[str, typer.Option(help="Size of the simulated shop: tiny, demo, busy or large.")] = "demo",
     days: Annotated[
         int | None, typer.Option(help="Days that the simulated shop has run; more days are more data of the same shop.")
     ] = None,
@@ -138,7 +139,7 @@ def import_(
     say(report, as_json)
     if (refused := report.refused + report.orders_refused + report.log_refused) and not allow_quarantine:
         raise InputError(
-            f"{refused} rows were refused; the first: {report.reasons[0]}; all others are in {out}",
+            f"{counted(refused, 'row was', 'rows were')} refused; the first: {report.reasons[0]}; all others are in {out}",
             action=f"{out / catalogues.REFUSED} has all of them: mend the export, or pass --allow-quarantine",
         )
 
@@ -255,11 +256,10 @@ def serve(
     from moon_ops.serving.opening import serve as stage
 
     settings = settings_of(home, lake=False)
-    if release is not None:
-        typer.echo(f"release {release} alone, whatever is champion; nothing is promoted or written down")
-    many = f"   {settings.processes} processes" if settings.processes > 1 else ""
-    typer.echo(f"visual search: http://{settings.host}:{settings.port}/   requests: http://{settings.host}:{settings.port}/docs{many}")
-    stage(settings, release=release, enter=partial(enter, "serve"))
+    address, many = f"http://{settings.host}:{settings.port}", f"   {settings.processes} processes" if settings.processes > 1 else ""
+    alone = [] if release is None else [f"release {release} alone, whatever is champion; nothing is promoted or written down"]
+    said = "\n".join([*alone, f"visual search: {address}/   requests: {address}/docs{many}"])
+    stage(settings, release=release, enter=partial(enter, "serve"), opens=lambda: typer.echo(said))
 
 
 @app.command()

@@ -48,6 +48,9 @@ Engine = Annotated[
 ]
 
 
+TRAINS = ("demo", "train", "ctr", "study", "exchange-rate")  # commands that may be stopped in the middle of a training
+
+
 class Without(MetaPathFinder):
     """Optional packages that a process does without: a library that looks for one is told that it is not installed, and goes on."""
 
@@ -85,7 +88,8 @@ def stop_at_once(command: str = "") -> None:
 
     def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a handler's signature
         if os.getpid() == first:  # what it has forked hears of the key, too
-            kept = "" if command == "serve" else "; what is finished is kept, and the same command goes on from there"
+            kept = "" if command == "serve" else "; what is finished is kept, and the same command does the rest"
+            kept += "; a training goes on from its last checkpoint, if it has made one" if command in TRAINS else ""
             os.write(2, f"\nmoon: stopped{kept}\n".encode())
         os._exit(130)
 
@@ -153,9 +157,22 @@ def say(report: Any, as_json: bool = False) -> None:
     for name, value in values.items():
         if value in ((), [], {}, ""):
             continue
-        of_several = isinstance(value, (dict, list, tuple))
-        shown = json.dumps(value, default=str, ensure_ascii=False) if of_several else f"{value:.4f}" if isinstance(value, float) else value
-        typer.echo(f"{name}: {shown}")
+        typer.echo(f"{name}: {_shown(value)}")
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, (dict, list, tuple)):
+        return json.dumps(value, default=str, ensure_ascii=False)
+    return "none" if value is None else f"{value:.4f}" if isinstance(value, float) else value
+
+
+def tell(report: Any, lines: Iterable[str], as_json: bool) -> None:
+    """One JSON object on one line, or the lines that say the same in words."""
+    if as_json:
+        say(report, as_json)
+        return
+    for line in lines:
+        typer.echo(line)
 
 
 def wish(why: str) -> Wish:

@@ -28,7 +28,7 @@ from moon_ops.encoder.pairs import Pairs
 from moon_ops.encoder.pixels import KEPT_BYTES, PixelStore
 from moon_ops.encoder.stage2 import Behaviour
 from moon_ops.encoder.together import once
-from moon_ops.errors import InputError
+from moon_ops.errors import InputError, counted
 from moon_ops.files import remembered, write_text
 from moon_ops.processor import processor
 from moon_ops.recipes.encoder import EncoderRecipe
@@ -138,7 +138,7 @@ def fitted(pace: Pace, budget: Budget) -> EncoderRecipe:
         raise InputError(
             f"minutes = {budget.minutes:g} is too short on {processor()}: {recipe.name}'s {recipe.steps} steps take "
             f"{pace.seconds() / 60:.1f} minutes, a tenth of them is the least, and everything beside them takes about {beside / 60:.1f}",
-            action=f"give {least} minutes or more",
+            action=f"give {counted(least, 'minute', 'minutes')} or more",
         )
     return recipe.with_steps(max(1, math.floor(recipe.steps * share)))
 

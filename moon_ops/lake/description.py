@@ -19,11 +19,13 @@ from moon_ops.lake.ingest import Feed, ingest
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.meanings import Meanings
 from moon_ops.lake.query import newest, sql
+from moon_ops.recipes.caps import Caps
 
 TEXTS = ("title", "category", "brand", "attributes", "description")  # what an encoder reads of an item
 HEAD = 0.01  # of the different texts, the most frequent: how much of all searches they are
 SMALL = 1_000  # items up to which pretrained pictures pay more than a training from nothing: docs/encoder.md, real photographs
 FEW_PAIRS = 2_000  # below, a training from nothing learns its pairs by heart
+PLAIN = Caps()
 ITEMS = """
 SELECT count(*) AS items, count(DISTINCT spu_id) AS products, coalesce(sum(len(image_ids)), 0)::BIGINT AS pictures,
        count(*) FILTER (coalesce(len(image_ids), 0) = 0) AS without_picture,
@@ -35,7 +37,8 @@ SELECT count(*) AS items, count(DISTINCT spu_id) AS products, coalesce(sum(len(i
 FROM items"""
 PAIRS = """
 SELECT CASE WHEN q.image_id IS NOT NULL THEN 'picture' ELSE 'text' END AS kind, e.event, count(DISTINCT (e.query_id, e.item_id)) AS pairs
-FROM events e JOIN queries q USING (query_id) WHERE e.event IN ('click', 'cart', 'purchase') GROUP BY ALL ORDER BY ALL"""
+FROM events e JOIN queries q USING (query_id) WHERE e.event IN ('click', 'cart', 'purchase')
+GROUP BY GROUPING SETS ((kind, e.event), ()) ORDER BY ALL"""
 SEARCHES = f"""
 WITH asked AS (SELECT lower(trim(text)) AS words, count(*) AS times FROM queries WHERE coalesce(trim(text), '') <> '' GROUP BY 1),
 ranked AS (SELECT times, row_number() OVER (ORDER BY times DESC, words) AS place, count(*) OVER () AS different FROM asked)
@@ -45,12 +48,13 @@ COLD = """
 SELECT count(*) FROM items WHERE item_id NOT IN (SELECT item_id FROM events WHERE event <> 'impression' AND event_timestamp > $since)"""
 
 
-def describe(lake: Lake, *, days: int = 30, max_text_tokens: int = 40) -> dict[str, Any]:
+def describe(lake: Lake, *, days: int = 30, max_text_tokens: int = 40, caps: Caps = PLAIN) -> dict[str, Any]:
     """What the lake holds, as a report. An item is cold if nothing but impressions happened to it in the last ``days`` of the log.
 
     ``texts_cut_at_least`` counts items of more words than ``max_text_tokens``: a tokenizer makes a token or more of a word, so an encoder
-    of that limit cuts these, and maybe others. No picture is read. Raises :class:`~moon_ops.errors.InputError` for ``days`` below 1, and
-    where the lake has no items.
+    of that limit cuts these, and maybe others. ``pairs`` has a pair under each event that made it, ``different_pairs`` once; both are of
+    events within the shop's ``caps``, without purchases that were taken back, as ``moon check`` counts them. No picture is read. Raises
+    :class:`~moon_ops.errors.InputError` for ``days`` below 1, and where the lake has no items.
     """
     if days < 1:
         raise InputError(f"days = {days} is no time to look back", action="give 1 or more")
@@ -62,14 +66,15 @@ def describe(lake: Lake, *, days: int = 30, max_text_tokens: int = 40) -> dict[s
             "the lake has no items in sale: there is nothing to describe", action="moon ingest DIRECTORY, or moon describe DIRECTORY"
         )
     queries = lake.read("queries", ["query_id", "text", "image_id"])
-    events = counting.read(lake, ["event_timestamp", "item_id", "query_id", "event", "user_id"])
+    events = counting.read(lake, [*counting.COLUMNS, "order_id"])
     report: dict[str, Any] = _one(sql(ITEMS, {"words": max_text_tokens}, items=items))
     report["texts_cut_at"] = max_text_tokens
     report["events"] = {
         row["event"]: row["n"] for row in sql("SELECT event, count(*) AS n FROM events GROUP BY 1 ORDER BY 1", events=events).to_pylist()
     }
-    pairs = sql(PAIRS, events=events, queries=queries).to_pylist()
-    report["pairs"] = {f"{row['kind']} → {row['event']}": row["pairs"] for row in pairs}
+    pairs = sql(PAIRS, events=counting.standing(counting.within(events, caps).events), queries=queries).to_pylist()
+    report["pairs"] = {f"{row['kind']} → {row['event']}": row["pairs"] for row in pairs if row["event"]}
+    report["different_pairs"] = next(row["pairs"] for row in pairs if not row["event"])
     asked = _one(sql(SEARCHES, queries=queries))
     share = {name: asked[name] / asked["searches"] if asked["searches"] else 0.0 for name in ("repeated", "head")}
     report |= {"text_searches": asked["searches"], "different_texts": asked["different"]}
@@ -80,7 +85,7 @@ def describe(lake: Lake, *, days: int = 30, max_text_tokens: int = 40) -> dict[s
 
 
 def describe_directory(
-    source: Path, *, now: dt.datetime, words: Meanings | None = None, days: int = 30, workers: int = 2
+    source: Path, *, now: dt.datetime, words: Meanings | None = None, days: int = 30, workers: int = 2, caps: Caps = PLAIN
 ) -> dict[str, Any]:
     """:func:`describe` of a directory in the ingest layout, read as an ingest into an empty lake would read it; no home is touched.
 
@@ -92,7 +97,7 @@ def describe_directory(
         lake = Lake(place)
         report = taken(source, lake, now=now, workers=workers, words=words, feed=Feed(once=True, pictures=False))
         left_out = {"refused": report.refused, "unread": report.unread}
-        return {"source": report.source, **describe(lake, days=days), **left_out}
+        return {"source": report.source, **describe(lake, days=days, caps=caps), **left_out}
 
 
 def _one(table: pa.Table) -> dict[str, Any]:
@@ -113,7 +118,7 @@ def _times(items: pa.Table, events: pa.Table, days: int) -> dict[str, Any]:
 
 def fitting(report: dict[str, Any]) -> tuple[str, str]:
     """The shipped recipe that fits a shop on two CPU cores, and why; the first rule that holds. An empty name: none can learn from it."""
-    learned = sum(report["pairs"].values())
+    learned = report["different_pairs"]
     pictured = report["items"] - report["without_picture"]
     if not learned:
         return "", "no click, cart or purchase follows a query: nothing says which item was meant. Bring queries and events that name them"

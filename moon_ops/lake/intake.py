@@ -107,7 +107,7 @@ class Intake:
         self._known = Known(self.lake, len(references))
         self._remembered = fetches.read(self.lake, [r for r in references if fetch.is_address(r)])
         stored, batch, weight = 0, dict[str, images.Picture](), 0
-        with tqdm(total=len(references), desc="pictures", unit="picture") as bar:
+        with tqdm(total=len(references), desc="pictures", unit="picture", disable=not references) as bar:
             for picture in self._inspected(references):
                 bar.update()
                 if picture is None or picture.image_id in self._known or picture.image_id in batch:

@@ -14,13 +14,26 @@ from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
-from moon_ops.errors import ServiceError, StageError
+from moon_ops.errors import ServiceError, SettingsError, StageError
 from moon_ops.files import TakenError, locked
 from moon_ops.locks import among_machines
 
 if TYPE_CHECKING:
     import lance
     import pyarrow as pa
+
+
+def place(text: str) -> str:
+    """What ``MOON_LAKE`` names: an address as it is, e.g. ``s3://shop/lake``, or a directory from the root on.
+
+    Raises :class:`SettingsError` for what begins as an address and names no place, e.g. ``s3:`` or ``s3:/shop``, and would be a directory.
+    """
+    if re.match(r"[A-Za-z][\w+.-]+://[^/]|file:///", text):
+        return text
+    if (begun := re.match(r"([A-Za-z][\w+.-]+):(/|$)", text)) is not None:
+        problem = f"MOON_LAKE = {text!r} begins like an address and names no place"
+        raise SettingsError(problem, action=f"write {begun[1]}://BUCKET/PATH, or of a directory ./{text}")
+    return str(Path(text).absolute())
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,8 @@ def _version(settings: Settings, kind: Kind, trained_until: dt.datetime) -> tupl
 
 def _read(file: Path) -> tuple[NDArray[np.int64], NDArray[np.float32], object]:
     """Keys [N] of items, ascending, unit vectors [N, D], and an id as the file has it."""
+    if not file.is_file():
+        raise InputError(f"{file} is not there, or no file", action="name a Parquet file with the columns item_id and embedding")
     try:
         table = pq.read_table(file, columns=["item_id", "embedding"])
         numbers, lists = of_column("item_id", table["item_id"].combine_chunks()), table["embedding"].combine_chunks()

@@ -24,7 +24,6 @@ Recipe = TypeVar("Recipe", EncoderRecipe, CtrRecipe, Gates, Counting, Costs)
 MARKS = {"family": EncoderRecipe, "extractor": CtrRecipe, "recall_floor": Gates, "processor": Costs}  # a key that no other kind has
 KINDS = {EncoderRecipe: "an encoder", CtrRecipe: "a click model", Gates: "gates", Counting: "what counts", Costs: "costs"}
 EXTENDS = "extends"
-ALIKE = 0.7  # of two names, by difflib, where one is a slip of the other
 UNKNOWN = "unexpected_keyword_argument"  # pydantic's name for it
 COUNTING = "counting"
 
@@ -49,24 +48,21 @@ def recipe(kind: type[Recipe], name: str, models: Path, *, changes: Sequence[str
         first = min(wrong.errors(), key=lambda error: error["type"] != UNKNOWN)  # before the key that it misspells
         where, detail = ".".join(map(str, first["loc"])) or "recipe", str(first.get("ctx", {}).get("error") or first["msg"])
         if first["type"] == UNKNOWN:
-            detail = "there is no such setting, so it would change nothing" + _nearest(kind, first["loc"])
+            detail = _no_key(kind, [str(part) for part in first["loc"]])
         shown = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
         action = "correct the recipe" + (", or what --set changes in it" if changes else "")
         raise SettingsError(f"{name}.toml: {where}{shown}: {detail}", action=action) from wrong
 
 
-def _nearest(kind: Any, place: Sequence[str | int]) -> str:
-    """The setting that is spelt most like the unknown one at that ``place`` in a recipe; nothing where none is."""
-    for name in place[:-1]:
-        if get_origin(kind) is dict:
-            kind = get_args(kind)[1]
-            continue
-        below = get_type_hints(kind).get(str(name)) if is_dataclass(kind) else None
-        optional = () if get_origin(below) is dict else get_args(below)
-        kind = next(filter(is_dataclass, optional), below)  # of a table that may be left out
-    known = [field.name for field in fields(kind)] if is_dataclass(kind) else []
-    found = get_close_matches(str(place[-1]), known, 1, ALIKE)
-    return f" (nearest: {found[0]})" if found else ""
+def _no_key(kind: Any, place: Sequence[str]) -> str:
+    """That a recipe has no key at ``place``, which key looks like it, and all that there are beside it."""
+    for part in place[:-1]:
+        kind = get_type_hints(kind)[part] if is_dataclass(kind) else get_args(kind)[1]  # of a table whose keys are the shop's own: values
+        if get_origin(kind) is not dict:
+            kind = next((inner for inner in get_args(kind) if is_dataclass(inner)), kind)  # of one that may be left out
+    known = [field.name for field in fields(kind) if field.name != "name"]  # a recipe's name is its file's
+    near = get_close_matches(place[-1], known, n=1)
+    return f"there is no such key, so it would change nothing{f'; is {near[0]} meant?' if near else ''} (there are: {', '.join(known)})"
 
 
 def caps(models: Path) -> Caps:

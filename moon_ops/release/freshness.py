@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from moon_ops.embeddings.vector_tables import excused_table_name, table_name
-from moon_ops.errors import MoonError, in_a_line
+from moon_ops.errors import MoonError, counted, in_a_line
 from moon_ops.files import remembered
 from moon_ops.lake import changes
 from moon_ops.lake.schemas import VALIDITY
@@ -45,8 +45,8 @@ class Freshness:
         if self.unknown:
             return f"how fresh encoder {self.encoder} is could not be found out: {self.unknown}"
         age = "of unknown age" if self.index_age is None else f"{_told(self.index_age)} old"
-        lacking = f"{self.without_vector:,} items have no vector under encoder {self.encoder}"
-        return f"{lacking}; {self.unpublished:,} more have changed since its last publication; the index is {age}"
+        lacking = f"{counted(self.without_vector, 'item has', 'items have')} no vector under encoder {self.encoder}"
+        return f"{lacking}; {counted(self.unpublished, 'more has', 'more have')} changed since its last publication; the index is {age}"
 
     def warning(self) -> str:
         """What whoever goes back should know, with what mends it; empty if the vectors are up to date."""
@@ -122,4 +122,6 @@ def _keys(rows: pa.Table) -> pa.ChunkedArray:
 
 def _told(age: dt.timedelta) -> str:
     hours = max(0, age.total_seconds()) / 3600
-    return f"{hours / 24:.0f} days" if hours >= 48 else f"{hours:.0f} hours" if hours >= 2 else f"{hours * 60:.0f} minutes"
+    return (
+        f"{hours / 24:.0f} days" if hours >= 48 else f"{hours:.0f} hours" if hours >= 2 else counted(round(hours * 60), "minute", "minutes")
+    )

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 
 from moon_ops import alerts
+from moon_ops.errors import by_place, set_aside
 from moon_ops.lake.ingest import IngestReport
 from moon_ops.metric_names import IMAGE_SEARCH, catalogue, recall, stored
 from moon_ops.release import freshness
@@ -57,11 +58,11 @@ def judged(settings: Settings, encoder: int, ctr: int | None, release: int, verd
 def taken_in(name: str, report: IngestReport, as_of: str) -> None:
     """After a directory of the drop zone: what was set aside is told, once, as it is not read again before it changes."""
     if report.erased:
-        log.info("erased before, and not taken in: %s", report.erased)
+        log.info("erased before, and not taken in: %s", by_place(report.erased, "row", "rows"))
     for note in report.notes:
         log.warning("%s", note)
     if report.warning:
         log.warning("%s", report.warning)
     if report.refused or report.unread:
-        what = f"set aside: {report.refused}, pictures not read: {report.unread}, the first: {report.first_refusal}"
+        what = f"{set_aside(report.refused, report.unread)}; the first: {report.first_refusal}"
         alerts.tell(f"MOON_INBOX/{name}: {what}; `moon quarantine` lists them", dag="moon_ingest", run=as_of, reason=what)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from moon_ops.errors import InputError, StageError
+from moon_ops.errors import InputError, StageError, counted
 from moon_ops.lake import lookups
 from moon_ops.lake.lake import Lake
 from moon_ops.lake.schemas import STAMP
@@ -61,7 +61,8 @@ def windows(
     """
     first, last, count = _ends(lake, end)
     if count < 2 or first is None or last is None:
-        raise StageError(f"the lake has {count} events: there is nothing to learn from", action="ingest a directory with events")
+        what = "one is learned from and a later one judges" if count else "there is nothing to learn from"
+        raise StageError(f"the lake has {counted(count, 'event', 'events')}: {what}", action="ingest a directory with more events")
     last += dt.timedelta(microseconds=1)  # the windows are half open, and the last event belongs to them
     span = last - first
     if trained_until is not None and trained_until <= first:

@@ -149,9 +149,11 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def serve(settings: Settings, *, release: int | None = None, enter: Callable[[], None] | None = None) -> None:
+def serve(
+    settings: Settings, *, release: int | None = None, enter: Callable[[], None] | None = None, opens: Callable[[], None] = lambda: None
+) -> None:
     """Serve until interrupted: the champion, or one ``release``, in as many processes as the settings name, each of which begins with
-    ``enter``.
+    ``enter``. ``opens`` is called once the port is known to be free and the ``release`` to be one that can be served.
 
     :class:`~moon_ops.errors.ServiceError` if the port is in use.
     """
@@ -160,6 +162,7 @@ def serve(settings: Settings, *, release: int | None = None, enter: Callable[[],
         from moon_ops.serving import fixed
 
         fixed.parts(settings, release)  # one that cannot be served is an error now
+    opens()
     if settings.processes == 1:
         run(settings, release)
         return

@@ -10,6 +10,8 @@ from typer.testing import CliRunner
 from moon_ops import __version__
 from moon_ops.cli import studies
 from moon_ops.cli.main import app
+from moon_ops.cli.order import ORDER
+from moon_ops.shops.simulate import SIZES
 
 PUBLIC = [
     "demo",
@@ -52,6 +54,18 @@ def test_every_public_command_is_there_and_has_an_example() -> None:
         shown = runner.invoke(app, [command, "--help"])
         assert shown.exit_code == 0
         assert re.search(rf"Example:\s+moon {command}\b", shown.output), f"{command} has no example"
+
+
+def test_commands_stand_in_the_order_in_which_a_shop_needs_them() -> None:
+    shown = CliRunner().invoke(app, ["--help"]).output.partition("Commands:")[2]
+    assert re.findall(r"^  ([a-z-]+) ", shown, re.M) == list(ORDER)
+    assert set(ORDER) == set(get_command(app).commands)
+
+
+def test_the_sizes_of_the_simulated_shop_are_those_that_there_are() -> None:
+    for command in ("demo", "simulate"):
+        shown = " ".join(CliRunner().invoke(app, [command, "--help"]).output.split())
+        assert f"{', '.join([*SIZES][:-1])} or {[*SIZES][-1]}." in shown
 
 
 def test_every_study_is_there_and_has_an_example() -> None:

@@ -34,6 +34,9 @@ def test_the_stop_key_ends_a_command_with_one_line_and_it_goes_on(tmp_path: Path
     for moment in ("[1/10] shop", "[2/10] ingest", "training takes about"):  # the same home: each goes on where the one before was
         told = stopped_at(moment, tmp_path / "said", tmp_path / "home")
         assert moment in told
-        assert told.splitlines()[-1] == "moon: stopped; what is finished is kept, and the same command goes on from there"
+        assert told.splitlines()[-1] == (
+            "moon: stopped; what is finished is kept, and the same command does the rest; "
+            "a training goes on from its last checkpoint, if it has made one"
+        )
         assert told.count("moon: stopped") == 1
         assert "Traceback" not in told

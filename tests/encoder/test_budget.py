@@ -70,7 +70,7 @@ def test_minutes_become_steps(minutes: float | None, spent: float, following: in
 
 def test_too_few_minutes_are_refused_with_the_number_that_would_do() -> None:
     budget = Budget(0.5, spent=20, following=10)
-    with pytest.raises(InputError, match=r"minutes = 0\.5 is too short.*moon-nano's 40 steps take 1\.1 minutes.*give 1 minutes or more"):
+    with pytest.raises(InputError, match=r"minutes = 0\.5 is too short.*moon-nano's 40 steps take 1\.1 minutes.*give 1 minute or more"):
         fitted(pace(nano()), budget)
     assert fitted(pace(nano()), Budget(1, spent=20, following=10)).steps >= 4
 

@@ -43,7 +43,7 @@ def test_what_is_counted(small: Lake) -> None:
     assert (found["items"], found["pictures"], found["without_picture"], found["without_description"]) == (3, 0, 3, 2)
     assert (found["without_category"], found["leaf_categories"], found["texts_cut_at_least"]) == (1, 2, 1)
     assert found["events"] == {"click": 3, "impression": 1, "purchase": 1}
-    assert found["pairs"] == {"text → click": 3, "text → purchase": 1}
+    assert (found["pairs"], found["different_pairs"]) == ({"text → click": 3, "text → purchase": 1}, 3)  # one was clicked and bought
     assert (found["text_searches"], found["different_texts"]) == (3, 2)
     assert (found["repeated_share"], found["head_share"], found["days"]) == (2 / 3, 2 / 3, 9)
     assert found["cold_share"] == pytest.approx(2 / 3)
@@ -51,11 +51,11 @@ def test_what_is_counted(small: Lake) -> None:
 
 
 RULES: list[tuple[dict[str, Any], str]] = [
-    ({"items": 5_000, "without_picture": 0, "pairs": {}}, ""),
-    ({"items": 5_000, "without_picture": 5_000, "pairs": {"text → click": 9_000}}, "smolvlm-tiny"),
-    ({"items": 81, "without_picture": 0, "pairs": {"picture → purchase": 5_421}}, "moon-warm"),
-    ({"items": 5_000, "without_picture": 0, "pairs": {"picture → purchase": 100}}, "moon-warm"),
-    ({"items": 3_002, "without_picture": 0, "pairs": {"picture → purchase": 9_000}}, "moon-tiny"),
+    ({"items": 5_000, "without_picture": 0, "different_pairs": 0}, ""),
+    ({"items": 5_000, "without_picture": 5_000, "different_pairs": 9_000}, "smolvlm-tiny"),
+    ({"items": 81, "without_picture": 0, "different_pairs": 5_421}, "moon-warm"),
+    ({"items": 5_000, "without_picture": 0, "different_pairs": 100}, "moon-warm"),
+    ({"items": 3_002, "without_picture": 0, "different_pairs": 9_000}, "moon-tiny"),
 ]
 
 
@@ -91,6 +91,25 @@ def test_a_directory_is_what_its_ingest_would_be_and_nothing_is_left(shop: Path,
     assert not home.exists()
     assert list(scratch.iterdir()) == []
     assert {path: path.stat().st_mtime_ns for path in [shop, *shop.rglob("*")]} == before
+
+
+def test_pairs_are_those_that_check_counts(make_shop: Callable[..., Path]) -> None:
+    """A pair that was clicked and bought is one, one that was returned is none, and so is what lies beyond a cap."""
+    asked = [{"query_id": n, "timestamp": "2026-01-01", "text": "rug"} for n in range(1, 24)]
+    acts = [(1, 1, "click"), (1, 1, "purchase"), (2, 2, "purchase"), (2, 2, "return")]
+    acts += [(n, 1, "click") for n in range(3, 24)]  # with the first one 22 by one user on one item: two too many
+    events = [
+        {"timestamp": f"2026-01-02T00:{n:02}:00", "item_id": i, "query_id": q, "event": e, "user_id": 7} for n, (q, i, e) in enumerate(acts)
+    ]
+    place = make_shop(items=[{"item_id": n, "title": "Rug"} for n in (1, 2)], queries=asked, events=events)
+    checked = json.loads(CliRunner().invoke(app, ["check", str(place), "--json"]).stdout)
+    found = told(str(place))
+    assert (found["pairs"], found["different_pairs"]) == ({"text → click": 20, "text → purchase": 1}, 20)
+    assert checked["pairs"] == found["different_pairs"]
+
+
+def test_a_recipe_is_named_by_different_pairs() -> None:
+    assert "5000 items and 9000 pairs" in fitting({"items": 5_000, "without_picture": 0, "different_pairs": 9_000})[1]
 
 
 def test_what_an_ingest_would_leave_out_is_counted(make_shop: Callable[..., Path]) -> None:

@@ -95,8 +95,8 @@ def test_a_broken_directory_is_told_once_and_holds_up_no_other(
     ):
         tasks.ingest_inbox(now.isoformat())
     assert lake.count("items") == 1
-    assert caplog.text.count("MOON_INBOX/2-whole: set aside") == 1
+    assert caplog.text.count("MOON_INBOX/2-whole: 1 row was set aside (1 x items.jsonl title); the first: ") == 1
     assert tasks.ingest_inbox((now + HOUR).isoformat()) == {"directories": 0, "changed": 0, "refused": 0}
-    assert caplog.text.count("MOON_INBOX/2-whole: set aside") == 1
+    assert caplog.text.count("MOON_INBOX/2-whole: 1 row was set aside (1 x items.jsonl title); the first: ") == 1
     (inbox / "1-broken" / "items.csv").write_text("item_id,title\n3,another lamp\n")
     assert tasks.ingest_inbox((now + 2 * HOUR).isoformat()) == {"directories": 1, "changed": 1, "refused": 0}

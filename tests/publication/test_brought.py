@@ -67,6 +67,8 @@ def test_a_click_model_learns_on_brought_vectors(copied: Settings, now: dt.datet
     ],
 )
 def test_what_are_no_vectors_is_refused(released: Settings, now: dt.datetime, tmp_path: Path, columns: dict, says: str) -> None:  # type: ignore[type-arg]
+    with pytest.raises(InputError, match=r"vectors\.parquet is not there, or no file → name a Parquet file with the columns"):
+        brought.bring(released, tmp_path / "vectors.parquet", trained_until=now, now=now)
     pq.write_table(pa.table(columns), tmp_path / "vectors.parquet")
     with pytest.raises(InputError, match=says):
         brought.bring(released, tmp_path / "vectors.parquet", trained_until=now, now=now)

@@ -109,13 +109,23 @@ def test_set_reaches_into_tables_and_the_last_one_counts() -> None:
         ("=3", r"--set '=3' is not KEY=VALUE"),
         (
             "bach=3",
-            r"bach = 3: there is no such setting, so it would change nothing \(nearest: batch\) → correct the recipe, or what --set",
+            r"bach = 3: there is no such key.*is batch meant\? \(there are: extractor, epochs, batch, .*, features\) → correct the",
         ),
-        ("vector=int8", r"vector = 'int8': there is no such setting, so it would change nothing \(nearest: vectors\)"),
-        ("caps.vistor=8", r"caps.vistor = 8: there is no such setting, so it would change nothing \(nearest: visitor\)"),
-        ("features.shade.colum=x", r"features.shade.colum = 'x': there is no such setting, .* \(nearest: column\)"),
-        ("most.user=3", r"most.user = 3: there is no such setting, so it would change nothing → "),
-        ("zzz.y=3", r"zzz: there is no such setting, so it would change nothing → "),
+        (
+            "zzz=3",
+            r"zzz = 3: there is no such key.* \(there are: extractor, epochs, .*, features\) → correct the recipe, or what --set",
+        ),
+        (
+            "caps.visitr=3",
+            r"caps.visitr = 3: there is no such key.*is visitor meant\? \(there are: visitor, visitor_item,",
+        ),
+        (
+            "features.of.kid=3",
+            r"features.of.kid = 3: there is no such key.*is kind meant\? \(there are: of, kind, ",
+        ),
+        ("vector=int8", r"vector = 'int8': there is no such key.*is vectors meant"),
+        ("most.user=3", r"most.user = 3: there is no such key, so it would change nothing"),
+        ("zzz.y=3", r"zzz: there is no such key.* \(there are: extractor"),
         ("vectors=int4", r"vectors = 'int4': Input should be 'float32', 'float16' or 'int8' → "),
         ("batch=many", r"batch = 'many': Input should be a valid integer"),
         ("batch.size=3", r"batch: Input should be a valid integer"),
@@ -124,6 +134,12 @@ def test_set_reaches_into_tables_and_the_last_one_counts() -> None:
 def test_a_wrong_set_is_named(models: Path, change: str, says: str) -> None:
     with pytest.raises(SettingsError, match=says):
         recipe(CtrRecipe, "ctr-wide", models, changes=[change])
+
+
+def test_a_table_that_may_be_left_out_says_which_keys_it_has() -> None:
+    says = r"lora.ranks = 3: there is no such key.*is rank meant\? \(there are: rank, alpha, layers, parts\)"
+    with pytest.raises(SettingsError, match=says):
+        recipe(EncoderRecipe, "moon-tiny", ROOT / "models", changes=["lora.rank=3", "lora.ranks=3"])
 
 
 def test_what_recipes_declare_is_known_together_and_must_agree(models: Path) -> None:

@@ -46,6 +46,11 @@ def test_what_has_come_since_is_counted_until_it_is_embedded_and_published(copie
     assert freshness.of(copied, 1, LATER + dt.timedelta(minutes=5)) == Freshness(1, 0, 0, dt.timedelta(minutes=5))
 
 
+def test_one_is_not_told_as_several() -> None:
+    told = Freshness(1, 1, 1, dt.timedelta(minutes=1)).told()
+    assert told == "1 item has no vector under encoder 1; 1 more has changed since its last publication; the index is 1 minute old"
+
+
 def test_a_vector_of_what_an_item_said_before_is_none_in_the_status(copied: Settings, make_shop: Callable[..., Path]) -> None:
     def counted() -> tuple[int, int]:
         found = status(copied)

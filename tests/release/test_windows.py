@@ -75,7 +75,8 @@ def test_an_encoder_that_has_seen_everything_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("days", "count"), [((), 0), ((3,), 1), ((3, 50), 1)])
 def test_too_few_events_are_an_error(tmp_path: Path, days: tuple[float, ...], count: int) -> None:
-    with pytest.raises(StageError, match=f"the lake has {count} events"):
+    what = "1 event: one is learned from and a later one judges" if count else "0 events: there is nothing to learn from"
+    with pytest.raises(StageError, match=f"the lake has {what} → ingest a directory with more events"):
         windows(lake_of(tmp_path, *days), end=MAY + 50 * DAY)
 
 

@@ -93,6 +93,7 @@ def test_the_command(copied: Settings, make_release: Make) -> None:
     environment = {**os.environ, "MOON_PORT": str(port)}
     absent = subprocess.run([*command, "99"], env=environment, capture_output=True, text=True, timeout=60)
     assert (absent.returncode, absent.stderr) == (1, "moon: moon-release has no version 99 (there are: 1, 2) → name one of these\n")
+    assert absent.stdout == "", "no address where nothing answers"
     service = subprocess.Popen([*command, "2"], env=environment, stdout=subprocess.PIPE, text=True)
     try:
         found, begun = None, time.monotonic()

@@ -169,6 +169,8 @@ def test_a_key_that_makes_no_sense_is_refused(home: Settings, name: str, scopes:
 
 def test_the_commands_make_list_and_revoke(home: Settings) -> None:
     runner, at = CliRunner(), ["--home", str(home.home)]
+    assert runner.invoke(command, ["keys", "list", *at]).output.startswith("there are no keys: `moon keys create")
+    assert runner.invoke(command, ["keys", "list", "--json", *at]).output == '{"keys": []}\n'
     made = runner.invoke(command, ["keys", "create", "shop", "--scope", "search", "--rate", "5", *at])
     assert "the first key: from now on each request to the service needs one" in made.stderr
     token = made.stdout.strip()

@@ -223,6 +223,9 @@ def test_an_import_that_refuses_rows_ends_with_one(exported: Import, tmp_path: P
     told = CliRunner().invoke(app, command)
     assert (told.exit_code, "3 rows were refused; the first: products.csv:8" in str(told.exception or told.output)) == (1, True)
     assert CliRunner().invoke(app, [*command, "--allow-quarantine"]).exit_code == 0
+    exported("shopify", products_csv="Handle,Title,Variant SKU,Variant Price\nbowl,Bowl,B-1,5\ncup,Cup,C-1,cheap\n")
+    told = CliRunner().invoke(app, command)
+    assert "1 row was refused; the first: products.csv:2" in str(told.exception or told.output)
     exported("shopify", products_csv="Handle,Title,Variant SKU,Variant Price\nbowl,Bowl,B-1,5\n")
     assert CliRunner().invoke(app, command).exit_code == 0
 
