@@ -107,22 +107,10 @@ def test_set_reaches_into_tables_and_the_last_one_counts() -> None:
     [
         ("batch", r"--set 'batch' is not KEY=VALUE → write e.g. --set training.batch=256"),
         ("=3", r"--set '=3' is not KEY=VALUE"),
-        (
-            "bach=3",
-            r"bach = 3: there is no such key.*is batch meant\? \(there are: extractor, epochs, batch, .*, features\) → correct the",
-        ),
-        (
-            "zzz=3",
-            r"zzz = 3: there is no such key.* \(there are: extractor, epochs, .*, features\) → correct the recipe, or what --set",
-        ),
-        (
-            "caps.visitr=3",
-            r"caps.visitr = 3: there is no such key.*is visitor meant\? \(there are: visitor, visitor_item,",
-        ),
-        (
-            "features.of.kid=3",
-            r"features.of.kid = 3: there is no such key.*is kind meant\? \(there are: of, kind, ",
-        ),
+        ("bach=3", r"bach = 3: there is no such key.*is batch meant\? \(there are: extractor, epochs, batch, .*, features\) → correct the"),
+        ("zzz=3", r"zzz = 3: there is no such key.* \(there are: extractor, epochs, .*, features\) → correct the recipe, or what --set"),
+        ("caps.visitr=3", r"caps.visitr = 3: there is no such key.*is visitor meant\? \(there are: visitor, visitor_item,"),
+        ("features.of.kid=3", r"features.of.kid = 3: there is no such key.*is kind meant\? \(there are: of, kind, "),
         ("vector=int8", r"vector = 'int8': there is no such key.*is vectors meant"),
         ("most.user=3", r"most.user = 3: there is no such key, so it would change nothing"),
         ("zzz.y=3", r"zzz: there is no such key.* \(there are: extractor"),

@@ -140,12 +140,7 @@ WRONG = [  # file, line of it, the line instead, what the message must say
     ("encoder", "steps = 60", "stepps = 60", ["stage2a.stepps = 60", r"no such key.*is steps meant\?"]),
     ("encoder", "batch = 32", "", ["training.batch", "Missing required argument|Field required"]),
     ("encoder", 'family = "smolvlm"', 'family = "clip"', ["family = 'clip'", "should be 'smolvlm'"]),
-    (
-        "encoder",
-        'family = "smolvlm"',
-        'family = "smolvlm"\nfamilly = 1',
-        ["familly = 1", r"no such key.*is family meant\?"],
-    ),
+    ("encoder", 'family = "smolvlm"', 'family = "smolvlm"\nfamilly = 1', ["familly = 1", r"no such key.*is family meant\?"]),
     ("encoder", "steps = 60", 'steps = "many"', ["stage2a.steps = 'many'", "valid integer"]),
     ("encoder", "steps = 60", 'steps = "60"', ["stage2a.steps = '60'", "valid integer"]),
     ("encoder", "steps = 60", "steps = true", ["stage2a.steps = True", "valid integer"]),
