@@ -163,7 +163,9 @@ def say(report: Any, as_json: bool = False) -> None:
 def _shown(value: Any) -> Any:
     if isinstance(value, (dict, list, tuple)):
         return json.dumps(value, default=str, ensure_ascii=False)
-    return "none" if value is None else f"{value:.4f}" if isinstance(value, float) else value
+    if isinstance(value, float):
+        return f"{value:.0f}" if value > 1 and value.is_integer() else f"{value:.4f}"  # a count among figures
+    return "none" if value is None else value
 
 
 def tell(report: Any, lines: Iterable[str], as_json: bool) -> None:

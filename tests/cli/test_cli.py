@@ -307,5 +307,6 @@ def test_a_dry_run_of_embedding_needs_an_encoder_that_is_there(moon: Moon, make_
 
 
 def test_words_in_a_report_are_shown_as_they_are_written(capsys: pytest.CaptureFixture[str]) -> None:
-    say({"pairs": {"picture → click": 3}, "lacking": ["Schränke"], "before": None})
-    assert capsys.readouterr().out == 'pairs: {"picture → click": 3}\nlacking: ["Schränke"]\nbefore: none\n'
+    say({"pairs": {"picture → click": 3}, "lacking": ["Schränke"], "before": None, "queries": 652.0, "recall": 1.0, "logloss": 2.5})
+    told = 'pairs: {"picture → click": 3}\nlacking: ["Schränke"]\nbefore: none\nqueries: 652\nrecall: 1.0000\nlogloss: 2.5000\n'
+    assert capsys.readouterr().out == told
