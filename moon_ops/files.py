@@ -81,6 +81,11 @@ def write(place: Path, fill: Callable[[BinaryIO], object], *, mode: int = 0o666)
     _sync(place.parent)  # else the new name may be lost with the power
 
 
+def is_claimed(directory: Path, mark: str) -> bool:
+    """Whether a directory holds anything; what a killed process left that was just writing the file ``mark`` into it is nothing."""
+    return directory.is_dir() and not all(path.name.startswith(f".{mark}-") for path in directory.iterdir())
+
+
 def put(fresh: Path, place: Path) -> None:
     """Give a file or a directory that is complete its name: all of it is on the disk before it is found there."""
     sync(fresh)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 from unittest.mock import Mock
@@ -17,10 +18,11 @@ import pytest
 
 from moon_ops.embeddings.generations import fresh_directory, swap
 from moon_ops.errors import StageError
-from moon_ops.files import TakenError, link, locked, put, remembered, required, write, write_text
+from moon_ops.files import TakenError, is_claimed, link, locked, put, remembered, required, write, write_text
 
 HOLD = """
 import sys, time
+from collections.abc import Callable
 from pathlib import Path
 from moon_ops.files import locked
 with locked(Path(sys.argv[1])):
@@ -170,3 +172,25 @@ def test_an_empty_or_cut_file_is_known_again_or_an_error_that_says_what_to_do(
     place.unlink()
     with pytest.raises(StageError, match=rf"{place} is not there → make it again"):
         required(place, "make it again")
+
+
+def test_what_a_killed_write_of_its_mark_left_claims_no_directory(tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    assert not is_claimed(place, "README.md")
+    place.mkdir()
+    assert not is_claimed(place, "README.md")
+    with pytest.raises(KeyboardInterrupt):  # in the middle, as a kill finds it: the scratch file is there
+        write(place / "README.md", _killed_while_writing(place))
+    (place / ".README.md-77-1").write_text("Simulated sh")
+    assert not is_claimed(place, "README.md")
+    (place / "items.parquet").write_text("precious")
+    assert is_claimed(place, "README.md")
+
+
+def _killed_while_writing(place: Path) -> Callable[[BinaryIO], object]:
+    def fill(file: BinaryIO) -> object:
+        assert [path.name.startswith(".README.md-") for path in place.iterdir()] == [True], "its name is what is passed over"
+        assert not is_claimed(place, "README.md")
+        raise KeyboardInterrupt
+
+    return fill

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from moon_ops.errors import InputError
-from moon_ops.files import put, write_text
+from moon_ops.files import is_claimed, put, write_text
 from moon_ops.shops.simulated import tables
 from moon_ops.shops.simulated.behaviour import KINDS, Day, live
 from moon_ops.shops.simulated.catalogue import Catalogue, stock
@@ -132,7 +132,7 @@ def _claim(out: Path, *, size: str, seed: int, days: int, photographer: str) -> 
         raise InputError(f"out={out} is a file, and the shop needs a directory", action="give another path")
     readme = out / "README.md"
     found = readme.read_text(encoding="utf-8").splitlines()[:1] if readme.is_file() else []
-    if found != [identity] and out.is_dir() and any(out.iterdir()):
+    if found != [identity] and is_claimed(out, readme.name):
         raise InputError(
             f"out={out} holds something else ({found[0] if found else 'no README.md of a simulated shop'})",
             action=f"give an empty directory for size {size}, seed {seed}",

@@ -279,6 +279,11 @@ def test_somebody_elses_directory_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "items.parquet").read_bytes() == b"precious"
 
 
+def test_what_a_killed_simulation_had_begun_is_gone_on_with(tmp_path: Path) -> None:
+    (tmp_path / ".README.md-77-1").write_text("Simulated sh")
+    assert simulate(tmp_path, size="tiny", days=2, workers=1).items
+
+
 def test_another_shop_is_not_mixed_in(tiny: SimulateReport) -> None:
     with pytest.raises(InputError, match=r"size tiny, seed 0.* → give an empty directory for size tiny, seed 7"):
         simulate(tiny.out, size="tiny", seed=7)

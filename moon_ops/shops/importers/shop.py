@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from moon_ops.errors import InputError, counted
-from moon_ops.files import link, put, write_text
+from moon_ops.files import is_claimed, link, put, write_text
 from moon_ops.shops.importers import files
 
 WORK = "work.partial"  # in the shop's directory: the database, what it spills, and tables that are not whole yet
@@ -144,7 +144,7 @@ def _claim(out: Path, identity: str) -> None:
         raise InputError(f"OUT = {out} is a file, and the shop needs a directory", action="give another path")
     readme = out / "README.md"
     found = readme.read_text(encoding="utf-8").splitlines()[:1] if readme.is_file() else []
-    if found != [identity] and out.is_dir() and any(out.iterdir()):
+    if found != [identity] and is_claimed(out, readme.name):
         problem = f"OUT = {out} holds something else ({found[0] if found else 'no README.md of an import'})"
         raise InputError(f"{problem}; nothing was imported", action="give an empty directory")
     out.mkdir(parents=True, exist_ok=True)
