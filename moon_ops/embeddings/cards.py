@@ -7,7 +7,8 @@ Cards are a directory that is never changed; a newer generation takes its place 
 ``base.arrow``   cards, ascending by item id, in batches of an Arrow file that is read where it lies
 ``base.json``    the brands and categories that the cards of the base name by number
 ``delta.*``      likewise of the items that have changed since, in layers (``delta-1.*``, …; ``layers.py``)
-``gone.npy``     the items that a layer takes away from those before it (``gone-1.npy``, …)
+``gone.npy``     the items of the base that are gone, or newer in ``delta.*``
+``gone-1.npy``   the items that ``delta-1.*`` takes away from the base and the layers before it, …
 ===============  ===================================================================================================
 
 Whatever reads them shares the pages with all other processes of the machine. Nothing here knows where items come from.
@@ -147,12 +148,15 @@ def update(directory: Path, rows: pa.Table, removed: Ids) -> CardsHeader:
         known, there = layers.named(named, touched)
         staying = layers.staying([len(some) + len(taken) for some, taken in named], len(touched))
         taken = _write_layer(fresh, staying, rows, [*named[staying:], (put, np.setdiff1d(removed, put))], later[staying:])
-        np.save(fresh / _gone(staying), taken)
         shared = ["base.arrow", "base.json", *(name for number in range(staying) for name in _files(number))]
         for name in shared:
             link(at / name, fresh / name)
-        in_base = int(card_files.read(at, "base").held(touched[~known]).sum())
-        gone, delta = old.gone + in_base, old.delta - int(there.sum()) + len(put)
+        base = card_files.read(at, "base")
+        if not staying:  # as older versions have it: the base's cards that are gone or newer, not what else was taken away
+            changed = np.unique(np.concatenate([touched, *(some for pair in named for some in pair)]))
+            taken = changed[base.held(changed)]
+        np.save(fresh / _gone(staying), taken)
+        gone, delta = old.gone + int(base.held(touched[~known]).sum()), old.delta - int(there.sum()) + len(put)
         header = CardsHeader(VERSION, old.base - gone + delta, old.base, delta, gone, staying + 1)
         header.write(fresh)  # last
         swap(fresh, directory)

@@ -279,7 +279,7 @@ def _write_base(fresh: Path, ids: Ids, vectors: Vectors, contract_id: str, memor
 
 def _write_layer(at: Path, fresh: Path, header: IndexHeader, ids: Ids, vectors: Vectors, removed: Ids) -> IndexHeader:
     """The layers of ``at`` and a new one, with tombstones for all that is no longer in the base; small ones are merged with it."""
-    gone, old = np.concatenate([ids, removed]), index_delta.Layered(at, header.layers)
+    gone, old = np.concatenate([ids, np.unique(removed)]), index_delta.Layered(at, header.layers)
     base_ids, rows = (np.load(at / name, mmap_mode="r") for name in ("ids.npy", "rows.npy"))
     place = np.searchsorted(base_ids, gone, sorter=rows)
     found = rows[np.minimum(place, len(rows) - 1)]

@@ -12,6 +12,7 @@ code a tenth, a second set of lists for the delta a fifth.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,7 @@ from moon_ops.pieces import let_go
 swig: Any = faiss  # for names that its type stubs do not know
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
+Look = Callable[[Floats, int], tuple[Rows, Floats, Floats]]  # of queries and a number: so many rows, their scores, best first, and cosines
 
 EXACT_UP_TO = 30_000  # items: a scan of 30,000 x 128 takes 0.25 ms on one core, of 50,000 already 0.7 ms; then lists are faster
 RECALL = 0.996  # of the ten nearest that ``probes`` is chosen for
@@ -79,20 +81,15 @@ class Flat:
 
     def nearest(self, queries: Floats, k: int) -> tuple[Rows, Floats]:
         """Rows [B, k] and cosines [B, k], best first, of equal ones the greater row; -1 where there are no more."""
-        wanted = k + TIES
-        while True:
-            rows, cosines = self._scanned(queries, wanted)
-            if wanted > MOST or not _cut(rows, cosines, k):
-                return best(rows, cosines, k)
-            wanted *= 4
+        return _with_equals(self._scanned, queries, k, k + TIES)
 
-    def _scanned(self, queries: Floats, k: int) -> tuple[Rows, Floats]:
+    def _scanned(self, queries: Floats, k: int) -> tuple[Rows, Floats, Floats]:
         cosines, rows = self.base.index.search(queries, k, params=self._params)
-        if not len(self.delta.vectors):
-            return rows, cosines
-        more, later = self._later.search(queries, k)
-        later[later >= 0] += len(self.base.vectors)
-        return best(np.concatenate([rows, later], 1), np.concatenate([cosines, more], 1), k)
+        if len(self.delta.vectors):
+            more, later = self._later.search(queries, k)
+            later[later >= 0] += len(self.base.vectors)
+            rows, cosines = best(np.concatenate([rows, later], 1), np.concatenate([cosines, more], 1), k)
+        return rows, cosines, cosines
 
 
 class Lists:
@@ -128,13 +125,13 @@ class Lists:
         lists, wanted = self._index.nlist, self.refine * k
         probes = min(lists, max(probes, 4 * wanted * lists // max(items, 1)))  # many neighbours lie in many lists
         coarse = swig.SearchParametersHNSW(efSearch=max(64, probes * 5 // 4))
-        asked = turned(queries, self.base.by)
         parameters = swig.SearchParametersIVF(nprobe=probes, quantizer_params=coarse, **more)
-        while True:
-            near, rows = self._index.search(asked, wanted, params=parameters)
-            if wanted > MOST or not _cut(rows, near, k):
-                return best(rows, self._cosines(queries, rows), k)
-            wanted *= 4
+
+        def look(asked: Floats, candidates: int) -> tuple[Rows, Floats, Floats]:
+            near, rows = self._index.search(turned(asked, self.base.by), candidates, params=parameters)
+            return rows, near, self._cosines(asked, rows)
+
+        return _with_equals(look, queries, k, wanted)
 
     def _cosines(self, queries: Floats, rows: Rows) -> Floats:
         last = len(self.base.vectors) - 1
@@ -142,7 +139,7 @@ class Lists:
         later = rows > last
         if later.any():
             vectors[later] = self.delta.vectors[rows[later] - last - 1]
-        cosines: Floats = np.matmul(vectors, queries[:, :, None])[:, :, 0]
+        cosines: Floats = np.einsum("brd,bd->br", vectors, queries)  # matmul gives equal vectors cosines that differ in the last bit
         cosines[rows < 0] = -np.inf
         return cosines
 
@@ -151,7 +148,9 @@ def best(rows: Rows, cosines: Floats, k: int) -> tuple[Rows, Floats]:
     """The k best of candidates [B, C], C at least k; of equal ones the greater row, so that the best of fewer begin those of more."""
     if rows.shape[1] > WIDE:
         least = np.partition(cosines, -k, axis=1)[:, -k, None]
-        parts = [_sorted(r[None, near], c[None, near], k) for r, c, near in zip(rows, cosines, cosines >= least, strict=True)]
+        parts = [
+            _sorted(r[None, near], c[None, near], k) for r, c, near in zip(rows, cosines, ~(cosines < least), strict=True)
+        ]  # nan stays
         return np.concatenate([part for part, _ in parts]), np.concatenate([part for _, part in parts])
     return _sorted(rows, cosines, k)
 
@@ -161,9 +160,28 @@ def _sorted(rows: Rows, cosines: Floats, k: int) -> tuple[Rows, Floats]:
     return np.take_along_axis(rows, order, 1), np.take_along_axis(cosines, order, 1)
 
 
-def _cut(rows: Rows, scores: Floats, k: int) -> bool:
-    """Whether of some query the last of its more than k candidates [B, C], best first, is as good as the k-th: others may be, too."""
-    return scores.shape[1] > k and bool(((rows[:, -1] >= 0) & (scores[:, -1] >= scores[:, k - 1])).any())
+def _with_equals(look: Look, queries: Floats, k: int, wanted: int) -> tuple[Rows, Floats]:
+    """:func:`best` of the ``wanted`` candidates, at least k, of each query, and of more where items as good as the k-th may be left out.
+
+    Those queries are asked again one by one: a few with thousands of equal items must not make a whole block's candidates so many.
+    """
+
+    def found(asked: Floats) -> tuple[Rows, Floats, NDArray[np.bool_]]:
+        rows, scores, cosines = look(asked, wanted)
+        return *best(rows, cosines, k), _cut(rows, scores, k)
+
+    rows, cosines, cut = found(queries)
+    while wanted <= MOST and cut.any():
+        wanted *= 4
+        for at in np.flatnonzero(cut):
+            rows[at], cosines[at], cut[at] = (part[0] for part in found(queries[at : at + 1]))
+    return rows, cosines
+
+
+def _cut(rows: Rows, scores: Floats, k: int) -> NDArray[np.bool_]:
+    """Of which queries [B] the last of the more than k candidates [B, C], best first, is as good as the k-th: others may be, too."""
+    cut: NDArray[np.bool_] = (rows[:, -1] >= 0) & (scores[:, -1] >= scores[:, k - 1])
+    return cut & (scores.shape[1] > k)
 
 
 def exact(base: Base, delta: Delta, queries: Floats, k: int) -> tuple[Rows, Floats]:

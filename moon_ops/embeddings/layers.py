@@ -21,7 +21,7 @@ GROWTH = 2  # times the size of what comes after it is a layer that stays as it 
 def staying(sizes: Sequence[int], fresh: int) -> int:
     """How many layers of these ``sizes``, oldest first, stay as they are when ``fresh`` ids are new; the rest become one with these."""
     count = len(sizes)
-    while count and sizes[count - 1] < GROWTH * fresh:
+    while count and sizes[count - 1] < GROWTH * max(fresh, 1):  # else updates of nothing would leave empty layers, without end
         count -= 1
         fresh += sizes[count]
     return count

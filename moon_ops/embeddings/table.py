@@ -218,5 +218,7 @@ def _find(known: NDArray[np.int64], wanted: NDArray[np.integer[Any]]) -> NDArray
 
 def _finish(fresh: Path, directory: Path, dim: int, contract_id: str, items: int, sizes: list[int], there: int) -> None:
     meta = {"contract_id": contract_id, "items": items, "layers": sizes, "there": there, "dim": dim}
+    if len(sizes) <= 1:  # an older version reads it; without this it stops at a table of more layers
+        meta["newer"] = sum(sizes)
     (fresh / "table.json").write_text(json.dumps(meta) + "\n")
     swap(fresh, directory)

@@ -11,6 +11,7 @@ import datetime as dt
 import errno
 import json
 import logging
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,7 @@ from moon_ops.settings import Settings
 from moon_ops.telemetry.stages import stage
 
 log = logging.getLogger(__name__)
-DAMAGED = (ValueError, OSError, EOFError, KeyError, TypeError)  # what reading a file says that is not what was written
+DAMAGED = (ValueError, OSError, EOFError, KeyError, TypeError, zipfile.BadZipFile)  # what reading a file says that is not what was written
 NO_DAMAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE)  # nor would all of it be written then
 
 

@@ -51,3 +51,33 @@ def test_what_is_asked_first_is_where_a_longer_answer_begins(opened: ItemIndex, 
     assert len(set(longest)) == 100
     for k in (1, 7, 10, 24, 48, 99):
         assert search(query, k, CONTRACT)[0][0].tolist() == longest[:k], k
+
+
+def test_one_query_with_many_equal_items_leaves_the_others_as_cheap_as_they_are(opened: ItemIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    queries = np.random.default_rng(5).normal(size=(64, DIM)).astype(np.float32)
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    queries[40] = twins(opened)[0]
+    alone = [opened.search(query[None], 10, CONTRACT)[0][0].tolist() for query in queries]
+    ranked, best = list[tuple[int, ...]](), index_kinds.best
+    monkeypatch.setattr(index_kinds, "best", lambda rows, cosines, k: ranked.append(rows.shape) or best(rows, cosines, k))
+    assert opened.search(queries, 10, CONTRACT)[0].tolist() == alone
+    widest = max(ranked, key=lambda shape: shape[1])
+    assert widest[0] == 1 or widest == ranked[0], "all are asked once, and the one with equal items again by itself"
+
+
+@pytest.mark.parametrize("count", [20, 2 * index_kinds.WIDE])
+def test_what_is_not_a_number_is_ranked_last(count: int) -> None:
+    cosines = np.linspace(0, 1, count, dtype=np.float32)[None]
+    cosines[0, ::2] = np.nan
+    rows = np.arange(count)[None]
+    assert index_kinds.best(rows, cosines, 3)[0].tolist() == [[count - 1, count - 3, count - 5]]
+    assert index_kinds.best(rows, np.full_like(cosines, np.nan), 3)[0].shape == (1, 3)
+
+
+@pytest.mark.parametrize("opened", ["lists"], indirect=True)
+def test_equal_vectors_have_equal_cosines_wherever_they_stand(opened: ItemIndex) -> None:
+    assert isinstance(opened.searcher, index_kinds.Lists)
+    query = np.random.default_rng(8).normal(size=(1, DIM)).astype(np.float32)
+    row = int(opened.searcher.nearest(twins(opened), 1)[0][0, 0])
+    for many in range(1, 40):
+        assert len(np.unique(opened.searcher._cosines(query, np.full((1, many), row)))) == 1, many

@@ -237,3 +237,45 @@ def test_a_table_that_has_been_cut_is_noticed_before_a_layer_is_put_over_it(tmp_
             RepresentationTable.update(place, *vectors({1: 2}), CONTRACT)
         (place / name).write_bytes(whole)
     assert RepresentationTable.update(place, *vectors({1: 2}), CONTRACT) == BASE
+
+
+def test_updates_of_nothing_leave_no_layers(tmp_path: Path) -> None:
+    place, known = tmp_path / "it", dict.fromkeys(range(BASE), 0)
+    store = IndexStore()
+    store.build(place, known)
+    for _ in range(5):
+        store.update(place, {}, [])
+    assert layer_count(place) == 1
+    store.update(place, {1: 1, BASE: 1}, [])
+    for _ in range(5):
+        store.update(place, {}, [])
+    assert layer_count(place) <= 2
+    store.check(place, known | {1: 1, BASE: 1})
+
+
+def test_an_item_that_is_named_twice_as_removed_is_counted_once(tmp_path: Path) -> None:
+    place, known = tmp_path / "it", dict.fromkeys(range(BASE), 0)
+    store = IndexStore()
+    store.build(place, known)
+    store.update(place, {BASE: 1, BASE + 1: 1}, [])
+    assert store.update(place, {}, [BASE, BASE, 3, 3]) == BASE
+    del known[3]
+    store.check(place, known | {BASE + 1: 1})
+
+
+def test_one_layer_says_what_an_older_version_reads(tmp_path: Path) -> None:
+    """It hides those cards of the base that ``gone.npy`` names, and looks for newer vectors where ``newer`` says that there are some."""
+    known, changed = dict.fromkeys(range(BASE), 0), {BASE + 1: 1, 5: 1, 9: 1}
+    CardStore().build(tmp_path / "cards", known)
+    CardStore().update(tmp_path / "cards", changed, [7, BASE + 50])
+    assert np.load(tmp_path / "cards" / "gone.npy").tolist() == [5, 7, 9]
+    CardStore().update(tmp_path / "cards", {7: 2, 8: 2, BASE + 2: 2}, [5, BASE + 1])
+    assert np.load(tmp_path / "cards" / "gone.npy").tolist() == [5, 7, 8, 9]
+    header = json.loads((tmp_path / "cards" / "cards.json").read_text())
+    assert (header["gone"], header["delta"], header.get("layers")) == (4, 4, None)
+    TableStore().build(tmp_path / "table", known)
+    assert json.loads((tmp_path / "table" / "table.json").read_text())["newer"] == 0
+    TableStore().update(tmp_path / "table", changed, [])
+    assert json.loads((tmp_path / "table" / "table.json").read_text())["newer"] == 3
+    TableStore().update(tmp_path / "table", {1: 2}, [])
+    assert "newer" not in json.loads((tmp_path / "table" / "table.json").read_text()), "of two layers it would leave one out"

@@ -41,7 +41,13 @@ from tests.publication.refreshing import agree, change, found_by_its_vector, ref
 HOUR = dt.timedelta(hours=1)
 
 
-DAMAGED = ("tables/items-v1/table.json", "tables/items-v1/ids.npy", "tables/handed/table-items-v1.json", "index/v1/index.json")
+DAMAGED = (
+    "tables/items-v1/table.json",
+    "tables/items-v1/ids.npy",
+    "tables/handed/table-items-v1.json",
+    "index/v1/index.json",
+    "index/v1/delta.npz",
+)
 
 
 @pytest.mark.parametrize("name", DAMAGED)
