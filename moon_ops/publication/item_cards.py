@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from moon_ops.publication.places import cards_place, handed
 from moon_ops.settings import Settings
 
 log = logging.getLogger(__name__)
+UNREADABLE = (MoonError, OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile)  # what opening damaged cards says
 
 
 def publish(settings: Settings, encoder: int, now: dt.datetime, *, full: bool) -> int:
@@ -38,7 +40,7 @@ def publish(settings: Settings, encoder: int, now: dt.datetime, *, full: bool) -
                 header = _refreshed(place, sold, handover.touched(sold, "item_id", since, now), now)
         except FileNotFoundError:
             pass  # an older version has published, or a machine without them
-        except (MoonError, OSError, ValueError, KeyError, TypeError) as fault:
+        except UNREADABLE as fault:
             log.warning("%s cannot be read (%s): it is made anew", place, fault)
         if header is None or header.crowded:
             header = cards.build(place, _chunks(sold, now))
@@ -50,7 +52,7 @@ def opened(settings: Settings, encoder: int) -> Cards | None:
     """The cards that were published; None if there are none that can be read."""
     try:
         return Cards.open(cards_place(settings, encoder))
-    except (MoonError, OSError, ValueError, KeyError, TypeError) as fault:
+    except UNREADABLE as fault:
         log.warning("titles and prices are read from the lake (%s)", fault)
         return None
 

@@ -57,13 +57,16 @@ def test_cards_say_what_the_lake_says_after_every_publication(current: Settings,
     assert places.cards_place(current, 1).resolve() == generation, "nothing new is nothing written"
 
 
-@pytest.mark.parametrize("damage", ["gone", "cut", "of another version", "mark lost"])
+@pytest.mark.parametrize("damage", ["gone", "cut", "emptied", "of another version", "mark lost"])
 def test_cards_that_cannot_be_read_are_made_anew(current: Settings, now: dt.datetime, damage: str) -> None:
     place = places.cards_place(current, 1)
     if damage == "gone":
         place.unlink()
     elif damage == "cut":
         (place / "delta.arrow").write_bytes(b"ARROW1")
+    elif damage == "emptied":  # by a power failure
+        (place / "gone.npy").write_bytes(b"")
+        assert item_cards.opened(current, 1) is None, "a service goes on without"
     elif damage == "of another version":
         (place / "cards.json").write_text("{}")
     else:
