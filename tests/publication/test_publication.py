@@ -51,7 +51,7 @@ DAMAGED = (
 
 
 @pytest.mark.parametrize("name", DAMAGED)
-@pytest.mark.parametrize("content", [b"\xff garbage", b"", None])
+@pytest.mark.parametrize("content", [b"\xff garbage", b"PK\x03\x04 cut", b"", None])
 def test_a_damaged_file_is_made_anew(current: Settings, now: dt.datetime, name: str, content: bytes | None) -> None:
     place = current.home / name
     place.unlink()
