@@ -109,7 +109,7 @@ def _fresh_index(
     """
     with turn(handed(settings, f"index-{index_name(encoder, dimensions)}")):
         try:
-            other = anew and _shards(index_place(settings, encoder, dimensions)) not in (None, settings.index_shards)
+            other = anew and not full and _shards(index_place(settings, encoder, dimensions)) not in (None, settings.index_shards)
             return _index(settings, encoder, now, contract, full=full or other, dimensions=dimensions)
         except DAMAGED as fault:
             if full or _of_the_machine(fault):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import json
 import multiprocessing
 import os
 import random
@@ -28,7 +29,7 @@ from moon_ops.embeddings import as_of, features, handover, index, online_store, 
 from moon_ops.embeddings.due import due
 from moon_ops.embeddings.index import ItemIndex
 from moon_ops.embeddings.table import RepresentationTable
-from moon_ops.errors import InputError
+from moon_ops.errors import InputError, StageError
 from moon_ops.lake import statistics
 from moon_ops.lake.tables import items_as_of
 from moon_ops.publication import maintenance, marks, places, publication
@@ -59,6 +60,15 @@ def test_a_damaged_file_is_made_anew(current: Settings, now: dt.datetime, name: 
         place.write_bytes(content)
     change(current, items_as_of(current.lake, now, ["item_id"])["item_id"].to_pylist()[:2], now + HOUR, title="Another")
     refresh(current, now + HOUR)
+    agree(current, now + HOUR)
+
+
+def test_full_makes_an_index_of_another_version_anew(current: Settings, now: dt.datetime) -> None:
+    header = current.home / "index" / "v1" / "index.json"
+    header.write_text(json.dumps(json.loads(header.read_text()) | {"of a later version": 1}))
+    with pytest.raises(StageError, match="another version"):
+        publication.publish(current, 1, now=now + HOUR)
+    publication.publish(current, 1, now=now + HOUR, full=True)
     agree(current, now + HOUR)
 
 
