@@ -42,8 +42,8 @@ class Layer:
 
     def write(self, at: Path, number: int) -> None:
         """Write it into the directory ``at``."""
-        more = {"removed": self.removed} if len(self.removed) else {}
-        np.savez(at / name(number), ids=self.ids, vectors=self.vectors, lists=self.lists, tombstones=self.tombstones, **more)  # type: ignore[arg-type]  # numpy's own argument
+        file = at / name(number)
+        np.savez(file, ids=self.ids, vectors=self.vectors, lists=self.lists, removed=self.removed, tombstones=self.tombstones)
 
 
 def put(ids: Ids, vectors: Vectors, lists: Ids, removed: Ids, tombstones: Ids) -> Layer:

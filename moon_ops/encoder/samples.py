@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -39,8 +40,8 @@ class Made(Sequence[T]):
             return [self._of(n) for n in range(*row.indices(len(self)))]
         return self._of(row)
 
-    def _of(self, row: int) -> T:
-        raise NotImplementedError
+    @abstractmethod
+    def _of(self, row: int) -> T: ...
 
 
 class Column(Made[T]):
